@@ -1,0 +1,27 @@
+# make demo: install, generate one clip uncached and cached with the embedded model, leave video and report in out/demo
+# make test: install, then the linters and the whole CPU suite
+PYTHON ?= python3
+export OMP_WAIT_POLICY ?= passive
+export TOKENIZERS_PARALLELISM ?= false
+RUN = .venv/bin/python
+
+.PHONY: demo test lint clean
+
+.venv/installed: pyproject.toml
+	test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install -q --disable-pip-version-check -e '.[test,eval]'
+	touch $@
+
+demo: .venv/installed
+	$(RUN) launch/infer.py --config launch/demo.yaml
+
+test: .venv/installed lint
+	$(RUN) -m pytest -n 2 --dist loadgroup
+
+lint: .venv/installed
+	.venv/bin/ruff check c4d launch tools bench tests
+	.venv/bin/ruff format --check c4d launch tools bench tests
+	$(RUN) -m mypy
+
+clean:
+	rm -rf out build dist .mypy_cache .ruff_cache .pytest_cache

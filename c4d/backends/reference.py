@@ -1,0 +1,52 @@
+"""Every primitive in plain torch: the ``cpu`` backend, and the truth that other backends are held against."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from c4d.core.types import Parked
+
+
+class Reference:
+    """Plain torch on any device torch knows; as the ``cpu`` backend, on the host."""
+
+    name = "cpu"
+    device_type = "cpu"
+    collectives = "gloo"
+    default_dtype = torch.float32
+    verified = "every test of the suite runs on it"
+
+    def missing(self) -> str | None:
+        return None
+
+    def lincomb(self, features: Sequence[Tensor], weights: Tensor) -> Tensor:
+        exact = torch.float64 if features[0].dtype == torch.float64 else torch.float32
+        total = features[0].to(exact) * weights[0]
+        for feature, weight in zip(features[1:], weights[1:], strict=True):
+            total = torch.addcmul(total, feature.to(exact), weight)
+        return total.to(features[0].dtype)
+
+    def change(self, now: Tensor, before: Tensor) -> Tensor:
+        before = before.float()
+        return torch.stack(((now.float() - before).abs().sum(), before.abs().sum()))
+
+    def offload(self, x: Tensor) -> Parked:
+        return Parked(x.detach().to("cpu", copy=True), x.device)
+
+    def fetch(self, parked: Parked) -> Tensor:
+        return parked.tensor.to(parked.device)
+
+    def synchronize(self) -> None:
+        return None
+
+    def reset_peak(self) -> None:
+        return None  # the operating system keeps one peak for the life of the process
+
+    def peak_bytes(self) -> int:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024

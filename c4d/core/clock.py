@@ -1,0 +1,128 @@
+"""Which run, which step: read from the scheduler, never patched into it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+
+class RunError(RuntimeError):
+    """A forward that belongs to no run, or that a run cannot place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    new_run: bool
+    index: int  # of the step, from the run's first
+    total: int  # steps of the run, so far as known
+    branch: str
+
+
+class Clock(Protocol):
+    def tick(self, name: str | None, timestep: Any) -> Tick:
+        """Places one forward, named by ``cache_context`` or not; ``timestep`` is its argument of that name."""
+        ...
+
+
+class SchedulerClock:
+    """Follows a diffusers scheduler.
+
+    ``scheduler.timesteps`` is a new object after every ``set_timesteps`` and stays the same one during a run, so a new
+    object (or an index that went back) opens a run. The step is ``step_index`` (before the first ``step()``:
+    ``begin_index``, else 0) less the run's first; schedulers without it (DDIM) count passes per branch.
+    Calls without a name are told apart by their ordinal within the step; so are calls that share one.
+    """
+
+    def __init__(self, scheduler: Callable[[], Any]) -> None:
+        self._scheduler = scheduler
+        self._timesteps: Any = None  # held, so that its identity cannot be taken over by a newer object
+        self._raw = 0
+        self._first: int | None = None  # None until the scheduler has said where the run began
+        self._left = 0
+        self._calls: Counter[str | None] = Counter()
+
+    def tick(self, name: str | None, timestep: Any) -> Tick:
+        scheduler = self._scheduler()
+        timesteps = getattr(scheduler, "timesteps", None)
+        if timesteps is None:
+            raise RunError(
+                f"{type(scheduler).__name__} has no timesteps yet: call set_timesteps before the first forward"
+            )
+        if hasattr(scheduler, "step_index"):
+            return self._by_index(scheduler, timesteps, name)
+        return self._by_count(timesteps, name, timestep)
+
+    def _by_index(self, scheduler: Any, timesteps: Any, name: str | None) -> Tick:
+        known = scheduler.step_index
+        begin = getattr(scheduler, "begin_index", None)
+        raw = known if known is not None else (begin or 0)
+        new = timesteps is not self._timesteps or raw < self._raw
+        if new:
+            self._timesteps, self._first = timesteps, raw if known is not None or begin is not None else None
+        elif self._first is None and known is not None:
+            self._first = known - 1  # the scheduler has made one step since the first forward
+        if new or raw != self._raw:
+            self._raw = raw
+            self._calls.clear()
+        ordinal = self._calls[name]
+        self._calls[name] += 1
+        first = self._first if self._first is not None else raw
+        return Tick(new, raw - first, len(timesteps) - first, _branch(name, ordinal))
+
+    def _by_count(self, timesteps: Any, name: str | None, timestep: Any) -> Tick:
+        new = timesteps is not self._timesteps or self._calls[name] >= self._left
+        if new:
+            self._timesteps, self._left = timesteps, len(timesteps) - _find(timesteps, timestep)
+            self._calls.clear()
+        index = self._calls[name]
+        self._calls[name] += 1
+        return Tick(new, index, self._left, _branch(name, 0))
+
+
+class ManualClock:
+    """Counts passes per branch over ``timesteps`` that the caller announced with ``session.begin(timesteps)``."""
+
+    def __init__(self, timesteps: Sequence[Any] | Tensor) -> None:
+        self._total, self._calls, self._opened = len(timesteps), Counter[str | None](), False
+        if self._total == 0:
+            raise ValueError("begin() needs at least one timestep")
+
+    def tick(self, name: str | None, timestep: Any) -> Tick:
+        new, self._opened = not self._opened, True
+        index = self._calls[name]
+        if index >= self._total:
+            raise RunError(
+                f"pass {index + 1} of branch {_branch(name, 0)!r} in a run of {self._total} steps: call "
+                "session.begin(timesteps) before every generation, and name the calls of one step "
+                '(with transformer.cache_context("cond"): ...) if there are several'
+            )
+        self._calls[name] += 1
+        return Tick(new, index, self._total, _branch(name, 0))
+
+
+class NoClock:
+    """Of a bare transformer before ``begin``."""
+
+    def tick(self, name: str | None, timestep: Any) -> Tick:
+        raise RunError(
+            "no run to be found for this forward: pass the pipeline to c4d.cached, or its scheduler "
+            "(c4d.cached(transformer, method, scheduler=scheduler)), or call session.begin(timesteps) before the loop"
+        )
+
+
+def _branch(name: str | None, ordinal: int) -> str:
+    if name is None:
+        return str(ordinal)
+    return name if ordinal == 0 else f"{name}#{ordinal}"
+
+
+def _find(timesteps: Any, timestep: Any) -> int:
+    """Where a run without ``step_index`` starts in its timesteps (0 unless ``strength`` cut them); one host read."""
+    if not isinstance(timestep, Tensor):
+        return 0
+    hits = (timesteps == timestep.max().to(timesteps.device)).nonzero()
+    return int(hits[0]) if len(hits) else 0

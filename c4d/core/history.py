@@ -1,0 +1,83 @@
+"""The ring of features a site has stored, oldest first."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from c4d.core.types import Parked, Primitives
+
+PLACES = ("device", "host")
+
+
+@dataclass(frozen=True)
+class Storage:
+    """How features are kept: ``dtype`` (None: as computed) and ``place`` ("device", or "host": pinned where it can)."""
+
+    dtype: torch.dtype | None = None
+    place: str = "device"
+
+    def __post_init__(self) -> None:
+        if self.place not in PLACES:
+            raise ValueError(f"unknown place {self.place!r} for the history: known are {', '.join(PLACES)}")
+        if self.dtype is not None and not self.dtype.is_floating_point:
+            raise ValueError(f"a history holds floating-point features, not {self.dtype}")
+
+
+class History:
+    """At most ``length`` entries of (time, one or more tensors)."""
+
+    def __init__(self, length: int, storage: Storage, backend: Primitives) -> None:
+        self._storage, self._backend = storage, backend
+        self._times: deque[float] = deque(maxlen=length)
+        self._entries: deque[tuple[Tensor | Parked, ...]] = deque(maxlen=length)
+        self.structure: Any = None  # how the tensors of an entry make up the output they came from
+
+    @property
+    def times(self) -> tuple[float, ...]:
+        return tuple(self._times)
+
+    @property
+    def width(self) -> int:
+        """Tensors in an entry."""
+        return len(self._entries[-1])
+
+    def push(self, time: float, tensors: Sequence[Tensor]) -> None:
+        """Stores the tensors as they are (detached, no copy unless dtype or place ask for one).
+
+        A change in number or shape of the tensors begins anew: features of different shapes do not combine.
+        """
+        kept = tuple(self._keep(x.detach()) for x in tensors)
+        if self._entries and [_tensor(x).shape for x in self._entries[-1]] != [_tensor(x).shape for x in kept]:
+            self.clear()
+        self._times.append(time)
+        self._entries.append(kept)
+
+    def features(self, i: int) -> list[Tensor]:
+        """The i-th tensor of every entry, oldest first, on the compute device."""
+        return [self._backend.fetch(x) if isinstance(x, Parked) else x for x in (e[i] for e in self._entries)]
+
+    def clear(self) -> None:
+        self._times.clear()
+        self._entries.clear()
+
+    def storages(self) -> dict[int, int]:
+        """Address -> bytes of every distinct storage held, so that views of one tensor count once."""
+        held = [_tensor(x).untyped_storage() for entry in self._entries for x in entry]
+        return {s.data_ptr(): s.nbytes() for s in held}
+
+    def _keep(self, x: Tensor) -> Tensor | Parked:
+        if self._storage.dtype is not None:
+            x = x.to(self._storage.dtype)
+        elif x.untyped_storage().nbytes() != x.nbytes and not x.is_contiguous():
+            x = x.contiguous()  # a strided slice would keep its whole parent alive
+        return self._backend.offload(x) if self._storage.place == "host" else x
+
+
+def _tensor(x: Tensor | Parked) -> Tensor:
+    return x.tensor if isinstance(x, Parked) else x

@@ -1,0 +1,11 @@
+from c4d.core.forecast import Hold
+from c4d.core.policy import Interval
+from c4d.core.types import MODULE_KINDS, CacheMethod, Rule
+
+
+def fora(interval: int) -> CacheMethod:
+    """FORA: attention and MLP outputs are reused as they are between every ``interval``-th step.
+
+    arXiv 2407.01425. Published for DiT with interval 3 at 250 DDIM steps; no value is published for video models.
+    """
+    return CacheMethod(f"fora:interval={interval}", (Rule(MODULE_KINDS, Interval(interval), Hold()),))

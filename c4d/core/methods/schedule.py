@@ -1,0 +1,12 @@
+from c4d.core.forecast import Hold
+from c4d.core.policy import StepMask
+from c4d.core.types import STACK, CacheMethod, Rule
+
+
+def schedule(computed: tuple[int, ...]) -> CacheMethod:
+    """A fixed schedule: exactly the steps in ``computed`` (0 among them) run, the others reuse the last residual.
+
+    Steps computation masks, as in cache-dit's SCM; combine it with a forecaster: ``schedule:computed=0/1/2/6+taylor``.
+    """
+    name = f"schedule:computed={'/'.join(map(str, computed))}"
+    return CacheMethod(name, (Rule((STACK,), StepMask(frozenset(computed)), Hold()),))

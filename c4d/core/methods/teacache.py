@@ -1,0 +1,49 @@
+import json
+from importlib.resources import files
+
+from c4d.core.forecast import Hold
+from c4d.core.policy import Accumulate, Bounded
+from c4d.core.types import STACK, CacheMethod, Probe, Rule
+
+
+def published_fits() -> dict[str, dict[str, object]]:
+    """Name -> {coefficients (highest power first), signal, warmup, last, thresholds, source} of the authors' fits."""
+    fits: dict[str, dict[str, object]] = json.loads(files(__package__).joinpath("teacache.json").read_text())
+    return fits
+
+
+def teacache(
+    threshold: float,
+    fit: str | None = None,
+    coefficients: tuple[float, ...] | None = None,
+    signal: str | None = None,
+    warmup: int | None = None,
+    last: int | None = None,
+    max_skips: int | None = None,
+) -> CacheMethod:
+    """TeaCache: the stack's residual is reused while the accumulated, rescaled change of a signal stays small.
+
+    arXiv 2411.19108. ``fit`` names a published polynomial with its signal and its forced steps; or give
+    ``coefficients`` (highest power first; 1/0 is the raw change) with their ``signal`` (time_embedding,
+    time_projection or modulated_input). Thresholds only mean something for the fit they were chosen for.
+    """
+    fits = published_fits()
+    if (fit is None) == (coefficients is None):
+        raise ValueError(f"teacache needs either fit= (known: {', '.join(fits)}) or coefficients= with signal=")
+    if fit is not None:
+        if fit not in fits:
+            raise ValueError(f"unknown teacache fit {fit!r}: known are {', '.join(fits)}")
+        if signal is not None:
+            raise ValueError(f"fit {fit!r} was made for signal {fits[fit]['signal']}; drop signal={signal}")
+        known = fits[fit]
+        coefficients, signal = tuple(known["coefficients"]), str(known["signal"])  # type: ignore[arg-type]
+        warmup = int(known["warmup"]) if warmup is None else warmup  # type: ignore[call-overload]
+        last = int(known["last"]) if last is None else last  # type: ignore[call-overload]
+    signals = [p.value for p in Probe if not p.anchored]
+    if signal not in signals:
+        raise ValueError(f"unknown teacache signal {signal!r}: known are {', '.join(signals)}")
+    warmup, last = 1 if warmup is None else warmup, 1 if last is None else last
+    policy = Bounded(Accumulate(threshold, Probe(signal), coefficients or ()), warmup, last, max_skips)
+    curve = f"fit={fit}" if fit else f"coefficients={'/'.join(map(str, coefficients or ()))},signal={signal}"
+    name = f"teacache:threshold={threshold},{curve},warmup={warmup},last={last}"
+    return CacheMethod(name + (f",max_skips={max_skips}" if max_skips else ""), (Rule((STACK,), policy, Hold()),))

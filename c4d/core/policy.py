@@ -1,0 +1,165 @@
+"""Policies: when a step is computed. Pure functions of explicit state; a fresh state always computes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from c4d.core.types import Action, Change, Policy, Probe, Step
+
+COMPUTE, REUSE = Action.COMPUTE, Action.REUSE
+NONE: frozenset[Probe] = frozenset()
+
+
+def _whole(name: str, value: Any, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+
+
+def _positive(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+        raise ValueError(f"{name} must be a finite number above 0, got {value!r}")
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Every ``interval``-th step after ``warmup`` computed ones: {0..E-1} and {E-1+N, E-1+2N, ...}.
+
+    The schedule of TaylorSeer and of its family (fresh_threshold N, first_enhance E). The last step is not forced.
+    """
+
+    interval: int
+    warmup: int = 1
+
+    def __post_init__(self) -> None:
+        _whole("interval", self.interval, 1)
+        _whole("warmup", self.warmup, 1)
+
+    @property
+    def probes(self) -> frozenset[Probe]:
+        return NONE
+
+    def init(self) -> int | None:
+        return None  # the index of the last computed step
+
+    def decide(self, last: int | None, step: Step, seen: Mapping[Probe, Change]) -> tuple[Action, int | None]:
+        if last is None or step.index < self.warmup or step.index - last >= self.interval:
+            return COMPUTE, step.index
+        return REUSE, last
+
+
+@dataclass(frozen=True)
+class StepMask:
+    """A fixed schedule: ``computed`` lists the step indices that are computed; step 0 must be among them."""
+
+    computed: frozenset[int]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "computed", frozenset(self.computed))
+        for index in self.computed:
+            _whole("a computed step", index, 0)
+        if 0 not in self.computed:
+            raise ValueError(f"step 0 must be computed, got {sorted(self.computed)}")
+
+    @property
+    def probes(self) -> frozenset[Probe]:
+        return NONE
+
+    def init(self) -> bool:
+        return False  # whether anything was computed yet
+
+    def decide(self, started: bool, step: Step, seen: Mapping[Probe, Change]) -> tuple[Action, bool]:
+        return (REUSE if started and step.index not in self.computed else COMPUTE), True
+
+
+@dataclass(frozen=True)
+class Accumulate:
+    """Reuse while the accumulated, rescaled relative change of ``probe`` stays below ``threshold`` (TeaCache).
+
+    acc += poly(ratio), the polynomial's highest power first; acc < threshold reuses, otherwise compute and acc = 0
+    (arXiv 2411.19108, eq. 7). A negative value of the polynomial, which several published fits have and which would
+    let the sum shrink without end, counts as 0.
+    """
+
+    threshold: float
+    probe: Probe
+    coefficients: tuple[float, ...] = (1.0, 0.0)
+
+    def __post_init__(self) -> None:
+        _positive("threshold", self.threshold)
+        if not self.coefficients or not all(math.isfinite(c) for c in self.coefficients):
+            raise ValueError(f"coefficients must be finite numbers, highest power first, got {self.coefficients!r}")
+
+    @property
+    def probes(self) -> frozenset[Probe]:
+        return frozenset({self.probe})
+
+    def init(self) -> float | None:
+        return None  # the accumulated change since the last computed step
+
+    def decide(self, acc: float | None, step: Step, seen: Mapping[Probe, Change]) -> tuple[Action, float | None]:
+        if acc is None or self.probe not in seen:
+            return COMPUTE, 0.0
+        value = 0.0
+        for c in self.coefficients:
+            value = value * seen[self.probe].ratio + c
+        acc += max(0.0, value)
+        return (REUSE, acc) if acc < self.threshold else (COMPUTE, 0.0)
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Reuse while the relative change of ``probe`` since the last computed step is at most ``threshold``."""
+
+    threshold: float
+    probe: Probe = Probe.HEAD
+
+    def __post_init__(self) -> None:
+        _positive("threshold", self.threshold)
+
+    @property
+    def probes(self) -> frozenset[Probe]:
+        return frozenset({self.probe})
+
+    def init(self) -> bool:
+        return False  # whether anything was computed yet
+
+    def decide(self, started: bool, step: Step, seen: Mapping[Probe, Change]) -> tuple[Action, bool]:
+        reuse = started and self.probe in seen and seen[self.probe].ratio <= self.threshold
+        return (REUSE if reuse else COMPUTE), True
+
+
+@dataclass(frozen=True)
+class Bounded:
+    """Limits on another policy: the ``first`` and ``last`` steps are computed, and never more than ``max_skips``
+    steps in a row are reused (``None``: no limit). A forced step restarts the inner policy."""
+
+    inner: Policy[Any]
+    first: int = 1
+    last: int = 1
+    max_skips: int | None = None
+
+    def __post_init__(self) -> None:
+        _whole("first", self.first, 1)
+        _whole("last", self.last, 0)
+        if self.max_skips is not None:
+            _whole("max_skips", self.max_skips, 1)
+
+    @property
+    def probes(self) -> frozenset[Probe]:
+        return self.inner.probes
+
+    def init(self) -> tuple[Any, int]:
+        return self.inner.init(), 0
+
+    def decide(
+        self, state: tuple[Any, int], step: Step, seen: Mapping[Probe, Change]
+    ) -> tuple[Action, tuple[Any, int]]:
+        inner, skipped = state
+        edge = step.index < self.first or step.index >= step.total - self.last
+        if edge or (self.max_skips is not None and skipped >= self.max_skips):
+            inner = self.inner.init()
+        action, inner = self.inner.decide(inner, step, seen)
+        return action, (inner, skipped + 1 if action is REUSE else 0)

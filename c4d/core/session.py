@@ -1,0 +1,245 @@
+"""A session: one method at work on the transformers of a pipeline, from ``with`` to its end."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from c4d.core.attach import Attachment, check_fit, is_compiled
+from c4d.core.clock import Clock, ManualClock
+from c4d.core.history import Storage
+from c4d.core.measure import Agree, Meter, alone
+from c4d.core.offload import Bridge, tracing
+from c4d.core.run import Branch, Pass, Run, Tools
+from c4d.core.trace import Entry, Report, timeline
+from c4d.core.types import OUTPUT, Action, CacheMethod, ModelSpec, Primitives, Probe, Stack, Step
+
+
+class Session:
+    """Attaches ``method`` to ``transformers`` while its ``with`` block lasts; made by :func:`c4d.cached`.
+
+    Nothing is stored outside it: histories, decisions and the trace live here and end here. The trace and the report
+    stay readable afterwards.
+    """
+
+    def __init__(
+        self,
+        transformers: Sequence[tuple[nn.Module, ModelSpec]],
+        method: CacheMethod,
+        *,
+        clock: Clock,
+        backend: Primitives,
+        storage: Storage | None = None,
+        agree: Agree = alone,
+    ) -> None:
+        for _, spec in transformers:
+            check_fit(method, spec)
+        self.method = method
+        self.name: str | None = None  # of the branch, as the pipeline's cache_context gives it
+        self.current: Pass | None = None
+        self._owner: int | None = None  # the thread inside a forward
+        self._clock = clock
+        self._backend = backend
+        self._tools = Tools(backend, Meter(backend, agree), storage or Storage())
+        self._attachments = [Attachment(self, model, spec, i) for i, (model, spec) in enumerate(transformers)]
+        self._run: Run | None = None
+        self._trace: list[Entry] = []
+        self._runs = 0
+        self._peak = 0
+        self._active = False
+
+    # -- for users
+
+    def __enter__(self) -> Session:
+        if self._active:
+            raise RuntimeError("this session is already attached")
+        done: list[Attachment] = []
+        try:
+            for attachment in self._attachments:
+                if attachment.taken():
+                    raise RuntimeError(
+                        f"{type(attachment.transformer).__name__} is already in a session; leave that one first"
+                    )
+                attachment.install(self.method)
+                done.append(attachment)
+                self._refuse_compiled(attachment)
+        except BaseException:
+            for attachment in done:
+                attachment.remove()
+            raise
+        self._active = True
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._close_run()
+        for attachment in self._attachments:
+            attachment.remove()
+        self._active = False
+
+    def begin(self, timesteps: Sequence[Any] | Tensor) -> None:
+        """Opens a run over ``timesteps`` for a denoising loop of one's own; call it before every generation.
+
+        The step index of a pass is then the number of earlier passes of its branch. Name the calls of one step with
+        ``transformer.cache_context(name)`` if there are several.
+        """
+        self._clock = ManualClock(timesteps)
+
+    @property
+    def trace(self) -> tuple[Entry, ...]:
+        """Every pass so far, oldest first."""
+        return tuple(self._trace)
+
+    def bytes(self) -> int:
+        """Bytes held right now by histories and probes; 0 between runs, for a finished branch drops its own."""
+        return self._run.bytes() if self._run else 0
+
+    def report(self) -> Report:
+        """The last run in numbers."""
+        entries = [e for e in self._trace if e.run == self._runs - 1]
+        computed = [e for e in entries if e.computed]
+        reused = [e for e in entries if not e.computed]
+        blocks = [sum(len(a.transformer.get_submodule(s.path)) for s in a.spec.stacks) for a in self._attachments]  # type: ignore[arg-type, misc]
+        return Report(
+            method=self.method.name,
+            transformers=tuple(a.spec.transformer for a in self._attachments),
+            backend=getattr(self._backend, "name", type(self._backend).__name__),
+            runs=self._runs,
+            timelines=timeline(entries),
+            computed=len(computed),
+            reused=len(reused),
+            blocks_entered=sum(e.blocks for e in entries),
+            blocks_total=sum(blocks[e.step.expert] for e in entries),
+            modules_reused=sum(e.modules_reused for e in entries),
+            modules_total=sum(e.modules for e in entries),
+            peak_bytes=max(self._peak, self.bytes()),
+            host_reads=self._tools.meter.host_reads,
+            nonfinite=self._tools.nonfinite,
+            seconds={"computed": sum(e.seconds for e in computed), "reused": sum(e.seconds for e in reused)},
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> None:
+        return None
+
+    def __reduce__(self) -> Any:
+        return type(None), ()
+
+    # -- called by what is attached to the model
+
+    def enter(self, expert: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Before the forward of a transformer: places the pass and, if no probe is needed, decides it."""
+        if self.current is not None:
+            who = "another thread is" if self._owner != threading.get_ident() else "this thread is already"
+            raise RuntimeError(
+                f"{who} inside a forward of this session; one pipeline per thread, one session per pipeline"
+            )
+        attachment = self._attachments[expert]
+        tick = self._clock.tick(self.name, kwargs.get("timestep"))
+        if tick.new_run or self._run is None:
+            self._open_run()
+        self._refuse_compiled(attachment)
+        assert self._run is not None
+        rules = self.method.rules
+        branch = self._run.branches.setdefault((tick.branch, expert), Branch([rule.policy.init() for rule in rules]))
+        leaves = (x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor))
+        signature = [(x.shape, x.dtype, x.device) for x in leaves]
+        if branch.signature != signature:
+            branch.reset(rules)
+            branch.signature = signature
+        if tracing(attachment.transformer):
+            branch.reset(rules)
+            attachment.refresh(self.method)
+        step = Step(tick.index, tick.total, tick.branch, expert)
+        self.current = Pass(attachment.spec, rules, branch, step, self._tools)
+        self._owner = threading.get_ident()
+        if self.current.whole and self.current.action is Action.REUSE:
+            self.current.bridge = Bridge(attachment.offloaded, attachment.blocks)
+
+    def plan(self, stack: Stack, blocks: list[nn.Module]) -> Any:
+        """What a loop over ``stack`` yields: outside a forward simply its blocks."""
+        return iter(blocks) if self.current is None else self.current.iterate(stack, blocks)
+
+    def signal(self, probe: Probe, read: Callable[[Any], Tensor], args: Any, output: Any) -> None:
+        if self.current is not None:
+            self.current.signal(probe, read(output))
+
+    def exit(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """The hidden state enters the module after the loops."""
+        if self.current is None:
+            return None
+        if args:
+            return (self.current.exit(args[0]), *args[1:]), kwargs
+        first = next(iter(kwargs))
+        return args, {**kwargs, first: self.current.exit(kwargs[first])}
+
+    def leave(self, args: tuple[Any, ...], output: Any) -> None:
+        """After the forward, also after one that raised (``output`` is None then)."""
+        current = self.current
+        if current is None or self._owner != threading.get_ident():
+            return
+        self.current = self._owner = None
+        if current.bridge is not None:
+            current.bridge.undo()
+        if output is None:
+            current.branch.reset(self.method.rules)
+            return
+        self._check(current)
+        actions = tuple(a for a in current.actions if a is not None)
+        seconds = time.perf_counter() - current.started
+        assert self._run is not None
+        self._trace.append(
+            Entry(
+                self._run.number,
+                current.step,
+                actions,
+                current.blocks,
+                current.modules,
+                current.modules_reused,
+                seconds,
+            )
+        )
+        if current.step.index >= current.step.total - 1:
+            self._peak = max(self._peak, self.bytes())
+            current.branch.reset(self.method.rules)  # its last step: what follows (the VAE) gets the memory
+
+    # -- inside
+
+    def _check(self, current: Pass) -> None:
+        skipped = current.action is Action.REUSE
+        if current.action is None or (not skipped and not (current.exited and current.entered)):
+            raise RuntimeError(
+                f"{current.spec.transformer}: the forward did not pass through {current.spec.stacks[0].path!r} and "
+                f"{current.spec.exit!r}; its spec does not describe this model"
+            )
+        if skipped and not current.exited and OUTPUT not in self.method.rules[0].at:
+            raise RuntimeError(f"{current.spec.transformer}: a reused pass did not reach {current.spec.exit!r}")
+
+    def _refuse_compiled(self, attachment: Attachment) -> None:
+        name = type(attachment.transformer).__name__
+        if is_compiled(attachment.transformer):
+            raise RuntimeError(
+                f"{name} is compiled as a whole, which would freeze one decision into the graph: compile its blocks "
+                "instead (transformer.compile_repeated_blocks(fullgraph=True), or --compile)"
+            )
+        if not self.method.rules[0].whole and any(is_compiled(block) for block in attachment.blocks()):
+            sites = ", ".join(s for rule in self.method.rules for s in rule.at)
+            raise RuntimeError(
+                f"{self.method.name} acts inside the blocks (at {sites}), which are compiled: use the method at "
+                "@stack, or do not compile"
+            )
+
+    def _open_run(self) -> None:
+        self._close_run()
+        self._run = Run(self._runs)
+        self._runs += 1
+        for attachment in self._attachments:
+            attachment.refresh(self.method)
+
+    def _close_run(self) -> None:
+        if self._run is not None:
+            self._peak = max(self._peak, self._run.bytes())
+        self._run = None

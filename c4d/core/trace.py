@@ -1,0 +1,93 @@
+"""What a session did: one entry a pass, and the report made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from c4d.core.types import Action, Step
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One forward: its run (0, 1, ...), where it stood, what each rule did, host seconds inside it.
+
+    ``blocks`` were entered; of ``modules`` cached inside them ``modules_reused`` were forecast.
+
+    ``actions`` has one action per rule of the method. ``seconds`` are host time without a device synchronisation: the
+    full cost on a CPU, the time to launch the work on an asynchronous device.
+    """
+
+    run: int
+    step: Step
+    actions: tuple[Action, ...]
+    blocks: int
+    modules: int
+    modules_reused: int
+    seconds: float
+
+    @property
+    def computed(self) -> bool:
+        return Action.COMPUTE in self.actions
+
+
+def timeline(entries: Sequence[Entry]) -> dict[str, str]:
+    """Branch -> "CCrrC": C a pass where anything was computed, r one where every rule reused; experts apart by "|"."""
+    lines: dict[str, str] = {}
+    expert: dict[str, int] = {}
+    for entry in entries:
+        branch = entry.step.branch
+        if expert.setdefault(branch, entry.step.expert) != entry.step.expert:
+            lines[branch] += "|"
+            expert[branch] = entry.step.expert
+        lines[branch] = lines.get(branch, "") + ("C" if entry.computed else "r")
+    return lines
+
+
+@dataclass(frozen=True)
+class Report:
+    """A session in numbers. Counts and timelines are those of the last run; ``runs`` counts all.
+
+    ``blocks_entered`` of ``blocks_total`` (block calls an uncached run of the same passes makes), ``modules_reused`` of
+    the ``modules_total`` calls of cached modules (0 for methods of the whole pass), ``peak_bytes`` held by histories
+    and probes, ``host_reads`` (waits for the device made to decide) and ``nonfinite`` measurements of the session,
+    ``seconds`` of host time inside computed and reused passes.
+    """
+
+    method: str
+    transformers: tuple[str, ...]
+    backend: str
+    runs: int
+    timelines: dict[str, str]
+    computed: int
+    reused: int
+    blocks_entered: int
+    blocks_total: int
+    modules_reused: int
+    modules_total: int
+    peak_bytes: int
+    host_reads: int
+    nonfinite: int
+    seconds: dict[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types only, ready for JSON."""
+        return {**asdict(self), "transformers": list(self.transformers)}
+
+    def __str__(self) -> str:
+        passes = self.computed + self.reused
+        if not passes:
+            return f"{self.method} on {', '.join(self.transformers)}: no pass yet"
+        blocks = f"{self.blocks_entered} of {self.blocks_total} blocks entered" if self.blocks_total else "no blocks"
+        lines = [
+            f"{self.method} on {', '.join(self.transformers)} ({self.backend} backend), run {self.runs}",
+            f"  passes   {self.computed} computed, {self.reused} reused of {passes}; {blocks}",
+            *([f"  modules  {self.modules_reused} of {self.modules_total} reused"] if self.modules_total else []),
+            f"  held     {self.peak_bytes / 2**20:.2f} MiB at most; {self.host_reads} host reads to decide",
+            f"  seconds  {self.seconds['computed']:.3f} in computed passes, {self.seconds['reused']:.3f} in reused",
+        ]
+        if self.nonfinite:
+            lines.append(f"  warning  {self.nonfinite} non-finite measurements; each of those passes was computed")
+        lines += [f"  {branch:<8} {line}" for branch, line in self.timelines.items()]
+        return "\n".join(lines)

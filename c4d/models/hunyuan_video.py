@@ -1,0 +1,60 @@
+"""HunyuanVideo: dual-stream blocks, then single-stream ones, as one chain; text-to-video and both image variants."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from c4d.core.types import AtEntry, ModelSpec, Probe, Site, Stack
+
+STREAMS = (
+    "hidden_states",
+    "encoder_hidden_states",
+    "temb",
+    "attention_mask",
+    "image_rotary_emb",
+    "token_replace_emb",
+    "num_tokens",
+)
+BOTH = ("hidden_states", "encoder_hidden_states")
+
+
+def modulated_input(block: nn.Module, named: Mapping[str, Any]) -> Tensor:
+    """[B, tokens, D]: the first block's image stream after its adaptive norm."""
+    replaced = named.get("token_replace_emb")
+    extra = {} if replaced is None else {"token_replace_emb": replaced, "first_frame_num_tokens": named["num_tokens"]}
+    return block.norm1(named["hidden_states"], emb=named["temb"], **extra)[0]  # type: ignore[operator]
+
+
+def keep_streams(hidden_states: Tensor, encoder_hidden_states: Tensor, **_: Any) -> tuple[Tensor, Tensor]:
+    """An attention that changes nothing: both streams have the shapes that the block cuts them to."""
+    return hidden_states, encoder_hidden_states
+
+
+def no_features(x: Tensor) -> Tensor:
+    """A projection to nothing: concatenated with the attention output it costs no bytes."""
+    return x[..., :0]
+
+
+# A single-stream block projects attention and MLP together; what its reuse leaves are modulation and adds.
+TOTAL = Site("proj_out", bypasses={"attn": keep_streams, "proj_mlp": no_features, "act_mlp": no_features})
+
+SPECS = (
+    ModelSpec(
+        "HunyuanVideoTransformer3DModel",
+        stacks=(
+            Stack(
+                "transformer_blocks",
+                takes=STREAMS,
+                returns=BOTH,
+                sites={"attn": (Site("attn"),), "mlp": (Site("ff"), Site("ff_context"))},
+            ),
+            Stack("single_transformer_blocks", takes=STREAMS, returns=BOTH, sites={"total": (TOTAL,)}),
+        ),
+        exit="norm_out",
+        signals={Probe.MODULATED_INPUT: AtEntry(modulated_input)},
+        about="HunyuanVideo T2V and I2V (latent concatenation and token replacement)",
+    ),
+)

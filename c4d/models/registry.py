@@ -1,0 +1,28 @@
+"""Finds a spec by the transformer's class."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from c4d.core.types import ModelSpec
+from c4d.models import hunyuan_video, wan
+
+SPECS: dict[str, ModelSpec] = {spec.transformer: spec for family in (wan, hunyuan_video) for spec in family.SPECS}
+
+
+class UnsupportedModel(TypeError):
+    """A transformer class without a spec."""
+
+
+def spec_for(transformer: nn.Module) -> ModelSpec:
+    """The spec of the transformer's class or of the nearest base class that has one.
+
+    Raises :class:`UnsupportedModel`, listing the supported classes, if there is none.
+    """
+    for cls in type(transformer).__mro__:
+        if cls.__name__ in SPECS:
+            return SPECS[cls.__name__]
+    raise UnsupportedModel(
+        f"c4d has no spec for {type(transformer).__name__}; it supports {', '.join(SPECS)}. "
+        "docs/adding_a_model.md shows how to describe another one (c4d.cached(..., spec=ModelSpec(...)))"
+    )

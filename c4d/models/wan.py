@@ -1,0 +1,46 @@
+"""Wan 2.1 and 2.2: text, image, text+image (per-token timesteps) and video control, one or two experts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from c4d.core.types import ModelSpec, OutputOf, Probe, Site, Stack
+
+STREAMS = ("hidden_states", "encoder_hidden_states", "temb", "rotary_emb")
+SITES = {"attn": (Site("attn1"),), "cross_attn": (Site("attn2"),), "mlp": (Site("ffn"),)}
+BLOCKS = Stack("blocks", takes=STREAMS, sites=SITES)
+
+
+def temb(embedded: tuple[Any, ...]) -> Tensor:
+    """[B, D], or [B, tokens, D] with per-token timesteps: the "e" of the published fits."""
+    return embedded[0]
+
+
+def timestep_proj(embedded: tuple[Any, ...]) -> Tensor:
+    """[B, 6 D], or [B, tokens, 6 D]: the "e0" of the published fits with ``use_ret_steps``."""
+    return embedded[1]
+
+
+SIGNALS = {
+    Probe.TIME_EMBEDDING: OutputOf("condition_embedder", temb),
+    Probe.TIME_PROJECTION: OutputOf("condition_embedder", timestep_proj),
+}
+
+SPECS = (
+    ModelSpec(
+        "WanTransformer3DModel",
+        stacks=(BLOCKS,),
+        exit="norm_out",
+        signals=SIGNALS,
+        about="Wan 2.1 T2V and I2V, Wan 2.2 A14B (two experts) and TI2V-5B",
+    ),
+    ModelSpec(
+        "WanVACETransformer3DModel",
+        stacks=(Stack("vace_blocks", takes=STREAMS, side=True), BLOCKS),
+        exit="norm_out",
+        signals=SIGNALS,
+        about="Wan VACE: the hints' blocks are skipped together with those they feed",
+    ),
+)
