@@ -32,7 +32,7 @@ class Hook:
 
 
 class CacheContext:
-    """``transformer.cache_context`` for the time of a session: notes the branch's name, then does what it always did."""
+    """``transformer.cache_context`` for the time of a session: notes the name of the branch, then does as always."""
 
     def __init__(self, session: Session, transformer: nn.Module) -> None:
         self._session: Session | None = session
@@ -170,7 +170,7 @@ class Attachment:
                     if kind not in kinds:
                         continue
                     for site in sites:
-                        path = f"{stack.path}.{i}.{site.output}"
+                        path = f"{stack.path}.{i}.{site.output}".rstrip(".")
                         wanted[path] = site_forward(kind, path)
                         for bypassed, filler in site.bypasses.items():
                             wanted[f"{stack.path}.{i}.{bypassed}"] = filler_forward(kind, path, filler)

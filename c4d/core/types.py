@@ -167,7 +167,7 @@ class CacheMethod:
 
 @dataclass(frozen=True)
 class Site:
-    """A sub-module whose output can be forecast, and every other module of the block that its reuse bypasses.
+    """A sub-module (``""``: the block itself) whose output can be forecast, and the others that its reuse bypasses.
 
     ``bypasses`` maps a module's path in the block to the filler that replaces its forward on a reused pass; a filler
     gets the module's arguments and must return something of a shape that the block's code accepts.

@@ -38,7 +38,7 @@ SPECS = (
     ),
     ModelSpec(
         "WanVACETransformer3DModel",
-        stacks=(Stack("vace_blocks", takes=STREAMS, side=True), BLOCKS),
+        stacks=(Stack("vace_blocks", sites={"total": (Site(""),)}, side=True), BLOCKS),
         exit="norm_out",
         signals=SIGNALS,
         about="Wan VACE: the hints' blocks are skipped together with those they feed",

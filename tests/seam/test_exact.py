@@ -1,0 +1,161 @@
+"""The seam is exact: every variant of every spec, every site, every way of deciding."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import c4d
+from tests.tiny import CASES, block_count, hold_methods, rand, signal_of
+
+torch.set_grad_enabled(False)
+KINDS = tuple(hold_methods("wan-t2v"))
+EVERY = [
+    "fora:interval=1",
+    "taylorseer:interval=1,order=2",
+    "taylorseer-lite:interval=1",
+    "schedule:computed=0/1/2/3/4/5",
+    "first-block:threshold=1e-9",
+    "teacache:threshold=1e-9,coefficients=1/0,signal={signal}",
+]
+
+
+@pytest.fixture(params=CASES)
+def case(request):
+    return CASES[request.param]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_reuse_equals_compute_on_the_same_input(case, kind):
+    model, x = case.build(), rand(*case.latents)
+    with c4d.cached(model, hold_methods(case.name)[kind]) as session:
+        session.begin([900.0, 900.0])
+        computed, reused = (case.run(model, x, 900.0) for _ in range(2))
+    assert session.report().timelines == {"0": "Cr"}
+    assert (computed - reused).norm() <= 1e-6 * computed.norm()
+
+
+def test_the_seam_would_notice_a_hint_counted_twice():
+    """What the test above would miss if VACE's hints had no weight in the result."""
+    case = CASES["wan-vace"]
+    model, x = case.build(), rand(*case.latents)
+    full = case.run(model, x, 900.0)
+    without = case.run(model, x, 900.0, control_hidden_states_scale=torch.zeros(2))
+    assert (full - without).norm() > 1e-2 * full.norm()
+
+
+@pytest.mark.parametrize("method", EVERY)
+def test_never_skipping_is_bit_exact(case, method):
+    model = case.build()
+    before = case.loop(model, 6)
+    with c4d.cached(model, method.format(signal=signal_of(case.name))) as session:
+        inside = case.loop(model, 6, session.begin)
+    assert session.report().reused == 0
+    assert all(torch.equal(a, b) for a, b in zip(before, inside, strict=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_detaching_leaves_the_model_as_it_was(case, kind):
+    model = case.build()
+    keys, names = list(model.state_dict()), [name for name, _ in model.named_modules()]
+    attributes = {name: sorted(module.__dict__) for name, module in model.named_modules()}
+    types = [type(module) for module in model.modules()]
+    before = case.loop(model, 3)
+    attributes = {name: sorted(module.__dict__) for name, module in model.named_modules()}
+    with c4d.cached(model, hold_methods(case.name)[kind]) as session:
+        assert list(model.state_dict()) == keys
+        assert [name for name, _ in model.named_modules()] == names
+        case.loop(model, 3, session.begin)
+        assert list(model.state_dict()) == keys
+    assert {name: sorted(module.__dict__) for name, module in model.named_modules()} == attributes
+    assert [type(module) for module in model.modules()] == types
+    assert not model._forward_pre_hooks and not model._forward_hooks
+    assert all(torch.equal(a, b) for a, b in zip(before, case.loop(model, 3), strict=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_blocks_entered_are_those_of_computed_steps(case, kind):
+    model, entered = case.build(), []
+    stacks = [s for s in ("blocks", "vace_blocks", "transformer_blocks", "single_transformer_blocks") if hasattr(model, s)]
+    first = getattr(model, stacks[0])[0]
+    for name in stacks:
+        for block in getattr(model, name):
+            block.register_forward_hook(lambda module, args, out: entered.append(module))
+    with c4d.cached(model, hold_methods(case.name)[kind]) as session:
+        case.loop(model, 6, session.begin)
+    report, total = session.report(), block_count(case.name)
+    assert report.blocks_entered == len(entered) and report.blocks_total == 12 * total
+    if kind == "modules":
+        assert report.blocks_entered == 12 * total and report.modules_reused == report.modules_total / 2
+    elif kind == "head":
+        # The first block of the chain runs on every step; VACE's hints are needed before it can.
+        always = 1 if case.name != "wan-vace" else 3
+        assert len(entered) == report.computed * total + report.reused * always
+        assert entered.count(first) == 12
+    else:
+        assert len(entered) == report.computed * total
+    assert 0 < report.reused < 12
+
+
+def flops_of(call):
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_flop_counts()
+
+
+@pytest.mark.parametrize("kind", [k for k in KINDS if k != "head"])
+def test_a_reused_step_costs_embedding_and_head_alone(case, kind):
+    model, x = case.build(), rand(*case.latents)
+    with c4d.cached(model, hold_methods(case.name)[kind]) as session:
+        session.begin([900.0, 800.0])
+        full = flops_of(lambda: case.run(model, x, 900.0))
+        reused = flops_of(lambda: case.run(model, x, 800.0))
+    assert sum(reused.get("Global", {}).values()) < sum(full["Global"].values())
+    if kind == "output":
+        assert sum(reused.get("Global", {}).values()) == 0
+        return
+    allowed = ("norm", "norm1", "norm1_context", "linear")  # modulation: adaptive norms
+    for name, counts in reused.items():
+        inside = [part for part in name.split(".") if part.endswith("blocks") and part != "refiner_blocks"]
+        if not inside or "token_refiner" in name or "context_embedder" in name or not sum(counts.values()):
+            continue
+        tail = name.split(inside[-1])[-1].strip(".").split(".")
+        if not tail[0]:
+            continue
+        if kind == "signal":  # a modulated input is read off the first block's norm; nothing else of it runs
+            assert tail[0] == "0" and all(part in allowed for part in tail[1:]), (name, counts)
+        else:
+            assert kind == "modules" and (len(tail) == 1 or all(part in allowed for part in tail[1:])), (name, counts)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_host_reads(case, kind):
+    """None for schedules; one a pass that has something to compare with otherwise."""
+    model = case.build()
+    with c4d.cached(model, hold_methods(case.name)[kind]) as session:
+        case.loop(model, 6, session.begin)
+    assert session.report().host_reads == (10 if kind in ("signal", "head") else 0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_copy_or_a_saved_model_is_plain(case, kind):
+    model, x = case.build(), rand(*case.latents)
+    plain = case.run(model, x, 700.0)
+    with c4d.cached(model, hold_methods(case.name)[kind]) as session:
+        session.begin([900.0] * 3)
+        case.run(model, x, 900.0)
+        copies = [copy.deepcopy(model), pickle.loads(pickle.dumps(model))]
+        passes = len(session.trace)
+        for other in copies:
+            assert torch.equal(case.run(other, x, 700.0), plain)
+            assert type(getattr(other, "blocks", None) or other.transformer_blocks) is torch.nn.ModuleList
+        assert len(session.trace) == passes
+    for other in copies:
+        with c4d.cached(other, hold_methods(case.name)[kind]) as again:
+            again.begin([900.0])
+            case.run(other, x, 900.0)
+        assert len(again.trace) == 1 and torch.equal(case.run(other, x, 700.0), plain)

@@ -1,0 +1,160 @@
+"""Tiny random transformers of the real classes, one case for every variant that a spec claims to cover."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def rand(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+WAN = dict(
+    patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4, text_dim=16,
+    freq_dim=32, ffn_dim=32, num_layers=4, cross_attn_norm=True, qk_norm="rms_norm_across_heads", rope_max_seq_len=32,
+)  # fmt: skip
+HUNYUAN = dict(
+    in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=10, num_layers=2, num_single_layers=3,
+    num_refiner_layers=1, patch_size=1, patch_size_t=1, guidance_embeds=True, text_embed_dim=16,
+    pooled_projection_dim=8, rope_axes_dim=(2, 4, 4),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, its inputs besides hidden_states and timestep, and how a pass of it is called."""
+
+    name: str
+    make: Callable[[], nn.Module]
+    latents: tuple[int, ...]
+    inputs: Callable[[], dict[str, Any]]
+    per_token: bool = False
+
+    def build(self) -> nn.Module:
+        torch.manual_seed(0)
+        return self.make().eval()
+
+    def run(self, model: nn.Module, x: Tensor, t: float, seed: int = 0, **extra: Any) -> Tensor:
+        """One forward at timestep t; the noise prediction, in the latents' channels."""
+        timestep = torch.full((x.shape[0],), t)
+        if self.per_token:
+            tokens = x.shape[2] * (x.shape[3] // 2) * (x.shape[4] // 2)
+            timestep = timestep[:, None].expand(-1, tokens).clone()
+            timestep[:, : tokens // x.shape[2]] = 0.0  # the first frame is given, as in image-to-video
+        return model(hidden_states=x, timestep=timestep, return_dict=False, **self.inputs(), **extra)[0]
+
+    def loop(self, model: nn.Module, steps: int, begin: Callable[[Any], None] | None = None) -> list[Tensor]:
+        """A denoising loop with two named branches a step: every guided prediction."""
+        timesteps = [1000.0 * (1 - k / steps) for k in range(steps)]
+        if begin is not None:
+            begin(timesteps)
+        x, outs = rand(*self.latents, seed=3), []
+        for t in timesteps:
+            with model.cache_context("cond"):
+                cond = self.run(model, x, t)
+            with model.cache_context("uncond"):
+                uncond = self.run(model, 0.9 * x, t)
+            out = uncond + 2.0 * (cond - uncond)
+            x = x.clone()
+            x[:, : out.shape[1]] -= out / steps
+            outs.append(out)
+        return outs
+
+
+def _wan(**config: Any) -> nn.Module:
+    from diffusers import WanTransformer3DModel
+
+    return WanTransformer3DModel(**{**WAN, **config})
+
+
+def _vace() -> nn.Module:
+    from diffusers import WanVACETransformer3DModel
+
+    return WanVACETransformer3DModel(**WAN, vace_layers=[0, 2], vace_in_channels=6)
+
+
+def _hunyuan(**config: Any) -> nn.Module:
+    from diffusers import HunyuanVideoTransformer3DModel
+
+    return HunyuanVideoTransformer3DModel(**{**HUNYUAN, **config})
+
+
+def _wan_text() -> dict[str, Any]:
+    return dict(encoder_hidden_states=rand(1, 12, 16, seed=1))
+
+
+def _hunyuan_inputs() -> dict[str, Any]:
+    mask = torch.ones(1, 12)
+    mask[:, 9:] = 0
+    return dict(
+        encoder_hidden_states=rand(1, 12, 16, seed=1),
+        encoder_attention_mask=mask,
+        pooled_projections=rand(1, 8, seed=2),
+        guidance=torch.tensor([6000.0]),
+    )
+
+
+CASES = {
+    case.name: case
+    for case in (
+        Case("wan-t2v", _wan, (1, 4, 2, 16, 16), _wan_text),
+        Case(
+            "wan-i2v",
+            lambda: _wan(in_channels=8, image_dim=20, added_kv_proj_dim=24),
+            (1, 8, 2, 16, 16),
+            lambda: dict(
+                # The processor cuts the last 512 tokens off as text, whatever the text's length.
+                encoder_hidden_states=rand(1, 512, 16, seed=1),
+                encoder_hidden_states_image=rand(1, 5, 20, seed=2),
+            ),
+        ),
+        Case("wan-ti2v", _wan, (1, 4, 2, 16, 16), _wan_text, per_token=True),
+        Case(
+            "wan-vace",
+            _vace,
+            (1, 4, 2, 16, 16),
+            lambda: dict(**_wan_text(), control_hidden_states=3.0 * rand(1, 6, 2, 16, 16, seed=5)),
+        ),
+        Case("hunyuan-t2v", _hunyuan, (1, 4, 2, 4, 4), _hunyuan_inputs),
+        Case(
+            "hunyuan-i2v-concat",
+            lambda: _hunyuan(in_channels=9, image_condition_type="latent_concat"),
+            (1, 9, 2, 4, 4),
+            _hunyuan_inputs,
+        ),
+        Case(
+            "hunyuan-i2v-replace",
+            lambda: _hunyuan(image_condition_type="token_replace"),
+            (1, 4, 2, 4, 4),
+            _hunyuan_inputs,
+        ),
+    )
+}
+
+BLOCKS = {"wan-vace": 6, **dict.fromkeys(("wan-t2v", "wan-i2v", "wan-ti2v"), 4)}
+
+
+def block_count(case: str) -> int:
+    return BLOCKS.get(case, 5)
+
+
+def signal_of(case: str) -> str:
+    """A probe besides HEAD that the family has."""
+    return "time_projection" if case.startswith("wan") else "modulated_input"
+
+
+def hold_methods(case: str) -> dict[str, str]:
+    """One method a site and a way of deciding, all with Hold, all reusing every second step or sooner."""
+    return {
+        "modules": "fora:interval=2",
+        "output": "taylorseer-lite:interval=2,order=0",
+        "stack": "schedule:computed=0/2/4",
+        "stack-zero": "taylorseer-lite:interval=2,order=0@stack",
+        "signal": f"teacache:threshold=1e9,coefficients=1/0,signal={signal_of(case)},last=0",
+        "head": "first-block:threshold=1e9,last=0",
+    }
