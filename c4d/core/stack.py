@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copyreg
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -39,7 +38,7 @@ class BlockStack(nn.ModuleList):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         state = {k: v for k, v in self.__dict__.items() if k not in ("_plan", "_stack")}
-        return copyreg.__newobj__, (nn.ModuleList,), state  # type: ignore[attr-defined]
+        return nn.ModuleList, (), state
 
 
 class StandIn:

@@ -124,8 +124,6 @@ def test_a_reused_step_costs_embedding_and_head_alone(case, kind):
         if not inside or "token_refiner" in name or "context_embedder" in name or not sum(counts.values()):
             continue
         tail = name.split(inside[-1])[-1].strip(".").split(".")
-        if not tail[0]:
-            continue
         if kind == "signal":  # a modulated input is read off the first block's norm; nothing else of it runs
             assert tail[0] == "0" and all(part in allowed for part in tail[1:]), (name, counts)
         else:

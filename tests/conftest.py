@@ -1,0 +1,10 @@
+"""One thread a worker: the suite runs two workers, and tiny models only lose time on more."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import torch
+
+torch.set_num_threads(1)
