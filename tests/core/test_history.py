@@ -1,0 +1,78 @@
+"""The ring: what it keeps, where, and exactly how many bytes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from c4d.backends.reference import Reference
+from c4d.core.history import History, Storage
+
+BACKEND = Reference()
+
+
+def held(history):
+    return sum(history.storages().values())
+
+
+def test_ring_keeps_the_newest_and_counts_bytes():
+    ring = History(2, Storage(), BACKEND)
+    for t in range(4):
+        ring.push(t, [torch.full((3, 5), float(t))])
+        assert held(ring) == min(t + 1, 2) * 3 * 5 * 4
+    assert ring.times == (2.0, 3.0)
+    assert [x[0, 0].item() for x in ring.features(0)] == [2.0, 3.0]
+
+
+@pytest.mark.parametrize("place", ["device", "host"])
+def test_dtype_and_place(place):
+    ring = History(2, Storage(torch.bfloat16, place), BACKEND)
+    x = torch.randn(4, 6)
+    ring.push(0, [x, x[:2]])
+    assert ring.width == 2 and held(ring) == (24 + 12) * 2
+    assert torch.equal(ring.features(0)[0], x.bfloat16())
+
+
+def test_host_is_a_copy_and_device_is_not():
+    x = torch.randn(4)
+    device, host = History(1, Storage(), BACKEND), History(1, Storage(place="host"), BACKEND)
+    device.push(0, [x]), host.push(0, [x])
+    assert device.features(0)[0].data_ptr() == x.data_ptr() and host.features(0)[0].data_ptr() != x.data_ptr()
+
+
+def test_two_views_of_one_tensor_count_once():
+    ring, joint = History(1, Storage(), BACKEND), torch.randn(1, 10, 4)
+    ring.push(0, [joint[:, :6], joint[:, 6:]])
+    assert held(ring) == joint.nbytes
+
+
+def test_a_strided_slice_does_not_keep_its_parent():
+    ring, joint = History(1, Storage(), BACKEND), torch.randn(2, 10, 4)
+    ring.push(0, [joint[:, :6]])
+    assert held(ring) == 2 * 6 * 4 * 4
+
+
+def test_another_shape_begins_anew():
+    ring = History(3, Storage(), BACKEND)
+    ring.push(0, [torch.zeros(2)]), ring.push(1, [torch.zeros(3)])
+    assert ring.times == (1.0,)
+
+
+def test_features_carry_no_graph():
+    ring, x = History(1, Storage(), BACKEND), torch.ones(3, requires_grad=True)
+    ring.push(0, [x * 2])
+    assert not ring.features(0)[0].requires_grad
+
+
+def test_clear():
+    ring = History(1, Storage(), BACKEND)
+    ring.push(0, [torch.zeros(2)])
+    ring.clear()
+    assert ring.times == () and held(ring) == 0
+
+
+def test_nonsense():
+    with pytest.raises(ValueError, match="'disk'.*device, host"):
+        Storage(place="disk")
+    with pytest.raises(ValueError, match="int8"):
+        Storage(torch.int8)

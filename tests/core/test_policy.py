@@ -1,0 +1,140 @@
+"""Policies as tables: schedules written out, one letter a step."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from c4d.core.policy import Accumulate, Bounded, Interval, StepMask, Threshold
+from c4d.core.types import Action, Change, Probe, Step
+
+HEAD, TIME = Probe.HEAD, Probe.TIME_EMBEDDING
+POLICIES = [
+    Interval(3),
+    StepMask(frozenset({0, 4})),
+    Accumulate(0.2, TIME),
+    Threshold(0.2),
+    Bounded(Accumulate(0.2, TIME), 2, 1, 2),
+    Bounded(Interval(4), 1, 1),
+]
+
+
+def play(policy, total, ratios=None, skip=()):
+    """The trace over ``total`` steps; ``ratios`` are the measured changes, ``skip`` steps that never happen."""
+    state, line = policy.init(), ""
+    for i in range(total):
+        if i in skip:
+            line += "."
+            continue
+        seen = {p: Change(ratios[i], 1.0) for p in policy.probes} if ratios and i else {}
+        action, state = policy.decide(state, Step(i, total, "cond"), seen)
+        line += "C" if action is Action.COMPUTE else "r"
+    return line
+
+
+def full(line):
+    return [i for i, letter in enumerate(line) if letter == "C"]
+
+
+@pytest.mark.parametrize(
+    ("warmup", "interval", "count", "steps"),
+    [
+        (3, 6, 10, [0, 1, 2, 8, 14, 20, 26, 32, 38, 44]),  # FLUX, Qwen-Image
+        (1, 5, 10, [0, 5, 10, 15, 20, 25, 30, 35, 40, 45]),  # Wan 2.1, HunyuanVideo
+        (2, 4, 14, [0, 1, *range(5, 50, 4)]),  # DiT
+        (3, 5, 12, [0, 1, 2, 7, 12, 17, 22, 27, 32, 37, 42, 47]),  # HunyuanImage-2.1
+        (3, 9, 8, [0, 1, 2, 11, 20, 29, 38, 47]),  # FreqCa
+    ],
+)
+def test_interval_has_the_published_schedule(warmup, interval, count, steps):
+    line = play(Interval(interval, warmup), 50)
+    assert full(line) == steps and len(steps) == count
+
+
+def test_interval_one_computes_everything_and_gaps_are_made_good():
+    assert play(Interval(1), 6) == "CCCCCC"
+    assert play(Interval(3), 9, skip=(3, 4)) == "Crr..CrrC"
+
+
+def test_step_mask():
+    assert play(StepMask(frozenset({0, 1, 4})), 6) == "CCrrCr"
+
+
+def test_accumulate_sums_until_the_threshold():
+    assert play(Accumulate(0.25, TIME), 8, [0, 0.1, 0.1, 0.1, 0.1, 0.3, 0.05, 0.05]) == "CrrCrCrr"
+    #                                              .1  .2  .3*  .1  .4*  .05  .1
+    assert play(Accumulate(0.3, TIME), 4, [0, 0.1, 0.1, 0.1]) == "Crrr"[:3] + "C"  # not below: 0.30000000000000004
+
+
+def test_accumulate_rescales_with_the_highest_power_first_and_never_shrinks():
+    policy = Accumulate(1.0, TIME, (2.0, 0.0, 0.5))  # 2 x^2 + 0.5
+    assert play(policy, 4, [0, 0.4, 0.4, 0.0]) == "CrCr"  # .82, 1.64, .5
+    falling = Accumulate(1.0, TIME, (-1.0, 0.0))
+    assert play(falling, 5, [0, 9.0, 9.0, 9.0, 9.0]) == "Crrrr"
+    state, step = falling.init(), Step(1, 5, "cond")
+    for _ in range(3):
+        _, state = falling.decide(state, step, {TIME: Change(9.0, 1.0)})
+    assert state == 0.0
+
+
+def test_threshold_is_inclusive_and_keeps_no_sum():
+    assert play(Threshold(0.2), 6, [0, 0.2, 0.2, 0.21, 0.1, 0.2]) == "CrrCrr"
+
+
+def test_bounds():
+    tiny = [0.0] * 10
+    assert play(Bounded(Accumulate(1.0, TIME), 3, 2), 10, tiny) == "CCCrrrrrCC"
+    assert play(Bounded(Accumulate(1.0, TIME), 1, 0, 2), 10, tiny) == "CrrCrrCrrC"
+    assert play(Bounded(Interval(4), 1, 1), 9) == "CrrrCrrrC"
+    assert play(Bounded(Interval(4), 6, 0), 9) == "CCCCCCrrr"
+
+
+def test_a_forced_step_restarts_the_sum():
+    policy = Bounded(Accumulate(1.0, TIME), 3, 0)
+    assert play(policy, 6, [0, 0.9, 0.9, 0.9, 0.05, 0.9]) == "CCCrrC"
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=repr)
+def test_a_fresh_state_always_computes(policy):
+    for index in range(6):
+        seen = {probe: Change(0.0, 1.0) for probe in policy.probes}
+        assert policy.decide(policy.init(), Step(index, 6, "cond"), seen)[0] is Action.COMPUTE
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=repr)
+def test_policies_are_pure(policy):
+    state, step = policy.init(), Step(0, 9, "cond")
+    _, state = policy.decide(state, step, {})
+    seen = {probe: Change(0.05, 1.0) for probe in policy.probes}
+    assert policy.decide(state, Step(3, 9, "cond"), seen) == policy.decide(state, Step(3, 9, "cond"), seen)
+
+
+def test_change_ratio():
+    assert Change(1.0, 4.0).ratio == 0.25
+    assert Change(0.0, 0.0).ratio == 0.0 and Change(1.0, 0.0).ratio == math.inf
+    assert not Change(math.nan, 1.0).finite and Change(1.0, 0.0).finite
+
+
+@pytest.mark.parametrize(
+    ("make", "names"),
+    [
+        (lambda: Interval(0), "interval"),
+        (lambda: Interval(2.5), "interval"),
+        (lambda: Interval(True), "interval"),
+        (lambda: Interval(2, 0), "warmup"),
+        (lambda: StepMask(frozenset({1, 2})), "step 0"),
+        (lambda: StepMask(frozenset({0, -1})), "computed step"),
+        (lambda: Accumulate(0.0, TIME), "threshold"),
+        (lambda: Accumulate(math.nan, TIME), "threshold"),
+        (lambda: Accumulate(0.1, TIME, ()), "coefficients"),
+        (lambda: Accumulate(0.1, TIME, (math.inf,)), "coefficients"),
+        (lambda: Threshold(-1.0), "threshold"),
+        (lambda: Bounded(Interval(2), 0), "first"),
+        (lambda: Bounded(Interval(2), 1, -1), "last"),
+        (lambda: Bounded(Interval(2), 1, 1, 0), "max_skips"),
+    ],
+)
+def test_nonsense_is_refused_by_name(make, names):
+    with pytest.raises(ValueError, match=names):
+        make()

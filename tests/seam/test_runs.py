@@ -1,0 +1,293 @@
+"""Runs and steps are read from the scheduler: real schedulers, real loops, a tiny real transformer."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import c4d
+from c4d.core.clock import RunError
+from tests.tiny import CASES, rand
+
+torch.set_grad_enabled(False)
+CASE = CASES["wan-t2v"]
+
+
+def schedulers():
+    from diffusers import (
+        DDIMScheduler,
+        DPMSolverMultistepScheduler,
+        FlowMatchEulerDiscreteScheduler,
+        FlowMatchHeunDiscreteScheduler,
+        HeunDiscreteScheduler,
+        UniPCMultistepScheduler,
+    )
+
+    flow = dict(prediction_type="flow_prediction", use_flow_sigmas=True)
+    return {
+        "unipc": UniPCMultistepScheduler(**flow),
+        "euler": FlowMatchEulerDiscreteScheduler(),
+        "dpm++": DPMSolverMultistepScheduler(**flow),
+        "heun": HeunDiscreteScheduler(),
+        "flow-heun": FlowMatchHeunDiscreteScheduler(),
+        "ddim": DDIMScheduler(),
+    }
+
+
+NAMES = tuple(schedulers())
+PASSES = {"heun": 11, "flow-heun": 11}  # Heun calls the model twice a step, but for the last
+
+
+def denoise(pipe, steps=6, skipped=0, *, stop=None, tell=True, branches=("cond", "uncond"), twice=False):
+    """A pipeline's loop. ``skipped`` leaves out the first scheduler steps, as image-to-image with ``strength`` does;
+    ``tell`` says so by set_begin_index, as most pipelines do."""
+    pipe.scheduler.set_timesteps(steps)
+    if twice:
+        pipe.scheduler.set_timesteps(steps)
+    scheduler, first = pipe.scheduler, skipped * pipe.scheduler.order
+    if tell and hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(first)
+    x = rand(*CASE.latents, seed=3)
+    for i, t in enumerate(scheduler.timesteps[first:]):
+        if i == stop:
+            break
+        for name in branches:
+            if name is None:
+                out = CASE.run(pipe.transformer, x, float(t))
+            else:
+                with pipe.transformer.cache_context(name):
+                    out = CASE.run(pipe.transformer, x, float(t))
+        x = scheduler.step(out, t, x, return_dict=False)[0]
+    return x
+
+
+def steps_of(session, branch="cond", run=None):
+    run = session.report().runs - 1 if run is None else run
+    return [(e.step.index, e.step.total) for e in session.trace if e.step.branch == branch and e.run == run]
+
+
+def expected(passes):
+    return [(i, passes) for i in range(passes)]
+
+
+@pytest.fixture(params=NAMES)
+def pipe(request):
+    return SimpleNamespace(transformer=CASE.build(), scheduler=schedulers()[request.param], name=request.param)
+
+
+def test_every_pass_of_a_run_is_placed(pipe):
+    with c4d.cached(pipe, "fora:interval=2") as session:
+        denoise(pipe)
+        denoise(pipe, 4)
+    passes = PASSES.get(pipe.name, 6)
+    assert steps_of(session, run=0) == steps_of(session, "uncond", run=0) == expected(passes)
+    assert steps_of(session, run=1) == expected(7 if pipe.name in PASSES else 4)
+    assert session.report().runs == 2
+
+
+@pytest.mark.parametrize("tell", [True, False])
+def test_strength_leaves_what_remains(pipe, tell):
+    with c4d.cached(pipe, "fora:interval=2") as session:
+        denoise(pipe, 6, skipped=2, tell=tell)
+    placed = steps_of(session)
+    passes = len(placed)
+    assert passes == (7 if pipe.name in PASSES else 4)
+    assert [index for index, _ in placed] == list(range(passes))
+    # A scheduler that is not told where it begins finds out by itself in its first step; the total is right from then.
+    known_at_once = tell or pipe.name == "ddim"
+    assert all(total == passes for _, total in (placed if known_at_once else placed[1:]))
+
+
+def test_set_timesteps_twice_is_one_run(pipe):
+    with c4d.cached(pipe, "fora:interval=2") as session:
+        denoise(pipe, twice=True)
+    assert session.report().runs == 1 and steps_of(session) == expected(PASSES.get(pipe.name, 6))
+
+
+def test_a_deepcopied_scheduler_is_followed(pipe):
+    with c4d.cached(pipe, "fora:interval=2") as session:
+        first = denoise(pipe)
+        pipe.scheduler = copy.deepcopy(pipe.scheduler)
+        second = denoise(pipe)
+    assert steps_of(session, run=0) == steps_of(session, run=1)
+    assert torch.equal(first, second)
+
+
+def test_an_aborted_run_leaves_no_trace_in_the_next(pipe):
+    method = "taylorseer-lite:interval=3@stack"
+    with c4d.cached(pipe, method):
+        fresh = denoise(pipe)
+    with c4d.cached(pipe, method) as session:
+        denoise(pipe, stop=4)
+        again = denoise(pipe)
+        fewer = denoise(pipe, 4)
+    assert torch.equal(fresh, again)
+    with c4d.cached(pipe, method):
+        assert torch.equal(fewer, denoise(pipe, 4))
+    assert session.report().runs == 3
+
+
+def test_unnamed_calls_are_told_apart_by_their_place_in_the_step(pipe):
+    """HunyuanVideo-I2V, FLUX Kontext and others never name their branches."""
+    if pipe.name == "ddim":
+        pytest.skip("a scheduler without step_index cannot tell the calls of one step apart; they must be named")
+    with c4d.cached(pipe, "fora:interval=2") as session:
+        denoise(pipe, branches=(None, None))
+    assert set(session.report().timelines) == {"0", "1"}
+    assert steps_of(session, "0") == steps_of(session, "1") == expected(PASSES.get(pipe.name, 6))
+
+
+def test_equal_names_in_one_step_are_two_branches(pipe):
+    if pipe.name == "ddim":
+        pytest.skip("a scheduler without step_index cannot tell the calls of one step apart; they must be named")
+    with c4d.cached(pipe, "fora:interval=2") as session:
+        denoise(pipe, branches=("cond", "cond"))
+    assert set(session.report().timelines) == {"cond", "cond#1"}
+
+
+def simple(name="euler"):
+    return SimpleNamespace(transformer=CASE.build(), scheduler=schedulers()[name])
+
+
+def test_a_skipped_branch_does_not_shift_the_other():
+    pipe = simple()
+    pipe.scheduler.set_timesteps(6)
+    x = rand(*CASE.latents)
+    with c4d.cached(pipe, "fora:interval=3") as session:
+        for i, t in enumerate(pipe.scheduler.timesteps):
+            for name in ("cond", "uncond") if i != 2 else ("cond",):
+                with pipe.transformer.cache_context(name):
+                    out = CASE.run(pipe.transformer, x, float(t))
+            x = pipe.scheduler.step(out, t, x, return_dict=False)[0]
+    assert session.report().timelines == {"cond": "CrrCrr", "uncond": "CrCrr"}
+    assert [i for i, _ in steps_of(session, "uncond")] == [0, 1, 3, 4, 5]
+
+
+@pytest.mark.parametrize("change", ["size", "batch", "text", "dtype"])
+def test_another_shape_within_a_run_begins_anew(change):
+    model, x = CASE.build(), rand(*CASE.latents)
+    inputs = CASE.inputs()
+    with c4d.cached(model, "taylorseer-lite:interval=9@stack") as session:
+        session.begin([900.0] * 6)
+        call = lambda x, **kw: model(hidden_states=x, timestep=torch.full((x.shape[0],), 900.0), **{**inputs, **kw})  # noqa: E731
+        call(x), call(x)
+        if change == "size":
+            call(rand(1, 4, 2, 8, 16))
+        elif change == "batch":
+            call(rand(2, 4, 2, 16, 16), encoder_hidden_states=rand(2, 12, 16))
+        elif change == "text":
+            call(x, encoder_hidden_states=rand(1, 7, 16))
+        else:
+            model.to(torch.float64)
+            call(x.double(), encoder_hidden_states=inputs["encoder_hidden_states"].double())
+    assert session.report().timelines == {"0": "CrC"}
+
+
+def test_a_bare_transformer_needs_a_run():
+    model, x = CASE.build(), rand(*CASE.latents)
+    with c4d.cached(model, "fora:interval=2") as session:
+        with pytest.raises(RunError, match=r"no run to be found.*session\.begin"):
+            CASE.run(model, x, 1.0)
+        session.begin([2.0, 1.0])
+        CASE.run(model, x, 2.0), CASE.run(model, x, 1.0)
+        with pytest.raises(RunError, match="pass 3 of branch '0' in a run of 2 steps"):
+            CASE.run(model, x, 0.0)
+        session.begin(torch.tensor([2.0, 1.0]))
+        CASE.run(model, x, 2.0)
+        with pytest.raises(ValueError, match="at least one timestep"):
+            session.begin([])
+    assert session.report().runs == 2
+
+
+def test_a_scheduler_without_timesteps_is_an_error():
+    pipe = SimpleNamespace(transformer=CASE.build(), scheduler=SimpleNamespace(timesteps=None))
+    with c4d.cached(pipe, "fora:interval=2"), pytest.raises(RunError, match="set_timesteps"):
+        CASE.run(pipe.transformer, rand(*CASE.latents), 1.0)
+
+
+def test_a_bare_transformer_with_its_scheduler():
+    pipe = simple("unipc")
+    with c4d.cached(pipe.transformer, "fora:interval=2", scheduler=pipe.scheduler) as session:
+        denoise(pipe)
+    assert steps_of(session) == expected(6)
+
+
+def test_a_forward_that_raises_leaves_nothing_behind():
+    model, x = CASE.build(), rand(*CASE.latents)
+    with c4d.cached(model, "taylorseer-lite:interval=9@stack") as session:
+        session.begin([900.0] * 5)
+        CASE.run(model, x, 900.0)
+        handle = model.proj_out.register_forward_hook(lambda *_: (_ for _ in ()).throw(KeyError("broken")))
+        with pytest.raises(KeyError):
+            CASE.run(model, x, 900.0)
+        handle.remove()
+        CASE.run(model, x, 900.0)
+    assert session.report().timelines == {"0": "CC"} and session.current is None
+
+
+def test_a_second_thread_in_one_transformer_is_an_error():
+    model, x, errors = CASE.build(), rand(*CASE.latents), []
+
+    def intrude(*_):
+        def other():
+            try:
+                CASE.run(model, x, 900.0)
+            except RuntimeError as error:
+                errors.append(str(error))
+
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+
+    with c4d.cached(model, "fora:interval=2") as session:
+        session.begin([900.0] * 3)
+        model.patch_embedding.register_forward_hook(intrude)
+        CASE.run(model, x, 900.0)
+    assert len(errors) == 1 and "another thread" in errors[0]
+    assert session.report().timelines == {"0": "C"}
+
+
+def test_two_sessions_on_one_transformer_are_an_error():
+    model = CASE.build()
+    with c4d.cached(model, "fora:interval=2"), pytest.raises(RuntimeError, match="already in a session"):
+        c4d.cached(model, "fora:interval=3").__enter__()
+    with c4d.cached(model, "fora:interval=3"):
+        pass
+
+
+def test_memory_is_dropped_after_the_last_step_and_reported():
+    model = CASE.build()
+    with c4d.cached(model, "taylorseer:interval=2,order=1") as session:
+        held = []
+        handle = model.register_forward_hook(lambda *_: held.append(session.bytes()))
+        CASE.loop(model, 4, session.begin)
+        handle.remove()
+        assert session.bytes() == 0
+    tokens, dim, modules, branches, entries = 128, 24, 12, 2, 2
+    assert session.report().peak_bytes == max(held) == tokens * dim * 4 * modules * branches * entries
+
+
+def test_histories_in_another_dtype_or_on_the_host():
+    model = CASE.build()
+    reports = {}
+    for name, kw in {"fp32": {}, "bf16": dict(history_dtype=torch.bfloat16), "host": dict(history_on="host")}.items():
+        with c4d.cached(model, "taylorseer:interval=2", **kw) as session:
+            out = CASE.loop(model, 4, session.begin)[-1]
+        reports[name] = (session.report().peak_bytes, out)
+    assert reports["bf16"][0] * 2 == reports["fp32"][0] == reports["host"][0]
+    assert torch.equal(reports["fp32"][1], reports["host"][1])
+    assert 0 < (reports["bf16"][1] - reports["fp32"][1]).norm() < 1e-2 * reports["fp32"][1].norm()
+
+
+def test_a_non_finite_measurement_computes_and_is_counted():
+    model, x = CASE.build(), rand(*CASE.latents)
+    with c4d.cached(model, "first-block:threshold=1e9,last=0") as session:
+        session.begin([900.0] * 5)
+        for value in (x, x, x * float("nan"), x, x):
+            CASE.run(model, value, 900.0)
+    report = session.report()
+    assert report.timelines == {"0": "CrCCr"} and report.nonfinite == 2 and "non-finite" in str(report)
