@@ -65,6 +65,8 @@ class Forward:
         self._session: Session | None = session
         self._module, self._around = module, around
         self.before = module.__dict__.get("forward")
+        while isinstance(self.before, Forward) and self.before._session is None:
+            self.before = self.before.before  # left by a session that others had wrapped when it ended
         module.forward = self
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -77,9 +79,26 @@ class Forward:
             return self.before(*args, **kwargs)
         return type(self._module).forward(self._module, *args, **kwargs)
 
+    @property
+    def outermost(self) -> bool:
+        return self._module.__dict__.get("forward") is self
+
+    def renewed(self) -> Forward:
+        """One that is outermost again; this one becomes a pass-through.
+
+        What others unwrapped down to an earlier pass-through of ours wakes up; what they wrapped gets wrapped.
+        """
+        session, self._session = self._session, None
+        assert session is not None
+        present = self._module.__dict__.get("forward")
+        if isinstance(present, Forward):
+            present._session = session
+            return present
+        return Forward(session, self._module, self._around)
+
     def remove(self) -> None:
         self._session = None  # whoever wrapped this forward meanwhile keeps a plain pass-through
-        if self._module.__dict__.get("forward") is not self:
+        if not self.outermost:
             return
         if self.before is None:
             del self._module.__dict__["forward"]
@@ -155,6 +174,21 @@ class Attachment:
             if held is not None:
                 held.remove()
             self._forwards[path] = Forward(self._session, module, around)
+
+    def take_hold(self) -> None:
+        """After a pass: back in front of forwards that an offload hook, coming or going, has exchanged.
+
+        Not before a pass: the call under way has looked its forward up already, and that one must stay awake.
+        """
+        for path, forward in self._forwards.items():
+            if not forward.outermost:
+                self._forwards[path] = forward.renewed()
+
+    def wake(self) -> None:
+        """Before a pass: forwards of ours that others have unwrapped are at work again."""
+        for path, forward in self._forwards.items():
+            if not forward.outermost and isinstance(forward._module.__dict__.get("forward"), Forward):
+                self._forwards[path] = forward.renewed()
 
     def taken(self) -> bool:
         """True if a session is at work on this transformer."""

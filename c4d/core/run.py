@@ -82,7 +82,7 @@ class Pass:
         self.actions: list[Action | None] = [None] * len(rules)
         self.whole = rules[0] if rules[0].whole else None
         self.base: Tensor | None = None  # the hidden state that the stack's feature is relative to
-        self.entered = self.exited = False
+        self.entered = self.exited = self.answered = False
         self.blocks = self.modules = self.modules_reused = 0
         self.bridge: Bridge | None = None
         self.started = time.perf_counter()
@@ -207,6 +207,7 @@ class Pass:
         index = next(i for i, rule in enumerate(self.rules) if kind in rule.at)
         rule, key = self.rules[index], f"{kind}:{path}" if kind != OUTPUT else OUTPUT
         history = self.branch.histories.get(key)
+        self.answered = self.answered or kind == OUTPUT
         self.modules += kind != OUTPUT
         if self.actions[index] is REUSE and history is not None:
             self.modules_reused += kind != OUTPUT

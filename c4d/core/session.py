@@ -142,6 +142,7 @@ class Session:
         if tick.new_run or self._run is None:
             self._open_run()
         self._refuse_compiled(attachment)
+        attachment.wake()
         assert self._run is not None
         rules = self.method.rules
         branch = self._run.branches.setdefault((tick.branch, expert), Branch([rule.policy.init() for rule in rules]))
@@ -182,6 +183,7 @@ class Session:
         if current is None or self._owner != threading.get_ident():
             return
         self.current = self._owner = None
+        self._attachments[current.step.expert].take_hold()
         if current.bridge is not None:
             current.bridge.undo()
         if output is None:
@@ -210,6 +212,8 @@ class Session:
 
     def _check(self, current: Pass) -> None:
         skipped = current.action is Action.REUSE
+        if skipped and OUTPUT in self.method.rules[0].at and not current.answered:
+            raise RuntimeError(f"{current.spec.transformer}: its forward was exchanged during the pass; run it again")
         if current.action is None or (not skipped and not (current.exited and current.entered)):
             raise RuntimeError(
                 f"{current.spec.transformer}: the forward did not pass through {current.spec.stacks[0].path!r} and "

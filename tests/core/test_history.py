@@ -72,7 +72,7 @@ def test_clear():
 
 
 def test_nonsense():
-    with pytest.raises(ValueError, match="'disk'.*device, host"):
+    with pytest.raises(ValueError, match=r"'disk'.*device, host"):
         Storage(place="disk")
     with pytest.raises(ValueError, match="int8"):
         Storage(torch.int8)

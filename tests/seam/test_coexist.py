@@ -204,7 +204,8 @@ class Lane:
         monkeypatch.setattr(go.ModuleGroup, "onload_", onload)
         monkeypatch.setattr(go.ModuleGroup, "offload_", offload)
         config = go.GroupOffloadingConfig(
-            onload_device=torch.device("cpu"), offload_device=torch.device("meta"), offload_type=go.GroupOffloadingType(level),
+            onload_device=torch.device("cpu"), offload_device=torch.device("meta"),
+            offload_type=go.GroupOffloadingType(level),
             non_blocking=True, record_stream=False, low_cpu_mem_usage=False, num_blocks_per_group=1,
             stream=FakeStreams.Stream(),
         )  # fmt: skip
@@ -246,7 +247,7 @@ def test_a_streamed_offload_prefetches_no_block_that_is_skipped(monkeypatch, kin
 
 # -- compilation
 
-COMPILE = dict(backend="aot_eager", fullgraph=True)
+COMPILE = {"backend": "aot_eager", "fullgraph": True}
 
 
 def graphs(call):

@@ -80,7 +80,9 @@ def test_detaching_leaves_the_model_as_it_was(case, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_blocks_entered_are_those_of_computed_steps(case, kind):
     model, entered = case.build(), []
-    stacks = [s for s in ("blocks", "vace_blocks", "transformer_blocks", "single_transformer_blocks") if hasattr(model, s)]
+    stacks = [
+        s for s in ("blocks", "vace_blocks", "transformer_blocks", "single_transformer_blocks") if hasattr(model, s)
+    ]
     first = getattr(model, stacks[0])[0]
     for name in stacks:
         for block in getattr(model, name):

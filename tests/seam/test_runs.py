@@ -27,7 +27,7 @@ def schedulers():
         UniPCMultistepScheduler,
     )
 
-    flow = dict(prediction_type="flow_prediction", use_flow_sigmas=True)
+    flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
     return {
         "unipc": UniPCMultistepScheduler(**flow),
         "euler": FlowMatchEulerDiscreteScheduler(),
@@ -274,7 +274,7 @@ def test_memory_is_dropped_after_the_last_step_and_reported():
 def test_histories_in_another_dtype_or_on_the_host():
     model = CASE.build()
     reports = {}
-    for name, kw in {"fp32": {}, "bf16": dict(history_dtype=torch.bfloat16), "host": dict(history_on="host")}.items():
+    for name, kw in {"fp32": {}, "bf16": {"history_dtype": torch.bfloat16}, "host": {"history_on": "host"}}.items():
         with c4d.cached(model, "taylorseer:interval=2", **kw) as session:
             out = CASE.loop(model, 4, session.begin)[-1]
         reports[name] = (session.report().peak_bytes, out)
