@@ -10,24 +10,20 @@ Exits with status 1 when a threshold is broken.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from bench.stamp import ROOT, stamp
 from c4d.eval import Adherence, adherence, caption, contact_sheet, evaluation_set, generate, psnr, render
 
-ROOT = Path(__file__).resolve().parent.parent
 THRESHOLDS = (("colour", 0.97), ("shape", 0.9), ("motion", 0.97), ("background", 0.97))
 SETS = (("seen", "seen in training"), ("held_out", "held out"))
 SHEET_CLIPS = 5  # of each set
@@ -128,10 +124,6 @@ def measure(options: argparse.Namespace) -> tuple[list[Row], list[Tensor], list[
 def report(
     options: argparse.Namespace, table: Sequence[str], agreement: Sequence[str], broken: Sequence[str], command: str
 ) -> str:
-    import diffusers
-    import transformers
-
-    versions = f"torch {torch.__version__}, diffusers {diffusers.__version__}, transformers {transformers.__version__}"
     kept = ", ".join(f"{field} >= {least}" for field, least in THRESHOLDS)
     verdict = "kept by every generated row" if not broken else "broken: " + "; ".join(broken)
     seeds = ", ".join(f"{title} from {evaluation_set(name, 1, seed=options.seed)[1][0]}" for name, title in SETS)
@@ -148,11 +140,7 @@ def report(
         f"- Contact sheet: {options.name}.png, the two lengths side by side.",
         "- The seconds are wall time of batches of 24 on a shared machine: an order of magnitude, not a benchmark.",
         "",
-        f"- Command: `{command}`",
-        f"- Machine: {_processor()}, {os.cpu_count()} cores, {options.threads} thread(s), {platform.system()}",
-        f"- Versions: Python {platform.python_version()}, {versions}",
-        f"- Commit: {_commit()}",
-        f"- Date: {date.today().isoformat()}",
+        *stamp(command, options.threads),
     ]
     return "\n".join(lines) + "\n"
 
@@ -161,29 +149,6 @@ def _sheet_part(clips: Any) -> Any:
     """A few clips of a sequence of clips or attributes, at a stride that is out of step with their order."""
     stride = max(1, len(clips) // SHEET_CLIPS - 2)
     return clips[::stride][:SHEET_CLIPS]
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
-def _commit() -> str:
-    head = _git("rev-parse", "HEAD")
-    if head is None:
-        return "none yet (no commit in this checkout)"
-    return head + (", with uncommitted changes" if _git("status", "--porcelain") else "")
-
-
-def _git(*arguments: str) -> str | None:
-    # Without optional locks a reading command writes nothing, not even the index.
-    command = ["git", "--no-optional-locks", *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else None
 
 
 if __name__ == "__main__":

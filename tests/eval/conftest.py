@@ -12,10 +12,6 @@ from torch import Tensor
 from c4d.eval import COMBINATIONS, as_tensor, render
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "slow: takes tens of seconds; runs in the normal suite")
-
-
 @pytest.fixture(scope="session")
 def combinations() -> Tensor:
     """All 216 combinations of attributes, int64 [216, 4]."""
