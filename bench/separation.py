@@ -1,4 +1,4 @@
-"""Does the embedded model tell caching methods apart? Taylor order 1 against order 0, early full steps against late ones.
+"""Does the embedded model tell methods apart? Taylor order 1 against order 0, early full steps against late ones.
 
     python -m bench.separation [--clips 48] [--steps 50] [--length 16] [--threads 1]
 
@@ -80,9 +80,9 @@ def main() -> int:
     lines = [
         "# Does wan-tiny separate methods?",
         "",
-        "The hidden state after the blocks, held (order 0) or forecast by TaylorSeer's formula (order 1); UniPC, guidance "
-        f"{GUIDANCE}; PSNR in dB to the uncached clip, mean / worst of {options.clips} paired clips, half of them of "
-        "combinations never seen in training.",
+        "The hidden state after the blocks, held (order 0) or forecast by TaylorSeer's formula (order 1); UniPC, "
+        f"guidance {GUIDANCE}; PSNR in dB to the uncached clip, mean / worst of {options.clips} paired clips, half of "
+        "them of combinations never seen in training.",
         "",
         "| computed steps | of them | order 0 | order 1 | order 1 better on |",
         "|---|---|---|---|---|",

@@ -1,129 +1,19 @@
-"""How a session reaches one transformer, and how it leaves it exactly as it was.
-
-Everything hung on the model is inert without its session: a copied or saved model is a plain model.
-"""
+"""How a session reaches one transformer, and how it leaves it exactly as it was."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from c4d.core.hooks import CacheContext, Forward, Hook
 from c4d.core.offload import offload_hooks
 from c4d.core.stack import BlockStack
 from c4d.core.types import OUTPUT, CacheMethod, ModelSpec, OutputOf, Probe
 
 if TYPE_CHECKING:
     from c4d.core.session import Session
-
-
-class Hook:
-    """A module hook: calls a method of the session with ``data``, or does nothing once the session is gone."""
-
-    def __init__(self, session: Session, call: Callable[..., Any], *data: Any) -> None:
-        self._session: Session | None = session
-        self._name, self._data = call.__name__, data
-
-    def __call__(self, module: nn.Module, *args: Any) -> Any:
-        return None if self._session is None else getattr(self._session, self._name)(*self._data, *args)
-
-
-class CacheContext:
-    """``transformer.cache_context`` for the time of a session: notes the name of the branch, then does as always."""
-
-    def __init__(self, session: Session, transformer: nn.Module) -> None:
-        self._session: Session | None = session
-        self._transformer = transformer
-
-    @contextmanager
-    def __call__(self, name: str, *args: Any, **kwargs: Any) -> Iterator[None]:
-        original = getattr(type(self._transformer), "cache_context", None)
-        outer = self._session.name if self._session else None
-        if self._session:
-            self._session.name = name
-        try:
-            if original is None:
-                yield
-            else:
-                with original(self._transformer, name, *args, **kwargs):
-                    yield
-        finally:
-            if self._session:
-                self._session.name = outer
-
-
-class Forward:
-    """A module's ``forward`` for the time of a session, around whatever forward the module had.
-
-    ``before`` is the instance attribute that was there (accelerate and diffusers set one), None if it was the class's.
-    """
-
-    def __init__(self, session: Session, module: nn.Module, around: Callable[..., Any]) -> None:
-        self._session: Session | None = session
-        self._module, self._around = module, around
-        self.before = module.__dict__.get("forward")
-        while isinstance(self.before, Forward) and self.before._session is None:
-            self.before = self.before.before  # left by a session that others had wrapped when it ended
-        module.forward = self
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self._session is None or self._session.current is None:
-            return self.original(*args, **kwargs)
-        return self._around(self._session.current, self.original, args, kwargs)
-
-    def original(self, *args: Any, **kwargs: Any) -> Any:
-        if self.before is not None:
-            return self.before(*args, **kwargs)
-        return type(self._module).forward(self._module, *args, **kwargs)
-
-    @property
-    def outermost(self) -> bool:
-        return self._module.__dict__.get("forward") is self
-
-    def renewed(self) -> Forward:
-        """One that is outermost again; this one becomes a pass-through.
-
-        What others unwrapped down to an earlier pass-through of ours wakes up; what they wrapped gets wrapped.
-        """
-        session, self._session = self._session, None
-        assert session is not None
-        present = self._module.__dict__.get("forward")
-        if isinstance(present, Forward):
-            present._session = session
-            return present
-        return Forward(session, self._module, self._around)
-
-    def remove(self) -> None:
-        self._session = None  # whoever wrapped this forward meanwhile keeps a plain pass-through
-        if not self.outermost:
-            return
-        if self.before is None:
-            del self._module.__dict__["forward"]
-        else:
-            self._module.forward = self.before
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        plain = object.__new__(Forward)
-        memo[id(self)] = plain
-        plain._session, plain._around = None, _pass_through
-        plain._module, plain.before = copy.deepcopy(self._module, memo), copy.deepcopy(self.before, memo)
-        return plain
-
-    def __reduce__(self) -> Any:
-        return _plain_forward, (self._module, self.before)
-
-
-def _pass_through(current: Any, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return original(*args, **kwargs)
-
-
-def _plain_forward(module: nn.Module, before: Any) -> Forward:
-    plain = object.__new__(Forward)
-    plain._session, plain._module, plain._around, plain.before = None, module, _pass_through, before
-    return plain
 
 
 class Attachment:

@@ -220,7 +220,9 @@ class Session:
                 f"{current.spec.exit!r}; its spec does not describe this model"
             )
         if skipped and not current.exited and OUTPUT not in self.method.rules[0].at:
-            raise RuntimeError(f"{current.spec.transformer}: a reused pass did not reach {current.spec.exit!r}")
+            raise RuntimeError(
+                f"{current.spec.transformer}: a reused pass did not reach {current.spec.exit!r}; its spec is wrong"
+            )
 
     def _refuse_compiled(self, attachment: Attachment) -> None:
         name = type(attachment.transformer).__name__

@@ -1,0 +1,234 @@
+"""Real pipelines, unmodified: the pipeline classes of diffusers around tiny random transformers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from PIL import Image
+
+import c4d
+from tests.tiny import WAN, hold_methods, rand
+
+torch.set_grad_enabled(False)
+
+
+def wan_parts():
+    """VAE, scheduler, text encoder and tokenizer: those of the embedded model."""
+    from importlib.resources import files
+
+    from diffusers import WanPipeline
+
+    pipe = WanPipeline.from_pretrained(files("c4d") / "assets/wan_tiny")
+    parts = {k: v for k, v in pipe.components.items() if k in ("vae", "scheduler", "text_encoder", "tokenizer")}
+    return parts, {**WAN, "in_channels": 8, "out_channels": 8, "text_dim": 64}
+
+
+def transformer(seed=0, kind="WanTransformer3DModel", **config):
+    import diffusers
+
+    torch.manual_seed(seed)
+    return getattr(diffusers, kind)(**config).eval()
+
+
+def text_to_video():
+    from diffusers import WanPipeline
+
+    parts, config = wan_parts()
+    return WanPipeline(**parts, transformer=transformer(**config)), {}
+
+
+def two_experts():
+    from diffusers import WanPipeline
+
+    parts, config = wan_parts()
+    pipe = WanPipeline(
+        **parts, transformer=transformer(**config), transformer_2=transformer(1, **config), boundary_ratio=0.875
+    )
+    return pipe, {"guidance_scale_2": 3.0}
+
+
+def low_noise_expert_alone():
+    from diffusers import WanPipeline
+
+    parts, config = wan_parts()
+    return WanPipeline(**parts, transformer=None, transformer_2=transformer(**config), boundary_ratio=1.5), {}
+
+
+def image_to_video():
+    from diffusers import WanImageToVideoPipeline
+
+    parts, config = wan_parts()
+    pipe = WanImageToVideoPipeline(
+        **parts, transformer=transformer(**{**config, "in_channels": 8 + 8 + 4}), image_encoder=None,
+        image_processor=None, boundary_ratio=1.5, transformer_2=transformer(1, **{**config, "in_channels": 20}),
+    )  # fmt: skip
+    return pipe, {"image": Image.new("RGB", (32, 32), (200, 30, 30))}
+
+
+def text_and_image_to_video():
+    from diffusers import WanImageToVideoPipeline
+
+    parts, config = wan_parts()
+    pipe = WanImageToVideoPipeline(
+        **parts, transformer=transformer(**config), image_encoder=None, image_processor=None, expand_timesteps=True
+    )
+    return pipe, {"image": Image.new("RGB", (32, 32), (200, 30, 30))}
+
+
+def vace():
+    from diffusers import WanVACEPipeline
+
+    parts, config = wan_parts()
+    # reference latents (2 x 8) and the mask folded by the VAE's spatial factor (4 x 4)
+    config = {**config, "vace_layers": [0, 2], "vace_in_channels": 2 * 8 + 16}
+    return WanVACEPipeline(**parts, transformer=transformer(kind="WanVACETransformer3DModel", **config)), {}
+
+
+PIPELINES = {f.__name__: f for f in (
+    text_to_video, two_experts, low_noise_expert_alone, image_to_video, text_and_image_to_video, vace,
+)}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=PIPELINES)
+def pipe_and_extra(request):
+    pipe, extra = PIPELINES[request.param]()
+    pipe.set_progress_bar_config(disable=True)
+    return request.param, pipe, extra
+
+
+def run(pipe, extra, steps=6, prompt="a red circle"):
+    return pipe(
+        prompt=prompt, height=32, width=32, num_frames=5, num_inference_steps=steps, guidance_scale=3.0,
+        output_type="latent", max_sequence_length=512 if "image" in extra else 8,
+        generator=torch.Generator().manual_seed(3), **extra,
+    ).frames  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", hold_methods("wan-t2v"))
+def test_a_pipeline_end_to_end(pipe_and_extra, kind):
+    """Reused as traced, the second prompt like a first one, bit-exact before and after."""
+    name, pipe, extra = pipe_and_extra
+    method = hold_methods("wan-t2v")[kind]
+    plain = run(pipe, extra)
+    with c4d.cached(pipe, method) as session:
+        run(pipe, extra, prompt="a blue square")
+        cached = run(pipe, extra)
+        report = session.report()
+    with c4d.cached(pipe, method):
+        fresh = run(pipe, extra)
+    assert torch.equal(cached, fresh) and not torch.equal(cached, plain)
+    assert torch.equal(run(pipe, extra), plain)
+    assert report.runs == 2 and set(report.timelines) == {"cond", "uncond"} and report.reused > 0
+    for line in report.timelines.values():
+        assert len(line.replace("|", "")) == 6 and all(part.startswith("C") for part in line.split("|"))
+    assert ("|" in report.timelines["cond"]) == (name == "two_experts")
+
+
+def test_steps_of_two_experts_are_counted_over_the_whole_run():
+    pipe, extra = two_experts()
+    pipe.set_progress_bar_config(disable=True)
+    with c4d.cached(pipe, "fora:interval=3") as session:
+        run(pipe, extra, steps=8)
+    cond = [e.step for e in session.trace if e.step.branch == "cond"]
+    assert [(s.index, s.total) for s in cond] == [(i, 8) for i in range(8)]
+    assert sorted(s.expert for s in cond) == [s.expert for s in cond] and {s.expert for s in cond} == {0, 1}
+    first_of_second = next(e for e in session.trace if e.step.expert == 1)
+    assert first_of_second.computed
+
+
+def test_hunyuan_video_pipeline_with_unnamed_and_named_branches():
+    """The pipeline itself, with embeddings given; its text encoders are far too large to build here."""
+    from diffusers import AutoencoderKLHunyuanVideo, FlowMatchEulerDiscreteScheduler, HunyuanVideoPipeline
+
+    from tests.tiny import HUNYUAN
+
+    torch.manual_seed(0)
+    vae = AutoencoderKLHunyuanVideo(
+        in_channels=3, out_channels=3, latent_channels=4, block_out_channels=(8, 8, 8, 8), layers_per_block=1,
+        down_block_types=("HunyuanVideoDownBlock3D",) * 4, up_block_types=("HunyuanVideoUpBlock3D",) * 4,
+        norm_num_groups=4, spatial_compression_ratio=8, temporal_compression_ratio=4, mid_block_add_attention=True,
+    )  # fmt: skip
+    pipe = HunyuanVideoPipeline(
+        text_encoder=None, tokenizer=None, text_encoder_2=None, tokenizer_2=None, vae=vae,
+        transformer=transformer(kind="HunyuanVideoTransformer3DModel", **HUNYUAN),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=7.0),
+    )  # fmt: skip
+    pipe.set_progress_bar_config(disable=True)
+
+    def generate():
+        return pipe(
+            prompt_embeds=rand(1, 12, 16, seed=1), pooled_prompt_embeds=rand(1, 8, seed=2),
+            prompt_attention_mask=torch.ones(1, 12), height=32, width=32, num_frames=5, num_inference_steps=6,
+            generator=torch.Generator().manual_seed(3), output_type="latent",
+        ).frames  # fmt: skip
+
+    plain = generate()
+    for kind, method in hold_methods("hunyuan-t2v").items():
+        with c4d.cached(pipe, method) as session:
+            generate()
+            assert not torch.equal(generate(), plain), kind
+        assert set(session.report().timelines) == {"cond"} and session.report().reused > 0
+    assert torch.equal(generate(), plain)
+
+
+def test_an_unsupported_transformer_is_refused_with_the_known_ones():
+    from diffusers import DiTTransformer2DModel
+
+    model = DiTTransformer2DModel(num_layers=1, num_attention_heads=1, attention_head_dim=8, sample_size=4)
+    with pytest.raises(TypeError, match=r"DiTTransformer2DModel; it supports WanTransformer3DModel.*adding_a_model"):
+        c4d.cached(model, "fora:interval=2")
+
+
+def test_a_pipeline_without_a_transformer_is_refused():
+    class Pipe:
+        unet = scheduler = None
+
+    with pytest.raises(TypeError, match="Pipe has no transformer"):
+        c4d.cached(Pipe(), "fora:interval=2")
+
+
+def test_a_method_that_fits_nothing_is_refused():
+    _, config = wan_parts()
+    model = transformer(**config)
+    with pytest.raises(ValueError, match="caches at total, but WanTransformer3DModel offers stack, output, attn"):
+        c4d.cached(model, "fora:interval=2@total")
+    with pytest.raises(ValueError, match="measures modulated_input, but WanTransformer3DModel offers time_embedding"):
+        c4d.cached(model, "teacache:threshold=0.15,fit=hunyuanvideo-t2v")
+    with pytest.raises(ValueError, match="unknown backend 'tpu': known are auto, cuda, cpu"):
+        c4d.cached(model, "fora:interval=2", backend="tpu")
+
+
+def test_a_spec_of_one_s_own():
+    """docs/adding_a_model.md, in short."""
+    from torch import nn
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.mlp = nn.Linear(8, 8)
+
+        def forward(self, hidden_states, scale):
+            return hidden_states + scale * self.mlp(hidden_states)
+
+    class Mine(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers, self.final = nn.ModuleList(Block() for _ in range(3)), nn.LayerNorm(8)
+
+        def forward(self, hidden_states, timestep):
+            for block in self.layers:
+                hidden_states = block(hidden_states, scale=timestep)
+            return self.final(hidden_states)
+
+    stack = c4d.Stack("layers", sites={"mlp": (c4d.Site("mlp"),)})
+    spec = c4d.ModelSpec("Mine", stacks=(stack,), exit="final")
+    model, x = Mine(), rand(2, 5, 8)
+    for method in ("fora:interval=2", "taylorseer-lite:interval=2", "first-block:threshold=1e9,last=0"):
+        with c4d.cached(model, method, spec=spec) as session:
+            session.begin([1.0, 1.0])
+            a, b = model(x, torch.tensor(1.0)), model(x, torch.tensor(1.0))
+        assert session.report().timelines == {"0": "Cr"} and torch.allclose(a, b, atol=1e-6)
+    wrong = c4d.ModelSpec("Mine", stacks=(stack,), exit="layers.0.mlp")
+    with c4d.cached(model, "schedule:computed=0", spec=wrong) as session, pytest.raises(RuntimeError, match="spec"):
+        session.begin([1.0, 1.0])
+        model(x, torch.tensor(1.0)), model(x, torch.tensor(1.0))

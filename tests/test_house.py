@@ -1,0 +1,126 @@
+"""The rules of the house: who may import whom, where hardware may be named, and how long a file may be."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FILES = sorted((ROOT / "c4d").rglob("*.py")) + sorted((ROOT / "launch").rglob("*.py"))
+STANDARD = set(sys.stdlib_module_names)
+
+# Package -> what its files may import at module level, besides the standard library and themselves.
+ANYWHERE = {
+    "core": {"torch"},
+    "models": {"torch", "c4d.core"},
+    "backends": {"torch", "c4d.core"},
+    "eval": {"torch", "numpy", "PIL"},
+}
+# The same for imports inside functions, which only run when asked for.
+INSIDE = {"core": set(), "models": {"diffusers"}, "backends": {"triton", "importlib"}, "eval": set()}
+
+
+def package(path):
+    parts = path.relative_to(ROOT).parts
+    return parts[1] if parts[0] == "c4d" and len(parts) > 2 else ""
+
+
+def imports(tree):
+    """(module, True if at module level outside TYPE_CHECKING) of every import."""
+    typing_only = {
+        id(n)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
+        for n in ast.walk(node)
+    }
+    inside = {
+        id(n)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        for n in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((a.name, id(node) not in inside | typing_only) for a in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield node.module, id(node) not in inside | typing_only
+
+
+def allowed(module, names):
+    return any(module == name or module.startswith(name + ".") for name in names)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports(path):
+    here = package(path)
+    if here not in ANYWHERE:
+        return
+    for module, top in imports(ast.parse(path.read_text())):
+        if module.split(".")[0] in STANDARD or allowed(module, {f"c4d.{here}", *ANYWHERE[here]}):
+            continue
+        assert not top and allowed(module, INSIDE[here]), f"{path.name} imports {module}"
+
+
+def test_methods_see_only_types_policies_and_forecasters():
+    for path in (ROOT / "c4d/core/methods").glob("*.py"):
+        for module, _ in imports(ast.parse(path.read_text())):
+            house = {"c4d.core.types", "c4d.core.policy", "c4d.core.forecast", "c4d.core.methods"}
+            assert module.split(".")[0] in STANDARD or allowed(module, house), f"{path.name} imports {module}"
+
+
+def test_a_backend_never_imports_another():
+    for path in (ROOT / "c4d/backends").rglob("*.py"):
+        own = ".".join(path.relative_to(ROOT).parent.parts)
+        for module, _ in imports(ast.parse(path.read_text())):
+            if module.startswith("c4d.backends."):
+                shared = {"c4d.backends.base", "c4d.backends.reference", own}
+                assert allowed(module, shared), f"{path} imports {module}"
+
+
+HARDWARE = re.compile(r"\b(cuda|npu|torch_npu|hccl|nccl|is_npu|is_cuda)\b", re.IGNORECASE)
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if package(p) != "backends"], ids=lambda p: str(p.relative_to(ROOT)))
+def test_hardware_is_named_in_backends_alone(path):
+    assert not HARDWARE.findall(path.read_text())
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_file_fits_in_a_head(path):
+    assert len(path.read_text().splitlines()) <= 260
+
+
+def test_no_module_global_state_in_the_core():
+    """Module level holds constants, functions and classes; nothing is rebound from inside a function."""
+    for path in (ROOT / "c4d").rglob("*.py"):
+        assert not [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Global)], path
+
+
+def test_the_core_stands_alone():
+    """In a process of its own, with every library but torch blocked."""
+    code = """
+import sys
+for name in ("torch_npu", "triton", "xfuser", "yunchang", "diffusers", "transformers", "accelerate", "PIL", "imageio"):
+    sys.modules[name] = None
+import c4d.core.session, c4d.core.grammar, c4d.core.methods, c4d.models, c4d.backends.reference, c4d
+assert not any(m.startswith(("c4d.pipelines", "c4d.cli", "c4d.backends.cuda")) for m in sys.modules)
+assert c4d.core.grammar.parse("fora:interval=3").name
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_every_page_the_messages_point_to_exists():
+    texts = [p.read_text() for p in FILES] + [(ROOT / "README.md").read_text()]
+    for page in {m for text in texts for m in re.findall(r"docs/[\w./-]+\.md", text)}:
+        assert (ROOT / page).is_file(), page
+
+
+def test_the_checkout_stays_small():
+    asset = sum(p.stat().st_size for p in (ROOT / "c4d/assets/wan_tiny").rglob("*") if p.is_file())
+    assert asset <= 15e6
