@@ -1,0 +1,97 @@
+"""What this installation has, as text: ``c4d methods``, ``c4d models`` and ``c4d doctor``."""
+
+from __future__ import annotations
+
+import inspect
+import platform
+import re
+import textwrap
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from c4d.backends import BACKENDS, load, select
+from c4d.core.forecast import FORECASTERS
+from c4d.core.grammar import describe
+from c4d.core.methods import METHODS
+from c4d.models import SPECS
+from c4d.pipelines import EMBEDDED
+
+WIDTH = 100
+
+
+def methods_text() -> str:
+    sites = list(dict.fromkeys(kind for spec in SPECS.values() for kind in spec.kinds()))
+    parts = [
+        "A method is written name:key=value,...[+forecaster:key=value,...][@site,...]",
+        "key=… must be given, key=value has that default, [key=…] may be given. Several numbers in one value: 0/1/5.",
+        "",
+        "METHODS",
+        *(_entry(name, make) for name, make in METHODS.items()),
+        "FORECASTERS  (+ puts one in place of the method's own: how a skipped result is predicted)",
+        *(_entry(name, make) for name, make in FORECASTERS.items()),
+        "SITES  (@ moves the method: where results are kept and predicted; which a model has: c4d models)",
+        f"  {', '.join(sites)}",
+    ]
+    return "\n".join(parts)
+
+
+def models_text() -> str:
+    lines = ["TRANSFORMERS  (any diffusers pipeline with one of these)"]
+    for spec in SPECS.values():
+        lines += [
+            f"  {spec.transformer}",
+            *_wrapped(spec.about),
+            f"      sites   {', '.join(spec.kinds())}",
+            f"      probes  {', '.join(probe.value for probe in spec.probes())}",
+            "",
+        ]
+    lines.append("EMBEDDED MODELS  (--model NAME; nothing is downloaded)")
+    for name, model in EMBEDDED.items():
+        d = model.defaults
+        lines += [
+            f"  {name}",
+            *_wrapped(model.about),
+            f"      such as   {model.example!r}",
+            f"      defaults  {d.width}x{d.height} pixels, {d.num_frames} frames at {d.fps} a second, {d.steps} steps, "
+            f"guidance scale {d.guidance_scale:g}",
+        ]
+    return "\n".join(lines)
+
+
+def doctor_text() -> str:
+    """Never raises: a backend that cannot even be imported is a line like the others."""
+    lines = ["VERSIONS", f"  python        {platform.python_version()}"]
+    for package in ("c4d", "torch", "diffusers", "transformers"):
+        try:
+            lines.append(f"  {package:<13} {version(package)}")
+        except PackageNotFoundError:
+            lines.append(f"  {package:<13} missing")
+    lines += ["", "BACKENDS"]
+    for name in BACKENDS:
+        try:
+            backend = load(name)
+        except ImportError as error:
+            lines.append(f"  {name:<13} missing: {error}")
+            continue
+        missing = backend.missing()
+        lines.append(f"  {name:<13} {'usable' if missing is None else f'cannot run here: {missing}'}")
+        lines.append(f"  {'':<13} verified: {backend.verified}")
+    try:
+        automatic = select().name
+    except ImportError as error:
+        automatic = f"none ({error})"
+    return "\n".join([*lines, f"  {'auto':<13} takes {automatic}"])
+
+
+def _entry(name: str, make: Callable[..., Any]) -> str:
+    doc = inspect.getdoc(make) or ""
+    first, _, rest = doc.partition("\n\n")
+    paper = re.search(r"arXiv \d{4}\.\d{4,5}", rest)
+    about = f"{' '.join(first.split())}{f' ({paper[0]})' if paper and paper[0] not in first else ''}"
+    options = describe(make)
+    return "\n".join([f"  {name}{f':{options}' if options else ''}", *_wrapped(about.replace("``", "")), ""])
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)

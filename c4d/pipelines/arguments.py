@@ -1,0 +1,125 @@
+"""A request against one pipeline: what its ``__call__`` takes, and the sizes that it would otherwise round silently."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from c4d.pipelines.errors import InputError
+from c4d.pipelines.request import Request
+
+# Argument of a diffusers pipeline -> (field of Request, option of the command line)
+OPTIONS: Mapping[str, tuple[str, str]] = {
+    "prompt": ("prompt", "--prompt"),
+    "negative_prompt": ("negative_prompt", "--negative-prompt"),
+    "image": ("image", "--image"),
+    "height": ("height", "--height"),
+    "width": ("width", "--width"),
+    "num_frames": ("num_frames", "--frames"),
+    "num_inference_steps": ("steps", "--steps"),
+    "guidance_scale": ("guidance_scale", "--guidance-scale"),
+}
+
+
+def call_arguments(pipe: Any, request: Request) -> dict[str, Any]:
+    """Keyword arguments for ``pipe(...)``: those that the request gives, the image opened.
+
+    Raises :class:`InputError` for an option that this pipeline does not take or would ignore, one that it needs and
+    did not get, and for a size that it would round.
+    """
+    name, parameters = type(pipe).__name__, _parameters(pipe)
+    fields = {argument: getattr(request, field) for argument, (field, _) in OPTIONS.items()}
+    given = {argument: value for argument, value in fields.items() if value is not None}
+    if refused := [OPTIONS[argument][1] for argument in given if argument not in parameters]:
+        taken = ", ".join(option for argument, (_, option) in OPTIONS.items() if argument in parameters)
+        raise InputError(f"{name} takes no {' and no '.join(refused)}; of the options for a clip it takes {taken}")
+    needed = [p.name for p in parameters.values() if p.default is p.empty and p.name not in given]
+    if other := [argument for argument in needed if argument not in OPTIONS]:
+        raise InputError(
+            f"{name} also needs {', '.join(other)}, which no option gives; call it from Python inside c4d.cached(...)"
+        )
+    if needed:
+        raise InputError(f"{name} needs {', '.join(OPTIONS[argument][1] for argument in needed)}")
+    values = effective(pipe, request)
+    _check_negative_prompt(name, parameters, values)
+    _check_size(pipe, name, values)
+    if request.image is not None:
+        given["image"] = request.picture()
+    return given
+
+
+def effective(pipe: Any, request: Request) -> dict[str, Any]:
+    """Every option of :data:`OPTIONS` that the pipeline takes, with the value that it will use."""
+    parameters = _parameters(pipe)
+    fields = {argument: getattr(request, field) for argument, (field, _) in OPTIONS.items() if argument in parameters}
+    return {argument: parameters[argument].default if value is None else value for argument, value in fields.items()}
+
+
+def unknown_words(pipe: Any, prompt: str) -> list[str]:
+    """The words that the pipeline's tokenizer has no entry for: the model cannot see them."""
+    tokenizer = getattr(pipe, "tokenizer", None)
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    if tokenizer is None or unknown is None:
+        return []
+    words = dict.fromkeys(prompt.split())
+    return [word for word in words if unknown in tokenizer(word, add_special_tokens=False).input_ids]
+
+
+def _parameters(pipe: Any) -> dict[str, inspect.Parameter]:
+    return dict(inspect.signature(pipe.__call__).parameters)
+
+
+def _check_negative_prompt(name: str, parameters: Mapping[str, inspect.Parameter], values: Mapping[str, Any]) -> None:
+    if values.get("negative_prompt") is None:
+        return
+    if "true_cfg_scale" in parameters and parameters["true_cfg_scale"].default <= 1:
+        raise InputError(
+            f"{name} ignores --negative-prompt unless true_cfg_scale is above 1, which no option gives; call it from "
+            "Python inside c4d.cached(...)"
+        )
+    scale = values.get("guidance_scale")
+    if scale is not None and scale <= 1:
+        raise InputError(
+            f"--negative-prompt has no effect with guidance scale {scale:g}: {name} guides above 1; raise "
+            "--guidance-scale or drop the negative prompt"
+        )
+
+
+def _check_size(pipe: Any, name: str, values: Mapping[str, Any]) -> None:
+    """Pipelines round what does not fit and only log it; the user gets what was asked for, or is told."""
+    transformer = getattr(pipe, "transformer", None) or getattr(pipe, "transformer_2", None)
+    config = getattr(transformer, "config", {})
+    spatial, temporal = (getattr(pipe, f"vae_scale_factor_{axis}", None) for axis in ("spatial", "temporal"))
+    patch = config.get("patch_size")
+    # Wan: one number an axis (frames, height, width); HunyuanVideo: one number for height and width.
+    patches = patch if isinstance(patch, (list, tuple)) else (config.get("patch_size_t", 1), patch, patch)
+    limit = config.get("rope_max_seq_len")
+    for axis, size, factor, cells in (
+        ("height", values.get("height"), spatial, patches[1]),
+        ("width", values.get("width"), spatial, patches[2]),
+    ):
+        if size is None or factor is None or cells is None:
+            continue
+        multiple = math.lcm(factor * cells, 16)  # both families also insist on 16, whatever their factors are
+        if size % multiple:
+            raise InputError(f"{axis} {size} does not fit {name}: {_nearest(size, 0, multiple)}")
+        _check_limit(axis, size, limit, factor * cells * limit if limit else 0, name)
+    frames = values.get("num_frames")
+    if frames is not None and temporal is not None:
+        if (frames - 1) % temporal:
+            raise InputError(f"{frames} frames do not fit {name}: {_nearest(frames, 1, temporal)}")
+        _check_limit("frames", frames, limit, ((patches[0] or 1) * limit - 1) * temporal + 1 if limit else 0, name)
+
+
+def _nearest(value: int, offset: int, multiple: int) -> str:
+    below = (value - offset) // multiple * multiple + offset
+    near = [str(v) for v in (below, below + multiple) if v > 0]
+    rule = f"{multiple}k + {offset}" if offset else f"multiples of {multiple}"
+    return f"allowed are {rule}, the nearest {'is' if len(near) == 1 else 'are'} {' and '.join(near)}"
+
+
+def _check_limit(axis: str, value: int, limit: int | None, most: int, name: str) -> None:
+    if limit and value > most:
+        raise InputError(f"{axis} {value} is beyond what this {name} can place: its model takes at most {most}")

@@ -1,0 +1,133 @@
+"""Clips made in turns, what they cost, and how close they are to each other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from c4d.backends import Backend
+from c4d.eval import caption, judge, psnr, ssim
+from c4d.eval.clips import parse_caption
+from c4d.pipelines.arguments import effective
+from c4d.pipelines.generate import Clip, generate
+from c4d.pipelines.load import parse_dtype
+from c4d.pipelines.request import Request
+from c4d.pipelines.settings import Settings
+
+SMALLEST_SSIM = 7  # pixels of its window
+
+
+@dataclass(frozen=True)
+class Made:
+    """Kind ("cached", "uncached", "fewer_steps") -> first timed clip, and the seconds of all timed ones.
+
+    ``fewer_steps`` is how many steps that kind has, None if it was not made; ``repeatable`` says whether all repeats of
+    a kind gave equal clips.
+    """
+
+    clips: Mapping[str, Clip]
+    seconds: Mapping[str, list[float]]
+    fewer_steps: int | None
+    repeatable: bool
+
+
+def take_turns(pipe: Any, request: Request, settings: Settings, *, backend: Backend, progress: bool) -> Made:
+    """Makes every kind of ``settings`` ``repeats`` times, in turns, every other round backwards.
+
+    With more than one repeat an untimed round comes first. The kind "fewer_steps" is an uncached generation with as
+    many steps as cost what the cached one cost; it is left out where the cache saved nothing.
+    """
+    clips: dict[str, Clip] = {}
+    seconds: dict[str, list[float]] = {}
+    repeatable, steps, n = True, None, settings.repeats
+    for turn in range(-1 if n > 1 else 0, n):
+        label = "" if n == 1 else f" {turn + 1}/{n}" if turn >= 0 else " warm-up"
+        for kind in settings.kinds[::-1] if turn > 0 and turn % 2 else settings.kinds:
+            if kind == "fewer_steps" and steps is None:
+                continue
+            clip = generate(
+                pipe,
+                replace(request, steps=steps) if kind == "fewer_steps" else request,
+                method=settings.cache if kind == "cached" else None,
+                backend=backend,
+                progress=progress,
+                history_dtype=parse_dtype(settings.history_dtype) if settings.history_dtype else None,
+                history_on=settings.history_on,
+                label=kind.replace("_", " ") + label,
+            )
+            if kind == "cached" and settings.compare and steps is None:
+                steps = _equal_steps(clip, effective(pipe, request)["num_inference_steps"])
+            if turn >= 0:
+                seconds.setdefault(kind, []).append(clip.seconds)
+                repeatable &= torch.equal(clips.setdefault(kind, clip).frames, clip.frames)
+    return Made(clips, seconds, steps, repeatable)
+
+
+def work(report: Mapping[str, Any]) -> dict[str, Any]:
+    """What was computed of what: the calls of cached modules for a method inside the blocks, else the blocks."""
+    if report["modules_total"]:
+        done, total = report["modules_total"] - report["modules_reused"], report["modules_total"]
+        what = "attention and MLP calls"
+    else:
+        done, total, what = report["blocks_entered"], report["blocks_total"], "blocks"
+    return {"what": what, "done": done, "total": total, "ratio": total / done if done else None}
+
+
+def timing(made: Made) -> dict[str, Any]:
+    """Seconds of each kind, their medians, the ratio of medians uncached / cached, and in words how they were taken."""
+    middle = {kind: median(values) for kind, values in made.seconds.items()}
+    repeats, several = len(next(iter(made.seconds.values()))), len(middle) > 1
+    how = "wall time of a whole generation on this machine (reading the prompt, removing noise, decoding the frames): "
+    if repeats > 1:
+        how += f"the median of {repeats} runs{' of each kind, in turns' if several else ''}, after a warm-up"
+    else:
+        first = " (the cached one first, so that one-time costs count against it)" if several else ""
+        how += f"a single run{' each' if several else ''} without a warm-up{first}; an impression, not a measurement "
+        how += "(--repeats 5 measures)"
+    return {
+        "repeats": repeats,
+        "how": how,
+        "seconds": dict(made.seconds),
+        "median": middle,
+        "speedup": middle["uncached"] / middle["cached"] if several else None,
+        "repeatable": made.repeatable if repeats > 1 else None,
+    }
+
+
+def fidelity(frames: Tensor, reference: Tensor) -> dict[str, Any]:
+    """Of two clips [T, 3, H, W]: psnr_db (None where infinite: identical), ssim (None for frames below its window)."""
+    one, other = frames.transpose(0, 1)[None], reference.transpose(0, 1)[None]
+    decibels = psnr(one, other).item()
+    return {
+        "identical": torch.equal(one, other),
+        "psnr_db": decibels if math.isfinite(decibels) else None,
+        "ssim": ssim(one, other).item() if min(one.shape[-2:]) >= SMALLEST_SSIM else None,
+    }
+
+
+def difference(a: Tensor, b: Tensor, gain: float = 8.0) -> Tensor:
+    """|a - b| x gain in [0, 1]: what the eye would miss."""
+    return ((a - b).abs() * gain).clamp(0, 1)
+
+
+def adherence(prompt: str, frames: Tensor) -> dict[str, Any] | None:
+    """What the analytic judge reads from a clip; None unless the prompt is in the language of its clips."""
+    wanted = parse_caption(prompt)
+    if wanted is None or len(frames) < 6 or frames.shape[-1] != frames.shape[-2]:
+        return None
+    read = judge(frames.transpose(0, 1)[None]).predicted[0]
+    seen = caption(read) if bool((read >= 0).all()) else None
+    return {"seen": seen, "as_asked": seen == caption(wanted)}
+
+
+def _equal_steps(cached: Clip, steps: int) -> int | None:
+    """How many plain steps cost what ``cached`` cost in ``steps``; None if it saved nothing."""
+    share = work(cached.report.to_dict())
+    equal = max(1, round(steps * share["done"] / share["total"]))
+    return equal if equal < steps else None

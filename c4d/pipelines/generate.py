@@ -1,0 +1,89 @@
+"""One clip from one request."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+import c4d
+from c4d.backends import Backend
+from c4d.pipelines.arguments import call_arguments, effective
+from c4d.pipelines.errors import GenerationError
+from c4d.pipelines.request import Request
+
+
+@dataclass(frozen=True)
+class Clip:
+    """``frames`` float32 [T, 3, H, W] in [0, 1] on the CPU; ``seconds`` wall time of the whole call of the pipeline.
+
+    ``report`` is the session's report (``to_dict()``, ``str()``), None for an uncached clip.
+    """
+
+    frames: Tensor
+    seconds: float
+    report: Any
+
+
+def generate(
+    pipe: Any,
+    request: Request,
+    *,
+    method: str | None,
+    backend: Backend,
+    progress: bool,
+    history_dtype: torch.dtype | None = None,
+    history_on: str = "device",
+    label: str = "",
+) -> Clip:
+    """Runs ``pipe`` once, cached by ``method`` or (None) as it is.
+
+    Args:
+        progress: show one bar over the steps on stderr, under the name ``label``; the pipeline's own stays off.
+        history_dtype, history_on: as in :func:`c4d.cached`.
+
+    Raises:
+        InputError: the request does not fit this pipeline.
+        GenerationError: the clip has non-finite pixels.
+    """
+    arguments = call_arguments(pipe, request)
+    pipe.set_progress_bar_config(disable=True)
+    session = None
+    if method is not None:
+        session = c4d.cached(pipe, method, backend=backend, history_dtype=history_dtype, history_on=history_on)
+    steps = effective(pipe, request).get("num_inference_steps")
+    with tqdm(total=steps, desc=label or None, unit="step", file=sys.stderr, disable=not progress, leave=False) as bar:
+
+        def after_step(_pipe: Any, _index: int, _timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+            bar.total = getattr(pipe, "num_timesteps", steps)  # second-order samplers make more passes than steps
+            if session is not None:
+                computed = sum(entry.computed for entry in session.trace)
+                bar.set_postfix(computed=computed, reused=len(session.trace) - computed, refresh=False)
+            bar.update()
+            return values
+
+        backend.synchronize()
+        started = time.perf_counter()
+        with session or nullcontext():
+            output = pipe(
+                **arguments,
+                generator=torch.Generator().manual_seed(request.seed),
+                output_type="pt",
+                callback_on_step_end=after_step,
+            )
+        backend.synchronize()
+        seconds = time.perf_counter() - started
+    frames = output.frames[0] if hasattr(output, "frames") else output.images[:1]
+    frames = frames.float().cpu()
+    if bad := int((~frames.isfinite()).sum()):
+        raise GenerationError(
+            f"{bad} of {frames.numel()} pixel values of the {'cached' if session else 'uncached'} clip are not finite; "
+            "try --dtype float32, or a milder --cache"
+        )
+    return Clip(frames.clamp(0, 1), seconds, session.report() if session else None)

@@ -1,0 +1,105 @@
+"""report.html: one self-contained page about one generation."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
+from torch import Tensor
+
+from c4d.pipelines.compare import work
+from c4d.pipelines.output import to_bytes
+
+COLUMNS = 7  # frames shown, evenly spaced
+ROW_STEPS = 50  # steps in one line of the timeline
+MOST_VIDEO_BYTES = 12 * 2**20  # beyond, the page would be slow to open: the clips stay beside it
+BRANCHES = {"cond": "the pass with the prompt", "uncond": "the pass without it, which the clip is steered away from"}
+
+
+def about_here() -> dict[str, Any]:
+    """Versions and machine, for the record."""
+    packages = ("torch", "diffusers", "transformers", "c4d")
+    return {
+        "versions": {"python": platform.python_version(), **{package: version(package) for package in packages}},
+        "machine": {
+            "platform": platform.platform(),
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+        },
+    }
+
+
+def render(record: Mapping[str, Any], rows: Mapping[str, Tensor], videos: Sequence[Path]) -> str:
+    """The page.
+
+    Args:
+        record: what report.json says.
+        rows: title -> frames [T, 3, H, W] in [0, 1], all of one shape, shown under each other.
+        videos: the saved clips, embedded if they are .mp4 and small together.
+    """
+    environment = Environment(
+        loader=PackageLoader("c4d.pipelines"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    length = record["clip"]["frames"]
+    shown = sorted({round(i * (length - 1) / (COLUMNS - 1)) for i in range(COLUMNS)})
+    clips = [path for path in videos if path.suffix == ".mp4"]
+    if sum(path.stat().st_size for path in clips) > MOST_VIDEO_BYTES:
+        clips = []
+    kinds = {"video": "cached" if record["session"] else "uncached", "uncached": "uncached"}
+    return environment.get_template("report.html").render(
+        r=record,
+        work=work(record["session"]) if record["session"] else None,
+        videos=[(kinds[path.stem], _uri(path.read_bytes(), "video/mp4")) for path in clips],
+        shown=[index + 1 for index in shown],
+        rows={title: [_picture(frames[index]) for index in shown] for title, frames in rows.items()},
+        timelines=[
+            {"name": name, "about": BRANCHES.get(name, ""), "lines": cells(text)}
+            for name, text in (record["session"] or {"timelines": {}})["timelines"].items()
+        ],
+        row_steps=ROW_STEPS,
+    )
+
+
+def cells(timeline: str) -> list[list[dict[str, Any]]]:
+    """ "CCr|C" -> lines of at most ROW_STEPS cells with step, computed, and the expert (0, 1) they ran on."""
+    expert, steps = 0, list[dict[str, Any]]()
+    for letter in timeline:
+        if letter == "|":
+            expert += 1
+        else:
+            steps.append({"step": len(steps), "computed": letter == "C", "expert": expert})
+    return [steps[start : start + ROW_STEPS] for start in range(0, len(steps), ROW_STEPS)]
+
+
+def _picture(frame: Tensor) -> str:
+    """[3, H, W] -> data URI of a PNG, at most 320 pixels wide or high."""
+    image = Image.fromarray(to_bytes(frame).numpy())
+    image.thumbnail((320, 320))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return _uri(buffer.getvalue(), "image/png")
+
+
+def _uri(data: bytes, mime: str) -> str:
+    return f"data:{mime};base64,{base64.b64encode(data).decode()}"
+
+
+def _processor() -> str:
+    """The processor's name where the system tells (Linux), else its architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

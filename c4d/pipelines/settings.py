@@ -1,0 +1,61 @@
+"""What holds for a whole job, checked before any model is loaded."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from c4d.core.grammar import parse
+from c4d.pipelines.errors import InputError
+from c4d.pipelines.load import parse_dtype
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What holds for every prompt of a job; ``fps`` in frames a second, ``dtype`` of the weights.
+
+    With ``compare`` the uncached clip is made too, and one of fewer plain steps that cost what the cached one costs.
+    ``repeats`` clips of each kind are timed.
+    Raises :class:`InputError` for what contradicts itself or is out of range, MethodError for the text ``cache``.
+    """
+
+    model: str
+    backend: str
+    dtype: str
+    fps: float
+    cache: str | None = None
+    compile: bool = False
+    compare: bool = False
+    repeats: int = 1
+    history_dtype: str | None = None
+    history_on: str = "device"
+
+    def __post_init__(self) -> None:
+        if self.repeats < 1:
+            raise InputError(f"repeats is {self.repeats!r}; allowed are whole numbers from 1")
+        if not (math.isfinite(self.fps) and self.fps > 0):
+            raise InputError(f"fps is {self.fps!r}; allowed are finite numbers above 0")
+        if self.history_on not in ("device", "host"):
+            raise InputError(f"unknown place {self.history_on!r} for --history-on: known are device, host")
+        for dtype in (self.dtype, *([self.history_dtype] if self.history_dtype else [])):
+            parse_dtype(dtype)
+        if self.cache is None:
+            for option, given in (
+                ("--compare", self.compare),
+                ("--history-dtype", self.history_dtype is not None),
+                ("--history-on host", self.history_on != "device"),
+            ):
+                if given:
+                    raise InputError(f"{option} needs a method: add --cache TEXT (c4d methods lists them)")
+        elif self.compile and not all(rule.whole for rule in parse(self.cache).rules):
+            raise InputError(
+                f"--compile does not go with {self.cache!r}, which acts inside the blocks: add @stack to the method, "
+                "or drop --compile"
+            )
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What is generated; the cached clip comes first, so that one-time costs never flatter it."""
+        if self.cache is None:
+            return ("uncached",)
+        return ("cached", "uncached", "fewer_steps") if self.compare else ("cached",)

@@ -1,0 +1,63 @@
+"""The pages tell the truth: their examples run, and every method, model and option they name exists."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import c4d
+from c4d.core.grammar import parse
+from c4d.core.methods import METHODS
+from c4d.models import SPECS
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def code(page, language="python"):
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
+
+
+def test_adding_a_model_ends_in_a_passing_test():
+    (example,) = code(ROOT / "docs/adding_a_model.md")
+    scope: dict[str, object] = {}
+    exec(compile(example, "adding_a_model.md", "exec"), scope)
+    scope["test_reuse_equals_compute"]()  # type: ignore[operator]
+
+
+def test_adding_a_method_makes_a_method_that_works(monkeypatch):
+    (example,) = code(ROOT / "docs/adding_a_method.md")
+    scope: dict[str, object] = {}
+    exec(compile(example, "adding_a_method.md", "exec"), scope)
+    monkeypatch.setitem(METHODS, "my-method", scope["my_method"])
+    assert parse("my-method:interval=3").rules == scope["my_method"](interval=3).rules  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_and_names(page):
+    text = page.read_text()
+    for target in re.findall(r"\]\((?!http)([^)#]+)", text):
+        assert (page.parent / target).exists(), target
+    for path in re.findall(r"`((?:c4d|tests|tools|bench|docs|launch)/[\w./-]+)`", text):
+        if path != "c4d/parallel":
+            assert (ROOT / path).exists(), path
+
+
+def test_every_method_text_in_the_readme_parses():
+    text = (ROOT / "README.md").read_text()
+    found = re.findall(r"\b(?:" + "|".join(sorted(METHODS, key=len, reverse=True)) + r"):[^\s`\"]+", text)
+    assert len(found) >= len(METHODS)
+    assert {parse(t).name.partition(":")[0] for t in found} == set(METHODS)
+
+
+def test_the_readme_names_every_public_name_it_uses():
+    for name in set(re.findall(r"\bc4d\.(\w+)", (ROOT / "README.md").read_text())):
+        assert hasattr(c4d, name), name
+
+
+def test_every_family_is_in_the_readme():
+    text = (ROOT / "README.md").read_text()
+    for name in SPECS:
+        assert any(word in text for word in re.findall(r"VACE|Wan|HunyuanVideo", name)), name
