@@ -329,13 +329,17 @@ def test_a_whole_compiled_model_is_refused():
         c4d.cached(model, "fora:interval=2").__enter__()
 
 
-@pytest.mark.parametrize("kind", ["modules", "stack"])
-def test_hooks_that_others_set_survive(kind):
+@pytest.mark.parametrize("kind", ["modules", "stack", "output"])
+@pytest.mark.parametrize("name", TWO)
+def test_hooks_that_others_set_survive(name, kind):
     """accelerate and diffusers set forward on instances; what was there comes back, whoever leaves first."""
-    case = CASES["wan-t2v"]
+    case = CASES[name]
     model = case.build()
     accelerate_offload(model)
     forwards = {n: m.__dict__.get("forward") for n, m in model.named_modules()}
+    hooked = {"modules": "single_transformer_blocks.0.proj_out", "stack": "proj_out", "output": ""}[kind]
+    if name.startswith("hunyuan") or kind != "modules":
+        assert forwards[hooked] is not None
     with c4d.cached(model, hold_methods(case.name)[kind]) as session:
         case.loop(model, 2, session.begin)
     assert {n: m.__dict__.get("forward") for n, m in model.named_modules()} == forwards

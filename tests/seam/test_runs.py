@@ -283,11 +283,16 @@ def test_histories_in_another_dtype_or_on_the_host():
     assert 0 < (reports["bf16"][1] - reports["fp32"][1]).norm() < 1e-2 * reports["fp32"][1].norm()
 
 
-def test_a_non_finite_measurement_computes_and_is_counted():
-    model, x = CASE.build(), rand(*CASE.latents)
-    with c4d.cached(model, "first-block:threshold=1e9,last=0") as session:
+@pytest.mark.parametrize(
+    "method",
+    ["first-block:threshold=1e9,last=0", "teacache:threshold=1e9,coefficients=1/0,signal=modulated_input,last=0"],
+)
+def test_a_non_finite_measurement_computes_and_is_counted(method):
+    case = CASES["hunyuan-t2v"]
+    model, x = case.build(), rand(*case.latents)
+    with c4d.cached(model, method) as session:
         session.begin([900.0] * 5)
         for value in (x, x, x * float("nan"), x, x):
-            CASE.run(model, value, 900.0)
+            case.run(model, value, 900.0)
     report = session.report()
     assert report.timelines == {"0": "CrCCr"} and report.nonfinite == 2 and "non-finite" in str(report)
