@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from c4d.backends import Backend, BackendUnavailable, select
 from c4d.catalogue import doctor_text, methods_text, models_text
 from c4d.core.grammar import MethodError, parse
@@ -115,7 +117,8 @@ def _generate(options: Options) -> None:
         if several:
             print(f"{folder}: {_summary(record)}: {request.prompt}")
         elif not options.quiet:
-            print(*(f"note: {note}" for note in record["notes"]), sep="\n")
+            for note in record["notes"]:
+                print(f"note: {note}")
             print(f"{clip.report or 'uncached'}\n{_summary(record)}\ntimed: {record['timing']['how']}")
     print(
         f"files in {options.out}: " + (f"{folders[0].name} to {folders[-1].name}" if several else _listed(options.out))
@@ -130,6 +133,8 @@ def _prepare(options: Options) -> tuple[Backend, Settings, list[Request]]:
             f"WORLD_SIZE={world}: generating on several ranks (sequence parallelism) is not there yet; start one rank, "
             "as python launch/infer.py or torchrun --nproc-per-node 1"
         )
+    if options.threads is not None and options.threads < 1:
+        raise InputError(f"threads is {options.threads!r}; allowed are whole numbers from 1")
     if options.cache is not None:
         parse(options.cache)
     try:
@@ -171,11 +176,14 @@ def _prepare(options: Options) -> tuple[Backend, Settings, list[Request]]:
 
 
 def _load(options: Options, settings: Settings, backend: Backend, request: Request) -> tuple[Any, list[str]]:
+    model = EMBEDDED.get(options.model)
+    if threads := options.threads or (model.defaults.threads if model else None):
+        torch.set_num_threads(threads)
     pipe = load_pipeline(options.model, backend=backend, dtype=settings.dtype, progress=not options.quiet)
     call_arguments(pipe, request)  # before anything is compiled or written
     notes = compile_blocks(pipe) if options.compile else []
-    if not options.quiet:
-        print(*notes, sep="\n", end="\n" if notes else "")
+    for note in notes if not options.quiet else ():
+        print(note)
     return pipe, notes
 
 

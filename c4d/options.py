@@ -33,6 +33,7 @@ class Options:
     seed: int = 0
     fps: float | None = None
     dtype: str | None = None
+    threads: int | None = None
     compile: bool = False
     out: Path = Path("out")
     compare: bool = False
@@ -80,6 +81,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     option(how, "--cache", none_or_text, "TEXT", "caching method, such as fora:interval=3 (c4d methods); default none")
     option(how, "--backend", str, "NAME", f"auto, {', '.join(BACKENDS)}; default auto")
     option(how, "--dtype", str, "NAME", "of the weights: float32, bfloat16, float16; default: the backend's own")
+    option(how, "--threads", whole, "N", "CPU threads; default: the embedded model's own (1), else torch's choice")
     option(how, "--history-dtype", str, "NAME", "what the cache keeps its features in; default: as computed")
     option(how, "--history-on", str, "PLACE", "where the cache keeps them: device or host; default device")
     switch(how, "--compile", "compile the transformer's blocks before use")

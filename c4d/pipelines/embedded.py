@@ -9,7 +9,11 @@ from types import MappingProxyType
 
 @dataclass(frozen=True)
 class Defaults:
-    """What a generation uses unless it is asked for something else: pixels, frames, steps, scale, frames a second."""
+    """What a generation uses unless it is asked for something else: pixels, frames, steps, scale, frames a second.
+
+    ``threads`` of the CPU: the work of a tiny model is too short to be worth sharing, and on a busy machine threads
+    that wait for each other have been seen to hold one clip up for half a minute.
+    """
 
     height: int
     width: int
@@ -17,6 +21,7 @@ class Defaults:
     steps: int
     guidance_scale: float
     fps: int
+    threads: int
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,7 @@ EMBEDDED: Mapping[str, Embedded] = MappingProxyType(
             "SHAPE moving DIRECTION on a BACKGROUND background, of red green blue yellow magenta cyan; circle square "
             "triangle; left right up down; black gray white",
             example="a red circle moving left on a black background",
-            defaults=Defaults(height=32, width=32, num_frames=13, steps=50, guidance_scale=4.0, fps=8),
+            defaults=Defaults(height=32, width=32, num_frames=13, steps=50, guidance_scale=4.0, fps=8, threads=1),
         ),
     }
 )

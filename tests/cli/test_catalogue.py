@@ -1,0 +1,59 @@
+"""The pages of ``c4d methods``, ``models`` and ``doctor`` are made of the registries."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+
+from c4d import backends
+from c4d.backends.reference import Reference
+from c4d.core.forecast import FORECASTERS
+from c4d.core.grammar import describe
+from c4d.core.methods import METHODS
+from c4d.models import SPECS
+from c4d.options import Options
+from c4d.pipelines import EMBEDDED
+
+
+def test_methods(c4d):
+    outcome = c4d("methods")
+    text = " ".join(outcome.out.split())
+    assert outcome.code == 0 and outcome.err == ""
+    for name, make in {**METHODS, **FORECASTERS}.items():
+        assert f"{name}:{describe(make)}" in text
+        for paper in re.findall(r"arXiv (\d{4}\.\d{5})", make.__doc__ or "")[:1]:
+            assert paper in text
+    for kind in {kind for spec in SPECS.values() for kind in spec.kinds()}:
+        assert kind in text
+
+
+def test_models(c4d):
+    text = " ".join(c4d("models").out.split())
+    for spec in SPECS.values():
+        assert f"{spec.transformer} {spec.about}" in text
+        assert f"sites {', '.join(spec.kinds())} probes {', '.join(p.value for p in spec.probes())}" in text
+    for name, model in EMBEDDED.items():
+        assert f"{name} {model.about}" in text and model.example in text
+
+
+def test_doctor(c4d, monkeypatch):
+    text = c4d("doctor").out
+    assert torch.__version__ in text
+    for name in backends.BACKENDS:
+        assert re.search(rf"^  {name} +(usable|cannot run here: .+)$", text, re.MULTILINE)
+        assert backends.load(name).verified in text
+    assert re.search(r"auto +takes \w+", text)
+    monkeypatch.setitem(backends.BACKENDS, "broken", "c4d.backends.no_such_module:X")
+    monkeypatch.setattr(Reference, "missing", lambda self: "a screw is loose")
+    outcome = c4d("doctor")
+    assert outcome.code == 0 and "no_such_module" in outcome.out and "cannot run here: a screw is loose" in outcome.out
+
+
+def test_help(c4d):
+    text = c4d("--help").out
+    for words in ("generate", "methods", "models", "doctor", "exit codes", "--debug"):
+        assert words in text
+    text = c4d("generate", "--help").out
+    for name in Options.__dataclass_fields__:
+        assert f"--{name.replace('_', '-')}" in text

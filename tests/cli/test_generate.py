@@ -1,0 +1,218 @@
+"""What ``c4d generate`` leaves behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import imageio.v3 as imageio
+import pytest
+import torch
+from PIL import Image
+
+from c4d.core.grammar import parse
+from c4d.pipelines.output import atomic, write_json
+from tests.cli.conftest import PROMPT, QUICK
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+VOID = {"meta", "img", "br", "rect", "line"}
+
+
+class Balanced(HTMLParser):
+    """Fails on a tag that closes another; collects where pictures and clips come from."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.sources = [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.sources += [value for name, value in attributes if name in ("src", "href")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert tag in VOID or self.open.pop() == tag, tag
+
+
+def page(folder):
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    parser = Balanced()
+    parser.feed(text)
+    assert not parser.open and parser.sources
+    assert all(source.startswith("data:") for source in parser.sources)
+    text = re.sub(r"base64,[\w+/=]*", "", text)
+    assert "http" not in text and "<script" not in text and "None" not in text
+    return text
+
+
+def record(folder):
+    return json.loads((folder / "report.json").read_text(encoding="utf-8"))
+
+
+def test_a_comparison(c4d, generate):
+    folder = Path(generate[-1])
+    method = "taylorseer-lite:interval=2@stack"
+    outcome = c4d(*generate, "--cache", method, "--compare", "--repeats", 2, "--seed", 3)
+    assert outcome.code == 0 and str(folder) in outcome.out
+    assert {p.name for p in folder.iterdir()} == {
+        "video.mp4", "uncached.mp4", "sheet.png", "report.json", "report.html",
+    }  # fmt: skip
+    for name in ("video.mp4", "uncached.mp4"):
+        assert imageio.imread(folder / name, plugin="FFMPEG").shape == (5, 256, 256, 3)
+    Image.open(folder / "sheet.png").verify()
+
+    r = record(folder)
+    assert r["asked"]["prompt"] == PROMPT and r["asked"]["cache"] == method and r["asked"]["seed"] == 3
+    assert r["settings"]["num_inference_steps"] == 4 and r["settings"]["guidance_scale"] == 4.0
+    assert r["clip"] == {"frames": 5, "height": 32, "width": 32, "fps": 8.0, "enlarged": 8}
+    timing = r["timing"]
+    assert {kind: len(values) for kind, values in timing["seconds"].items()} == {
+        "cached": 2, "uncached": 2, "fewer_steps": 2,
+    }  # fmt: skip
+    assert timing["speedup"] == timing["median"]["uncached"] / timing["median"]["cached"] and timing["repeatable"]
+    assert set(r["fidelity"]) == {"cached", "fewer_steps"} and r["fidelity"]["cached"]["psnr_db"] > 0
+    session = r["session"]
+    assert r["fewer_steps"] == round(4 * session["blocks_entered"] / session["blocks_total"])
+    assert set(session["timelines"]) == {"cond", "uncond"} and len(session["timelines"]["cond"]) == 4
+    assert r["backend"]["name"] == "cpu" and r["versions"]["torch"] == torch.__version__
+    assert r["machine"]["cores"] == os.cpu_count() and r["machine"]["threads"] == 1
+
+    text = page(folder)
+    for branch, line in session["timelines"].items():
+        assert f'aria-label="{branch}: {line}"' in text
+    assert text.count('<g class="c">') == session["computed"] and text.count('<g class="r">') == session["reused"]
+    for words in (method, PROMPT, "Is the cache worth it?", "difference ×8", r["backend"]["verified"]):
+        assert words in text
+
+
+def test_a_method_that_never_skips_changes_nothing(c4d, generate):
+    folder = Path(generate[-1])
+    assert c4d(*generate, "--cache", "fora:interval=1", "--compare").code == 0
+    r = record(folder)
+    assert r["fidelity"] == {"cached": {"identical": True, "psnr_db": None, "ssim": 1.0}}
+    assert r["fewer_steps"] is None and "identical" in page(folder)
+
+
+def test_a_method_inside_the_blocks_is_counted_in_modules(c4d, generate):
+    assert c4d(*generate, "--cache", "fora:interval=2").code == 0
+    session = record(Path(generate[-1]))["session"]
+    text = page(Path(generate[-1]))
+    assert session["modules_reused"] > 0
+    assert f"{session['modules_total'] - session['modules_reused']} of {session['modules_total']}" in text
+    assert "attention and MLP calls" in text and "Is the cache worth it?" not in text
+
+
+def test_without_a_cache_and_with_the_report_on_the_terminal(c4d, generate):
+    generate.remove("--quiet")
+    outcome = c4d(*generate)
+    assert outcome.code == 0 and "uncached" in outcome.out and "step/s" in outcome.err
+    r = record(Path(generate[-1]))
+    assert r["session"] is None and r["fidelity"] == {} and "step by step" not in page(Path(generate[-1]))
+
+
+def test_one_frame_is_a_picture(c4d, generate):
+    folder = Path(generate[-1])
+    assert c4d(*generate, "--frames", 1, "--cache", "taylorseer-lite:interval=2", "--compare").code == 0
+    assert Image.open(folder / "image.png").size == (256, 256) and (folder / "uncached.png").exists()
+    assert not list(folder.glob("*.mp4")) and "1 frame of 32" in page(folder)
+
+
+def test_the_seed_makes_the_clip_and_old_files_go(c4d, generate):
+    folder, clips = Path(generate[-1]), []
+    for extra in (["--frames", 1], ["--seed", 7], ["--seed", 7], ["--seed", 8]):
+        assert c4d(*generate, *extra).code == 0
+        clips.append((folder / "video.mp4").read_bytes() if (folder / "video.mp4").exists() else None)
+    assert clips[0] is None and clips[1] == clips[2] != clips[3] and not (folder / "image.png").exists()
+
+
+def test_words_the_model_does_not_know_are_said(c4d, generate):
+    generate[generate.index(PROMPT)] = "a red zebra moving left on a black background"
+    generate.remove("--quiet")
+    assert "no word for: zebra" in c4d(*generate).out
+    assert "no word for: zebra" in page(Path(generate[-1]))
+
+
+def test_what_the_user_wrote_is_escaped_in_the_page(c4d, generate):
+    generate[generate.index(PROMPT)] = "a <b>red</b> circle & <script>alert(1)</script>"
+    assert c4d(*generate).code == 0
+    assert "&lt;script&gt;" in page(Path(generate[-1]))
+
+
+def test_a_prompt_file_is_resumed(c4d, tmp_path):
+    prompts = tmp_path / "prompts.txt"
+    other = "a blue square moving up on a white background"
+    prompts.write_text(f"# two clips\n{PROMPT}\n\n  {other}  \n", encoding="utf-8")
+    words = ["generate", "--prompt-file", prompts, *QUICK, "--quiet", "--out", tmp_path / "out"]
+    first = c4d(*words)
+    assert first.code == 0 and len(first.out.strip().splitlines()) == 3
+    folders = [tmp_path / "out" / name for name in ("000", "001")]
+    assert [record(folder)["asked"]["prompt"] for folder in folders] == [PROMPT, other]
+    made = [(folder / "report.json").stat().st_mtime_ns for folder in folders]
+
+    (folders[1] / "video.mp4").unlink()  # no longer complete
+    second = c4d(*words)
+    assert second.out.count("kept") == 1 and (folders[1] / "video.mp4").exists()
+    assert (folders[0] / "report.json").stat().st_mtime_ns == made[0]
+    assert c4d(*words).out.count("kept") == 2
+    (folders[1] / "report.json").write_text("{", encoding="utf-8")
+    assert c4d(*words).out.count("kept") == 1
+    assert c4d(*words, "--seed", 1).out.count("kept") == 0
+
+
+def test_a_config_file_and_flags_over_it(c4d, tmp_path):
+    config = tmp_path / "job.yaml"
+    config.write_text(
+        f"prompt: {PROMPT}\nsteps: 2\nframes: 5\nguidance_scale: 2\nquiet: true\ncompare: true\n"
+        f"cache: fora:interval=2\nout: {tmp_path / 'out'}\n"
+    )
+    assert c4d("generate", "--config", config, "--steps", 3, "--no-compare", "--cache", "none").code == 0
+    asked = record(tmp_path / "out")["asked"]
+    assert (asked["steps"], asked["guidance_scale"], asked["compare"], asked["cache"]) == (3, 2.0, False, None)
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text(PROMPT)
+    assert c4d("generate", "--config", config, "--prompt-file", prompts).code == 0
+    assert (tmp_path / "out" / "000" / "report.json").exists()
+
+
+def test_compiling_is_said(c4d, generate, monkeypatch):
+    from diffusers import WanTransformer3DModel
+
+    calls = []
+    monkeypatch.setattr(WanTransformer3DModel, "compile_repeated_blocks", lambda self, **k: calls.append(k))
+    generate.remove("--quiet")
+    assert "WanTransformerBlock compiled" in c4d(*generate, "--compile").out
+    assert calls == [{"fullgraph": True}]
+
+
+def test_the_launch_script_from_elsewhere(tmp_path):
+    words = [sys.executable, str(ROOT / "launch/infer.py"), "--prompt", PROMPT, *QUICK, "--cache", "fora:interval=2"]
+    result = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "out/video.mp4").exists() and "passes" in result.stdout
+
+
+def test_the_demo_is_a_job_that_can_run():
+    import argparse
+
+    from c4d.options import add_options, read_options, read_prompts
+
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    options = read_options({"config": ROOT / "launch/demo.yaml"}, parser)
+    assert options.compare and parse(options.cache) and read_prompts(options)
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(ValueError):
+        write_json(path, {"a": float("nan")})
+    with pytest.raises(RuntimeError), atomic(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert json.loads(path.read_text()) == {"a": 1} and [p.name for p in tmp_path.iterdir()] == ["a.json"]
