@@ -34,7 +34,8 @@ class SchedulerClock:
     ``scheduler.timesteps`` is a new object after every ``set_timesteps`` and stays the same one during a run, so a new
     object (or an index that went back) opens a run. The step is ``step_index`` (before the first ``step()``:
     ``begin_index``, else 0) less the run's first; schedulers without it (DDIM) count passes per branch.
-    Calls without a name are told apart by their ordinal within the step; so are calls that share one.
+    Calls without a name are told apart by their ordinal within the step, and so are calls that share one; without
+    ``step_index`` they cannot be, and one pass too many is an error.
     """
 
     def __init__(self, scheduler: Callable[[], Any]) -> None:
@@ -74,7 +75,13 @@ class SchedulerClock:
         return Tick(new, raw - first, len(timesteps) - first, _branch(name, ordinal))
 
     def _by_count(self, timesteps: Any, name: str | None, timestep: Any) -> Tick:
-        new = timesteps is not self._timesteps or self._calls[name] >= self._left
+        new = timesteps is not self._timesteps
+        if not new and self._calls[name] >= self._left:
+            raise RunError(
+                f"pass {self._left + 1} of branch {_branch(name, 0)!r} in a run of {self._left} steps: this scheduler "
+                "has no step_index, so call its set_timesteps before every generation, and name the calls of one step "
+                '(with transformer.cache_context("cond"): ...) if there are several'
+            )
         if new:
             self._timesteps, self._left = timesteps, len(timesteps) - _find(timesteps, timestep)
             self._calls.clear()

@@ -28,26 +28,27 @@ class Made:
     """Kind ("cached", "uncached", "fewer_steps") -> first timed clip, and the seconds of all timed ones.
 
     ``fewer_steps`` is how many steps that kind has, None if it was not made; ``repeatable`` says whether all repeats of
-    a kind gave equal clips.
+    a kind gave equal clips, ``warm`` whether an untimed round came first.
     """
 
     clips: Mapping[str, Clip]
     seconds: Mapping[str, list[float]]
     fewer_steps: int | None
     repeatable: bool
+    warm: bool
 
 
 def take_turns(pipe: Any, request: Request, settings: Settings, *, backend: Backend, progress: bool) -> Made:
     """Makes every kind of ``settings`` ``repeats`` times, in turns, every other round backwards.
 
-    With more than one repeat an untimed round comes first. The kind "fewer_steps" is an uncached generation with as
+    With ``settings.warm_up`` an untimed round comes first. The kind "fewer_steps" is an uncached generation with as
     many steps as cost what the cached one cost; it is left out where the cache saved nothing.
     """
     clips: dict[str, Clip] = {}
     seconds: dict[str, list[float]] = {}
     repeatable, steps, n = True, None, settings.repeats
-    for turn in range(-1 if n > 1 else 0, n):
-        label = "" if n == 1 else f" {turn + 1}/{n}" if turn >= 0 else " warm-up"
+    for turn in range(-1 if settings.warm_up else 0, n):
+        label = " warm-up" if turn < 0 else f" {turn + 1}/{n}" if n > 1 else ""
         for kind in settings.kinds[::-1] if turn > 0 and turn % 2 else settings.kinds:
             if kind == "fewer_steps" and steps is None:
                 continue
@@ -66,7 +67,7 @@ def take_turns(pipe: Any, request: Request, settings: Settings, *, backend: Back
             if turn >= 0:
                 seconds.setdefault(kind, []).append(clip.seconds)
                 repeatable &= torch.equal(clips.setdefault(kind, clip).frames, clip.frames)
-    return Made(clips, seconds, steps, repeatable)
+    return Made(clips, seconds, steps, repeatable, settings.warm_up)
 
 
 def work(report: Mapping[str, Any]) -> dict[str, Any]:
@@ -84,12 +85,15 @@ def timing(made: Made) -> dict[str, Any]:
     middle = {kind: median(values) for kind, values in made.seconds.items()}
     repeats, several = len(next(iter(made.seconds.values()))), len(middle) > 1
     how = "wall time of a whole generation on this machine (reading the prompt, removing noise, decoding the frames): "
+    of_each = " of each kind, in turns" if several else ""
     if repeats > 1:
-        how += f"the median of {repeats} runs{' of each kind, in turns' if several else ''}, after a warm-up"
+        how += f"the median of {repeats} runs{of_each}, after a warm-up"
     else:
-        first = " (the cached one first, so that one-time costs count against it)" if several else ""
-        how += f"a single run{' each' if several else ''} without a warm-up{first}; an impression, not a measurement "
-        how += "(--repeats 5 measures)"
+        cold = "without a warm-up" + (
+            " (the cached one first, so that one-time costs count against it)" if several else ""
+        )
+        how += f"a single run{' of each kind' if several else ''} {'after a warm-up' if made.warm else cold}; "
+        how += "an impression, not a measurement (--repeats 5 measures)"
     return {
         "repeats": repeats,
         "how": how,

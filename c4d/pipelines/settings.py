@@ -54,6 +54,11 @@ class Settings:
             )
 
     @property
+    def warm_up(self) -> bool:
+        """Whether an untimed round comes first: before a measurement, and to keep compilation out of the seconds."""
+        return self.repeats > 1 or self.compile
+
+    @property
     def kinds(self) -> tuple[str, ...]:
         """What is generated; the cached clip comes first, so that one-time costs never flatter it."""
         if self.cache is None:

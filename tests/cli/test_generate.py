@@ -179,6 +179,22 @@ def test_a_config_file_and_flags_over_it(c4d, tmp_path):
     assert (tmp_path / "out" / "000" / "report.json").exists()
 
 
+def test_a_local_pipeline_of_two_experts_from_a_picture(c4d, generate, tmp_path):
+    from tests.seam.test_pipelines import image_to_video
+
+    pipe, extra = image_to_video()
+    pipe.register_to_config(boundary_ratio=0.9)
+    pipe.save_pretrained(tmp_path / "model")
+    extra["image"].save(tmp_path / "first.png")
+    generate += ["--model", tmp_path / "model", "--height", 32, "--width", 32, "--cache", "fora:interval=2@stack"]
+    assert c4d(*generate, "--image", tmp_path / "first.png").code == 0
+    r = record(tmp_path / "out")
+    assert r["pipeline"] == "WanImageToVideoPipeline" and len(r["asked"]["image_sha256"]) == 64
+    assert "|" in r["session"]["timelines"]["cond"] and r["clip"]["fps"] == 16
+    text = page(tmp_path / "out")
+    assert 'class="expert"' in text and "second network" in text
+
+
 def test_compiling_is_said(c4d, generate, monkeypatch):
     from diffusers import WanTransformer3DModel
 
@@ -187,6 +203,7 @@ def test_compiling_is_said(c4d, generate, monkeypatch):
     generate.remove("--quiet")
     assert "WanTransformerBlock compiled" in c4d(*generate, "--compile").out
     assert calls == [{"fullgraph": True}]
+    assert "after a warm-up" in record(Path(generate[-1]))["timing"]["how"]
 
 
 def test_the_launch_script_from_elsewhere(tmp_path):

@@ -57,7 +57,7 @@ class TestBeforeLoading:
             (["--image", "/no/such.png"], ["/no/such.png", "PNG"]),
             (["--out", "/dev/null/out"], ["/dev/null/out", "another folder"]),
             (["--config", "/no/such.yaml"], ["/no/such.yaml", "cannot be read"]),
-            (["--prompt-file", "/no/such.txt"], ["--prompt-file"]),
+            (["--prompt-file", "some.txt"], ["--prompt", "--prompt-file", "keep one"]),
         ],
         ids=lambda value: " ".join(value)[:40] if value and value[0].startswith("--") else "",
     )
@@ -66,6 +66,9 @@ class TestBeforeLoading:
 
     def test_no_prompt(self, fails, tmp_path):
         fails(["generate", "--out", tmp_path], 2, "--prompt", "--prompt-file", PROMPT)
+
+    def test_a_prompt_file_that_is_not_there(self, fails, tmp_path):
+        fails(["generate", "--prompt-file", tmp_path / "p.txt", "--out", tmp_path], 2, "p.txt", "cannot be read")
 
     @pytest.mark.parametrize(("content", "said"), [(b"# nothing\n\n", "no prompt"), (b"\xff\xfe", "UTF-8")])
     def test_prompt_files(self, fails, tmp_path, content, said):

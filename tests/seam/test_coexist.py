@@ -11,7 +11,6 @@ from torch import nn
 import c4d
 from tests.tiny import CASES, hold_methods, rand, signal_of
 
-torch.set_grad_enabled(False)
 TWO = ("wan-t2v", "hunyuan-t2v")
 
 

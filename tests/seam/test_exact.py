@@ -12,7 +12,6 @@ from torch.utils.flop_counter import FlopCounterMode
 import c4d
 from tests.tiny import CASES, block_count, hold_methods, rand, signal_of
 
-torch.set_grad_enabled(False)
 KINDS = tuple(hold_methods("wan-t2v"))
 EVERY = [
     "fora:interval=1",

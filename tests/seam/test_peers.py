@@ -11,7 +11,6 @@ from c4d.core.policy import StepMask
 from c4d.core.types import CacheMethod, Rule
 from tests.tiny import CASES
 
-torch.set_grad_enabled(False)
 STEPS, INTERVAL, WARMUP = 12, 4, 3
 MODULES = {
     "wan-t2v": (r"blocks\.\d+\.(attn1|attn2|ffn)",),

@@ -9,8 +9,6 @@ from PIL import Image
 import c4d
 from tests.tiny import WAN, hold_methods, rand
 
-torch.set_grad_enabled(False)
-
 
 def wan_parts():
     """VAE, scheduler, text encoder and tokenizer: those of the embedded model."""
