@@ -16,7 +16,7 @@ def taylorseer(interval: int, order: int = 1, warmup: int = 1) -> CacheMethod:
 def taylorseer_lite(interval: int, order: int = 1, warmup: int = 1) -> CacheMethod:
     """TaylorSeer-Lite: the same forecast of one tensor, the transformer's output; a reused pass runs nothing at all.
 
-    arXiv 2503.06923 (the variant of its authors' HunyuanImage-2.1 code). Published for HunyuanImage-2.1 with interval 5, order 2, warmup 3.
+    arXiv 2503.06923, in the variant of its authors' code for HunyuanImage-2.1 (interval 5, order 2, warmup 3).
     """
     rule = Rule((OUTPUT,), Interval(interval, warmup), Taylor(order, start=warmup - 2), base="zero")
     return CacheMethod(f"taylorseer-lite:interval={interval},order={order},warmup={warmup}", (rule,))
