@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
-from c4d.core.hooks import CacheContext, Forward, Hook
+from c4d.core.hooks import CacheContext, Forward, Hook, Listener
 from c4d.core.offload import offload_hooks
 from c4d.core.stack import BlockStack
 from c4d.core.types import OUTPUT, CacheMethod, ModelSpec, OutputOf, Probe
-
-if TYPE_CHECKING:
-    from c4d.core.session import Session
 
 
 class Attachment:
     """One transformer in a session."""
 
-    def __init__(self, session: Session, transformer: nn.Module, spec: ModelSpec, expert: int) -> None:
+    def __init__(self, session: Listener, transformer: nn.Module, spec: ModelSpec, expert: int) -> None:
         self.transformer, self.spec, self._session, self._expert = transformer, spec, session, expert
         self._stacks: list[BlockStack] = []
         self._forwards: dict[str, Forward] = {}

@@ -21,9 +21,19 @@ def _combine(terms: Sequence[tuple[float, Vector]]) -> Vector:
     return [math.fsum(c * v[j] for c, v in terms) for j in range(len(terms[0][1]))]
 
 
-def _check_order(order: int) -> None:
-    if not isinstance(order, int) or isinstance(order, bool) or not 0 <= order <= 8:
-        raise ValueError(f"order must be a whole number from 0 to 8, got {order!r}")
+@dataclass(frozen=True)
+class _Ordered:
+    """A forecaster of some order keeps one feature more."""
+
+    order: int = 1
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.order, int) or isinstance(self.order, bool) or not 0 <= self.order <= 8:
+            raise ValueError(f"order must be a whole number from 0 to 8, got {self.order!r}")
+
+    @property
+    def history(self) -> int:
+        return self.order + 1
 
 
 def backward_differences(features: Sequence[Vector], times: Sequence[float]) -> list[Vector]:
@@ -56,22 +66,14 @@ class Hold:
 
 
 @dataclass(frozen=True)
-class Taylor:
+class Taylor(_Ordered):
     """TaylorSeer: sum_i D_i (t - t_last)^i / i! over the ladder of backward differences (arXiv 2503.06923, eq. 4).
 
     ``start`` is the published warm-up guard: features from before this time take no part in differences, so that
     with E warm-up steps and ``start`` = E - 2 order 1 first appears at step E - 1 and order 2 one full step later.
     """
 
-    order: int = 1
     start: float = -math.inf
-
-    def __post_init__(self) -> None:
-        _check_order(self.order)
-
-    @property
-    def history(self) -> int:
-        return self.order + 1
 
     def weights(self, times: Sequence[float], t: float) -> Vector:
         used = [i for i, time in enumerate(times) if time >= self.start] or [len(times) - 1]
@@ -82,20 +84,11 @@ class Taylor:
 
 
 @dataclass(frozen=True)
-class Newton:
+class Newton(_Ordered):
     """Newton's interpolation through the stored features: exact on polynomials of its order over uneven times.
 
     It amplifies noise more than ``Taylor``, which is why no method defaults to it.
     """
-
-    order: int = 1
-
-    def __post_init__(self) -> None:
-        _check_order(self.order)
-
-    @property
-    def history(self) -> int:
-        return self.order + 1
 
     def weights(self, times: Sequence[float], t: float) -> Vector:
         newest = list(times)[::-1]

@@ -5,19 +5,29 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from torch import nn
 
-if TYPE_CHECKING:
-    from c4d.core.session import Session
+
+class Listener(Protocol):
+    """What a hook tells of (the session)."""
+
+    name: str | None
+    current: Any
+
+    def enter(self, expert: int, args: Any, kwargs: Any) -> None: ...
+    def leave(self, args: Any, output: Any) -> None: ...
+    def exit(self, args: Any, kwargs: Any) -> Any: ...
+    def signal(self, probe: Any, read: Any, args: Any, output: Any) -> None: ...
+    def plan(self, stack: Any, blocks: Any) -> Any: ...
 
 
 class Hook:
     """A module hook: calls a method of the session with ``data``, or does nothing once the session is gone."""
 
-    def __init__(self, session: Session, call: Callable[..., Any], *data: Any) -> None:
-        self._session: Session | None = session
+    def __init__(self, session: Listener, call: Callable[..., Any], *data: Any) -> None:
+        self._session: Listener | None = session
         self._name, self._data = call.__name__, data
 
     def __call__(self, module: nn.Module, *args: Any) -> Any:
@@ -27,8 +37,8 @@ class Hook:
 class CacheContext:
     """``transformer.cache_context`` for the time of a session: notes the name of the branch, then does as always."""
 
-    def __init__(self, session: Session, transformer: nn.Module) -> None:
-        self._session: Session | None = session
+    def __init__(self, session: Listener, transformer: nn.Module) -> None:
+        self._session: Listener | None = session
         self._transformer = transformer
 
     @contextmanager
@@ -54,8 +64,8 @@ class Forward:
     ``before`` is the instance attribute that was there (accelerate and diffusers set one), None if it was the class's.
     """
 
-    def __init__(self, session: Session, module: nn.Module, around: Callable[..., Any]) -> None:
-        self._session: Session | None = session
+    def __init__(self, session: Listener, module: nn.Module, around: Callable[..., Any]) -> None:
+        self._session: Listener | None = session
         self._module, self._around = module, around
         self.before = module.__dict__.get("forward")
         while isinstance(self.before, Forward) and self.before._session is None:
