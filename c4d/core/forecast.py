@@ -55,11 +55,9 @@ def backward_differences(features: Sequence[Vector], times: Sequence[float]) -> 
 class Hold:
     """The last computed feature, as it was (FORA, TeaCache, First-Block Cache)."""
 
-    history: int = 1
-
-    def __post_init__(self) -> None:
-        if self.history != 1:
-            raise ValueError(f"hold keeps one feature, got history={self.history!r}")
+    @property
+    def history(self) -> int:
+        return 1
 
     def weights(self, times: Sequence[float], t: float) -> Vector:
         return [0.0] * (len(times) - 1) + [1.0]

@@ -112,10 +112,5 @@ def test_orders_are_checked(make):
         make()
 
 
-def test_hold_keeps_one():
-    with pytest.raises(ValueError, match="history=3"):
-        Hold(3)
-
-
 def test_every_forecaster_has_a_name():
     assert set(FORECASTERS.values()) == {Hold, Taylor, Newton}
