@@ -21,7 +21,8 @@ def test_methods(c4d):
     text = " ".join(outcome.out.split())
     assert outcome.code == 0 and outcome.err == ""
     for name, make in {**METHODS, **FORECASTERS}.items():
-        assert f"{name}:{describe(make)}" in text
+        options = describe(make)
+        assert (f" {name}:{options}" if options else f" {name} ") in text
         for paper in re.findall(r"arXiv (\d{4}\.\d{5})", make.__doc__ or "")[:1]:
             assert paper in text
     for kind in {kind for spec in SPECS.values() for kind in spec.kinds()}:
