@@ -134,7 +134,7 @@ def test_steps_of_two_experts_are_counted_over_the_whole_run():
     assert first_of_second.computed
 
 
-def test_hunyuan_video_pipeline_with_unnamed_and_named_branches():
+def test_hunyuan_video_pipeline():
     """The pipeline itself, with embeddings given; its text encoders are far too large to build here."""
     from diffusers import AutoencoderKLHunyuanVideo, FlowMatchEulerDiscreteScheduler, HunyuanVideoPipeline
 
