@@ -53,7 +53,7 @@ def test_per_module_taylorseer_equals_diffusers(name, order):
     assert (mine[-1] - uncached[-1]).norm() > 1e-5 * uncached[-1].norm()
 
 
-@pytest.mark.parametrize("threshold", [0.05, 0.2, 0.5])
+@pytest.mark.parametrize("threshold", [0.12, 0.16, 0.2, 0.5])
 def test_first_block_equals_diffusers(threshold):
     from diffusers import FirstBlockCacheConfig
 
@@ -65,4 +65,4 @@ def test_first_block_equals_diffusers(threshold):
     theirs = case.loop(model, STEPS)
     for a, b in zip(mine, theirs, strict=True):
         assert (a - b).norm() <= 1e-6 * b.norm()
-    assert session.report().computed >= 2
+    assert session.report().reused > 0
