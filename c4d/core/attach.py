@@ -26,29 +26,26 @@ class Attachment:
         self._context_before: Any = None
 
     def install(self, method: CacheMethod) -> None:
+        """Hangs the session on the model; if it raises half-way, :meth:`remove` takes off what is there."""
         session, transformer = self._session, self.transformer
-        try:
-            for stack in self.spec.stacks:
-                blocks = transformer.get_submodule(stack.path)
-                BlockStack.adopt(blocks, stack, session.plan)
-                self._stacks.append(blocks)  # type: ignore[arg-type]
-            self._context_before = transformer.__dict__.get("cache_context")
-            self._context = CacheContext(session, transformer)
-            transformer.__dict__["cache_context"] = self._context
-            add = self._handles.append
-            add(transformer.register_forward_pre_hook(Hook(session, session.enter, self._expert), with_kwargs=True))
-            add(transformer.register_forward_hook(Hook(session, session.leave), always_call=True))
-            door = transformer.get_submodule(self.spec.exit)
-            add(door.register_forward_pre_hook(Hook(session, session.exit), with_kwargs=True))
-            for probe in {p for rule in method.rules for p in rule.policy.probes}:
-                signal = self.spec.signals.get(probe)
-                if isinstance(signal, OutputOf):
-                    module = transformer.get_submodule(signal.module)
-                    add(module.register_forward_hook(Hook(session, session.signal, probe, signal.read)))
-            self.refresh(method)
-        except BaseException:
-            self.remove()
-            raise
+        for stack in self.spec.stacks:
+            blocks = transformer.get_submodule(stack.path)
+            BlockStack.adopt(blocks, stack, session.plan)
+            self._stacks.append(blocks)  # type: ignore[arg-type]
+        self._context_before = transformer.__dict__.get("cache_context")
+        self._context = CacheContext(session, transformer)
+        transformer.__dict__["cache_context"] = self._context
+        add = self._handles.append
+        add(transformer.register_forward_pre_hook(Hook(session, session.enter, self._expert), with_kwargs=True))
+        add(transformer.register_forward_hook(Hook(session, session.leave), always_call=True))
+        door = transformer.get_submodule(self.spec.exit)
+        add(door.register_forward_pre_hook(Hook(session, session.exit), with_kwargs=True))
+        for probe in {p for rule in method.rules for p in rule.policy.probes}:
+            signal = self.spec.signals.get(probe)
+            if isinstance(signal, OutputOf):
+                module = transformer.get_submodule(signal.module)
+                add(module.register_forward_hook(Hook(session, session.signal, probe, signal.read)))
+        self.refresh(method)
 
     def refresh(self, method: CacheMethod) -> None:
         """Hooks the module sites, again where the model's modules were exchanged (LoRA injection replaces some)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -43,7 +43,7 @@ class SchedulerClock:
         self._timesteps: Any = None  # held, so that its identity cannot be taken over by a newer object
         self._raw = 0
         self._first: int | None = None  # None until the scheduler has said where the run began
-        self._left = 0
+        self._count: CountingClock
         self._calls: Counter[str | None] = Counter()
 
     def tick(self, name: str | None, timestep: Any) -> Tick:
@@ -75,36 +75,31 @@ class SchedulerClock:
         return Tick(new, raw - first, len(timesteps) - first, _branch(name, ordinal))
 
     def _by_count(self, timesteps: Any, name: str | None, timestep: Any) -> Tick:
-        new = timesteps is not self._timesteps
-        if not new and self._calls[name] >= self._left:
-            raise RunError(
-                f"pass {self._left + 1} of branch {_branch(name, 0)!r} in a run of {self._left} steps: this scheduler "
-                "has no step_index, so call its set_timesteps before every generation, and name the calls of one step "
-                '(with transformer.cache_context("cond"): ...) if there are several'
+        if timesteps is not self._timesteps:
+            self._timesteps = timesteps
+            self._count = CountingClock(
+                len(timesteps) - _find(timesteps, timestep),
+                "this scheduler has no step_index, so call its set_timesteps",
             )
-        if new:
-            self._timesteps, self._left = timesteps, len(timesteps) - _find(timesteps, timestep)
-            self._calls.clear()
-        index = self._calls[name]
-        self._calls[name] += 1
-        return Tick(new, index, self._left, _branch(name, 0))
+        return self._count.tick(name, timestep)
 
 
-class ManualClock:
-    """Counts passes per branch over ``timesteps`` that the caller announced with ``session.begin(timesteps)``."""
+class CountingClock:
+    """One run of ``total`` steps, known by nothing but its passes: a pass's index is their number on its branch."""
 
-    def __init__(self, timesteps: Sequence[Any] | Tensor) -> None:
-        self._total, self._calls, self._opened = len(timesteps), Counter[str | None](), False
-        if self._total == 0:
-            raise ValueError("begin() needs at least one timestep")
+    def __init__(self, total: int, way_out: str) -> None:
+        self._total, self._way_out = total, way_out
+        self._calls, self._opened = Counter[str | None](), False
+        if total == 0:
+            raise ValueError("a run needs at least one timestep")
 
     def tick(self, name: str | None, timestep: Any) -> Tick:
         new, self._opened = not self._opened, True
         index = self._calls[name]
         if index >= self._total:
             raise RunError(
-                f"pass {index + 1} of branch {_branch(name, 0)!r} in a run of {self._total} steps: call "
-                "session.begin(timesteps) before every generation, and name the calls of one step "
+                f"pass {index + 1} of branch {_branch(name, 0)!r} in a run of {self._total} steps: {self._way_out} "
+                "before every generation, and name the calls of one step "
                 '(with transformer.cache_context("cond"): ...) if there are several'
             )
         self._calls[name] += 1

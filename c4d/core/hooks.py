@@ -109,9 +109,7 @@ class Forward:
             self._module.forward = self.before
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        plain = object.__new__(Forward)
-        memo[id(self)] = plain
-        plain._session, plain._around = None, _pass_through
+        plain = memo[id(self)] = _plain_forward(self._module, self.before)  # known before its module is copied
         plain._module, plain.before = copy.deepcopy(self._module, memo), copy.deepcopy(self.before, memo)
         return plain
 

@@ -22,9 +22,9 @@ COMPUTE, REUSE = Action.COMPUTE, Action.REUSE
 
 @dataclass
 class Branch:
-    """What one branch on one expert remembers within a run."""
+    """What one branch on one expert remembers within a run; empty until its first :meth:`reset`."""
 
-    states: list[Any]
+    states: list[Any] = field(default_factory=list)
     histories: dict[str, History] = field(default_factory=dict)
     before: dict[Probe, Tensor] = field(default_factory=dict)
     signature: Any = None
@@ -204,9 +204,8 @@ class Pass:
 
     def at_site(self, kind: str, path: str, run: Any) -> Any:
         """What a cached module returns: its own output, recorded, or the forecast of it."""
-        index = next(i for i, rule in enumerate(self.rules) if kind in rule.at)
-        rule, key = self.rules[index], f"{kind}:{path}" if kind != OUTPUT else OUTPUT
-        history = self.branch.histories.get(key)
+        index, key = self._place(kind, path)
+        rule, history = self.rules[index], self.branch.histories.get(key)
         self.answered = self.answered or kind == OUTPUT
         self.modules += kind != OUTPUT
         if self.actions[index] is REUSE and history is not None:
@@ -224,9 +223,13 @@ class Pass:
 
     def bypasses(self, kind: str, path: str) -> bool:
         """True if this pass reuses the site, so that the modules it bypasses hand out fillers."""
-        return self.actions[next(i for i, rule in enumerate(self.rules) if kind in rule.at)] is REUSE and (
-            f"{kind}:{path}" in self.branch.histories
-        )
+        index, key = self._place(kind, path)
+        return self.actions[index] is REUSE and key in self.branch.histories
+
+    def _place(self, kind: str, path: str) -> tuple[int, str]:
+        """The number of the rule that holds for a site, and the key of its history."""
+        index = next(i for i, rule in enumerate(self.rules) if kind in rule.at)
+        return index, f"{kind}:{path}" if kind != OUTPUT else OUTPUT
 
     def _record(self, key: str, rule: Rule, tensors: Sequence[Tensor]) -> History:
         if key not in self.branch.histories:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from c4d.core.attach import Attachment, check_fit, is_compiled
-from c4d.core.clock import Clock, ManualClock
+from c4d.core.clock import Clock, CountingClock
 from c4d.core.history import Storage
 from c4d.core.measure import Agree, Meter, alone
 from c4d.core.offload import Bridge, tracing
@@ -51,13 +51,10 @@ class Session:
         self._trace: list[Entry] = []
         self._runs = 0
         self._peak = 0
-        self._active = False
 
     # -- for users
 
     def __enter__(self) -> Session:
-        if self._active:
-            raise RuntimeError("this session is already attached")
         done: list[Attachment] = []
         try:
             for attachment in self._attachments:
@@ -65,21 +62,19 @@ class Session:
                     raise RuntimeError(
                         f"{type(attachment.transformer).__name__} is already in a session; leave that one first"
                     )
-                attachment.install(self.method)
                 done.append(attachment)
+                attachment.install(self.method)
                 self._refuse_compiled(attachment)
         except BaseException:
             for attachment in done:
                 attachment.remove()
             raise
-        self._active = True
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._close_run()
         for attachment in self._attachments:
             attachment.remove()
-        self._active = False
 
     def begin(self, timesteps: Sequence[Any] | Tensor) -> None:
         """Opens a run over ``timesteps`` for a denoising loop of one's own; call it before every generation.
@@ -87,7 +82,7 @@ class Session:
         The step index of a pass is then the number of earlier passes of its branch. Name the calls of one step with
         ``transformer.cache_context(name)`` if there are several.
         """
-        self._clock = ManualClock(timesteps)
+        self._clock = CountingClock(len(timesteps), "call session.begin(timesteps)")
 
     @property
     def trace(self) -> tuple[Entry, ...]:
@@ -145,7 +140,7 @@ class Session:
         attachment.wake()
         assert self._run is not None
         rules = self.method.rules
-        branch = self._run.branches.setdefault((tick.branch, expert), Branch([rule.policy.init() for rule in rules]))
+        branch = self._run.branches.setdefault((tick.branch, expert), Branch())
         leaves = (x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor))
         signature = [(x.shape, x.dtype, x.device) for x in leaves]
         if branch.signature != signature:

@@ -63,8 +63,9 @@ def generate(
         def after_step(_pipe: Any, _index: int, _timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
             bar.total = getattr(pipe, "num_timesteps", steps)  # second-order samplers make more passes than steps
             if session is not None:
-                computed = sum(entry.computed for entry in session.trace)
-                bar.set_postfix(computed=computed, reused=len(session.trace) - computed, refresh=False)
+                trace = session.trace
+                computed = sum(entry.computed for entry in trace)
+                bar.set_postfix(computed=computed, reused=len(trace) - computed, refresh=False)
             bar.update()
             return values
 
