@@ -230,3 +230,18 @@ def test_a_spec_of_one_s_own():
     with c4d.cached(model, "schedule:computed=0", spec=wrong) as session, pytest.raises(RuntimeError, match="spec"):
         session.begin([1.0, 1.0])
         model(x, torch.tensor(1.0)), model(x, torch.tensor(1.0))
+
+
+def test_a_failed_attach_leaves_nothing_on_the_model():
+    from torch import nn
+
+    _, config = wan_parts()
+    model = transformer(**config)
+    before = {name: sorted(module.__dict__) for name, module in model.named_modules()}
+    spec = c4d.ModelSpec("WanTransformer3DModel", stacks=(c4d.Stack("blocks"),), exit="no_such_module")
+    with pytest.raises(AttributeError, match="no_such_module"):
+        c4d.cached(model, "schedule:computed=0", spec=spec).__enter__()
+    assert type(model.blocks) is nn.ModuleList and not model._forward_pre_hooks and not model._forward_hooks
+    assert {name: sorted(module.__dict__) for name, module in model.named_modules()} == before
+    with c4d.cached(model, "schedule:computed=0"):
+        pass
