@@ -1,11 +1,12 @@
 # make demo: install, generate one clip uncached and cached with the embedded model, leave video and report in out/demo
 # make test: install, then the linters and the whole CPU suite
+# make bench: install the other systems too, and measure: step cost, fidelity, isolation (docs/measurements, an hour or two)
 PYTHON ?= python3
 export OMP_WAIT_POLICY ?= passive
 export TOKENIZERS_PARALLELISM ?= false
 RUN = .venv/bin/python
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint bench clean
 
 .venv/installed: pyproject.toml
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
@@ -22,6 +23,15 @@ lint: .venv/installed
 	.venv/bin/ruff check c4d launch tools bench tests
 	.venv/bin/ruff format --check c4d launch tools bench tests
 	$(RUN) -m mypy
+
+.venv/bench: .venv/installed
+	$(RUN) -m pip install -q --disable-pip-version-check -e '.[bench]'
+	touch $@
+
+bench: .venv/bench
+	$(RUN) -m bench.peers.isolation
+	$(RUN) -m bench.step_cost
+	$(RUN) -m bench.fidelity
 
 clean:
 	rm -rf out build dist .mypy_cache .ruff_cache .pytest_cache

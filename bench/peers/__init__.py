@@ -1,0 +1,60 @@
+"""The other systems on a bare Wan transformer, by the calls that their documentation gives; each a context manager.
+
+Every one yields ``begin()``, which must be called before each generation: the reset that the system asks of library
+users (``refresh_context`` in cache-dit, ``_reset_stateful_cache`` in diffusers). bench/peers/isolation.py shows what
+happens without it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from torch import nn
+
+Begin = Callable[[], None]
+
+
+def versions() -> str:
+    """The peers' versions, for the foot of a measurement; raises if one is missing, naming the way out."""
+    try:
+        return ", ".join(f"{name} {version(name)}" for name in ("cache-dit", "diffusers"))
+    except PackageNotFoundError as error:
+        raise SystemExit(f"{error.name} is missing: make bench installs it (pip install -e '.[bench]')") from error
+
+
+@contextmanager
+def cache_dit(
+    transformer: nn.Module, steps: int, *, cfg: bool = True, calibrator: Any = None, **config: Any
+) -> Iterator[Begin]:
+    """cache-dit's DBCache on Wan's blocks; ``config`` goes to DBCacheConfig, ``calibrator`` is one of its configs."""
+    os.environ.setdefault("CACHE_DIT_LOG_LEVEL", "ERROR")  # read when it is imported
+    import cache_dit as peer
+
+    adapter = peer.BlockAdapter(
+        transformer=transformer,
+        blocks=transformer.blocks,
+        forward_pattern=peer.ForwardPattern.Pattern_2,
+        has_separate_cfg=cfg,
+    )
+    cache = peer.DBCacheConfig(num_inference_steps=steps, enable_separate_cfg=cfg, **config)
+    extra = {} if calibrator is None else {"calibrator_config": calibrator}
+    peer.enable_cache(adapter, cache_config=cache, **extra)
+    try:
+        yield lambda: peer.refresh_context(transformer, num_inference_steps=steps)
+    finally:
+        peer.disable_cache(transformer)
+        transformer.__dict__.pop("forward", None)  # it leaves its own behind
+
+
+@contextmanager
+def hooks(transformer: Any, config: Any) -> Iterator[Begin]:
+    """diffusers' own hooks; ``config`` is one of its cache configs."""
+    transformer.enable_cache(config)
+    try:
+        yield transformer._reset_stateful_cache
+    finally:
+        transformer.disable_cache()
