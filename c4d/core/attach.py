@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -11,6 +11,13 @@ from c4d.core.hooks import CacheContext, Forward, Hook, Listener
 from c4d.core.offload import offload_hooks
 from c4d.core.stack import BlockStack
 from c4d.core.types import OUTPUT, CacheMethod, ModelSpec, OutputOf, Probe
+
+
+class Place(NamedTuple):
+    """Where a cached module stands: the number of the rule that holds for it, and the key of its history."""
+
+    rule: int
+    key: str
 
 
 class Attachment:
@@ -40,7 +47,7 @@ class Attachment:
         add(transformer.register_forward_hook(Hook(session, session.leave), always_call=True))
         door = transformer.get_submodule(self.spec.exit)
         add(door.register_forward_pre_hook(Hook(session, session.exit), with_kwargs=True))
-        for probe in {p for rule in method.rules for p in rule.policy.probes}:
+        for probe in method.probes:
             signal = self.spec.signals.get(probe)
             if isinstance(signal, OutputOf):
                 module = transformer.get_submodule(signal.module)
@@ -80,18 +87,21 @@ class Attachment:
         return isinstance(context, CacheContext) and context._session is not None
 
     def _wanted(self, method: CacheMethod) -> dict[str, Callable[..., Any]]:
-        kinds = {kind for rule in method.rules for kind in rule.at}
-        wanted: dict[str, Callable[..., Any]] = {"": site_forward(OUTPUT, "")} if OUTPUT in kinds else {}
+        rules = {kind: index for index, rule in enumerate(method.rules) for kind in rule.at}
+        wanted: dict[str, Callable[..., Any]] = {}
+        if OUTPUT in rules:
+            wanted[""] = site_forward(Place(rules[OUTPUT], OUTPUT))
         for stack in self.spec.stacks:
             for i in range(len(self.transformer.get_submodule(stack.path))):  # type: ignore[arg-type]
                 for kind, sites in stack.sites.items():
-                    if kind not in kinds:
+                    if kind not in rules:
                         continue
                     for site in sites:
                         path = f"{stack.path}.{i}.{site.output}".rstrip(".")
-                        wanted[path] = site_forward(kind, path)
+                        place = Place(rules[kind], f"{kind}:{path}")
+                        wanted[path] = site_forward(place)
                         for bypassed, filler in site.bypasses.items():
-                            wanted[f"{stack.path}.{i}.{bypassed}"] = filler_forward(kind, path, filler)
+                            wanted[f"{stack.path}.{i}.{bypassed}"] = filler_forward(place, filler)
         return wanted
 
     def blocks(self) -> list[nn.Module]:
@@ -118,20 +128,20 @@ def is_compiled(module: nn.Module) -> bool:
     return getattr(module, "_compiled_call_impl", None) is not None
 
 
-def site_forward(kind: str, path: str) -> Callable[..., Any]:
+def site_forward(place: Place) -> Callable[..., Any]:
     """Around the forward of a cached module."""
 
     def around(current: Any, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return current.at_site(kind, path, lambda: original(*args, **kwargs))
+        return current.at_site(place, original, args, kwargs)
 
     return around
 
 
-def filler_forward(kind: str, path: str, filler: Callable[..., Any]) -> Callable[..., Any]:
-    """Around the forward of a module that the reuse of site ``path`` bypasses."""
+def filler_forward(place: Place, filler: Callable[..., Any]) -> Callable[..., Any]:
+    """Around the forward of a module that the reuse of the site at ``place`` bypasses."""
 
     def around(current: Any, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return filler(*args, **kwargs) if current.bypasses(kind, path) else original(*args, **kwargs)
+        return filler(*args, **kwargs) if current.reuses(place) else original(*args, **kwargs)
 
     return around
 

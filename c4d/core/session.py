@@ -8,14 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from c4d.core.attach import Attachment, check_fit, is_compiled
 from c4d.core.clock import Clock, CountingClock
 from c4d.core.history import Storage
 from c4d.core.measure import Agree, Meter, alone
 from c4d.core.offload import Bridge, tracing
-from c4d.core.run import Branch, Pass, Run, Tools
+from c4d.core.passes import Pass
+from c4d.core.run import Run, Tools, signature_of
 from c4d.core.trace import Entry, Report, timeline
 from c4d.core.types import OUTPUT, Action, CacheMethod, ModelSpec, Primitives, Probe, Stack, Step
 
@@ -140,9 +140,9 @@ class Session:
         attachment.wake()
         assert self._run is not None
         rules = self.method.rules
-        branch = self._run.branches.setdefault((tick.branch, expert), Branch())
-        leaves = (x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor))
-        signature = [(x.shape, x.dtype, x.device) for x in leaves]
+        branch = self._run.branches[tick.branch, expert]
+        signature = signature_of([*args, *kwargs.values()])
+        restarted = branch.signature is not None and branch.signature != signature
         if branch.signature != signature:
             branch.reset(rules)
             branch.signature = signature
@@ -150,10 +150,11 @@ class Session:
             branch.reset(rules)
             attachment.refresh(self.method)
         step = Step(tick.index, tick.total, tick.branch, expert)
-        self.current = Pass(attachment.spec, rules, branch, step, self._tools)
+        self.current = current = Pass(attachment.spec, self.method, branch, step, self._tools)
+        current.restarted = restarted
         self._owner = threading.get_ident()
-        if self.current.whole and self.current.action is Action.REUSE:
-            self.current.bridge = Bridge(attachment.offloaded, attachment.blocks)
+        if attachment.offloaded and current.whole and current.action is Action.REUSE:
+            current.bridge = Bridge(attachment.offloaded, attachment.blocks)
 
     def plan(self, stack: Stack, blocks: list[nn.Module]) -> Any:
         """What a loop over ``stack`` yields: outside a forward simply its blocks."""
@@ -197,6 +198,8 @@ class Session:
                 current.modules,
                 current.modules_reused,
                 seconds,
+                current.seen,
+                current.restarted,
             )
         )
         if current.step.index >= current.step.total - 1:
@@ -236,6 +239,7 @@ class Session:
     def _open_run(self) -> None:
         self._close_run()
         self._run = Run(self._runs)
+        self._tools.weights.clear()
         self._runs += 1
         for attachment in self._attachments:
             attachment.refresh(self.method)

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from c4d.core.types import Action, Step
+from c4d.core.types import Action, Change, Probe, Step
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One forward: its run (0, 1, ...), where it stood, what each rule did, host seconds inside it.
 
     ``blocks`` were entered; of ``modules`` cached inside them ``modules_reused`` were forecast.
 
     ``actions`` has one action per rule of the method. ``seconds`` are host time without a device synchronisation: the
-    full cost on a CPU, the time to launch the work on an asynchronous device.
+    full cost on a CPU, the time to launch the work on an asynchronous device. ``seen`` are the changes it measured;
+    ``restarted`` says that its inputs had another shape, dtype or device than the branch's last, so that it began anew.
     """
 
     run: int
@@ -26,6 +26,8 @@ class Entry:
     modules: int
     modules_reused: int
     seconds: float
+    seen: Mapping[Probe, Change]
+    restarted: bool
 
     @property
     def computed(self) -> bool:

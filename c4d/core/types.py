@@ -6,6 +6,7 @@ import enum
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -144,7 +145,7 @@ class Rule:
                 f"for the whole pass: use @{STACK} instead of @{','.join(self.at)}"
             )
 
-    @property
+    @cached_property
     def whole(self) -> bool:
         """True if the rule decides for the whole pass, False if it acts at modules inside the blocks."""
         return STACK in self.at or OUTPUT in self.at
@@ -163,6 +164,16 @@ class CacheMethod:
         sites = [site for rule in self.rules for site in rule.at]
         if len(sites) != len(set(sites)) or (len(self.rules) > 1 and any(rule.whole for rule in self.rules)):
             raise ValueError(f"{self.name}: rules overlap at {', '.join(sites)}; each site takes one rule")
+
+    @cached_property
+    def probes(self) -> frozenset[Probe]:
+        """Everything that its policies measure; empty: no pass waits for the device."""
+        return frozenset(probe for rule in self.rules for probe in rule.policy.probes)
+
+    @cached_property
+    def whole(self) -> Rule | None:
+        """The rule for the whole pass, None if the method acts at modules."""
+        return self.rules[0] if self.rules[0].whole else None
 
 
 @dataclass(frozen=True)
