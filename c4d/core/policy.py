@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from c4d.core.types import Action, Change, Policy, Probe, Step
+from c4d.core.types import Action, Change, Explains, Measured, Policy, Probe, Step
 
 COMPUTE, REUSE = Action.COMPUTE, Action.REUSE
 NONE: frozenset[Probe] = frozenset()
@@ -21,6 +21,17 @@ def _whole(name: str, value: Any, least: int) -> None:
 def _positive(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
         raise ValueError(f"{name} must be a finite number above 0, got {value!r}")
+
+
+def unexplained(policy: Policy[Any]) -> str:
+    """What can be said of an idle policy that does not explain itself."""
+    return f"{type(policy).__name__} computed every step"
+
+
+def _never_small(what: str, least: float | None, enough: str) -> str:
+    if least is None:
+        return f"no {what} could be measured"
+    return f"the smallest {what} was {least:.3g}, never {enough}"
 
 
 @dataclass(frozen=True)
@@ -49,6 +60,11 @@ class Interval:
             return COMPUTE, step.index
         return REUSE, last
 
+    def idle(self, total: int, measured: Measured) -> str:
+        if self.interval == 1:
+            return "interval=1 computes every step"
+        return f"warmup={self.warmup} computes the first {self.warmup} steps, and the run has {total}"
+
 
 @dataclass(frozen=True)
 class StepMask:
@@ -72,6 +88,9 @@ class StepMask:
 
     def decide(self, started: bool, step: Step, seen: Mapping[Probe, Change]) -> tuple[Action, bool]:
         return (REUSE if started and step.index not in self.computed else COMPUTE), True
+
+    def idle(self, total: int, measured: Measured) -> str:
+        return f"all {total} steps of the run are listed as computed"
 
 
 @dataclass(frozen=True)
@@ -102,11 +121,18 @@ class Accumulate:
     def decide(self, acc: float | None, step: Step, seen: Mapping[Probe, Change]) -> tuple[Action, float | None]:
         if acc is None or self.probe not in seen:
             return COMPUTE, 0.0
+        acc += self._rescaled(seen[self.probe])
+        return (REUSE, acc) if acc < self.threshold else (COMPUTE, 0.0)
+
+    def idle(self, total: int, measured: Measured) -> str:
+        least = min((self._rescaled(seen[self.probe]) for _, seen in measured if self.probe in seen), default=None)
+        return _never_small(f"rescaled change of {self.probe.value}", least, f"below the threshold {self.threshold:g}")
+
+    def _rescaled(self, change: Change) -> float:
         value = 0.0
         for c in self.coefficients:
-            value = value * seen[self.probe].ratio + c
-        acc += max(0.0, value)
-        return (REUSE, acc) if acc < self.threshold else (COMPUTE, 0.0)
+            value = value * change.ratio + c
+        return max(0.0, value)
 
 
 @dataclass(frozen=True)
@@ -129,6 +155,10 @@ class Threshold:
     def decide(self, started: bool, step: Step, seen: Mapping[Probe, Change]) -> tuple[Action, bool]:
         reuse = started and self.probe in seen and seen[self.probe].ratio <= self.threshold
         return (REUSE if reuse else COMPUTE), True
+
+    def idle(self, total: int, measured: Measured) -> str:
+        least = min((seen[self.probe].ratio for _, seen in measured if self.probe in seen), default=None)
+        return _never_small(f"change of {self.probe.value}", least, f"at most the threshold {self.threshold:g}")
 
 
 @dataclass(frozen=True)
@@ -163,3 +193,9 @@ class Bounded:
             inner = self.inner.init()
         action, inner = self.inner.decide(inner, step, seen)
         return action, (inner, skipped + 1 if action is REUSE else 0)
+
+    def idle(self, total: int, measured: Measured) -> str:
+        if self.first + self.last >= total:
+            return f"the first {self.first} and last {self.last} steps are always computed, and the run has {total}"
+        free = [(step, seen) for step, seen in measured if self.first <= step.index < step.total - self.last]
+        return self.inner.idle(total, free) if isinstance(self.inner, Explains) else unexplained(self.inner)

@@ -16,7 +16,7 @@ from c4d.core.measure import Agree, Meter, alone
 from c4d.core.offload import Bridge, tracing
 from c4d.core.passes import Pass
 from c4d.core.run import Run, Tools, signature_of
-from c4d.core.trace import Entry, Report, timeline
+from c4d.core.trace import Entry, Report, timeline, why
 from c4d.core.types import OUTPUT, Action, CacheMethod, ModelSpec, Primitives, Probe, Stack, Step
 
 
@@ -115,6 +115,7 @@ class Session:
             host_reads=self._tools.meter.host_reads,
             nonfinite=self._tools.nonfinite,
             seconds={"computed": sum(e.seconds for e in computed), "reused": sum(e.seconds for e in reused)},
+            why=why(self.method.rules, entries),
         )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from c4d.core.types import Action, Change, Probe, Step
+from c4d.core.policy import unexplained
+from c4d.core.types import Action, Change, Explains, Probe, Rule, Step
 
 
 class Entry(NamedTuple):
@@ -47,6 +48,31 @@ def timeline(entries: Sequence[Entry]) -> dict[str, str]:
     return lines
 
 
+def why(rules: Sequence[Rule], entries: Sequence[Entry]) -> tuple[str, ...]:
+    """Sentences on what kept the passes of one run from being reused; none if nothing did."""
+    sentences = []
+    broken = [e for e in entries if any(not change.finite for change in e.seen.values())]
+    if broken:
+        sentences.append(f"{len(broken)} of {len(entries)} passes measured NaN or infinity; each was computed")
+    anew = [e for e in entries if e.restarted]
+    if anew:
+        sentences.append(
+            f"{len(anew)} of {len(entries)} passes had inputs of another shape or dtype than the last on their branch "
+            "and began anew"
+        )
+    first = {(e.step.branch, e.step.expert): e for e in reversed(entries)}.values()
+    bound = {id(e) for e in (*broken, *anew, *first)}
+    free = [e for e in entries if id(e) not in bound]
+    measured = [(e.step, e.seen) for e in free if e.seen]
+    for i, rule in enumerate(rules):
+        explained = not free and (broken or anew)
+        if entries and not explained and all(e.actions[i] is Action.COMPUTE for e in entries):
+            policy, total = rule.policy, entries[-1].step.total
+            reason = policy.idle(total, measured) if isinstance(policy, Explains) else unexplained(policy)
+            sentences.append(f"nothing was reused at {', '.join(rule.at)}: {reason}")
+    return tuple(sentences)
+
+
 @dataclass(frozen=True)
 class Report:
     """A session in numbers. Counts and timelines are those of the last run; ``runs`` counts all.
@@ -54,7 +80,7 @@ class Report:
     ``blocks_entered`` of ``blocks_total`` (block calls an uncached run of the same passes makes), ``modules_reused`` of
     the ``modules_total`` calls of cached modules (0 for methods of the whole pass), ``peak_bytes`` held by histories
     and probes, ``host_reads`` (waits for the device made to decide) and ``nonfinite`` measurements of the session,
-    ``seconds`` of host time inside computed and reused passes.
+    ``seconds`` of host time inside computed and reused passes, ``why`` sentences on what kept passes from being reused.
     """
 
     method: str
@@ -72,10 +98,11 @@ class Report:
     host_reads: int
     nonfinite: int
     seconds: dict[str, float]
+    why: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types only, ready for JSON."""
-        return {**asdict(self), "transformers": list(self.transformers)}
+        return {**asdict(self), "transformers": list(self.transformers), "why": list(self.why)}
 
     def __str__(self) -> str:
         passes = self.computed + self.reused
@@ -89,7 +116,6 @@ class Report:
             f"  held     {self.peak_bytes / 2**20:.2f} MiB at most; {self.host_reads} host reads to decide",
             f"  seconds  {self.seconds['computed']:.3f} in computed passes, {self.seconds['reused']:.3f} in reused",
         ]
-        if self.nonfinite:
-            lines.append(f"  warning  {self.nonfinite} non-finite measurements; each of those passes was computed")
+        lines += [f"  note     {sentence}" for sentence in self.why]
         lines += [f"  {branch:<8} {line}" for branch, line in self.timelines.items()]
         return "\n".join(lines)

@@ -82,6 +82,16 @@ class Policy(Protocol[S]):
     def decide(self, state: S, step: Step, seen: Mapping[Probe, Change]) -> tuple[Action, S]: ...
 
 
+Measured = Sequence[tuple[Step, Mapping[Probe, Change]]]
+
+
+@runtime_checkable
+class Explains(Protocol):
+    """A policy that can say in words why a run of ``total`` steps that ``measured`` this reused nothing."""
+
+    def idle(self, total: int, measured: Measured) -> str: ...
+
+
 @runtime_checkable
 class Forecaster(Protocol):
     """What instead: a linear combination of the last ``history`` stored features."""

@@ -298,4 +298,6 @@ def test_a_non_finite_measurement_computes_and_is_counted(method):
         for value in (x, x, x * float("nan"), x, x):
             case.run(model, value, 900.0)
     report = session.report()
-    assert report.timelines == {"0": "CrCCr"} and report.nonfinite == 2 and "non-finite" in str(report)
+    assert report.timelines == {"0": "CrCCr"} and report.nonfinite == 2
+    assert report.why == ("2 of 5 passes measured NaN or infinity; each was computed",)
+    assert report.why[0] in str(report)
