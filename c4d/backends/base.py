@@ -33,10 +33,11 @@ class Backend(Protocol):
         """What keeps this backend from running here, in words; None if nothing does."""
         ...
 
-    def lincomb(self, features: Sequence[Tensor], weights: Tensor) -> Tensor:
+    def lincomb(self, features: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
         """sum_k weights[k] * features[k] in fp32 (fp64 for fp64 features), in the dtype of ``features[0]``.
 
-        ``features``: K tensors of one shape on one device; ``weights``: [K] on that device.
+        ``features``: K tensors of one shape on one device; ``weights``: K numbers on the host, and how they reach the
+        device is the backend's affair. The result is a new tensor.
         """
         ...
 

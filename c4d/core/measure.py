@@ -31,7 +31,7 @@ class Meter:
         """
         if not pairs:
             return {}
-        partial = torch.stack([self._backend.change(now, before) for now, before in pairs.values()])
-        rows = self._agree(partial).tolist()
+        changes = [self._backend.change(now, before) for now, before in pairs.values()]
+        rows = self._agree(torch.stack(changes) if len(changes) > 1 else changes[0][None]).tolist()
         self.host_reads += 1
         return {probe: Change(delta, base) for probe, (delta, base) in zip(pairs, rows, strict=True)}

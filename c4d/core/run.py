@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from c4d.core.history import History, Storage
@@ -73,18 +72,18 @@ class Tools:
     meter: Meter
     storage: Storage
     nonfinite: int = 0
-    weights: dict[Any, Tensor] = field(default_factory=dict)  # of forecasts made in this run, by what they depend on
+    weights: dict[Any, Sequence[float]] = field(default_factory=dict)  # by what they depend on besides the time
+    weights_for: float = -1.0  # that time
 
     def forecast(
         self, history: History, forecaster: Forecaster, t: float, i: int = 0, base: Tensor | None = None
     ) -> Tensor:
         """The i-th tensor of ``history`` forecast at ``t``, plus ``base``; in the dtype of ``base``, else its own."""
-        features = history.features(i) if base is None else [base, *history.features(i)]
-        first = features[0]
-        exact = torch.float64 if first.dtype == torch.float64 else torch.float32
-        key = (forecaster, history.times, t, base is None, exact, first.device)
-        if (weights := self.weights.get(key)) is None:
-            values = forecaster.weights(history.times, t)
-            weights = torch.tensor(values if base is None else [1.0, *values], dtype=exact, device=first.device)
-            self.weights[key] = weights
-        return self.backend.lincomb(features, weights)
+        if t != self.weights_for:
+            self.weights, self.weights_for = {}, t
+        key = (forecaster, history.times)
+        weights = self.weights.get(key)
+        if weights is None:
+            weights = self.weights[key] = forecaster.weights(history.times, t)
+        features = history.features(i)
+        return self.backend.lincomb(*((features, weights) if base is None else ([base, *features], [1.0, *weights])))

@@ -240,7 +240,6 @@ class Session:
     def _open_run(self) -> None:
         self._close_run()
         self._run = Run(self._runs)
-        self._tools.weights.clear()
         self._runs += 1
         for attachment in self._attachments:
             attachment.refresh(self.method)
