@@ -4,87 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from PIL import Image
 
 import c4d
-from tests.tiny import WAN, hold_methods, rand
-
-
-def wan_parts():
-    """VAE, scheduler, text encoder and tokenizer: those of the embedded model."""
-    from importlib.resources import files
-
-    from diffusers import WanPipeline
-
-    pipe = WanPipeline.from_pretrained(files("c4d") / "assets/wan_tiny")
-    parts = {k: v for k, v in pipe.components.items() if k in ("vae", "scheduler", "text_encoder", "tokenizer")}
-    return parts, {**WAN, "in_channels": 8, "out_channels": 8, "text_dim": 64}
-
-
-def transformer(seed=0, kind="WanTransformer3DModel", **config):
-    import diffusers
-
-    torch.manual_seed(seed)
-    return getattr(diffusers, kind)(**config).eval()
-
-
-def text_to_video():
-    from diffusers import WanPipeline
-
-    parts, config = wan_parts()
-    return WanPipeline(**parts, transformer=transformer(**config)), {}
-
-
-def two_experts():
-    from diffusers import WanPipeline
-
-    parts, config = wan_parts()
-    pipe = WanPipeline(
-        **parts, transformer=transformer(**config), transformer_2=transformer(1, **config), boundary_ratio=0.875
-    )
-    return pipe, {"guidance_scale_2": 3.0}
-
-
-def low_noise_expert_alone():
-    from diffusers import WanPipeline
-
-    parts, config = wan_parts()
-    return WanPipeline(**parts, transformer=None, transformer_2=transformer(**config), boundary_ratio=1.5), {}
-
-
-def image_to_video():
-    from diffusers import WanImageToVideoPipeline
-
-    parts, config = wan_parts()
-    pipe = WanImageToVideoPipeline(
-        **parts, transformer=transformer(**{**config, "in_channels": 8 + 8 + 4}), image_encoder=None,
-        image_processor=None, boundary_ratio=1.5, transformer_2=transformer(1, **{**config, "in_channels": 20}),
-    )  # fmt: skip
-    return pipe, {"image": Image.new("RGB", (32, 32), (200, 30, 30))}
-
-
-def text_and_image_to_video():
-    from diffusers import WanImageToVideoPipeline
-
-    parts, config = wan_parts()
-    pipe = WanImageToVideoPipeline(
-        **parts, transformer=transformer(**config), image_encoder=None, image_processor=None, expand_timesteps=True
-    )
-    return pipe, {"image": Image.new("RGB", (32, 32), (200, 30, 30))}
-
-
-def vace():
-    from diffusers import WanVACEPipeline
-
-    parts, config = wan_parts()
-    # reference latents (2 x 8) and the mask folded by the VAE's spatial factor (4 x 4)
-    config = {**config, "vace_layers": [0, 2], "vace_in_channels": 2 * 8 + 16}
-    return WanVACEPipeline(**parts, transformer=transformer(kind="WanVACETransformer3DModel", **config)), {}
-
-
-PIPELINES = {f.__name__: f for f in (
-    text_to_video, two_experts, low_noise_expert_alone, image_to_video, text_and_image_to_video, vace,
-)}  # fmt: skip
+from tests.pipes import PIPELINES, hunyuan_video, transformer, two_experts, wan_parts
+from tests.tiny import hold_methods, rand
 
 
 @pytest.fixture(scope="module", params=PIPELINES)
@@ -135,22 +58,7 @@ def test_steps_of_two_experts_are_counted_over_the_whole_run():
 
 
 def test_hunyuan_video_pipeline():
-    """The pipeline itself, with embeddings given; its text encoders are far too large to build here."""
-    from diffusers import AutoencoderKLHunyuanVideo, FlowMatchEulerDiscreteScheduler, HunyuanVideoPipeline
-
-    from tests.tiny import HUNYUAN
-
-    torch.manual_seed(0)
-    vae = AutoencoderKLHunyuanVideo(
-        in_channels=3, out_channels=3, latent_channels=4, block_out_channels=(8, 8, 8, 8), layers_per_block=1,
-        down_block_types=("HunyuanVideoDownBlock3D",) * 4, up_block_types=("HunyuanVideoUpBlock3D",) * 4,
-        norm_num_groups=4, spatial_compression_ratio=8, temporal_compression_ratio=4, mid_block_add_attention=True,
-    )  # fmt: skip
-    pipe = HunyuanVideoPipeline(
-        text_encoder=None, tokenizer=None, text_encoder_2=None, tokenizer_2=None, vae=vae,
-        transformer=transformer(kind="HunyuanVideoTransformer3DModel", **HUNYUAN),
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=7.0),
-    )  # fmt: skip
+    pipe = hunyuan_video()
     pipe.set_progress_bar_config(disable=True)
 
     def generate():

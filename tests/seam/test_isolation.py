@@ -1,0 +1,172 @@
+"""No generation leaves a trace in the next: whatever came before it in a session, it is what a fresh session makes."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import c4d
+from tests.subjects import EVERY, KINDS, SUBJECTS, Stop, Subject, at_step, broken, built, like_alone
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+# -- whatever came before
+
+
+def stop(*_):
+    raise Stop
+
+
+def aborted(subject, pipe):
+    with pytest.raises(Stop):
+        subject.ask(pipe, prompt="B", callback_on_step_end=at_step(3, stop))
+
+
+def interrupted(subject, pipe):
+    subject.ask(pipe, prompt="B", callback_on_step_end=at_step(3, lambda p: setattr(p, "_interrupt", True)))
+
+
+def in_double(subject, pipe):
+    models = [m for m in (pipe.transformer, getattr(pipe, "transformer_2", None)) if m is not None]
+    kept = [(p, p.data) for model in models for p in model.parameters()]
+    for model in models:
+        model.double()
+    subject.ask(pipe, prompt="B")
+    for model in models:
+        model.float()
+    for parameter, data in kept:
+        parameter.data = data  # itself and not a cast back: how it lies in memory decides the last bits of a product
+
+
+def half_a_step(subject, pipe, names=("cond", "uncond")):
+    with pytest.raises(Stop):
+        subject.loop(pipe, names=names, stop=9)
+
+
+BEFORE: dict[str, Callable[[Subject, Any], Any]] = {
+    "another prompt": lambda s, pipe: s.ask(pipe, prompt="B"),
+    "fewer steps": lambda s, pipe: s.ask(pipe, prompt="B", steps=5),
+    "more steps": lambda s, pipe: s.ask(pipe, prompt="B", steps=11),
+    "another size": lambda s, pipe: s.ask(pipe, size=(32, 48), frames=9),
+    "two videos": lambda s, pipe: s.ask(pipe, prompt="B", num_videos_per_prompt=2),
+    "two prompts": lambda s, pipe: s.ask(pipe, prompt="B", prompts=2, steps=5),
+    "another guidance": lambda s, pipe: s.ask(pipe, guidance=7.0),
+    "no guidance": lambda s, pipe: s.ask(pipe, prompt="B", guidance=1.0),
+    "another dtype": in_double,
+    "aborted": aborted,
+    "interrupted": interrupted,
+    "broken in a pass": broken,
+    "broken in a block": functools.partial(broken, blocks=True),
+    "stopped between two calls": half_a_step,
+    "uncond skipped": lambda s, pipe: s.loop(pipe, skip=(2, 5, 7)),
+    "unnamed calls stopped between two": functools.partial(half_a_step, names=(None, None)),
+}
+
+
+@pytest.mark.parametrize("before", BEFORE)
+@pytest.mark.parametrize(("name", "kind"), EVERY)
+def test_no_trace_in_the_next_generation(name, kind, before):
+    subject, pipe = SUBJECTS[name], built(name)
+    with c4d.cached(pipe, subject.methods[kind]) as session:
+        BEFORE[before](subject, pipe)
+        assert session.trace
+        like_alone(session, subject.ask(pipe), name, kind)
+
+
+@pytest.mark.parametrize(("name", "kind"), EVERY)
+def test_what_is_compared_computes_and_reuses(name, kind):
+    """Else nothing above could fail: stored features are used, and thresholds are neither out of reach nor passed."""
+    lines = timeline(name, kind)
+    assert set(lines) == {"cond", "uncond"}
+    for line in lines.values():
+        assert "C" in line[1:] and "r" in line
+
+
+def timeline(name, kind):
+    with c4d.cached(built(name, copy=1), SUBJECTS[name].methods[kind]) as session:
+        SUBJECTS[name].ask(built(name, copy=1))
+    return session.report().timelines
+
+
+def test_the_model_is_left_as_it_was():
+    pipe, subject = built("wan"), SUBJECTS["wan"]
+    plain = subject.ask(built("wan", copy=1))
+    with c4d.cached(pipe, subject.methods["stack"]):
+        aborted(subject, pipe)
+    assert torch.equal(subject.ask(pipe), plain)
+
+
+# -- two fresh processes
+
+
+def digests(prompts):
+    """Subject and kind -> what each of ``prompts`` made, asked for one after the other in one session."""
+    made = {}
+    for name, subject in SUBJECTS.items():
+        for kind, method in subject.methods.items():
+            with c4d.cached(built(name), method):
+                results = [subject.ask(built(name), prompt=prompt) for prompt in prompts]
+            made[f"{name} {kind}"] = [hashlib.sha256(r.numpy().tobytes()).hexdigest() for r in results]
+    return made
+
+
+def test_two_prompts_in_a_row_equal_two_fresh_processes():
+    code = """
+import json, sys, torch
+torch.set_num_threads(1)
+torch.set_grad_enabled(False)
+from tests.seam.test_isolation import digests
+print(json.dumps(digests(sys.argv[1])))
+"""
+
+    def fresh(prompt):
+        done = subprocess.run([sys.executable, "-c", code, prompt], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1])
+
+    first, second = fresh("A"), fresh("B")
+    assert digests("AB") == {key: first[key] + second[key] for key in first}
+    assert all(first[key] != second[key] for key in first)
+
+
+# -- skipped passes and unnamed ones, observed
+
+
+@pytest.mark.parametrize("names", [("cond", "uncond"), (None, None)], ids=["named", "unnamed"])
+@pytest.mark.parametrize(("name", "kind"), EVERY)
+def test_a_skipped_pass_changes_nothing_for_the_other_branch(name, kind, names):
+    """The latents move by cond alone here, so that cond must be the same bit for bit whenever uncond is left out."""
+    subject, pipe, results = SUBJECTS[name], built(name), []
+    with c4d.cached(pipe, subject.methods[kind]) as session:
+        for skip in ((), (2, 3, 6), range(8)):
+            out = subject.loop(pipe, names=names, skip=skip, guided=False)
+            results.append((out, session.report().timelines))
+    (every, lines), (some, skipped), (none, cond) = results
+    assert torch.equal(every, some) and torch.equal(every, none)
+    first, second = ("cond", "uncond") if names[0] else ("0", "1")
+    assert lines[first] == skipped[first] == cond[first] and "r" in lines[first] and second not in cond
+    assert len(lines[second]) == 8 and len(skipped[second]) == 5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["wan", "hunyuan"])
+def test_two_unnamed_calls_a_step_are_as_good_as_named_ones(name, kind):
+    subject, pipe = SUBJECTS[name], built(name)
+    with c4d.cached(pipe, subject.methods[kind]) as session:
+        subject.ask(pipe)
+        half_a_step(subject, pipe, names=(None, None))
+        out = subject.loop(pipe, names=(None, None))
+        report = session.report()
+        assert torch.equal(out, subject.loop(pipe))
+    assert list(report.timelines.values()) == list(session.report().timelines.values())
+    assert set(report.timelines) == {"0", "1"}

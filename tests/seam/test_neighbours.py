@@ -1,0 +1,131 @@
+"""Two pipelines in one process, two threads, and what an interrupted pass or a thread leaves in a session."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+
+import c4d
+from tests.subjects import SUBJECTS, at_step, broken, built, like_alone
+from tests.tiny import rand
+
+# -- two pipelines
+
+PAIRS = pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        (("wan", "stack"), ("hunyuan", "head")),
+        (("hunyuan", "signal"), ("wan", "modules")),
+        (("wan-tiny", "head"), ("wan-experts", "stack")),
+        (("wan", "output"), ("wan", "signal")),
+    ],
+    ids="{0[0]}-{0[1]}".format,
+)
+
+
+@PAIRS
+def test_a_generation_inside_another(one, two):
+    """The second pipeline's whole generation happens between two steps of the first one's."""
+    pipes = built(one[0]), built(two[0], copy=2)
+    methods = [SUBJECTS[name].methods[kind] for name, kind in (one, two)]
+    with c4d.cached(pipes[0], methods[0]) as outer, c4d.cached(pipes[1], methods[1]) as inner:
+        results = []
+        ask = at_step(3, lambda _: results.append(SUBJECTS[two[0]].ask(pipes[1])))
+        out = SUBJECTS[one[0]].ask(pipes[0], callback_on_step_end=ask)
+        like_alone(outer, out, *one)
+        like_alone(inner, results[0], *two)
+
+
+def each_step(act):
+    def callback(pipe, i, t, tensors):
+        act()
+        return tensors
+
+    return callback
+
+
+@pytest.mark.parametrize("in_step", [True, False], ids=["step by step", "freely"])
+@PAIRS
+def test_two_threads_with_a_pipeline_each(one, two, in_step):
+    """``in_step`` lets neither begin a step before the other has ended its own."""
+    meet, sessions, results = threading.Barrier(2, timeout=60), {}, {}
+
+    def work(who, pipe):
+        name, kind = who
+        callback = each_step(meet.wait) if in_step else None
+        try:
+            with c4d.cached(pipe, SUBJECTS[name].methods[kind]) as session:
+                for k in range(3):
+                    result = SUBJECTS[name].ask(pipe, callback_on_step_end=callback)
+                    results[who, k], sessions[who] = result, session
+        except BaseException:
+            meet.abort()  # the other one need not wait
+            raise
+
+    threads = [
+        threading.Thread(target=work, args=args) for args in ((one, built(one[0])), (two, built(two[0], copy=2)))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for who in (one, two):
+        assert sessions[who].report().runs == 3
+        for k in range(3):
+            like_alone(sessions[who], results[who, k], *who)
+
+
+# -- what an abort or a thread leaves in the session itself
+
+
+def test_an_interrupt_from_the_keyboard_ends_its_pass():
+    """It is no Exception, and torch calls forward hooks after nothing but those."""
+    subject, pipe = SUBJECTS["wan"], built("wan", copy=3)
+    with c4d.cached(pipe, subject.methods["stack"]) as session:
+        broken(subject, pipe, KeyboardInterrupt, blocks=True)
+        like_alone(session, subject.ask(pipe), "wan", "stack")
+
+
+def test_a_thread_that_comes_between_two_passes_of_another_is_an_error():
+    """Its passes would be taken for the next step of the run that it interrupts, and answered from that run's past."""
+    subject, pipe, errors = SUBJECTS["wan"], built("wan", copy=3), []
+
+    def intrude(_):
+        def other():
+            try:
+                with torch.no_grad(), pipe.transformer.cache_context("cond"):
+                    pipe.transformer(rand(*subject.latents, seed=9), timestep=torch.tensor([500]), **subject.inputs(5))
+            except RuntimeError as error:
+                errors.append(str(error))
+
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+
+    with c4d.cached(pipe, subject.methods["stack"]) as session:
+        out = subject.ask(pipe, callback_on_step_end=at_step(3, intrude))
+        like_alone(session, out, "wan", "stack")
+    assert len(errors) == 1 and "one pipeline per thread" in errors[0]
+
+
+def test_the_name_of_a_call_belongs_to_its_thread():
+    """A thread that is inside ``cache_context`` names neither another's calls nor what comes after both."""
+    pipe = built("wan", copy=3)
+    inside, leave = threading.Event(), threading.Event()
+
+    def other():
+        with pipe.transformer.cache_context("uncond"):
+            inside.set()
+            leave.wait(60)
+
+    with c4d.cached(pipe, SUBJECTS["wan"].methods["stack"]) as session:
+        thread = threading.Thread(target=other)
+        with pipe.transformer.cache_context("cond"):
+            thread.start()
+            inside.wait(60)
+            assert session.name == "cond"
+        leave.set()
+        thread.join()
+        assert session.name is None
