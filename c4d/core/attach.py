@@ -86,6 +86,20 @@ class Attachment:
         context = self.transformer.__dict__.get("cache_context")
         return isinstance(context, CacheContext) and context._session is not None
 
+    def refuse_compiled(self, method: CacheMethod) -> None:
+        """Raises RuntimeError for a model that is compiled in a way in which ``method`` cannot act."""
+        if is_compiled(self.transformer):
+            raise RuntimeError(
+                f"{type(self.transformer).__name__} is compiled as a whole, which would freeze one decision into the "
+                "graph: compile its blocks instead (transformer.compile_repeated_blocks(fullgraph=True), or --compile)"
+            )
+        if method.whole is None and any(is_compiled(block) for block in self.blocks()):
+            sites = ", ".join(s for rule in method.rules for s in rule.at)
+            raise RuntimeError(
+                f"{method.name} acts inside the blocks (at {sites}), which are compiled: use the method at @stack, or "
+                "do not compile"
+            )
+
     def _wanted(self, method: CacheMethod) -> dict[str, Callable[..., Any]]:
         rules = {kind: index for index, rule in enumerate(method.rules) for kind in rule.at}
         wanted: dict[str, Callable[..., Any]] = {}

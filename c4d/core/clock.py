@@ -23,6 +23,10 @@ class Tick:
 
 
 class Clock(Protocol):
+    def fresh(self) -> bool:
+        """True if the next pass opens a run."""
+        ...
+
     def tick(self, name: str | None, timestep: Any) -> Tick:
         """Places one forward, named by ``cache_context`` or not; ``timestep`` is its argument of that name."""
         ...
@@ -46,6 +50,10 @@ class SchedulerClock:
         self._count: CountingClock
         self._calls: Counter[str | None] = Counter()
 
+    def fresh(self) -> bool:
+        scheduler = self._scheduler()
+        return getattr(scheduler, "timesteps", None) is not self._timesteps or _raw(scheduler) < self._raw
+
     def tick(self, name: str | None, timestep: Any) -> Tick:
         scheduler = self._scheduler()
         timesteps = getattr(scheduler, "timesteps", None)
@@ -54,16 +62,14 @@ class SchedulerClock:
                 f"{type(scheduler).__name__} has no timesteps yet: call set_timesteps before the first forward"
             )
         if hasattr(scheduler, "step_index"):
-            return self._by_index(scheduler, timesteps, name)
+            return self._by_index(scheduler, name)
         return self._by_count(timesteps, name, timestep)
 
-    def _by_index(self, scheduler: Any, timesteps: Any, name: str | None) -> Tick:
-        known = scheduler.step_index
-        begin = getattr(scheduler, "begin_index", None)
-        raw = known if known is not None else (begin or 0)
-        new = timesteps is not self._timesteps or raw < self._raw
+    def _by_index(self, scheduler: Any, name: str | None) -> Tick:
+        new, raw, known = self.fresh(), _raw(scheduler), scheduler.step_index
         if new:
-            self._timesteps, self._first = timesteps, raw if known is not None or begin is not None else None
+            told = known is not None or getattr(scheduler, "begin_index", None) is not None
+            self._timesteps, self._first = scheduler.timesteps, raw if told else None
         elif self._first is None and known is not None:
             self._first = known - 1  # the scheduler has made one step since the first forward
         if new or raw != self._raw:
@@ -72,7 +78,7 @@ class SchedulerClock:
         ordinal = self._calls[name]
         self._calls[name] += 1
         first = self._first if self._first is not None else raw
-        return Tick(new, raw - first, len(timesteps) - first, _branch(name, ordinal))
+        return Tick(new, raw - first, len(scheduler.timesteps) - first, _branch(name, ordinal))
 
     def _by_count(self, timesteps: Any, name: str | None, timestep: Any) -> Tick:
         if timesteps is not self._timesteps:
@@ -93,6 +99,9 @@ class CountingClock:
         if total == 0:
             raise ValueError("a run needs at least one timestep")
 
+    def fresh(self) -> bool:
+        return not self._opened
+
     def tick(self, name: str | None, timestep: Any) -> Tick:
         new, self._opened = not self._opened, True
         index = self._calls[name]
@@ -109,11 +118,20 @@ class CountingClock:
 class NoClock:
     """Of a bare transformer before ``begin``."""
 
+    def fresh(self) -> bool:
+        return True
+
     def tick(self, name: str | None, timestep: Any) -> Tick:
         raise RunError(
             "no run to be found for this forward: pass the pipeline to c4d.cached, or its scheduler "
             "(c4d.cached(transformer, method, scheduler=scheduler)), or call session.begin(timesteps) before the loop"
         )
+
+
+def _raw(scheduler: Any) -> int:
+    """The scheduler's index of the step that comes, counted from the first of its timesteps."""
+    known = getattr(scheduler, "step_index", None)
+    return known if known is not None else (getattr(scheduler, "begin_index", None) or 0)
 
 
 def _branch(name: str | None, ordinal: int) -> str:

@@ -41,6 +41,21 @@ class Pass:
         """What the whole pass does; None while undecided. A method of module rules computes the pass."""
         return self.actions[0] if self.whole else COMPUTE
 
+    def check(self) -> None:
+        """Raises RuntimeError unless the forward that just ended went the way that its spec says."""
+        skipped, at_output = self.action is REUSE, self.whole is not None and OUTPUT in self.whole.at
+        if skipped and at_output and not self.answered:
+            raise RuntimeError(f"{self.spec.transformer}: its forward was exchanged during the pass; run it again")
+        if self.action is None or (not skipped and not (self.exited and self.entered)):
+            raise RuntimeError(
+                f"{self.spec.transformer}: the forward did not pass through {self.spec.stacks[0].path!r} and "
+                f"{self.spec.exit!r}; its spec does not describe this model"
+            )
+        if skipped and not self.exited and not at_output:
+            raise RuntimeError(
+                f"{self.spec.transformer}: a reused pass did not reach {self.spec.exit!r}; its spec is wrong"
+            )
+
     # -- deciding
 
     def signal(self, probe: Probe, value: Tensor) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from c4d.core.attach import Attachment, check_fit, is_compiled
+from c4d.core.attach import Attachment, check_fit
 from c4d.core.clock import Clock, CountingClock
 from c4d.core.history import Storage
 from c4d.core.measure import Agree, Meter, alone
@@ -17,7 +17,15 @@ from c4d.core.offload import Bridge, tracing
 from c4d.core.passes import Pass
 from c4d.core.run import Run, Tools, signature_of
 from c4d.core.trace import Entry, Report, timeline, why
-from c4d.core.types import OUTPUT, Action, CacheMethod, ModelSpec, Primitives, Probe, Stack, Step
+from c4d.core.types import Action, CacheMethod, ModelSpec, Primitives, Probe, Stack, Step
+
+ONE_EACH = "one pipeline per thread, one session per pipeline"
+
+
+class _Local(threading.local):
+    """What each thread has of its own."""
+
+    name: str | None = None
 
 
 class Session:
@@ -40,9 +48,9 @@ class Session:
         for _, spec in transformers:
             check_fit(method, spec)
         self.method = method
-        self.name: str | None = None  # of the branch, as the pipeline's cache_context gives it
         self.current: Pass | None = None
-        self._owner: int | None = None  # the thread inside a forward
+        self._thread: int | None = None  # the one that makes the passes of this run
+        self._local = _Local()
         self._clock = clock
         self._backend = backend
         self._tools = Tools(backend, Meter(backend, agree), storage or Storage())
@@ -64,7 +72,7 @@ class Session:
                     )
                 done.append(attachment)
                 attachment.install(self.method)
-                self._refuse_compiled(attachment)
+                attachment.refuse_compiled(self.method)
         except BaseException:
             for attachment in done:
                 attachment.remove()
@@ -72,6 +80,7 @@ class Session:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self._abandon()
         self._close_run()
         for attachment in self._attachments:
             attachment.remove()
@@ -118,6 +127,15 @@ class Session:
             why=why(self.method.rules, entries),
         )
 
+    @property
+    def name(self) -> str | None:
+        """The branch that this thread's next pass belongs to, as the pipeline's ``cache_context`` gives it."""
+        return self._local.name
+
+    @name.setter
+    def name(self, value: str | None) -> None:
+        self._local.name = value
+
     def __deepcopy__(self, memo: dict[int, Any]) -> None:
         return None
 
@@ -128,16 +146,14 @@ class Session:
 
     def enter(self, expert: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Before the forward of a transformer: places the pass and, if no probe is needed, decides it."""
-        if self.current is not None:
-            who = "another thread is" if self._owner != threading.get_ident() else "this thread is already"
-            raise RuntimeError(
-                f"{who} inside a forward of this session; one pipeline per thread, one session per pipeline"
-            )
+        thread = threading.get_ident()
+        if self.current is not None or thread != self._thread:
+            self._take_over(thread)
         attachment = self._attachments[expert]
         tick = self._clock.tick(self.name, kwargs.get("timestep"))
         if tick.new_run or self._run is None:
             self._open_run()
-        self._refuse_compiled(attachment)
+        attachment.refuse_compiled(self.method)
         attachment.wake()
         assert self._run is not None
         rules = self.method.rules
@@ -153,7 +169,6 @@ class Session:
         step = Step(tick.index, tick.total, tick.branch, expert)
         self.current = current = Pass(attachment.spec, self.method, branch, step, self._tools)
         current.restarted = restarted
-        self._owner = threading.get_ident()
         if attachment.offloaded and current.whole and current.action is Action.REUSE:
             current.bridge = Bridge(attachment.offloaded, attachment.blocks)
 
@@ -177,16 +192,13 @@ class Session:
     def leave(self, args: tuple[Any, ...], output: Any) -> None:
         """After the forward, also after one that raised (``output`` is None then)."""
         current = self.current
-        if current is None or self._owner != threading.get_ident():
+        if current is None or self._thread != threading.get_ident():
             return
-        self.current = self._owner = None
-        self._attachments[current.step.expert].take_hold()
-        if current.bridge is not None:
-            current.bridge.undo()
         if output is None:
-            current.branch.reset(self.method.rules)
+            self._abandon()
             return
-        self._check(current)
+        self._end_pass(current)
+        current.check()
         actions = tuple(a for a in current.actions if a is not None)
         seconds = time.perf_counter() - current.started
         assert self._run is not None
@@ -209,33 +221,30 @@ class Session:
 
     # -- inside
 
-    def _check(self, current: Pass) -> None:
-        skipped = current.action is Action.REUSE
-        if skipped and OUTPUT in self.method.rules[0].at and not current.answered:
-            raise RuntimeError(f"{current.spec.transformer}: its forward was exchanged during the pass; run it again")
-        if current.action is None or (not skipped and not (current.exited and current.entered)):
-            raise RuntimeError(
-                f"{current.spec.transformer}: the forward did not pass through {current.spec.stacks[0].path!r} and "
-                f"{current.spec.exit!r}; its spec does not describe this model"
-            )
-        if skipped and not current.exited and OUTPUT not in self.method.rules[0].at:
-            raise RuntimeError(
-                f"{current.spec.transformer}: a reused pass did not reach {current.spec.exit!r}; its spec is wrong"
-            )
+    def _take_over(self, thread: int) -> None:
+        """Lets ``thread`` begin a pass where it is not simply the next one: only a new run may, and not during a pass
+        of another thread."""
+        if self.current is not None and thread != self._thread:
+            raise RuntimeError(f"another thread is inside a forward of this session; {ONE_EACH}")
+        if self._run is not None and not self._clock.fresh():
+            who = "another thread is" if thread != self._thread else "this thread is already"
+            where = "in the middle of a run" if self.current is None else "inside a forward"
+            raise RuntimeError(f"{who} {where} of this session; {ONE_EACH}")
+        self._abandon()
+        self._thread = thread
 
-    def _refuse_compiled(self, attachment: Attachment) -> None:
-        name = type(attachment.transformer).__name__
-        if is_compiled(attachment.transformer):
-            raise RuntimeError(
-                f"{name} is compiled as a whole, which would freeze one decision into the graph: compile its blocks "
-                "instead (transformer.compile_repeated_blocks(fullgraph=True), or --compile)"
-            )
-        if not self.method.rules[0].whole and any(is_compiled(block) for block in attachment.blocks()):
-            sites = ", ".join(s for rule in self.method.rules for s in rule.at)
-            raise RuntimeError(
-                f"{self.method.name} acts inside the blocks (at {sites}), which are compiled: use the method at "
-                "@stack, or do not compile"
-            )
+    def _abandon(self) -> None:
+        """Ends a pass that raised; one that a KeyboardInterrupt ended is found here later, for torch runs no hooks."""
+        if self.current is not None:
+            branch = self.current.branch
+            self._end_pass(self.current)
+            branch.reset(self.method.rules)
+
+    def _end_pass(self, current: Pass) -> None:
+        self.current = None
+        self._attachments[current.step.expert].take_hold()
+        if current.bridge is not None:
+            current.bridge.undo()
 
     def _open_run(self) -> None:
         self._close_run()
