@@ -163,7 +163,7 @@ def none_or_text(text: str) -> str | None:
 
 def path_to(text: str) -> Path:
     if not text:  # would be the folder one is in
-        raise argparse.ArgumentTypeError("the name of a file or folder is empty; write . for this folder")
+        raise argparse.ArgumentTypeError("the name is empty; name a file or folder (. is this folder)")
     return Path(text)
 
 
@@ -188,7 +188,9 @@ def _from_file(path: Path, parser: argparse.ArgumentParser) -> dict[str, Any]:
     try:
         root = yaml.compose(_read(path, "config"), Loader=yaml.SafeLoader)
     except (yaml.YAMLError, RecursionError) as error:
-        raise InputError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error)
+        line = f" in line {mark.line + 1}" if mark else ""
+        raise InputError(f"{file} is not valid YAML: {problem}{line}; write lines 'name: value'") from error
     known = {action.dest: action for action in parser._actions if action.dest in Options.__dataclass_fields__}
     names = ", ".join(name.replace("_", "-") for name in known)
     if not isinstance(root, yaml.MappingNode):

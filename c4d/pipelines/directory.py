@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 from collections.abc import Mapping
 from importlib.resources import files
@@ -125,6 +126,10 @@ def _tensors(file: Path) -> Shapes:
                 return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
         held = torch.load(file, map_location="meta", weights_only=True)
         return {name: tuple(tensor.shape) for name, tensor in held.items()}
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{str(file)!r} is no pickle of tensors alone, and c4d opens no other: convert it to safetensors"
+        ) from error
     except Exception as error:  # each format has exceptions of its own, and so has each way to be broken
         size, reason = file.stat().st_size, str(error).splitlines()[0]
         raise _broken(file, f"is cut short or damaged ({size} bytes; {reason})") from error

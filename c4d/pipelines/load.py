@@ -14,15 +14,15 @@ from c4d.backends import Backend
 from c4d.pipelines.directory import components, locate
 from c4d.pipelines.embedded import EMBEDDED
 from c4d.pipelines.errors import InputError
-from c4d.pipelines.skeleton import TRANSFORMERS, skeleton
+from c4d.pipelines.skeleton import AGAIN, TRANSFORMERS, listed, skeleton
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def parse_dtype(text: str) -> torch.dtype:
+def parse_dtype(text: str, what: str = "dtype") -> torch.dtype:
     """The dtype of that name; :class:`InputError` for another one."""
     if text not in DTYPES:
-        raise InputError(f"unknown dtype {text!r}: known are {', '.join(DTYPES)}")
+        raise InputError(f"unknown {what} {text!r}: known are {', '.join(DTYPES)}")
     return DTYPES[text]
 
 
@@ -51,7 +51,7 @@ def load_pipeline(
     from diffusers import DiffusionPipeline
 
     safe = None if allow_pickle else True  # what diffusers calls both
-    with _library_bars(progress and model not in EMBEDDED), _as_input_errors(f"model {model!r} cannot be loaded"):
+    with _libraries(bars=progress and model not in EMBEDDED), _as_input_errors(f"model {model!r} cannot be loaded"):
         if not local:
             source = DiffusionPipeline.download(source, use_safetensors=safe)
         skeleton(source, allow_pickle=allow_pickle)
@@ -78,10 +78,17 @@ def _from_transformers(
                 made[name] = cls.from_pretrained(folder / name, local_files_only=True)
                 continue
             made[name], info = cls.from_pretrained(
-                folder / name, dtype=weights, use_safetensors=safe, local_files_only=True, output_loading_info=True
+                folder / name,
+                dtype=weights,
+                use_safetensors=safe,
+                local_files_only=True,
+                ignore_mismatched_sizes=True,  # to be told which, here
+                output_loading_info=True,
             )
-            if missing := sorted(info["missing_keys"]):
-                raise ValueError(f"{len(missing)} tensors are missing ({', '.join(missing[:3])})")
+            other = [f"{key} {tuple(held)} for {tuple(wanted)}" for key, held, wanted in info["mismatched_keys"]]
+            for said, names in (("missing", info["missing_keys"]), ("of another shape", other)):
+                if names:
+                    raise ValueError(listed(said, sorted(names)))
     return made
 
 
@@ -94,7 +101,7 @@ def _as_input_errors(what: str) -> Iterator[None]:
         raise
     except Exception as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"{what}: {reason or type(error).__name__}; download or save the model again") from error
+        raise InputError(f"{what}: {reason or type(error).__name__}; {AGAIN}") from error
 
 
 def compile_blocks(pipe: Any) -> list[str]:
@@ -108,17 +115,25 @@ def compile_blocks(pipe: Any) -> list[str]:
 
 
 @contextmanager
-def _library_bars(shown: bool) -> Iterator[None]:
-    """Loading bars of diffusers and transformers, on or off; both libraries are left as they were."""
+def _libraries(*, bars: bool) -> Iterator[None]:
+    """Bars of diffusers and transformers on or off, and no report by the latter: an error has what matters of it.
+
+    Both libraries are left as they were.
+    """
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
     libraries = (diffusers_logging, transformers_logging)
-    before = [library.is_progress_bar_enabled() for library in libraries]
+    before, verbosity = (
+        [library.is_progress_bar_enabled() for library in libraries],
+        transformers_logging.get_verbosity(),
+    )
+    transformers_logging.set_verbosity_error()
     try:
         for library in libraries:
-            library.enable_progress_bar() if shown else library.disable_progress_bar()
+            library.enable_progress_bar() if bars else library.disable_progress_bar()
         yield
     finally:
+        transformers_logging.set_verbosity(verbosity)
         for library, enabled in zip(libraries, before, strict=True):
             library.enable_progress_bar() if enabled else library.disable_progress_bar()

@@ -37,8 +37,9 @@ class Settings:
             raise InputError(f"fps is {self.fps!r}; allowed are finite numbers above 0")
         if self.history_on not in ("device", "host"):
             raise InputError(f"unknown place {self.history_on!r} for --history-on: known are device, host")
-        for dtype in (self.dtype, *([self.history_dtype] if self.history_dtype else [])):
-            parse_dtype(dtype)
+        parse_dtype(self.dtype)
+        if self.history_dtype is not None:
+            parse_dtype(self.history_dtype, "dtype of the history")
         if self.cache is None:
             for option, given in (
                 ("--compare", self.compare),

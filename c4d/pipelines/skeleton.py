@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,9 +18,10 @@ import c4d
 from c4d.backends import Backend
 from c4d.core.grammar import parse
 from c4d.models import SPECS, spec_for
-from c4d.pipelines.directory import INDEX, Shapes, check_directory, components, locate, read_json
+from c4d.pipelines.directory import INDEX, STEMS, Shapes, check_directory, components, locate, read_json
 from c4d.pipelines.errors import InputError
 
+AGAIN = "download or save the model again"
 TRANSFORMERS = ("transformer", "transformer_2")
 
 
@@ -33,13 +36,19 @@ def skeleton(model: str, *, allow_pickle: bool = False) -> Any:
     index = read_json(Path(source) / INDEX) if local else _from_hub(source)
     classes = _supported(model, index)
     held = check_directory(Path(source), allow_pickle=allow_pickle) if local else {}
-    parts = {name: _part(model, source, local, name, cls, held.get(name)) for name, cls in classes.items()}
+    parts = {
+        name: _part(model, source, local, name, cls, held.get(name))
+        for name, cls in classes.items()
+        if components(index)[name][0] == "diffusers"
+    }
     cls = _class("pipeline", model, index.get("_class_name"))
     parameters = inspect.signature(cls.__init__).parameters
     named, optional = components(index), getattr(cls, "_optional_components", ())
     required = [name for name, p in parameters.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
     if lacking := [name for name in required if name not in (*named, *optional, "self")]:
-        raise InputError(f"model {model!r} lacks {', '.join(lacking)}: {cls.__name__} needs it, {INDEX} names none")
+        raise InputError(
+            f"model {model!r} lacks {', '.join(lacking)}: {cls.__name__} needs it and {INDEX} names none; {AGAIN}"
+        )
     plain = {name: value for name, value in index.items() if name in parameters and not isinstance(value, list)}
     absent = {name: None for name in (*named, *required, *optional) if name in parameters and name != "self"}
     try:
@@ -62,22 +71,25 @@ def _from_hub(model: str) -> Mapping[str, Any]:
     from diffusers import DiffusionPipeline
 
     try:
-        return DiffusionPipeline.load_config(model)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of one library about the other
+            return DiffusionPipeline.load_config(model)
     except OSError as error:
         raise InputError(
-            f"model {model!r} cannot be found on this disk or on the hub: {str(error).splitlines()[0]}"
+            f"model {model!r} cannot be found on this disk or on the hub: {str(error).splitlines()[0]}; check its "
+            "name and the connection"
         ) from error
 
 
 def _supported(model: str, index: Mapping[str, Any]) -> dict[str, Any]:
-    """Component -> class, of those that diffusers makes; each transformer has a spec, and there is one."""
+    """Component -> class of diffusers or transformers; each transformer has a spec, and there is one."""
     named = components(index)
     if not any(name in named for name in TRANSFORMERS):
         raise InputError(
             f"model {model!r} ({index.get('_class_name')}) has no transformer: c4d caches diffusion transformers, not "
             f"U-Nets; it supports {', '.join(SPECS)}"
         )
-    classes = {name: _class(name, model, cls) for name, (library, cls) in named.items() if library == "diffusers"}
+    classes = {name: _class(name, model, cls, lib) for name, (lib, cls) in named.items() if lib in STEMS}
     for name in TRANSFORMERS:
         if (cls := classes.get(name)) is not None:
             try:
@@ -87,14 +99,13 @@ def _supported(model: str, index: Mapping[str, Any]) -> dict[str, Any]:
     return classes
 
 
-def _class(what: str, model: str, name: Any) -> Any:
-    import diffusers
-
-    cls = getattr(diffusers, name, None) if isinstance(name, str) else None
+def _class(what: str, model: str, name: Any, library: str = "diffusers") -> Any:
+    module = import_module(library)
+    cls = getattr(module, name, None) if isinstance(name, str) else None
     if cls is None:
         raise InputError(
-            f"the {what} of model {model!r} is a {name!r}, which diffusers {diffusers.__version__} does not know; "
-            "upgrade diffusers, or give another model"
+            f"the {what} of model {model!r} is of class {name!r}, which {library} {module.__version__} does not know; "
+            f"upgrade {library}, or give another model"
         )
     return cls
 
@@ -104,12 +115,12 @@ def _part(model: str, source: str, local: bool, name: str, cls: Any, held: Shape
         config = cls.load_config(source, subfolder=name, local_files_only=local)
         with torch.device("meta" if issubclass(cls, nn.Module) else "cpu"):
             part = cls.from_config(config)
-    except NotImplementedError:  # what its constructor computes needs numbers
-        return None
     except Exception as error:
+        if isinstance(error, NotImplementedError) and issubclass(cls, nn.Module) and name not in TRANSFORMERS:
+            return None  # its constructor computes with numbers, which the meta device has not
         raise InputError(
             f"the configuration of the {name} of model {model!r} makes no {cls.__name__}: {type(error).__name__}: "
-            f"{str(error).splitlines()[0]}"
+            f"{str(error).splitlines()[0]}; {AGAIN}"
         ) from error
     if held is not None and not config.get("quantization_config"):  # quantized weights have names and shapes of theirs
         _check_filled(part, held, f"the weights of the {name} of model {model!r}")
@@ -125,9 +136,11 @@ def _check_filled(part: nn.Module, held: Shapes, what: str) -> None:
     other = [
         f"{name} {held[name]} for {wanted[name]}" for name in wanted if held.get(name, wanted[name]) != wanted[name]
     ]
-    for names, said in ((missing, "missing"), (unknown, "unknown to it"), (other, "of another shape")):
+    for said, names in (("missing", missing), ("unknown to it", unknown), ("of another shape", other)):
         if names:
-            raise InputError(
-                f"{what} do not fit its config.json: {len(names)} tensors are {said} ({', '.join(names[:3])}"
-                f"{', ...' if len(names) > 3 else ''}); download or save the model again"
-            )
+            raise InputError(f"{what} do not fit its config.json: {listed(said, names)}; {AGAIN}")
+
+
+def listed(said: str, names: Sequence[str]) -> str:
+    """How many tensors, and some of them."""
+    return f"tensors {said}: {len(names)} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
