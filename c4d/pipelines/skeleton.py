@@ -42,17 +42,10 @@ def skeleton(model: str, *, allow_pickle: bool = False) -> Any:
         if components(index)[name][0] == "diffusers"
     }
     cls = _class("pipeline", model, index.get("_class_name"))
-    parameters = inspect.signature(cls.__init__).parameters
-    named, optional = components(index), getattr(cls, "_optional_components", ())
-    required = [name for name, p in parameters.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
-    if lacking := [name for name in required if name not in (*named, *optional, "self")]:
-        raise InputError(
-            f"model {model!r} lacks {', '.join(lacking)}: {cls.__name__} needs it and {INDEX} names none; {AGAIN}"
-        )
-    plain = {name: value for name, value in index.items() if name in parameters and not isinstance(value, list)}
-    absent = {name: None for name in (*named, *required, *optional) if name in parameters and name != "self"}
     try:
-        return cls(**{**plain, **absent, **{name: part for name, part in parts.items() if name in parameters}})
+        return _pipeline(model, cls, index, parts)
+    except InputError:
+        raise
     except Exception:  # a class that looks into parts which are not there; its request is checked after loading
         return SimpleNamespace(**parts)
 
@@ -125,6 +118,20 @@ def _part(model: str, source: str, local: bool, name: str, cls: Any, held: Shape
     if held is not None and not config.get("quantization_config"):  # quantized weights have names and shapes of theirs
         _check_filled(part, held, f"the weights of the {name} of model {model!r}")
     return part
+
+
+def _pipeline(model: str, cls: Any, index: Mapping[str, Any], parts: Mapping[str, Any]) -> Any:
+    """``cls`` with these parts and None for all others."""
+    parameters = {n: p for n, p in inspect.signature(cls.__init__).parameters.items() if n != "self"}
+    known = (*components(index), *getattr(cls, "_optional_components", ()))
+    required = [name for name, p in parameters.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+    if lacking := [name for name in required if name not in known]:
+        raise InputError(
+            f"model {model!r} lacks {', '.join(lacking)}: {cls.__name__} needs it, {INDEX} has none; {AGAIN}"
+        )
+    plain = {name: value for name, value in index.items() if not isinstance(value, list)}
+    values = {**dict.fromkeys((*known, *required)), **plain, **parts}
+    return cls(**{name: value for name, value in values.items() if name in parameters})
 
 
 def _check_filled(part: nn.Module, held: Shapes, what: str) -> None:

@@ -175,7 +175,11 @@ OPTION_ROWS = [
     Row("an option without its value", ["--seed"], ["--seed", "expected one argument"]),
     Row("a backend", ["--backend", "gpu"], ["'gpu'", "auto", *BACKENDS]),
     Row("a dtype", ["--dtype", "int8"], ["'int8'", *DTYPES]),
-    Row("a history dtype", ["--cache", "fora:interval=2", "--history-dtype", "fp8"], ["dtype of the history 'fp8'", *DTYPES]),
+    Row(
+        "a history dtype",
+        ["--cache", "fora:interval=2", "--history-dtype", "fp8"],
+        ["dtype of the history 'fp8'", *DTYPES],
+    ),
     Row("a history's place", ["--cache", "fora:interval=2", "--history-on", "disk"], ["'disk'", "device", "host"]),
     Row("no repeats", ["--repeats", "0"], ["repeats is 0", "from 1"]),
     Row("no threads", ["--threads", "0"], ["threads is 0", "from 1"]),
@@ -205,7 +209,12 @@ OPTION_ROWS = [
 ]
 
 CONTRADICTIONS = [
-    Row("two sources of prompts in a file", ["generate", "--config", "TMP/job.yaml"], ["keep one"], {"job.yaml": "prompt: a\nprompt-file: b"}),
+    Row(
+        "two sources of prompts in a file",
+        ["generate", "--config", "TMP/job.yaml"],
+        ["keep one"],
+        {"job.yaml": "prompt: a\nprompt-file: b"},
+    ),
     Row("two sources of prompts", ["--prompt-file", "some.txt"], ["--prompt", "--prompt-file", "keep one"]),
     Row("no prompt", ["generate", "--out", "TMP/out"], ["--prompt", "--prompt-file", EXAMPLE]),
     Row("compare without a cache", ["--compare"], ["--compare", "--cache"]),
@@ -217,14 +226,23 @@ CONTRADICTIONS = [
         ["--cache", "fora:interval=2", "--compile"],
         ["--compile", "'fora:interval=2'", "@stack"],
     ),
-    Row("a picture for text-to-video", ["--image", "TMP/a.ppm"], ["WanPipeline takes no --image", "--prompt"], {"a.ppm": b"P6 1 1 255 abc"}),
-    Row("no guidance but a negative prompt", ["--guidance-scale", "1", "--negative-prompt", "noise"], ["--negative-prompt", "guidance scale 1", "raise"]),
+    Row(
+        "a picture for text-to-video",
+        ["--image", "TMP/a.ppm"],
+        ["WanPipeline takes no --image", "--prompt"],
+        {"a.ppm": b"P6 1 1 255 abc"},
+    ),
+    Row(
+        "no guidance but a negative prompt",
+        ["--guidance-scale", "1", "--negative-prompt", "noise"],
+        ["--negative-prompt", "guidance scale 1", "raise"],
+    ),
     Row("a height between patches", ["--height", "40"], ["height 40", "multiples of 16", "32 and 48"]),
     Row("a width below a patch", ["--width", "8"], ["width 8", "nearest is 16"]),
     Row("frames between latents", ["--frames", "12"], ["12 frames", "4k + 1", "9 and 13"]),
     Row("a width beyond the model's places", ["--width", "528"], ["width 528", "at most 512"]),
     Row("frames beyond the model's places", ["--frames", "257"], ["frames 257", "at most 253"]),
-]  # fmt: skip
+]
 
 CONFIG_ROWS = [
     config("stebs: 3", "'stebs'", "steps", "guidance-scale", "cache"),
@@ -266,8 +284,16 @@ PROMPT_ROWS = [
     prompts("in UTF-16", "a cat".encode("utf-16"), "UTF-8"),
     prompts("in UTF-16 without a mark", "a cat".encode("utf-16-le"), "zero byte", "UTF-8"),
     prompts("binary", bytes(range(256)), "UTF-8"),
-    Row("prompts that are not there", ["generate", "--prompt-file", "TMP/p.txt", "--out", "TMP/out"], ["TMP/p.txt", "No such"]),
-    Row("prompts that are a folder", ["generate", "--prompt-file", "TMP", "--out", "TMP/out"], ["directory", "text file"]),
+    Row(
+        "prompts that are not there",
+        ["generate", "--prompt-file", "TMP/p.txt", "--out", "TMP/out"],
+        ["TMP/p.txt", "No such"],
+    ),
+    Row(
+        "prompts that are a folder",
+        ["generate", "--prompt-file", "TMP", "--out", "TMP/out"],
+        ["directory", "text file"],
+    ),
 ]
 
 PLACES = [
@@ -275,8 +301,10 @@ PLACES = [
         Row(f"model {where}", ["--model", where], [*EMBEDDED, "directory", "hub id"])
         for where in ("TMP/nothing", "./nothing", "nothing", "", "TMP", "/etc/passwd", "a/b/c", "x" * 5000)
     ),
-    Row("a hub id that is not there", ["--model", "no-such-owner/no-such-model"], ["no-such-owner/no-such-model", "hub"]),
-]  # fmt: skip
+    Row(
+        "a hub id that is not there", ["--model", "no-such-owner/no-such-model"], ["no-such-owner/no-such-model", "hub"]
+    ),
+]
 
 INDEX_ROWS = [
     model("index empty", write("model_index.json", ""), "model_index.json", "JSON", "download"),
@@ -289,14 +317,32 @@ INDEX_ROWS = [
     model("index with a null decoder", index_of(vae=[None, None]), "vae", "WanPipeline needs it"),
     model("index of an unknown decoder", index_of(vae=["diffusers", "NoVae"]), "vae", "'NoVae'", "upgrade"),
     model("index of an unknown tokenizer", index_of(tokenizer=["transformers", "No"]), "tokenizer", "'No'", "upgrade"),
-    model("index of a missing component", index_of(transformer_2=["diffusers", "WanTransformer3DModel"]), "transformer_2", "download"),
-    model("with another transformer", index_of(transformer=["diffusers", "FluxTransformer2DModel"]), "FluxTransformer2DModel", *SPECS),
-    model("with an unknown transformer", index_of(transformer=["diffusers", "NoSuchModel"]), "'NoSuchModel'", "diffusers"),
+    model(
+        "index of a missing component",
+        index_of(transformer_2=["diffusers", "WanTransformer3DModel"]),
+        "transformer_2",
+        "download",
+    ),
+    model(
+        "with another transformer",
+        index_of(transformer=["diffusers", "FluxTransformer2DModel"]),
+        "FluxTransformer2DModel",
+        *SPECS,
+    ),
+    model(
+        "with an unknown transformer", index_of(transformer=["diffusers", "NoSuchModel"]), "'NoSuchModel'", "diffusers"
+    ),
     model("without a transformer", index_of(transformer=[None, None]), "no transformer", *SPECS),
     model("of malformed components", index_of(transformer="WanTransformer3DModel"), "no transformer"),
-    model("that needs a picture", index_of(_class_name="WanImageToVideoPipeline"), "WanImageToVideoPipeline needs --image"),
-    model("that needs what no option gives", index_of(_class_name="WanVideoToVideoPipeline"), "WanVideoToVideoPipeline takes no --frames"),
-]  # fmt: skip
+    model(
+        "that needs a picture", index_of(_class_name="WanImageToVideoPipeline"), "WanImageToVideoPipeline needs --image"
+    ),
+    model(
+        "that needs what no option gives",
+        index_of(_class_name="WanVideoToVideoPipeline"),
+        "WanVideoToVideoPipeline takes no --frames",
+    ),
+]
 
 PART_ROWS = [
     model("without a folder", remove("transformer"), "transformer", "missing", "download"),
@@ -304,41 +350,150 @@ PART_ROWS = [
     model("with half a configuration", write("transformer/config.json", lambda data: data[:50]), "config.json", "JSON"),
     model("with a configuration in latin-1", write("vae/config.json", b'{"a": "\xe9"}'), "config.json", "JSON"),
     model("with a configuration in git-lfs", write("vae/config.json", LFS), "config.json", "git lfs pull"),
-    model("with words for layers", edit("transformer/config.json", num_layers="x"), "transformer", "WanTransformer3DModel"),
+    model(
+        "with words for layers", edit("transformer/config.json", num_layers="x"), "transformer", "WanTransformer3DModel"
+    ),
     model("with a decoder of words", edit("vae/config.json", z_dim="x"), "vae", "AutoencoderKLWan"),
     model("with a layer more", edit("transformer/config.json", num_layers=9), "transformer", "missing", "blocks.8."),
     model("with layers fewer", edit("transformer/config.json", num_layers=4), "transformer", "unknown", "blocks.4."),
-    model("with wider layers", edit("transformer/config.json", ffn_dim=256), "transformer", "another shape", "(512, 128) for (256, 128)"),
+    model(
+        "with wider layers",
+        edit("transformer/config.json", ffn_dim=256),
+        "transformer",
+        "another shape",
+        "(512, 128) for (256, 128)",
+    ),
     model("with another decoder", edit("vae/config.json", z_dim=9), "vae", "another shape"),
-    model("with a tensor fewer", tensors(f"transformer/{WEIGHTS}", lambda t: t.pop("proj_out.bias")), "tensors missing: 1 (proj_out.bias)"),
-    model("with a decoder's tensor fewer", tensors(f"vae/{WEIGHTS}", lambda t: t.pop(sorted(t)[0])), "vae", "tensors missing: 1 ("),
+    model(
+        "with a tensor fewer",
+        tensors(f"transformer/{WEIGHTS}", lambda t: t.pop("proj_out.bias")),
+        "tensors missing: 1 (proj_out.bias)",
+    ),
+    model(
+        "with a decoder's tensor fewer",
+        tensors(f"vae/{WEIGHTS}", lambda t: t.pop(sorted(t)[0])),
+        "vae",
+        "tensors missing: 1 (",
+    ),
     model("without weights", remove(f"transformer/{WEIGHTS}"), "transformer", WEIGHTS, "no other weights"),
-    model("with weights of a variant", rename(f"transformer/{WEIGHTS}", "diffusion_pytorch_model.fp16.safetensors"), f"no {WEIGHTS}", "only diffusion_pytorch_model.fp16.safetensors"),
-    *(model(f"with weights {how}", write(f"transformer/{WEIGHTS}", data), WEIGHTS, "cut short or damaged") for how, data in CUT.items()),
+    model(
+        "with weights of a variant",
+        rename(f"transformer/{WEIGHTS}", "diffusion_pytorch_model.fp16.safetensors"),
+        f"no {WEIGHTS}",
+        "only diffusion_pytorch_model.fp16.safetensors",
+    ),
+    *(
+        model(f"with weights {how}", write(f"transformer/{WEIGHTS}", data), WEIGHTS, "cut short or damaged")
+        for how, data in CUT.items()
+    ),
     model("with a decoder cut short", write(f"vae/{WEIGHTS}", CUT["cut short"]), "vae", "cut short or damaged"),
-    model("with an encoder cut short", write("text_encoder/model.safetensors", CUT["cut short"]), "text_encoder", "cut short or damaged"),
+    model(
+        "with an encoder cut short",
+        write("text_encoder/model.safetensors", CUT["cut short"]),
+        "text_encoder",
+        "cut short or damaged",
+    ),
     model("with weights in git-lfs", write(f"transformer/{WEIGHTS}", LFS), WEIGHTS, "git lfs pull"),
-    model("with a pickle", pickled("diffusion_pytorch_model.bin"), "diffusion_pytorch_model.bin", "run code", "safetensors", "--allow-pickle"),
+    model(
+        "with a pickle",
+        pickled("diffusion_pytorch_model.bin"),
+        "diffusion_pytorch_model.bin",
+        "run code",
+        "safetensors",
+        "--allow-pickle",
+    ),
     model("with a pickle of another name", pickled("model.ckpt"), "model.ckpt", "safetensors", "--allow-pickle"),
-    model("with a pickle of another name, allowed", pickled("model.ckpt"), "model.ckpt", "convert them to safetensors", words=["--allow-pickle"]),
-    model("with a pickle of code", pickled("diffusion_pytorch_model.bin", Path("x")), "diffusion_pytorch_model.bin", "tensors alone", "convert it", words=["--allow-pickle"]),
-    model("with a pickle of a list", pickled("diffusion_pytorch_model.bin", [1]), "diffusion_pytorch_model.bin", "damaged", words=["--allow-pickle"]),
-    model("with a pickle of too little", pickled("diffusion_pytorch_model.bin", {"a": torch.zeros(1)}), "transformer", "missing", words=["--allow-pickle"]),
-    model("with a pickled encoder", rename("text_encoder/model.safetensors", "pytorch_model.bin"), "pytorch_model.bin", "--allow-pickle"),
-    model("with an index of shards without any", sharded(weight_map={"a": "one.safetensors", "b": "two.safetensors"}), "one.safetensors, two.safetensors", "2 files"),
+    model(
+        "with a pickle of another name, allowed",
+        pickled("model.ckpt"),
+        "model.ckpt",
+        "convert them to safetensors",
+        words=["--allow-pickle"],
+    ),
+    model(
+        "with a pickle of code",
+        pickled("diffusion_pytorch_model.bin", Path("x")),
+        "diffusion_pytorch_model.bin",
+        "tensors alone",
+        "convert it",
+        words=["--allow-pickle"],
+    ),
+    model(
+        "with a pickle of a list",
+        pickled("diffusion_pytorch_model.bin", [1]),
+        "diffusion_pytorch_model.bin",
+        "damaged",
+        words=["--allow-pickle"],
+    ),
+    model(
+        "with a pickle of too little",
+        pickled("diffusion_pytorch_model.bin", {"a": torch.zeros(1)}),
+        "transformer",
+        "missing",
+        words=["--allow-pickle"],
+    ),
+    model(
+        "with a pickled encoder",
+        rename("text_encoder/model.safetensors", "pytorch_model.bin"),
+        "pytorch_model.bin",
+        "--allow-pickle",
+    ),
+    model(
+        "with an index of shards without any",
+        sharded(weight_map={"a": "one.safetensors", "b": "two.safetensors"}),
+        "one.safetensors, two.safetensors",
+        "2 files",
+    ),
     model("with an index of no map", sharded(metadata={}), f"{WEIGHTS}.index.json", "weight_map"),
-    model("with a shard that lacks a tensor", sharded(weight_map={"lost.weight": "first.safetensors"}), "first.safetensors", "lost.weight"),
+    model(
+        "with a shard that lacks a tensor",
+        sharded(weight_map={"lost.weight": "first.safetensors"}),
+        "first.safetensors",
+        "lost.weight",
+    ),
     model("without a scheduler", remove("scheduler"), "scheduler", "missing"),
     model("with half a scheduler", write("scheduler/scheduler_config.json", "{"), "scheduler_config.json", "JSON"),
-    model("without a scheduler's configuration", remove("scheduler/scheduler_config.json"), "scheduler", "UniPCMultistepScheduler"),
-    model("with an impossible scheduler", edit("scheduler/scheduler_config.json", solver_type="x"), "scheduler", "UniPCMultistepScheduler"),
+    model(
+        "without a scheduler's configuration",
+        remove("scheduler/scheduler_config.json"),
+        "scheduler",
+        "UniPCMultistepScheduler",
+    ),
+    model(
+        "with an impossible scheduler",
+        edit("scheduler/scheduler_config.json", solver_type="x"),
+        "scheduler",
+        "UniPCMultistepScheduler",
+    ),
     model("with half a tokenizer", write("tokenizer/tokenizer.json", lambda data: data[:99]), "tokenizer.json", "JSON"),
     model("with a tokenizer in git-lfs", write("tokenizer/spiece.model", LFS), "spiece.model", "git lfs pull"),
-    model("with an empty tokenizer", write("tokenizer/tokenizer.json", "{}"), "tokenizer", "cannot be loaded", loads=True),
-    model("with an encoder's tensor fewer", tensors("text_encoder/model.safetensors", lambda t: t.pop("encoder.final_layer_norm.weight")), "text_encoder", "tensors missing: 1 (encoder.final_layer_norm.weight)", loads=True),
-    model("with a wider encoder", edit("text_encoder/config.json", d_model=32), "text_encoder", "tensors of another shape", "(64, 64) for (64, 32)", loads=True),
-]  # fmt: skip
+    model(
+        "with an empty tokenizer", write("tokenizer/tokenizer.json", "{}"), "tokenizer", "cannot be loaded", loads=True
+    ),
+    model(
+        "with an encoder's tensor fewer",
+        tensors("text_encoder/model.safetensors", lambda t: t.pop("encoder.final_layer_norm.weight")),
+        "text_encoder",
+        "tensors missing: 1 (encoder.final_layer_norm.weight)",
+        loads=True,
+    ),
+    model(
+        "with a wider encoder",
+        edit("text_encoder/config.json", d_model=32),
+        "text_encoder",
+        "tensors of another shape",
+        "(64, 64) for (64, 32)",
+        loads=True,
+    ),
+]
 
 ROWS = [
-    *METHOD_ROWS, *OPTION_ROWS, *CONTRADICTIONS, *CONFIG_ROWS, *PROMPT_ROWS, *PLACES, *INDEX_ROWS, *PART_ROWS,
-]  # fmt: skip
+    *METHOD_ROWS,
+    *OPTION_ROWS,
+    *CONTRADICTIONS,
+    *CONFIG_ROWS,
+    *PROMPT_ROWS,
+    *PLACES,
+    *INDEX_ROWS,
+    *PART_ROWS,
+]
