@@ -198,6 +198,7 @@ OPTION_ROWS = [
     Row("a seed below 0", ["--seed", "-1"], ["seed is -1", "from 0"]),
     Row("a seed of 64 bits", ["--seed", str(2**63)], [str(2**63), "2^63 - 1"]),
     Row("an empty prompt", ["--prompt", "  "], ["prompt is empty"]),
+    Row("a prompt beyond what is read", ["--prompt", "red " * 600], ["601 tokens", "reads 512", "shorten"], loads=True),
     Row("a prompt in bytes", ["--prompt", "caf\udce9"], ["--prompt", "UTF-8"]),
     Row("no picture", ["--image", "/no/such.png"], ["'/no/such.png'", "PNG"]),
     Row("a picture of text", ["--image", "TMP/a.png"], ["TMP/a.png", "PNG"], {"a.png": "no picture"}),
