@@ -134,8 +134,11 @@ def _prepare(options: Options) -> tuple[Backend, Settings, list[Request]]:
             f"WORLD_SIZE={world}: generating on several ranks (sequence parallelism) is not there yet; start one rank, "
             "as python launch/infer.py or torchrun --nproc-per-node 1"
         )
-    if options.threads is not None and options.threads < 1:
-        raise InputError(f"threads is {options.threads!r}; allowed are whole numbers from 1")
+    cores = os.cpu_count() or 1  # with far more threads than that torch falls over
+    if options.threads is not None and not 1 <= options.threads <= cores:
+        raise InputError(
+            f"threads is {options.threads!r}; allowed are whole numbers from 1 to {cores}, this machine's cores"
+        )
     if options.cache is not None:
         parse(options.cache)
     try:
