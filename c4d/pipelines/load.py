@@ -53,7 +53,9 @@ def load_pipeline(
     safe = None if allow_pickle else True  # what diffusers calls both
     with _libraries(bars=progress and model not in EMBEDDED), _as_input_errors(f"model {model!r} cannot be loaded"):
         if not local:
-            source = DiffusionPipeline.download(source, use_safetensors=safe)
+            kind = "with its weights" if allow_pickle else "with weights in safetensors (pickles need --allow-pickle)"
+            with _as_input_errors(f"model {model!r} cannot be downloaded {kind}"):
+                source = DiffusionPipeline.download(source, use_safetensors=safe)
         skeleton(source, allow_pickle=allow_pickle)
         index = DiffusionPipeline.load_config(source)
         kinds = {"default": weights}

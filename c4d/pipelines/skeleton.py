@@ -64,14 +64,18 @@ def _from_hub(model: str) -> Mapping[str, Any]:
     from diffusers import DiffusionPipeline
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of one library about the other
-            return DiffusionPipeline.load_config(model)
+        return _config(DiffusionPipeline, model)
     except OSError as error:
         raise InputError(
             f"model {model!r} cannot be found on this disk or on the hub: {str(error).splitlines()[0]}; check its "
             "name and the connection"
         ) from error
+
+
+def _config(cls: Any, source: str, **where: Any) -> Mapping[str, Any]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of one library about the other
+        return cls.load_config(source, **where)
 
 
 def _supported(model: str, index: Mapping[str, Any]) -> dict[str, Any]:
@@ -105,7 +109,7 @@ def _class(what: str, model: str, name: Any, library: str = "diffusers") -> Any:
 
 def _part(model: str, source: str, local: bool, name: str, cls: Any, held: Shapes | None) -> Any:
     try:
-        config = cls.load_config(source, subfolder=name, local_files_only=local)
+        config = _config(cls, source, subfolder=name, local_files_only=local)
         with torch.device("meta" if issubclass(cls, nn.Module) else "cpu"):
             part = cls.from_config(config)
     except Exception as error:

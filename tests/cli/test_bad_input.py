@@ -126,10 +126,10 @@ class TestTheMachine:
 
     def test_what_is_unexpected_is_said_to_be(self, fails, c4d, generate, monkeypatch):
         def fall(*_, **__):
-            raise KeyError("hole\nin two lines")
+            raise RuntimeError("hole\nin two lines")
 
         monkeypatch.setattr("c4d.cli.produce", fall)
-        fails(generate, 1, "KeyError", "hole", "--debug")
+        fails(generate, 1, "RuntimeError", "hole in two lines", "--debug")
         assert "Traceback" in c4d(*generate, "--debug").err
 
 
@@ -193,6 +193,33 @@ class TestWhatIsNoMistake:
         for part in ("transformer", "text_encoder", "vae"):
             one, other = (getattr(pipe, part).state_dict() for pipe in (before, after))
             assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.parametrize("allow", [False, True])
+def test_a_hub_id_is_downloaded_and_then_checked_like_a_directory(monkeypatch, tmp_path, allow):
+    from diffusers import DiffusionPipeline
+
+    asked, folder = [], tmp_path / "model"
+    shutil.copytree(ASSET, folder)
+
+    def download(name, **how):
+        asked.append((name, how))
+        return str(folder)
+
+    monkeypatch.setattr("c4d.pipelines.load.locate", lambda model: (model, False))
+    monkeypatch.setattr(DiffusionPipeline, "download", download)
+    assert load_pipeline("owner/name", backend=Reference(), allow_pickle=allow).transformer is not None
+    assert asked == [("owner/name", {"use_safetensors": None if allow else True})]
+    (folder / "vae" / WEIGHTS).unlink()
+    with pytest.raises(InputError, match="no other weights"):
+        load_pipeline("owner/name", backend=Reference(), allow_pickle=allow)
+
+    def refuse(name, **_):
+        raise OSError("Could not find the necessary `safetensors` weights")
+
+    monkeypatch.setattr(DiffusionPipeline, "download", refuse)
+    with pytest.raises(InputError, match=r"'owner/name' cannot be downloaded .*Could not find"):
+        load_pipeline("owner/name", backend=Reference(), allow_pickle=allow)
 
 
 class Fake:
