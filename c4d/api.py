@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from typing import Any
 
 import torch
@@ -39,10 +40,17 @@ def cached(
         history_on: ``"device"``, or ``"host"`` to keep stored features in host memory.
 
     Raises:
-        TypeError: a transformer without a spec (the message lists the supported ones), or no transformer at all.
-        ValueError: a method that is unknown or would hook nothing on this model.
+        TypeError: a transformer without a spec (the message lists the supported ones), no transformer at all, or an
+            argument of the wrong kind.
+        ValueError: a method that is unknown or would hook nothing on this model; an unknown backend or place.
         BackendUnavailable: a backend asked for by name that cannot run here.
     """
+    _check_kinds(
+        (method, (str, CacheMethod), "method", "text such as 'fora:interval=3', or a method from c4d.methods"),
+        (spec, (ModelSpec, type(None)), "spec", "a c4d.ModelSpec"),
+        (backend, (str, Backend), "backend", "a name from c4d doctor"),
+        (history_dtype, (torch.dtype, type(None)), "history_dtype", "a torch dtype, such as torch.bfloat16"),
+    )
     if isinstance(model, nn.Module):
         if hasattr(model, "_orig_mod"):
             raise TypeError(
@@ -63,12 +71,21 @@ def cached(
     )
 
 
+def _check_kinds(*arguments: tuple[Any, tuple[type, ...], str, str]) -> None:
+    for value, kinds, name, wanted in arguments:
+        if not isinstance(value, kinds):
+            raise TypeError(f"{name} is {' '.join(reprlib.repr(value).split())}; give {wanted}")
+
+
 def _transformers_of(pipe: Any) -> list[nn.Module]:
     """High-noise expert first, as the pipelines name them."""
     found = [getattr(pipe, name, None) for name in ("transformer", "transformer_2")]
     modules = [module for module in found if isinstance(module, nn.Module)]
     if not modules:
-        raise TypeError(f"{type(pipe).__name__} has no transformer: c4d caches diffusion transformers, not U-Nets")
+        raise TypeError(
+            f"{type(pipe).__name__} has no transformer: give a diffusers pipeline with a diffusion transformer (not a "
+            "U-Net), or the transformer itself"
+        )
     for module in modules:
         if hasattr(module, "_orig_mod"):
             raise TypeError(

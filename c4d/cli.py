@@ -28,6 +28,7 @@ from c4d.pipelines import (
     finished,
     load_pipeline,
     produce,
+    skeleton,
 )
 
 EPILOG = """\
@@ -62,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _fail(message: str, arguments: Sequence[str], code: int) -> int:
     if "--debug" in arguments:
         traceback.print_exc()
-    print(f"c4d: error: {message}", file=sys.stderr)
+    print(f"c4d: error: {' '.join(line.strip() for line in message.splitlines())}", file=sys.stderr)
     return code
 
 
@@ -133,8 +134,11 @@ def _prepare(options: Options) -> tuple[Backend, Settings, list[Request]]:
             f"WORLD_SIZE={world}: generating on several ranks (sequence parallelism) is not there yet; start one rank, "
             "as python launch/infer.py or torchrun --nproc-per-node 1"
         )
-    if options.threads is not None and options.threads < 1:
-        raise InputError(f"threads is {options.threads!r}; allowed are whole numbers from 1")
+    cores = os.cpu_count() or 1  # with far more threads than that torch falls over
+    if options.threads is not None and not 1 <= options.threads <= cores:
+        raise InputError(
+            f"threads is {options.threads!r}; allowed are whole numbers from 1 to {cores}, this machine's cores"
+        )
     if options.cache is not None:
         parse(options.cache)
     try:
@@ -170,8 +174,12 @@ def _prepare(options: Options) -> tuple[Backend, Settings, list[Request]]:
     ]
     if model:
         requests = [request.with_defaults(model.defaults) for request in requests]
+    pipe = skeleton(options.model, allow_pickle=options.allow_pickle)
+    if options.cache is not None:
+        check_method(pipe, options.cache, backend=backend)
+    if callable(pipe):  # else only the whole pipeline can tell, in _load
+        call_arguments(pipe, requests[0])  # they differ in their prompts alone
     _check_writable(options.out)
-    check_method(options.model, options.cache, backend=backend)
     return backend, settings, requests
 
 
@@ -179,7 +187,13 @@ def _load(options: Options, settings: Settings, backend: Backend, request: Reque
     model = EMBEDDED.get(options.model)
     if threads := options.threads or (model.defaults.threads if model else None):
         torch.set_num_threads(threads)
-    pipe = load_pipeline(options.model, backend=backend, dtype=settings.dtype, progress=not options.quiet)
+    pipe = load_pipeline(
+        options.model,
+        backend=backend,
+        dtype=settings.dtype,
+        progress=not options.quiet,
+        allow_pickle=options.allow_pickle,
+    )
     call_arguments(pipe, request)  # before anything is compiled or written
     notes = compile_blocks(pipe) if options.compile else []
     for note in notes if not options.quiet else ():

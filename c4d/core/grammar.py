@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -11,7 +12,7 @@ from typing import Any
 
 from c4d.core.forecast import FORECASTERS
 from c4d.core.methods import METHODS
-from c4d.core.types import CacheMethod
+from c4d.core.types import SITES, CacheMethod
 
 
 class MethodError(ValueError):
@@ -24,23 +25,10 @@ def parse(text: str) -> CacheMethod:
     Several numbers in one value are separated by ``/``. Raises :class:`MethodError` for anything unknown, missing,
     repeated or out of range; nothing is ignored.
     """
-    rest, at, sites = text.strip().partition("@")
-    head, plus, forecast = rest.partition("+")
-    method: CacheMethod = _make(head, METHODS, "method", text)
     try:
-        if plus:
-            forecaster = _make(forecast, FORECASTERS, "forecaster", text)
-            method = replace(method, rules=tuple(replace(rule, forecast=forecaster) for rule in method.rules))
-        if at:
-            where = tuple(site.strip() for site in sites.split(","))
-            if len(method.rules) > 1:
-                raise ValueError(f"{head} has rules at several sites; @ would merge them")
-            method = replace(method, rules=(replace(method.rules[0], at=where),))
-    except MethodError:
-        raise
+        return replace(_compose(text), name=text.strip())
     except ValueError as error:
-        raise MethodError(f"{text!r}: {error}") from error
-    return replace(method, name=text.strip())
+        raise MethodError(f"method {text!r}: {error} (c4d methods explains them all)") from error
 
 
 def describe(make: Callable[..., Any]) -> str:
@@ -52,40 +40,68 @@ def describe(make: Callable[..., Any]) -> str:
     return ",".join(required + optional + unset)
 
 
-def _make(part: str, known: Mapping[str, Callable[..., Any]], what: str, text: str) -> Any:
+def _compose(text: str) -> CacheMethod:
+    rest, at, sites = text.partition("@")
+    head, *forecast = re.split(r"[+](?![0-9])", rest, maxsplit=1)  # a digit follows where it belongs to 1e+16
+    method: CacheMethod = _make(head, METHODS, "method")
+    if forecast:
+        forecaster = _make(forecast[0], FORECASTERS, "forecaster")
+        method = replace(method, rules=tuple(replace(rule, forecast=forecaster) for rule in method.rules))
+    if at:
+        where = tuple(site.strip() for site in sites.split(","))
+        if strange := [site for site in where if site not in SITES]:
+            raise ValueError(
+                f"unknown site {strange[0]!r} after @ (which comes last): known are {', '.join(SITES)}, as @attn,mlp"
+            )
+        if repeated := [site for site in where if where.count(site) > 1]:
+            raise ValueError(f"site {repeated[0]} is given twice; name it once")
+        if len(method.rules) > 1:
+            raise ValueError(f"{head} has rules at several sites, which @ would merge; leave @ out")
+        method = replace(method, rules=(replace(method.rules[0], at=where),))
+    return method
+
+
+def _make(part: str, known: Mapping[str, Callable[..., Any]], what: str) -> Any:
     name, colon, options = part.partition(":")
     name = name.strip()
     if name not in known:
-        raise MethodError(f"unknown {what} {name!r} in {text!r}: known are {', '.join(known)}")
-    make, values = known[name], {}
+        raise ValueError(f"unknown {what} {name!r}: known are {', '.join(known)}")
+    make, values = known[name], dict[str, Any]()
     parameters, hints = inspect.signature(make).parameters, typing.get_type_hints(make)
+    if colon and not parameters:
+        raise ValueError(f"{name} takes no options; write {name} alone")
     if colon and not options.strip():
-        raise MethodError(f"{text!r}: options expected after {name}: ({describe(make)})")
+        raise ValueError(f"options expected after {name}: ({name}:{describe(make)})")
     for option in options.split(",") if options else ():
         key, equals, value = (s.strip() for s in option.partition("="))
         if key not in parameters:
-            raise MethodError(f"{name} has no option {key!r} in {text!r}: known are {', '.join(parameters)}")
+            raise ValueError(f"{name} has no option {key!r}: known are {', '.join(parameters)}")
         if not equals or not value:
-            raise MethodError(f"{text!r}: {name} needs a value for {key}, as {key}=…")
+            raise ValueError(f"{name} needs a value for {key}, as {key}=…")
         if key in values:
-            raise MethodError(f"{text!r}: {key} is given twice")
-        values[key] = _value(key, value, hints.get(key, str), text)
+            raise ValueError(f"{key} is given twice; keep one")
+        values[key] = _value(key, value, hints.get(key, str))
     missing = [p.name for p in parameters.values() if p.default is p.empty and p.name not in values]
     if missing:
-        raise MethodError(f"{text!r}: {name} needs {', '.join(missing)} ({name}:{describe(make)})")
-    try:
-        return make(**values)
-    except ValueError as error:
-        raise MethodError(f"{text!r}: {error}") from error
+        raise ValueError(f"{name} needs {', '.join(missing)} ({name}:{describe(make)})")
+    return make(**values)
 
 
-def _value(key: str, value: str, hint: Any, text: str) -> Any:
+def _value(key: str, value: str, hint: Any) -> Any:
     if isinstance(hint, types.UnionType):  # "int | None": absent is None, present is the other
         hint = next(option for option in typing.get_args(hint) if option is not type(None))
+    kind = {int: "a whole number", float: "a number", str: "a word"}.get(hint, "numbers separated by /")
     try:
         if typing.get_origin(hint) is tuple:
-            return tuple(typing.get_args(hint)[0](item) for item in value.split("/"))
-        return hint(value)
+            return tuple(_number(typing.get_args(hint)[0], item) for item in value.split("/"))
+        return value if hint is str else _number(hint, value)
     except ValueError:
-        kind = {int: "a whole number", float: "a number"}.get(hint, "numbers separated by /")
-        raise MethodError(f"{text!r}: {key} takes {kind}, got {value!r}") from None
+        raise ValueError(f"{key} takes {kind}, got {value!r}") from None
+
+
+def _number(kind: Callable[[str], Any], text: str) -> Any:
+    """Python would also take 1_0, the digits of other scripts, and nan, which no comparison ever meets."""
+    number = kind(text)
+    if "_" in text or not text.isascii() or number != number:
+        raise ValueError
+    return number

@@ -1,13 +1,15 @@
 """From a model's name to a saved clip: load, generate, compare, write. The command line is a thin layer over this."""
 
 from c4d.pipelines.arguments import call_arguments, effective
+from c4d.pipelines.directory import locate
 from c4d.pipelines.embedded import EMBEDDED, Defaults, Embedded
 from c4d.pipelines.errors import GenerationError, InputError
 from c4d.pipelines.generate import Clip, generate
 from c4d.pipelines.job import finished, produce
-from c4d.pipelines.load import check_method, compile_blocks, load_pipeline, locate
+from c4d.pipelines.load import compile_blocks, load_pipeline
 from c4d.pipelines.request import Request
 from c4d.pipelines.settings import Settings
+from c4d.pipelines.skeleton import check_method, skeleton
 
 __all__ = [
     "EMBEDDED",
@@ -27,4 +29,5 @@ __all__ = [
     "load_pipeline",
     "locate",
     "produce",
+    "skeleton",
 ]

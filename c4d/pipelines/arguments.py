@@ -27,7 +27,7 @@ def call_arguments(pipe: Any, request: Request) -> dict[str, Any]:
     """Keyword arguments for ``pipe(...)``: those that the request gives, the image opened.
 
     Raises :class:`InputError` for an option that this pipeline does not take or would ignore, one that it needs and
-    did not get, and for a size that it would round.
+    did not get, for a size that it would round, and for text that it would cut.
     """
     name, parameters = type(pipe).__name__, _parameters(pipe)
     fields = {argument: getattr(request, field) for argument, (field, _) in OPTIONS.items()}
@@ -45,6 +45,7 @@ def call_arguments(pipe: Any, request: Request) -> dict[str, Any]:
     values = effective(pipe, request)
     _check_negative_prompt(name, parameters, values)
     _check_size(pipe, name, values)
+    _check_length(pipe, name, parameters, values)
     if request.image is not None:
         given["image"] = request.picture()
     return given
@@ -111,6 +112,20 @@ def _check_size(pipe: Any, name: str, values: Mapping[str, Any]) -> None:
         if (frames - 1) % temporal:
             raise InputError(f"{frames} frames do not fit {name}: {_nearest(frames, 1, temporal)}")
         _check_limit("frames", frames, limit, ((patches[0] or 1) * limit - 1) * temporal + 1 if limit else 0, name)
+
+
+def _check_length(pipe: Any, name: str, parameters: Mapping[str, inspect.Parameter], values: Mapping[str, Any]) -> None:
+    """Pipelines cut what is too long and only log it."""
+    tokenizer, limit = getattr(pipe, "tokenizer", None), parameters.get("max_sequence_length")
+    if tokenizer is None or limit is None or not isinstance(limit.default, int):
+        return
+    for argument in ("prompt", "negative_prompt"):
+        if text := values.get(argument):
+            tokens = len(tokenizer(text, verbose=False).input_ids)
+            if tokens > limit.default:
+                raise InputError(
+                    f"{OPTIONS[argument][1]} has {tokens} tokens, {name} reads {limit.default}; shorten it"
+                )
 
 
 def _nearest(value: int, offset: int, multiple: int) -> str:

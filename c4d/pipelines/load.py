@@ -1,81 +1,38 @@
-"""Finding and loading a pipeline; what can be known without weights is checked without them."""
+"""Loading a pipeline, whole or not at all."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-import c4d
 from c4d.backends import Backend
-from c4d.models import spec_for
+from c4d.pipelines.directory import components, locate
 from c4d.pipelines.embedded import EMBEDDED
 from c4d.pipelines.errors import InputError
+from c4d.pipelines.skeleton import AGAIN, TRANSFORMERS, listed, skeleton
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-TRANSFORMERS = ("transformer", "transformer_2")
 
 
-def parse_dtype(text: str) -> torch.dtype:
+def parse_dtype(text: str, what: str = "dtype") -> torch.dtype:
     """The dtype of that name; :class:`InputError` for another one."""
     if text not in DTYPES:
-        raise InputError(f"unknown dtype {text!r}: known are {', '.join(DTYPES)}")
+        raise InputError(f"unknown {what} {text!r}: known are {', '.join(DTYPES)}")
     return DTYPES[text]
 
 
-def locate(model: str) -> tuple[str, bool]:
-    """``model`` as diffusers takes it, and whether it is on this disk.
-
-    An embedded name, a directory with a ``model_index.json``, or a hub id ``owner/name``. Whatever looks like a path
-    and is none is an :class:`InputError`, never a download.
-    """
-    ways = f"give an embedded model ({', '.join(EMBEDDED)}), a diffusers directory, or a hub id owner/name"
-    if model in EMBEDDED:
-        folder = Path(str(files("c4d") / "assets" / EMBEDDED[model].folder))
-        if not (folder / "model_index.json").is_file():
-            raise InputError(f"embedded model {model!r} is missing from this installation of c4d; install it again")
-        return str(folder), True
-    path = Path(model).expanduser()
-    if (path / "model_index.json").is_file():
-        return str(path), True
-    if path.exists():
-        raise InputError(f"model {model!r} is no diffusers pipeline (it has no model_index.json); {ways}")
-    if not HUB_ID.fullmatch(model) or path.parent.is_dir():
-        raise InputError(f"model {model!r} does not exist; {ways}")
-    return model, False
-
-
-def check_method(model: str, method: str | None, *, backend: Backend) -> None:
-    """Refuses, before any weight is read, a model that c4d does not know and a method that does not fit it.
-
-    Raises :class:`InputError`. Reads the configuration files only (for a hub id: downloads these).
-    """
-    source, local = locate(model)
-    for name, class_name in _transformer_classes(model, source, local).items():
-        import diffusers
-
-        cls = getattr(diffusers, class_name, None)
-        if cls is None:
-            raise InputError(f"{model!r} has a {class_name}, which diffusers {diffusers.__version__} does not know")
-        try:
-            spec_for(cls.__new__(cls))  # the class is all that it looks at
-            if method is not None:
-                with torch.device("meta"):  # the modules without their weights
-                    skeleton = cls.from_config(cls.load_config(source, subfolder=name, local_files_only=local))
-                with c4d.cached(skeleton, method, backend=backend):
-                    pass
-        except (TypeError, ValueError) as error:
-            raise InputError(str(error)) from error
-
-
 def load_pipeline(
-    model: str, *, backend: Backend, dtype: str | torch.dtype | None = None, progress: bool = False
+    model: str,
+    *,
+    backend: Backend,
+    dtype: str | torch.dtype | None = None,
+    progress: bool = False,
+    allow_pickle: bool = False,
 ) -> Any:
     """A diffusers pipeline on the backend's device.
 
@@ -84,24 +41,69 @@ def load_pipeline(
         dtype: of the weights, as text or torch's; None is the backend's default. The video decoder of Wan always stays
             in float32, as its authors run it.
         progress: show the bars of the libraries that load (not for an embedded model, which takes no time).
+        allow_pickle: read pickled weights where there are no others (tensors alone, as ``torch.load`` restricts them).
 
     Raises:
-        InputError: a model that does not exist, is no pipeline, or has no supported transformer.
+        InputError: as :func:`skeleton`, and for weights or a tokenizer that cannot be loaded or leave something random.
     """
     weights = parse_dtype(dtype) if isinstance(dtype, str) else dtype or backend.default_dtype
-    check_method(model, None, backend=backend)
     source, local = locate(model)
     from diffusers import DiffusionPipeline
 
-    kinds = {"default": weights}
-    if DiffusionPipeline.load_config(source, local_files_only=local).get("vae", [None, None])[1] == "AutoencoderKLWan":
-        kinds["vae"] = torch.float32
-    try:
-        with _library_bars(progress and model not in EMBEDDED):  # an embedded model is there at once
-            pipe = DiffusionPipeline.from_pretrained(source, dtype=kinds, use_safetensors=True, local_files_only=local)
-    except OSError as error:
-        raise InputError(f"model {model!r} cannot be loaded: {error}") from error
+    safe = None if allow_pickle else True  # what diffusers calls both
+    with _libraries(bars=progress and model not in EMBEDDED), _as_input_errors(f"model {model!r} cannot be loaded"):
+        if not local:
+            kind = "with its weights" if allow_pickle else "with weights in safetensors (pickles need --allow-pickle)"
+            with _as_input_errors(f"model {model!r} cannot be downloaded {kind}"):
+                source = DiffusionPipeline.download(source, use_safetensors=safe)
+        skeleton(source, allow_pickle=allow_pickle)
+        index = DiffusionPipeline.load_config(source)
+        kinds = {"default": weights}
+        if components(index).get("vae", ("", ""))[1] == "AutoencoderKLWan":
+            kinds["vae"] = torch.float32
+        read = _from_transformers(Path(source), components(index), weights, safe)
+        pipe = DiffusionPipeline.from_pretrained(source, dtype=kinds, use_safetensors=safe, **read)
     return pipe.to(backend.device_type)
+
+
+def _from_transformers(
+    folder: Path, named: Mapping[str, tuple[str, str]], weights: torch.dtype, safe: bool | None
+) -> dict[str, Any]:
+    """The components of transformers, those without weights first; diffusers would not say what is missing."""
+    import transformers
+
+    classes = {name: getattr(transformers, cls) for name, (library, cls) in named.items() if library == "transformers"}
+    made = {}
+    for name, cls in sorted(classes.items(), key=lambda item: issubclass(item[1], nn.Module)):
+        with _as_input_errors(f"the {name} in {str(folder)!r} cannot be loaded"):
+            if not issubclass(cls, nn.Module):
+                made[name] = cls.from_pretrained(folder / name, local_files_only=True)
+                continue
+            made[name], info = cls.from_pretrained(
+                folder / name,
+                dtype=weights,
+                use_safetensors=safe,
+                local_files_only=True,
+                ignore_mismatched_sizes=True,  # to be told which, here
+                output_loading_info=True,
+            )
+            other = [f"{key} {tuple(held)} for {tuple(wanted)}" for key, held, wanted in info["mismatched_keys"]]
+            for said, names in (("missing", info["missing_keys"]), ("of another shape", other)):
+                if names:
+                    raise ValueError(listed(said, sorted(names)))
+    return made
+
+
+@contextmanager
+def _as_input_errors(what: str) -> Iterator[None]:
+    """Libraries raise whatever a broken file leads them to."""
+    try:
+        yield
+    except (InputError, ImportError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{what}: {reason or type(error).__name__}; {AGAIN}") from error
 
 
 def compile_blocks(pipe: Any) -> list[str]:
@@ -114,36 +116,26 @@ def compile_blocks(pipe: Any) -> list[str]:
     return lines
 
 
-def _transformer_classes(model: str, source: str, local: bool) -> dict[str, str]:
-    """Component -> class name, from the pipeline's index."""
-    from diffusers import DiffusionPipeline
-
-    try:
-        index = DiffusionPipeline.load_config(source, local_files_only=local)
-    except OSError as error:
-        where = "read" if local else "found on this disk or on the hub"
-        raise InputError(f"model {model!r} cannot be {where}: {str(error).splitlines()[0]}") from error
-    found = {name: index[name][1] for name in TRANSFORMERS if index.get(name, [None, None])[1] is not None}
-    if not found:
-        raise InputError(
-            f"model {model!r} ({index.get('_class_name')}) has no transformer: c4d caches diffusion transformers, not "
-            f"U-Nets; it supports {', '.join(c4d.models.SPECS)}"
-        )
-    return found
-
-
 @contextmanager
-def _library_bars(shown: bool) -> Iterator[None]:
-    """Loading bars of diffusers and transformers, on or off; both libraries are left as they were."""
+def _libraries(*, bars: bool) -> Iterator[None]:
+    """Bars of diffusers and transformers on or off, and no report by the latter: an error has what matters of it.
+
+    Both libraries are left as they were.
+    """
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
     libraries = (diffusers_logging, transformers_logging)
-    before = [library.is_progress_bar_enabled() for library in libraries]
+    before, verbosity = (
+        [library.is_progress_bar_enabled() for library in libraries],
+        transformers_logging.get_verbosity(),
+    )
+    transformers_logging.set_verbosity_error()
     try:
         for library in libraries:
-            library.enable_progress_bar() if shown else library.disable_progress_bar()
+            library.enable_progress_bar() if bars else library.disable_progress_bar()
         yield
     finally:
+        transformers_logging.set_verbosity(verbosity)
         for library, enabled in zip(libraries, before, strict=True):
             library.enable_progress_bar() if enabled else library.disable_progress_bar()

@@ -9,6 +9,8 @@ from c4d.core.grammar import parse
 from c4d.pipelines.errors import InputError
 from c4d.pipelines.load import parse_dtype
 
+LEAST_FPS = 0.01  # the video writer keeps two decimals
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -33,12 +35,13 @@ class Settings:
     def __post_init__(self) -> None:
         if self.repeats < 1:
             raise InputError(f"repeats is {self.repeats!r}; allowed are whole numbers from 1")
-        if not (math.isfinite(self.fps) and self.fps > 0):
-            raise InputError(f"fps is {self.fps!r}; allowed are finite numbers above 0")
+        if not (math.isfinite(self.fps) and self.fps >= LEAST_FPS):
+            raise InputError(f"fps is {self.fps!r}; allowed are finite numbers from {LEAST_FPS}")
         if self.history_on not in ("device", "host"):
             raise InputError(f"unknown place {self.history_on!r} for --history-on: known are device, host")
-        for dtype in (self.dtype, *([self.history_dtype] if self.history_dtype else [])):
-            parse_dtype(dtype)
+        parse_dtype(self.dtype)
+        if self.history_dtype is not None:
+            parse_dtype(self.history_dtype, "dtype of the history")
         if self.cache is None:
             for option, given in (
                 ("--compare", self.compare),

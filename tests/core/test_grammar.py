@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from c4d.core import methods
-from c4d.core.forecast import Hold, Newton, Taylor
+from c4d.core.forecast import FORECASTERS, Hold, Newton, Taylor
 from c4d.core.grammar import MethodError, describe, parse
 from c4d.core.methods import METHODS
 from c4d.core.methods.teacache import published_fits
 from c4d.core.policy import Accumulate, Bounded, Interval, StepMask
 from c4d.core.types import MODULE_KINDS, CacheMethod, Probe, Rule
 
+WAY_OUT = " (c4d methods explains them all)"
 EXAMPLES = {
     "fora": "fora:interval=3",
     "taylorseer": "taylorseer:interval=5,order=2,warmup=3",
@@ -79,49 +82,172 @@ def test_fits_name_their_source():
     ("text", "says"),
     [
         ("", "unknown method ''.*known are fora"),
+        ("  ", "unknown method ''"),
+        ("@", "unknown method ''"),
+        ("+", "unknown method ''"),
+        (":", "unknown method ''"),
+        (",", "unknown method ','"),
         ("taylor:interval=3", "unknown method 'taylor'.*taylorseer"),
+        ("FORA:interval=3", "unknown method 'FORA'"),
+        ("fora：interval=3", "unknown method 'fora：interval=3'"),  # the colon of another script
+        ("fоra:interval=3", "unknown method 'fоra'"),  # with a Cyrillic o
         ("fora", "fora needs interval"),
         ("fora:", "options expected"),
         ("fora:interval", "needs a value for interval"),
         ("fora:interval=", "needs a value for interval"),
-        ("fora:interval=3,", "no option ''"),
-        ("fora:interval=3,interval=4", "given twice"),
+        ("fora:interval=3,", "no option ''.*known are interval"),
+        ("fora:,interval=3", "no option ''"),
+        ("fora:interval=3:warmup=1", "whole number, got '3:warmup=1'"),
+        ("fora:interval=3;warmup=1", "whole number, got '3;warmup=1'"),
+        ("fora:interval=3=4", "whole number, got '3=4'"),
+        ("fora:interval=3,interval=4", "interval is given twice"),
         ("fora:intervall=3", "no option 'intervall'.*known are interval"),
+        ("fora:Interval=3", "no option 'Interval'"),
         ("fora:interval=three", "whole number, got 'three'"),
+        ("fora:interval=true", "whole number, got 'true'"),
         ("fora:interval=2.5", "whole number, got '2.5'"),
+        ("fora:interval=3.0", "whole number, got '3.0'"),
+        ("fora:interval=1e1", "whole number, got '1e1'"),
+        ("fora:interval=1_0", "whole number, got '1_0'"),
+        ("fora:interval=٣", "whole number, got '٣'"),
+        ("fora:interval=nan", "whole number, got 'nan'"),
+        ("fora:interval=" + "9" * 5000, "whole number, got '999"),  # more digits than Python converts
         ("fora:interval=0", "at least 1, got 0"),
         ("fora:interval=-3", "at least 1, got -3"),
         ("taylorseer:interval=5,order=11", "from 0 to 8, got 11"),
+        ("taylorseer:interval=5,warmup=0", "warmup must be a whole number of at least 1, got 0"),
         ("fora:interval=3+spline", "unknown forecaster 'spline'.*hold, taylor, newton"),
         ("fora:interval=3+", "unknown forecaster ''"),
+        ("fora:interval=3+4", "whole number, got '3[+]4'"),
+        ("fora:interval=3+taylor+newton", "unknown forecaster 'taylor[+]newton'"),
+        ("fora:interval=3+hold:order=1", "hold takes no options; write hold alone"),
+        ("fora:interval=3+taylor:", "options expected after taylor.*order=1"),
+        ("fora:interval=3+taylor:order", "needs a value for order"),
         ("fora:interval=3+taylor:order=x", "whole number, got 'x'"),
-        ("fora:interval=3@blocks", "unknown site blocks.*stack, output, attn"),
-        ("fora:interval=3@", "unknown site"),
+        ("fora:interval=3+taylor:order=9", "from 0 to 8, got 9"),
+        ("fora:interval=3+taylor:start=nan", "start takes a number, got 'nan'"),
+        ("fora:interval=3@blocks", "unknown site 'blocks'.*stack, output, attn"),
+        ("fora:interval=3@", "unknown site ''.*known are stack"),
+        ("fora:interval=3@attn,", "unknown site ''"),
+        ("fora:interval=3@stack@attn", "unknown site 'stack@attn'"),
+        ("fora:interval=3@stack+taylor", "unknown site 'stack[+]taylor' after @ .which comes last"),
+        ("fora:interval=3@attn,mlp,attn", "site attn is given twice"),
         ("fora:interval=3@stack,attn", "reaches no other site"),
         ("first-block:threshold=0.1@output", "decides before the transformer runs.*@stack"),
         ("first-block:threshold=0.1@attn", "once for the whole pass.*@stack"),
-        ("first-block:threshold=nan", "finite number above 0, got nan"),
+        ("first-block:threshold=x", "threshold takes a number, got 'x'"),
+        ("first-block:threshold=nan", "takes a number, got 'nan'"),
+        ("first-block:threshold=inf", "finite number above 0, got inf"),
+        ("first-block:threshold=1e999", "finite number above 0, got inf"),
+        ("first-block:threshold=0", "above 0, got 0"),
         ("first-block:threshold=-1", "above 0, got -1"),
+        ("first-block:threshold=0.1,warmup=0", "warmup must be a whole number of at least 1, got 0"),
+        ("first-block:threshold=0.1,max_skips=0", "max_skips must be .* at least 1, got 0"),
+        ("teacache:fit=wan2.1-t2v-14b", "teacache needs threshold"),
         ("teacache:threshold=0.1", "either fit=.*wan2.1-t2v-1.3b"),
+        ("teacache:threshold=0.1,signal=time_embedding", "either fit=.*or coefficients= with signal="),
         ("teacache:threshold=0.1,fit=sora", "unknown teacache fit 'sora': known are"),
+        ("teacache:threshold=0.1,fit=wan2.1-t2v-14b,coefficients=1/0", "both given; keep one"),
         ("teacache:threshold=0.1,fit=wan2.1-t2v-14b,signal=head", "drop signal=head"),
-        ("teacache:threshold=0.1,coefficients=1/0", "unknown teacache signal None: known are time_embedding"),
+        ("teacache:threshold=0.1,fit=wan2.1-t2v-14b,warmup=0", "warmup must be .* at least 1, got 0"),
+        ("teacache:threshold=0.1,fit=wan2.1-t2v-14b,last=-1", "last must be .* at least 0, got -1"),
+        ("teacache:threshold=0.1,coefficients=1/0", "need the signal.*time_embedding"),
+        ("teacache:threshold=0.1,coefficients=1/0,signal=head", "unknown teacache signal 'head': known are time_emb"),
         ("teacache:threshold=0.1,coefficients=1/x,signal=time_embedding", "numbers separated by /, got '1/x'"),
+        ("teacache:threshold=0.1,coefficients=1/nan,signal=time_embedding", "numbers separated by /, got '1/nan'"),
+        ("teacache:threshold=0.1,coefficients=1/inf,signal=time_embedding", "finite numbers"),
+        ("teacache:threshold=0.1,coefficients=0/2,signal=time_embedding", "the same for every change.*1/0 is the raw"),
+        ("teacache:threshold=0.1,coefficients=-1/0,signal=time_embedding", "never more than 0"),
         ("schedule:computed=1/2", "step 0 must be computed"),
+        ("schedule:computed=0/-2", "at least 0, got -2"),
         ("schedule:computed=0//2", "numbers separated by /"),
+        ("schedule:computed=0/1.5", "numbers separated by /, got '0/1.5'"),
+        ("schedule:computed=0/2/2", "step 2 is listed twice"),
+        ("schedule:computed=0,1", "no option '1': known are computed"),
     ],
 )
 def test_errors_name_the_value_and_the_way_out(text, says):
-    with pytest.raises(MethodError, match=says):
+    with pytest.raises(MethodError, match=says) as caught:
         parse(text)
+    assert repr(text) in str(caught.value) and str(caught.value).endswith(WAY_OUT)
 
 
-@given(st.text(alphabet="fora:interval=3,+@/tylsck0.-é \n", max_size=40))
-def test_any_text_is_a_method_or_a_method_error(text):
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [
+        ("  fora : interval = 3 ", "fora:interval=3"),
+        ("fora:interval=3+taylor:order=2 @ attn , mlp", "fora:interval=3+taylor:order=2@attn,mlp"),
+        ("first-block:threshold=1e+3+hold", "first-block:threshold=1000"),
+        ("schedule:computed=0/5/2", "schedule:computed=0/2/5"),
+    ],
+)
+def test_one_method_written_in_two_ways(text, same):
+    assert parse(text).rules == parse(same).rules
+
+
+def outcome(text):
+    """The method of a text, or None where it is refused as it should be; any other exception is a bug."""
     try:
-        assert isinstance(parse(text), CacheMethod)
+        method = parse(text)
     except MethodError as error:
-        assert str(error)
+        assert repr(text) in str(error) and str(error).endswith(WAY_OUT)
+        return None
+    assert isinstance(method, CacheMethod) and method.name == text.strip()
+    return method
+
+
+@given(st.text(alphabet="fora:interval=3,+@/tylsck0.-é \n", max_size=40) | st.text(max_size=40))
+def test_any_text_is_a_method_or_a_method_error(text):
+    outcome(text)
+
+
+VALUES = {
+    "interval": st.integers(1, 10**20),
+    "order": st.integers(0, 8),
+    "warmup": st.integers(1, 100),
+    "last": st.integers(0, 100),
+    "max_skips": st.integers(1, 100),
+    "start": st.floats(allow_nan=False),
+    "threshold": st.floats(1e-300, 1e300),
+    "fit": st.sampled_from(sorted(published_fits())),
+    "computed": st.sets(st.integers(0, 99)).map(lambda steps: "/".join(map(str, sorted({0} | steps)))),
+    "signal": st.sampled_from([p.value for p in Probe if not p.anchored]),
+    "coefficients": st.lists(st.floats(0.001, 1e3), min_size=2, max_size=5).map(lambda c: "/".join(map(str, c))),
+}
+SITES_OF = {"fora": ["attn", "cross_attn,mlp", "total"], "taylorseer-lite": ["stack", "mlp"], "schedule": ["output"]}
+
+
+@st.composite
+def part(draw, name, make, leave_out=()):
+    """``name:key=value,...`` with every option that the signature asks for and some of the others, in any order."""
+    parameters = [p for p in inspect.signature(make).parameters.values() if p.name not in leave_out]
+    given_ = [p.name for p in parameters if p.default is p.empty or p.name in ("fit", "coefficients", "signal")]
+    given_ += [p.name for p in parameters if p.name not in given_ and draw(st.booleans())]
+    options = ",".join(f"{key}={draw(VALUES[key])}" for key in draw(st.permutations(given_)))
+    return f"{name}:{options}" if options else name
+
+
+@st.composite
+def texts(draw):
+    """A valid text, made of the signatures in the catalogue."""
+    name = draw(st.sampled_from(sorted(METHODS)))
+    without = draw(st.sampled_from([("fit",), ("coefficients", "signal")])) if name == "teacache" else ()
+    text = draw(part(name, METHODS[name], without))
+    if draw(st.booleans()):
+        forecaster = draw(st.sampled_from(sorted(FORECASTERS)))
+        text += "+" + draw(part(forecaster, FORECASTERS[forecaster]))
+    return text + (f"@{draw(st.sampled_from(SITES_OF.get(name, ['stack'])))}" if draw(st.booleans()) else "")
+
+
+@given(texts())
+def test_any_text_made_of_the_catalogue_is_a_method(text):
+    assert outcome(text) is not None and parse(text) == parse(text)
+
+
+@given(texts(), st.data())
+def test_a_text_with_a_slip_is_a_method_or_a_method_error(text, data):
+    at = data.draw(st.integers(0, len(text) - 1))
+    outcome(text[:at] + data.draw(st.sampled_from(["", 2 * text[at]])) + text[at + 1 :])
 
 
 def test_describe_lists_every_parameter():

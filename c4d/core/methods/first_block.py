@@ -11,6 +11,8 @@ def first_block(threshold: float, warmup: int = 1, last: int = 1, max_skips: int
     ``warmup`` first and ``last`` final steps are computed, at most ``max_skips`` in a row are reused (published: 1, 0,
     no limit).
     """
+    if warmup < 1:
+        raise ValueError(f"warmup must be a whole number of at least 1, got {warmup}")
     policy = Bounded(Threshold(threshold, Probe.HEAD), warmup, last, max_skips)
     name = f"first-block:threshold={threshold},warmup={warmup},last={last}"
     return CacheMethod(name + (f",max_skips={max_skips}" if max_skips else ""), (Rule((STACK,), policy, Hold()),))

@@ -8,5 +8,7 @@ def schedule(computed: tuple[int, ...]) -> CacheMethod:
 
     Steps computation masks, as in cache-dit's SCM; combine it with a forecaster: ``schedule:computed=0/1/2/6+taylor``.
     """
+    if repeated := [step for step in computed if computed.count(step) > 1]:
+        raise ValueError(f"step {repeated[0]} is listed twice; list every computed step once")
     name = f"schedule:computed={'/'.join(map(str, computed))}"
     return CacheMethod(name, (Rule((STACK,), StepMask(frozenset(computed)), Hold()),))

@@ -29,7 +29,9 @@ def teacache(
     """
     fits = published_fits()
     if (fit is None) == (coefficients is None):
-        raise ValueError(f"teacache needs either fit= (known: {', '.join(fits)}) or coefficients= with signal=")
+        both = f"fit={fit} and coefficients are both given; keep one"
+        needs = f"teacache needs either fit= (known: {', '.join(fits)}) or coefficients= with signal="
+        raise ValueError(needs if fit is None else both)
     if fit is not None:
         if fit not in fits:
             raise ValueError(f"unknown teacache fit {fit!r}: known are {', '.join(fits)}")
@@ -40,9 +42,18 @@ def teacache(
         warmup = int(known["warmup"]) if warmup is None else warmup  # type: ignore[call-overload]
         last = int(known["last"]) if last is None else last  # type: ignore[call-overload]
     signals = [p.value for p in Probe if not p.anchored]
+    if signal is None:
+        raise ValueError(f"coefficients need the signal that they were fitted to: signal= one of {', '.join(signals)}")
     if signal not in signals:
         raise ValueError(f"unknown teacache signal {signal!r}: known are {', '.join(signals)}")
+    if coefficients and (not any(coefficients[:-1]) or max(coefficients) <= 0):
+        raise ValueError(
+            f"coefficients {'/'.join(map(str, coefficients))} (highest power first) give the same for every change, or "
+            "never more than 0; 1/0 is the raw change"
+        )
     warmup, last = 1 if warmup is None else warmup, 1 if last is None else last
+    if warmup < 1:
+        raise ValueError(f"warmup must be a whole number of at least 1, got {warmup}")
     policy = Bounded(Accumulate(threshold, Probe(signal), coefficients or ()), warmup, last, max_skips)
     curve = f"fit={fit}" if fit else f"coefficients={'/'.join(map(str, coefficients or ()))},signal={signal}"
     name = f"teacache:threshold={threshold},{curve},warmup={warmup},last={last}"

@@ -1,0 +1,161 @@
+"""Finding a diffusers pipeline, and what its directory must hold before a weight of it is read."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from c4d.pipelines.embedded import EMBEDDED
+from c4d.pipelines.errors import InputError
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+INDEX = "model_index.json"
+SAFE, PICKLE = ".safetensors", ".bin"
+STEMS = {  # of the files that the libraries look for
+    "diffusers": {SAFE: "diffusion_pytorch_model", PICKLE: "diffusion_pytorch_model"},
+    "transformers": {SAFE: "model", PICKLE: "pytorch_model"},
+}
+PICKLES = (PICKLE, ".pt", ".pth", ".ckpt")
+TEXTS = (".json", ".txt", ".model")  # configurations and vocabularies
+LFS = b"version https://git-lfs"
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def locate(model: str) -> tuple[str, bool]:
+    """``model`` as diffusers takes it, and whether it is on this disk.
+
+    An embedded name, a directory with a ``model_index.json``, or a hub id ``owner/name``. Whatever looks like a path
+    and is none is an :class:`InputError`, never a download.
+    """
+    ways = f"give an embedded model ({', '.join(EMBEDDED)}), a diffusers directory, or a hub id owner/name"
+    if model in EMBEDDED:
+        folder = Path(str(files("c4d") / "assets" / EMBEDDED[model].folder))
+        if not (folder / INDEX).is_file():
+            raise InputError(f"embedded model {model!r} is missing from this installation of c4d; install it again")
+        return str(folder), True
+    path = Path(model).expanduser()
+    try:
+        if (path / INDEX).is_file():
+            return str(path), True
+        if path.exists():
+            raise InputError(f"model {model!r} is no diffusers pipeline (it has no {INDEX}); {ways}")
+    except OSError as error:
+        raise InputError(f"model {model!r} cannot be read: {error.strerror}; {ways}") from error
+    if not HUB_ID.fullmatch(model) or path.parent.is_dir():
+        raise InputError(f"model {model!r} does not exist; {ways}")
+    return model, False
+
+
+def components(index: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Name -> (library, class) of every component that a ``model_index.json`` names."""
+    pairs = {name: value for name, value in index.items() if isinstance(value, (list, tuple)) and name[0] != "_"}
+    return {name: (v[0], v[1]) for name, v in pairs.items() if len(v) == 2 and all(isinstance(x, str) for x in v)}
+
+
+def check_directory(folder: Path, *, allow_pickle: bool) -> dict[str, Shapes]:
+    """Component -> name -> shape of all its tensors, read from the headers of the files alone.
+
+    Raises :class:`InputError` for a component without a folder, a configuration that is no JSON, weights that are
+    missing, cut short, not fetched from git-lfs, or (unless ``allow_pickle``) pickled.
+    """
+    held = {}
+    for name, (library, _) in components(read_json(folder / INDEX)).items():
+        part = folder / name
+        if not part.is_dir():
+            raise _broken(part, f"is missing, though {INDEX} names a {name}")
+        for file in sorted(part.iterdir()):
+            if file.suffix == ".json":
+                read_json(file)
+            elif file.suffix in TEXTS:
+                _fetched(file)
+        # Tokenizers, schedulers and processors have a configuration of another name, and no weights.
+        if library in STEMS and (part / "config.json").is_file():
+            held[name] = _shapes(part, library, allow_pickle)
+        elif found := [file.name for file in part.iterdir() if file.suffix in (SAFE, *PICKLES)]:
+            raise _broken(part, f"has {found[0]} but no config.json")
+    return held
+
+
+def _shapes(part: Path, library: str, allow_pickle: bool) -> Shapes:
+    """The tensors of the file or shards that the library will read."""
+    for suffix in (SAFE, PICKLE) if allow_pickle else (SAFE,):
+        single = part / f"{STEMS[library][suffix]}{suffix}"
+        index = single.with_name(f"{single.name}.index.json")
+        if index.is_file() and not (library == "transformers" and single.is_file()):
+            return _sharded(part, index)
+        if single.is_file():
+            return _tensors(single)
+    others = sorted(file.name for file in part.iterdir() if file.suffix in (SAFE, *PICKLES))
+    if any(name.endswith(PICKLES) for name in others) and not any(name.endswith(SAFE) for name in others):
+        raise InputError(
+            f"{str(part)!r} has only pickled weights ({', '.join(others)}), which can run code when they are opened: "
+            "convert them to safetensors"
+            + ("" if allow_pickle else f", or trust a {STEMS[library][PICKLE]}{PICKLE} with --allow-pickle")
+        )
+    wanted = f"{STEMS[library][SAFE]}{SAFE}"
+    raise _broken(part, f"has no {wanted}" + (f", only {', '.join(others)}" if others else " and no other weights"))
+
+
+def _sharded(part: Path, index: Path) -> Shapes:
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not places or not all(isinstance(place, str) for place in places.values()):
+        raise _broken(index, "has no weight_map from tensors to files")
+    shards = sorted(set(places.values()))
+    if missing := [shard for shard in shards if not (part / shard).is_file()]:
+        raise _broken(part, f"lacks {', '.join(missing)} of the {len(shards)} files that {index.name} lists")
+    held = {shard: _tensors(part / shard) for shard in shards}
+    if lost := [tensor for tensor, shard in places.items() if tensor not in held[shard]]:
+        raise _broken(part / places[lost[0]], f"lacks the tensor {lost[0]} that {index.name} places in it")
+    return {name: shape for shapes in held.values() for name, shape in shapes.items()}
+
+
+def _tensors(file: Path) -> Shapes:
+    _fetched(file)
+    try:
+        if file.suffix == SAFE:
+            with safe_open(file, "pt") as opened:  # compares the header with the size of the file
+                return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+        held = torch.load(file, map_location="meta", weights_only=True)
+        return {name: tuple(tensor.shape) for name, tensor in held.items()}
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{str(file)!r} is no pickle of tensors alone, and c4d opens no other: convert it to safetensors"
+        ) from error
+    except Exception as error:  # each format has exceptions of its own, and so has each way to be broken
+        size, reason = file.stat().st_size, str(error).splitlines()[0]
+        raise _broken(file, f"is cut short or damaged ({size} bytes; {reason})") from error
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The object that a file holds; :class:`InputError` for anything else."""
+    _fetched(file)
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _broken(file, f"is no valid JSON ({error})") from error
+    if not isinstance(values, dict):
+        raise _broken(file, "holds no JSON object")
+    return values
+
+
+def _fetched(file: Path) -> None:
+    try:
+        with file.open("rb") as opened:
+            pointer = opened.read(len(LFS)) == LFS
+    except OSError as error:
+        raise InputError(f"{str(file)!r} cannot be read: {error.strerror}; make it readable") from error
+    if pointer:
+        raise InputError(f"{str(file)!r} is a git-lfs pointer, not the file: run git lfs pull in its folder")
+
+
+def _broken(path: Path, reason: str) -> InputError:
+    return InputError(f"{str(path)!r} {reason}: the model is incomplete; download or save it again")

@@ -1,0 +1,157 @@
+"""A pipeline without its weights: enough to tell whether a model, a method and a request go together."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import nn
+
+import c4d
+from c4d.backends import Backend
+from c4d.core.grammar import parse
+from c4d.models import SPECS, spec_for
+from c4d.pipelines.directory import INDEX, STEMS, Shapes, check_directory, components, locate, read_json
+from c4d.pipelines.errors import InputError
+
+AGAIN = "download or save the model again"
+TRANSFORMERS = ("transformer", "transformer_2")
+
+
+def skeleton(model: str, *, allow_pickle: bool = False) -> Any:
+    """The pipeline of ``model`` with its transformers and its decoder on the meta device and nothing that reads text.
+
+    Reads configuration files and the headers of weights (for a hub id: downloads the configuration files). Raises
+    :class:`InputError` for a model that does not exist, is incomplete or damaged, has no supported transformer, or
+    whose weights are not those of its configuration.
+    """
+    source, local = locate(model)
+    index = read_json(Path(source) / INDEX) if local else _from_hub(source)
+    classes = _supported(model, index)
+    held = check_directory(Path(source), allow_pickle=allow_pickle) if local else {}
+    parts = {
+        name: _part(model, source, local, name, cls, held.get(name))
+        for name, cls in classes.items()
+        if components(index)[name][0] == "diffusers"
+    }
+    cls = _class("pipeline", model, index.get("_class_name"))
+    try:
+        return _pipeline(model, cls, index, parts)
+    except InputError:
+        raise
+    except Exception:  # a class that looks into parts which are not there; its request is checked after loading
+        return SimpleNamespace(**parts)
+
+
+def check_method(pipe: Any, method: str, *, backend: Backend) -> None:
+    """Raises :class:`InputError` for a method that does not fit the transformers of ``pipe``, a skeleton or not."""
+    composed = parse(method)
+    try:
+        with c4d.cached(pipe, composed, backend=backend):
+            pass
+    except ValueError as error:
+        raise InputError(f"{error}; the method, or its fit, was made for other models (see c4d models)") from error
+
+
+def _from_hub(model: str) -> Mapping[str, Any]:
+    from diffusers import DiffusionPipeline
+
+    try:
+        return _config(DiffusionPipeline, model)
+    except OSError as error:
+        raise InputError(
+            f"model {model!r} cannot be found on this disk or on the hub: {str(error).splitlines()[0]}; check its "
+            "name and the connection"
+        ) from error
+
+
+def _config(cls: Any, source: str, **where: Any) -> Mapping[str, Any]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of one library about the other
+        return cls.load_config(source, **where)
+
+
+def _supported(model: str, index: Mapping[str, Any]) -> dict[str, Any]:
+    """Component -> class of diffusers or transformers; each transformer has a spec, and there is one."""
+    named = components(index)
+    if not any(name in named for name in TRANSFORMERS):
+        raise InputError(
+            f"model {model!r} ({index.get('_class_name')}) has no transformer: c4d caches diffusion transformers, not "
+            f"U-Nets; it supports {', '.join(SPECS)}"
+        )
+    classes = {name: _class(name, model, cls, lib) for name, (lib, cls) in named.items() if lib in STEMS}
+    for name in TRANSFORMERS:
+        if (cls := classes.get(name)) is not None:
+            try:
+                spec_for(cls.__new__(cls))  # the class is all that it looks at
+            except TypeError as error:
+                raise InputError(f"model {model!r}: {error}") from error
+    return classes
+
+
+def _class(what: str, model: str, name: Any, library: str = "diffusers") -> Any:
+    module = import_module(library)
+    cls = getattr(module, name, None) if isinstance(name, str) else None
+    if cls is None:
+        raise InputError(
+            f"the {what} of model {model!r} is of class {name!r}, which {library} {module.__version__} does not know; "
+            f"upgrade {library}, or give another model"
+        )
+    return cls
+
+
+def _part(model: str, source: str, local: bool, name: str, cls: Any, held: Shapes | None) -> Any:
+    try:
+        config = _config(cls, source, subfolder=name, local_files_only=local)
+        with torch.device("meta" if issubclass(cls, nn.Module) else "cpu"):
+            part = cls.from_config(config)
+    except Exception as error:
+        if isinstance(error, NotImplementedError) and issubclass(cls, nn.Module) and name not in TRANSFORMERS:
+            return None  # its constructor computes with numbers, which the meta device has not
+        raise InputError(
+            f"the configuration of the {name} of model {model!r} makes no {cls.__name__}: {type(error).__name__}: "
+            f"{str(error).splitlines()[0]}; {AGAIN}"
+        ) from error
+    if held is not None and not config.get("quantization_config"):  # quantized weights have names and shapes of theirs
+        _check_filled(part, held, f"the weights of the {name} of model {model!r}")
+    return part
+
+
+def _pipeline(model: str, cls: Any, index: Mapping[str, Any], parts: Mapping[str, Any]) -> Any:
+    """``cls`` with these parts and None for all others."""
+    parameters = {n: p for n, p in inspect.signature(cls.__init__).parameters.items() if n != "self"}
+    known = (*components(index), *getattr(cls, "_optional_components", ()))
+    required = [name for name, p in parameters.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+    if lacking := [name for name in required if name not in known]:
+        raise InputError(
+            f"model {model!r} lacks {', '.join(lacking)}: {cls.__name__} needs it, {INDEX} has none; {AGAIN}"
+        )
+    plain = {name: value for name, value in index.items() if not isinstance(value, list)}
+    values = {**dict.fromkeys((*known, *required)), **plain, **parts}
+    return cls(**{name: value for name, value in values.items() if name in parameters})
+
+
+def _check_filled(part: nn.Module, held: Shapes, what: str) -> None:
+    """Diffusers only logs tensors that are missing, and goes on with random numbers in their place."""
+    wanted = {name: tuple(tensor.shape) for name, tensor in part.state_dict().items()}
+    ignored = getattr(part, "_keys_to_ignore_on_load_unexpected", None) or ()
+    unknown = [name for name in held if name not in wanted and not any(re.search(p, name) for p in ignored)]
+    missing = [name for name in wanted if name not in held]
+    other = [
+        f"{name} {held[name]} for {wanted[name]}" for name in wanted if held.get(name, wanted[name]) != wanted[name]
+    ]
+    for said, names in (("missing", missing), ("unknown to it", unknown), ("of another shape", other)):
+        if names:
+            raise InputError(f"{what} do not fit its config.json: {listed(said, names)}; {AGAIN}")
+
+
+def listed(said: str, names: Sequence[str]) -> str:
+    """How many tensors, and some of them."""
+    return f"tensors {said}: {len(names)} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
