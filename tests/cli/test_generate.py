@@ -180,7 +180,7 @@ def test_a_config_file_and_flags_over_it(c4d, tmp_path):
 
 
 def test_a_local_pipeline_of_two_experts_from_a_picture(c4d, generate, tmp_path):
-    from tests.seam.test_pipelines import image_to_video
+    from tests.pipes import image_to_video
 
     pipe, extra = image_to_video()
     pipe.register_to_config(boundary_ratio=0.9)
