@@ -30,7 +30,7 @@ BEFORE: dict[str, dict[str, Any]] = {
     f"a request given up in step {STEPS // 2}": {"stop": STEPS - 1},
     "a request without one unconditional pass": {"skip": (4,)},
     "a request of 6 steps": {"steps": 6},
-    "a request of another size": {"size": (16, 32)},
+    "a request of another size": {"size": (16, 24)},
 }
 SKIPPED = "unconditional pass left out of step 4"
 

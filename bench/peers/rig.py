@@ -13,7 +13,7 @@ from torch import Tensor
 import c4d
 from bench import peers
 
-STEPS, GUIDANCE, BLOCKS, SIZE = 10, 5.0, 8, (24, 24)
+STEPS, GUIDANCE, BLOCKS, SIZE = 10, 5.0, 8, (16, 16)
 Attach = Callable[[Any, Any], AbstractContextManager[peers.Begin]]
 
 
@@ -114,7 +114,7 @@ def others() -> dict[str, Attach]:
     import cache_dit
     import diffusers
 
-    blocks = {"Fn_compute_blocks": 1, "Bn_compute_blocks": 0, "max_warmup_steps": 3, "residual_diff_threshold": 0.24}
+    blocks = {"Fn_compute_blocks": 1, "Bn_compute_blocks": 0, "max_warmup_steps": 4, "residual_diff_threshold": 0.24}
     calibrator = cache_dit.TaylorSeerCalibratorConfig(taylorseer_order=1)
     first, lite = (
         diffusers.FirstBlockCacheConfig(threshold=0.15),
