@@ -90,6 +90,7 @@ def test_what_is_compared_computes_and_reuses(name, kind):
     assert set(lines) == {"cond", "uncond"}
     for line in lines.values():
         assert "C" in line[1:] and "r" in line
+        assert all(of_expert.startswith("C") for of_expert in line.split("|"))
 
 
 def timeline(name, kind):
