@@ -36,6 +36,7 @@ class Options:
     threads: int | None = None
     compile: bool = False
     out: Path = Path("out")
+    overwrite: bool = False
     compare: bool = False
     repeats: int = 1
     history_dtype: str | None = None
@@ -90,6 +91,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
     where = add("where to")
     option(where, "--out", Path, "DIR", "folder for the files, 000, 001, ... inside it with --prompt-file; default out")
+    switch(where, "--overwrite", "make again what --out holds; without it that is kept, or refused if it differs")
     option(where, "--config", Path, "FILE", "YAML file with any of these options; the command line wins over it")
     switch(where, "--quiet", "no progress bar and no report on the terminal")
 
