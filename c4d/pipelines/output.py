@@ -94,28 +94,34 @@ def alone_in(folder: Path) -> Iterator[list[str]]:
         with writing(path):
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(
+                    f"another process is writing to --out {str(folder)!r}; wait for its end, or name another folder"
+                ) from None
+            except OSError as error:
+                notes.append(
+                    f"the file system of {str(folder)!r} has no locks ({error.strerror}): start no second job on this "
+                    "folder while this one runs"
+                )
+            if not _names(path, descriptor):
+                continue  # its owner removed the file between our opening and our locking it
+            clear(folder)
+            yield notes
+            return
+        finally:
+            with suppress(OSError):  # another's lock, or none on this file system
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if _names(path, descriptor):
+                    path.unlink()
             os.close(descriptor)
-            raise InputError(
-                f"another process is writing to --out {str(folder)!r}; wait for its end, or name another folder"
-            ) from None
-        except OSError as error:
-            notes.append(
-                f"the file system of {str(folder)!r} has no locks ({error.strerror}): start no second job on this "
-                "folder while this one runs"
-            )
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
-                break
-        os.close(descriptor)  # its owner removed the file between our opening and our locking it
-    try:
-        clear(folder)
-        yield notes
-    finally:
-        with suppress(OSError):
-            path.unlink()  # still locked, so that nobody holds a file without a name
-        os.close(descriptor)
+
+
+def _names(path: Path, descriptor: int) -> bool:
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    return False
 
 
 def enlargement(frames: Tensor) -> int:
