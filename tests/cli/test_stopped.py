@@ -136,15 +136,16 @@ def test_the_manifest_ties_each_output_to_what_made_it(undisturbed):
 
 def test_killed_at_random(forks, undisturbed):
     whole, length = undisturbed
-    moments, kills, rounds, seen = random.Random(20), 0, 0, set()
+    moments, starts, kills, rounds, seen = random.Random(20), 0, 0, 0, set()
     sights = ["*/.video.*", "*/.sheet.*", "*/.report.*.html", "*/.report.*.json", ".manifest.*"]
     while kills < KILLS:
         out, status, before = forks.folder / f"killed{rounds}", None, {}
         rounds += 1
         while status is None and kills < KILLS:
-            child = forks.start(out)
-            if kills % 2:
-                pattern = sights[kills // 2 % len(sights)]
+            child, starts = forks.start(out), starts + 1
+            assert starts <= 3 * KILLS, f"{kills} kills in {starts} starts"
+            if starts % 2:
+                pattern = sights[starts // 2 % len(sights)]
                 status = forks.until_seen(out, pattern)
             else:
                 pattern, status = "time", forks.ended(moments.uniform(0, length))
