@@ -16,6 +16,7 @@ NAMES = {
 OUTSIDE = ("preparing", "between", "decoding")  # what no cache of a transformer can shorten
 LITTLE = 1.5  # times less work: nobody takes that for much
 NEAR = 0.9  # of what the saved work promises: from here on the speed needs no explanation
+STILL = "what the method does not cache"
 NOTABLE = 0.1  # of the time, or of a computed pass
 
 
@@ -83,8 +84,7 @@ def _passes(phases: Mapping[str, Mapping[str, float]], session: Mapping[str, Any
     computed, reused = (phases["cached"][kind] / session[kind] for kind in ("computed", "reused"))
     found = []
     if reused >= NOTABLE * computed:
-        still = "all but the cached modules" if session["modules_total"] else "embedding, head"
-        found.append(f"a reused pass costs {reused / computed:.0%} of a computed one: {still} and the prediction run")
+        found.append(f"a reused pass costs {reused / computed:.0%} of a computed one, for the prediction and {STILL}")
     if plain := phases.get("uncached", {}).get("computed"):
         extra = computed / (plain / (session["computed"] + session["reused"])) - 1
         if extra >= NOTABLE:
@@ -99,8 +99,7 @@ def _denoising(phases: Mapping[str, Mapping[str, float]], work: Mapping[str, Any
     took = phases["cached"]["denoising"] / phases["uncached"]["denoising"]
     if took * NEAR <= work["done"] / work["total"]:
         return []
-    rest = "all but the cached modules" if work["what"] != "blocks" else "embedding, head"
     return [
-        f"removing noise still takes {took:.0%} of its uncached time though {saved} were saved: "
-        f"{rest}, sampler and prediction run on every step"
+        f"removing noise still takes {took:.0%} of its uncached time though {saved} were saved: the rest goes to the "
+        f"prediction, the sampler and {STILL}"
     ]
