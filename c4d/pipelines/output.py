@@ -89,13 +89,13 @@ def alone_in(folder: Path) -> Iterator[list[str]]:
     The kernel lets go of the lock however this process ends. Yields remarks for the user.
     Raises :class:`InputError` if another process writes there.
     """
-    path, notes = folder / LOCK, list[str]()
-    while True:
-        with writing(path):
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
+    path, held, notes = folder / LOCK, list[int](), list[str]()
+    try:
+        while not (held and _names(path, held[-1])):  # another may remove the file between our opening and locking it
+            with writing(path):
+                held.append(os.open(path, os.O_RDWR | os.O_CREAT, 0o666))
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(held[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise InputError(
                     f"another process is writing to --out {str(folder)!r}; wait for its end, or name another folder"
@@ -105,23 +105,30 @@ def alone_in(folder: Path) -> Iterator[list[str]]:
                     f"the file system of {str(folder)!r} has no locks ({error.strerror}): start no second job on this "
                     "folder while this one runs"
                 )
-            if not _names(path, descriptor):
-                continue  # its owner removed the file between our opening and our locking it
-            clear(folder)
-            yield notes
-            return
-        finally:
-            with suppress(OSError):  # another's lock, or none on this file system
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if _names(path, descriptor):
-                    path.unlink()
+        clear(folder)
+        yield notes
+    finally:
+        for descriptor in held:
             os.close(descriptor)
+        _remove_unlocked(path)
 
 
 def _names(path: Path, descriptor: int) -> bool:
     with suppress(FileNotFoundError):
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
     return False
+
+
+def _remove_unlocked(path: Path) -> None:
+    """Takes the lock once more to remove its file: an interrupt may come before its first owner knows of it."""
+    with suppress(OSError):  # another has it, or there is none, or no locks here
+        descriptor = os.open(path, os.O_RDWR)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _names(path, descriptor):
+                path.unlink()
+        finally:
+            os.close(descriptor)
 
 
 def enlargement(frames: Tensor) -> int:
