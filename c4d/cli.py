@@ -19,25 +19,36 @@ from c4d.core.grammar import MethodError, parse
 from c4d.options import Options, Parser, add_options, read_options, read_prompts
 from c4d.pipelines import (
     EMBEDDED,
+    GenerationError,
     InputError,
+    OutputError,
     Request,
     Settings,
+    alone_in,
     call_arguments,
     check_method,
     compile_blocks,
-    finished,
+    kept,
     load_pipeline,
     produce,
+    results,
     skeleton,
+    write_manifest,
 )
+from c4d.signals import Terminated, terminable
+from c4d.summary import listed, summary, time_spent
 
 EPILOG = """\
-exit codes: 0 done; 2 bad input or usage; 3 a backend or a dependency is missing here; 130 interrupted;
-            1 anything else. Errors are one line on stderr; --debug shows where they came from.
+exit codes: 0 done; 2 bad input or usage; 3 a backend or a dependency is missing here; 4 an output could not be
+            written; 130 interrupted; 143 terminated; 1 anything else. Errors are one line on stderr; --debug shows
+            where they came from. What generate has finished is kept, whatever ends it; the same command goes on
+            from there, unless it has --overwrite.
 
 example:    c4d generate --prompt "a red circle moving left on a black background" \\
                 --cache taylorseer-lite:interval=3@stack --compare
 """
+
+RESUME = "what is finished is kept, and the same command goes on from there (with --overwrite: starts again)"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,9 +59,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # --help
         return int(stop.code or 0)
     except KeyboardInterrupt:
-        return _fail("interrupted", arguments, 130)
+        return _fail(f"interrupted; {RESUME}" if arguments[:1] == ["generate"] else "interrupted", arguments, 130)
+    except Terminated:
+        return _fail(f"terminated; {RESUME}", arguments, 143)
+    except OutputError as error:
+        return _fail(f"{error}; make room or name another --out: {RESUME}", arguments, 4)
     except (InputError, MethodError) as error:
         return _fail(str(error), arguments, 2)
+    except GenerationError as error:
+        return _fail(str(error), arguments, 1)
     except BackendUnavailable as error:
         return _fail(f"{error}; c4d doctor lists what can", arguments, 3)
     except ImportError as error:
@@ -94,7 +111,8 @@ def _run(arguments: list[str]) -> int:
     if given["command"] in pages:
         print(pages[given["command"]][0]())
     else:
-        _generate(read_options(given, generate))
+        with terminable():
+            _generate(read_options(given, generate))
     return 0
 
 
@@ -103,27 +121,35 @@ def _generate(options: Options) -> None:
     several = options.prompt_file is not None
     folders = [options.out / f"{index:03d}" if several else options.out for index in range(len(requests))]
     jobs = list(zip(folders, requests, strict=True))
-    notes: list[str] = []
-    pipe = None
-    for folder, request in jobs:
-        if several and finished(folder, request, settings):
-            print(f"{folder}: kept, already complete: {request.prompt}")
-            continue
-        if pipe is None:
-            pipe, notes = _load(options, settings, backend, request)
-        call_arguments(pipe, request)
-        record, clip = produce(
-            pipe, request, settings, folder, backend=backend, progress=not options.quiet, notes=notes
-        )
-        if several:
-            print(f"{folder}: {_summary(record)}: {request.prompt}")
-        elif not options.quiet:
-            for note in record["notes"]:
-                print(f"note: {note}")
-            print(f"{clip.report or 'uncached'}\n{_summary(record)}\ntimed: {record['timing']['how']}")
-    print(
-        f"files in {options.out}: " + (f"{folders[0].name} to {folders[-1].name}" if several else _listed(options.out))
-    )
+    with alone_in(options.out) as notes:
+        for note in notes:
+            print(f"note: {note}")
+        records = results(options.out)
+        keep = set[Path]() if options.overwrite else kept(jobs, settings, records)
+        write_manifest(options.out, records)
+        pipe = None
+        for folder, request in jobs:
+            if folder in keep:
+                print(f"{folder}: kept, already complete: {request.prompt}")
+                continue
+            if pipe is None:
+                waiting = [request for folder, request in jobs if folder not in keep]
+                pipe, compiled = _load(options, settings, backend, waiting)
+                notes += compiled
+            record, clip = produce(
+                pipe, request, settings, folder, backend=backend, progress=not options.quiet, notes=notes
+            )
+            write_manifest(options.out, records := {**records, folder: record})
+            if several:
+                print(f"{folder}: {summary(record)}: {request.prompt}")
+            elif not options.quiet:
+                for note in record["notes"]:
+                    print(f"note: {note}")
+                print(f"{clip.report or 'uncached'}\n{summary(record)}\ntimed: {record['timing']['how']}")
+            for line in () if options.quiet else time_spent(record):
+                print(line)
+    made = f"{folders[0].name} to {folders[-1].name}, manifest.jsonl" if several else listed(options.out)
+    print(f"files in {options.out}: {made}")
 
 
 def _prepare(options: Options) -> tuple[Backend, Settings, list[Request]]:
@@ -183,7 +209,7 @@ def _prepare(options: Options) -> tuple[Backend, Settings, list[Request]]:
     return backend, settings, requests
 
 
-def _load(options: Options, settings: Settings, backend: Backend, request: Request) -> tuple[Any, list[str]]:
+def _load(options: Options, settings: Settings, backend: Backend, requests: Sequence[Request]) -> tuple[Any, list[str]]:
     model = EMBEDDED.get(options.model)
     if threads := options.threads or (model.defaults.threads if model else None):
         torch.set_num_threads(threads)
@@ -194,7 +220,8 @@ def _load(options: Options, settings: Settings, backend: Backend, request: Reque
         progress=not options.quiet,
         allow_pickle=options.allow_pickle,
     )
-    call_arguments(pipe, request)  # before anything is compiled or written
+    for request in requests:  # all of them before the first is made, and before anything is compiled
+        call_arguments(pipe, request)
     notes = compile_blocks(pipe) if options.compile else []
     for note in notes if not options.quiet else ():
         print(note)
@@ -208,23 +235,6 @@ def _check_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise InputError(f"cannot write to --out {str(folder)!r}: {error.strerror}; name another folder") from error
-
-
-def _summary(record: dict[str, Any]) -> str:
-    timing, fidelity = record["timing"], record["fidelity"]
-    parts = [f"{timing['median'][kind]:.3g} s {kind}" for kind in ("cached", "uncached") if kind in timing["median"]]
-    if timing["speedup"]:
-        parts.append(f"{timing['speedup']:.2f} times as fast")
-    for kind, name in (("cached", ""), ("fewer_steps", f"{record['fewer_steps']} plain steps: ")):
-        if kind in fidelity:
-            close = fidelity[kind]
-            parts.append(name + ("identical" if close["identical"] else f"PSNR {close['psnr_db']:.1f} dB"))
-    return ", ".join(parts)
-
-
-def _listed(folder: Path) -> str:
-    order = ("report.html", "video.mp4", "image.png", "uncached.mp4", "uncached.png", "sheet.png", "report.json")
-    return ", ".join(name for name in order if (folder / name).exists())
 
 
 if __name__ == "__main__":

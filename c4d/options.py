@@ -37,6 +37,7 @@ class Options:
     allow_pickle: bool = False
     compile: bool = False
     out: Path = Path("out")
+    overwrite: bool = False
     compare: bool = False
     repeats: int = 1
     history_dtype: str | None = None
@@ -100,6 +101,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     option(
         where, "--out", path_to, "DIR", "folder for the files; with --prompt-file 000, 001, ... inside it; default out"
     )
+    switch(where, "--overwrite", "make again what --out holds; without it that is kept, or refused if it differs")
     option(
         where,
         "--config",

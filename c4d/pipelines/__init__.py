@@ -3,31 +3,39 @@
 from c4d.pipelines.arguments import call_arguments, effective
 from c4d.pipelines.directory import locate
 from c4d.pipelines.embedded import EMBEDDED, Defaults, Embedded
-from c4d.pipelines.errors import GenerationError, InputError
+from c4d.pipelines.errors import GenerationError, InputError, OutputError
 from c4d.pipelines.generate import Clip, generate
-from c4d.pipelines.job import finished, produce
+from c4d.pipelines.job import produce
 from c4d.pipelines.load import compile_blocks, load_pipeline
+from c4d.pipelines.output import alone_in
 from c4d.pipelines.request import Request
+from c4d.pipelines.results import kept, results, write_manifest
 from c4d.pipelines.settings import Settings
 from c4d.pipelines.skeleton import check_method, skeleton
+from c4d.pipelines.why import NAMES as PHASES
 
 __all__ = [
     "EMBEDDED",
+    "PHASES",
     "Clip",
     "Defaults",
     "Embedded",
     "GenerationError",
     "InputError",
+    "OutputError",
     "Request",
     "Settings",
+    "alone_in",
     "call_arguments",
     "check_method",
     "compile_blocks",
     "effective",
-    "finished",
     "generate",
+    "kept",
     "load_pipeline",
     "locate",
     "produce",
+    "results",
     "skeleton",
+    "write_manifest",
 ]

@@ -19,13 +19,14 @@ from c4d.pipelines.generate import Clip, generate
 from c4d.pipelines.load import parse_dtype
 from c4d.pipelines.request import Request
 from c4d.pipelines.settings import Settings
+from c4d.pipelines.why import fractions
 
 SMALLEST_SSIM = 7  # pixels of its window
 
 
 @dataclass(frozen=True)
 class Made:
-    """Kind ("cached", "uncached", "fewer_steps") -> first timed clip, and the seconds of all timed ones.
+    """Kind ("cached", "uncached", "fewer_steps") -> first timed clip, and seconds and phases of all timed ones.
 
     ``fewer_steps`` is how many steps that kind has, None if it was not made; ``repeatable`` says whether all repeats of
     a kind gave equal clips, ``warm`` whether an untimed round came first.
@@ -33,6 +34,7 @@ class Made:
 
     clips: Mapping[str, Clip]
     seconds: Mapping[str, list[float]]
+    phases: Mapping[str, list[Mapping[str, float]]]
     fewer_steps: int | None
     repeatable: bool
     warm: bool
@@ -46,6 +48,7 @@ def take_turns(pipe: Any, request: Request, settings: Settings, *, backend: Back
     """
     clips: dict[str, Clip] = {}
     seconds: dict[str, list[float]] = {}
+    phases: dict[str, list[Mapping[str, float]]] = {}
     repeatable, steps, n = True, None, settings.repeats
     for turn in range(-1 if settings.warm_up else 0, n):
         label = " warm-up" if turn < 0 else f" {turn + 1}/{n}" if n > 1 else ""
@@ -66,8 +69,9 @@ def take_turns(pipe: Any, request: Request, settings: Settings, *, backend: Back
                 steps = _equal_steps(clip, effective(pipe, request)["num_inference_steps"])
             if turn >= 0:
                 seconds.setdefault(kind, []).append(clip.seconds)
+                phases.setdefault(kind, []).append(clip.phases)
                 repeatable &= torch.equal(clips.setdefault(kind, clip).frames, clip.frames)
-    return Made(clips, seconds, steps, repeatable, settings.warm_up)
+    return Made(clips, seconds, phases, steps, repeatable, settings.warm_up)
 
 
 def work(report: Mapping[str, Any]) -> dict[str, Any]:
@@ -81,8 +85,9 @@ def work(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def timing(made: Made) -> dict[str, Any]:
-    """Seconds of each kind, their medians, the ratio of medians uncached / cached, and in words how they were taken."""
+    """Seconds and phases of each kind, their medians, the ratio of medians uncached / cached, how they were taken."""
     middle = {kind: median(values) for kind, values in made.seconds.items()}
+    phases = {kind: {name: median(run[name] for run in runs) for name in runs[0]} for kind, runs in made.phases.items()}
     repeats, several = len(next(iter(made.seconds.values()))), len(middle) > 1
     how = "wall time of a whole generation on this machine (reading the prompt, removing noise, decoding the frames): "
     of_each = " of each kind, in turns" if several else ""
@@ -99,6 +104,8 @@ def timing(made: Made) -> dict[str, Any]:
         "how": how,
         "seconds": dict(made.seconds),
         "median": middle,
+        "phases": phases,
+        "fractions": {kind: fractions(parts) for kind, parts in phases.items()},
         "speedup": middle["uncached"] / middle["cached"] if several else None,
         "repeatable": made.repeatable if repeats > 1 else None,
     }

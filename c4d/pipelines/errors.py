@@ -9,3 +9,7 @@ class InputError(ValueError):
 
 class GenerationError(RuntimeError):
     """The pipeline ran and its clip is not usable."""
+
+
+class OutputError(RuntimeError):
+    """A file of the result cannot be written; the message names it and the reason."""

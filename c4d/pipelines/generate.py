@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-import time
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,7 @@ import c4d
 from c4d.backends import Backend
 from c4d.pipelines.arguments import call_arguments, effective
 from c4d.pipelines.errors import GenerationError
+from c4d.pipelines.phases import Stopwatch
 from c4d.pipelines.request import Request
 
 
@@ -23,11 +24,13 @@ from c4d.pipelines.request import Request
 class Clip:
     """``frames`` float32 [T, 3, H, W] in [0, 1] on the CPU; ``seconds`` wall time of the whole call of the pipeline.
 
+    ``phases`` are the seconds of its parts, together ``seconds`` (:class:`c4d.pipelines.phases.Stopwatch`).
     ``report`` is the session's report (``to_dict()``, ``str()``), None for an uncached clip.
     """
 
     frames: Tensor
     seconds: float
+    phases: Mapping[str, float]
     report: Any
 
 
@@ -60,26 +63,25 @@ def generate(
     steps = effective(pipe, request).get("num_inference_steps")
     with tqdm(total=steps, desc=label or None, unit="step", file=sys.stderr, disable=not progress, leave=False) as bar:
 
-        def after_step(_pipe: Any, _index: int, _timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+        def after_step(_pipe: Any, index: int, _timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
             bar.total = getattr(pipe, "num_timesteps", steps)  # second-order samplers make more passes than steps
             if session is not None:
                 trace = session.trace
                 computed = sum(entry.computed for entry in trace)
                 bar.set_postfix(computed=computed, reused=len(trace) - computed, refresh=False)
             bar.update()
+            if index + 1 >= (bar.total or 0):
+                watch.denoised()
             return values
 
-        backend.synchronize()
-        started = time.perf_counter()
-        with session or nullcontext():
+        watch = Stopwatch(pipe, backend)
+        with watch, session or nullcontext():
             output = pipe(
                 **arguments,
                 generator=torch.Generator().manual_seed(request.seed),
                 output_type="pt",
                 callback_on_step_end=after_step,
             )
-        backend.synchronize()
-        seconds = time.perf_counter() - started
     frames = output.frames[0] if hasattr(output, "frames") else output.images[:1]
     frames = frames.float().cpu()
     if bad := int((~frames.isfinite()).sum()):
@@ -87,4 +89,5 @@ def generate(
             f"{bad} of {frames.numel()} pixel values of the {'cached' if session else 'uncached'} clip are not finite; "
             "try --dtype float32, or a milder --cache"
         )
-    return Clip(frames.clamp(0, 1), seconds, session.report() if session else None)
+    phases = watch.phases([entry.computed for entry in session.trace] if session else None)
+    return Clip(frames.clamp(0, 1), watch.seconds, phases, session.report() if session else None)

@@ -2,39 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from c4d.backends import Backend
 from c4d.pipelines.arguments import effective, unknown_words
-from c4d.pipelines.compare import adherence, difference, fidelity, take_turns, timing
+from c4d.pipelines.compare import adherence, difference, fidelity, take_turns, timing, work
 from c4d.pipelines.generate import Clip
-from c4d.pipelines.output import enlargement, write_clip, write_json, write_sheet, write_text
+from c4d.pipelines.output import clear, enlargement, sync, write_clip, write_json, write_sheet, write_text, writing
 from c4d.pipelines.report import about_here, render
 from c4d.pipelines.request import Request
+from c4d.pipelines.results import MARK, SCHEMA, asked, describe
 from c4d.pipelines.settings import Settings
+from c4d.pipelines.why import reasons
 
-SCHEMA = 1  # of report.json
-STALE = ("report.json", "report.html", "sheet.png", "video.mp4", "image.png", "uncached.mp4", "uncached.png")
-
-
-def asked(request: Request, settings: Settings) -> dict[str, Any]:
-    """What tells one job from another, in plain types."""
-    return {**asdict(settings), **request.to_dict()}
-
-
-def finished(folder: Path, request: Request, settings: Settings) -> dict[str, Any] | None:
-    """The record of ``folder`` if it is complete and was made for exactly this, else None."""
-    try:
-        record = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-        same = record["schema"] == SCHEMA and record["asked"] == asked(request, settings)
-        complete = same and all((folder / name).is_file() for name in record["files"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # no report, or one that broke: the folder is made again
-    return record if complete else None
+# What a folder may hold from before, the mark of a complete one first: never does it stand beside other files.
+STALE = (MARK, "report.html", "sheet.png", "video.mp4", "image.png", "uncached.mp4", "uncached.png")
 
 
 def produce(
@@ -47,14 +31,12 @@ def produce(
     progress: bool,
     notes: Sequence[str] = (),
 ) -> tuple[dict[str, Any], Clip]:
-    """Makes the clips of one request and writes ``folder``; ``report.json`` comes last and marks it complete.
+    """Makes the clips of one request, then writes ``folder``; ``report.json`` comes last and marks it complete.
 
-    Returns what ``report.json`` says, and the clip (the cached one if there is a method). ``notes`` are remarks for
-    the reader of the report. Raises like :func:`c4d.pipelines.generate`.
+    What the folder held stays until all clips are made. Returns what ``report.json`` says, and the clip (the cached one
+    if there is a method). ``notes`` are remarks for the reader of the report. Raises like
+    :func:`c4d.pipelines.generate`, and OutputError for a file that cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in STALE:
-        (folder / name).unlink(missing_ok=True)
     made = take_turns(pipe, request, settings, backend=backend, progress=progress)
     clip = made.clips[settings.kinds[0]]
     frames = {kind: made.clips[kind].frames for kind in ("uncached", "cached", "fewer_steps") if kind in made.clips}
@@ -62,33 +44,43 @@ def produce(
         notes = [*notes, f"the model has no word for: {', '.join(words)}; the clip cannot show them"]
     if (factor := enlargement(clip.frames)) > 1:
         notes = [*notes, f"the saved clips are enlarged {factor} times, every pixel as a square, to be easier to see"]
-    files = [write_clip(folder, "image" if len(clip.frames) == 1 else "video", clip.frames, settings.fps).name]
     rows = dict(frames)
     if settings.compare:
-        files.append(write_clip(folder, "uncached", frames["uncached"], settings.fps).name)
         rows = {"uncached": frames["uncached"], "cached": frames["cached"]}
         rows["difference x8"] = difference(frames["cached"], frames["uncached"])
         if made.fewer_steps is not None:
             rows[f"{made.fewer_steps} plain steps"] = frames["fewer_steps"]
-    write_sheet(folder / "sheet.png", rows)
     length, _, height, width = clip.frames.shape
     compared = [kind for kind in frames if settings.compare and kind != "uncached"]
-    record = {
+    session = clip.report.to_dict() if clip.report is not None else None
+    times = timing(made)
+    record: dict[str, Any] = {
         "schema": SCHEMA,
         "asked": asked(request, settings),
         "settings": {**effective(pipe, request), "image": request.to_dict()["image"], "seed": request.seed},
         "pipeline": type(pipe).__name__,
         "clip": {"frames": length, "height": height, "width": width, "fps": settings.fps, "enlarged": factor},
         "fewer_steps": made.fewer_steps,
-        "timing": timing(made),
+        "timing": times,
+        "why": reasons(times["phases"], session, session and work(session), times["speedup"], made.warm),
         "fidelity": {kind: fidelity(frames[kind], frames["uncached"]) for kind in compared},
         "adherence": {kind: seen for kind in frames if (seen := adherence(request.prompt, frames[kind]))},
-        "session": clip.report.to_dict() if clip.report is not None else None,
+        "session": session,
         "backend": {"name": backend.name, "verified": backend.verified},
         **about_here(),
         "notes": list(notes),
-        "files": [*files, "sheet.png", "report.html"],
     }
-    write_text(folder / "report.html", render(record, rows, [folder / name for name in reversed(files)]))
-    write_json(folder / "report.json", record)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        clear(folder, STALE)
+        sync(folder)
+    clips = [write_clip(folder, "image" if length == 1 else "video", clip.frames, settings.fps)]
+    if settings.compare:
+        clips.append(write_clip(folder, "uncached", frames["uncached"], settings.fps))
+    write_sheet(folder / "sheet.png", rows)
+    write_text(folder / "report.html", render(record, rows, clips[::-1]))
+    written = [*clips, folder / "sheet.png", folder / "report.html"]
+    with writing(folder / MARK):
+        record["files"] = {path.name: describe(path) for path in written}
+    write_json(folder / MARK, record)
     return record, clip

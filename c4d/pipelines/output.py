@@ -1,36 +1,134 @@
-"""Files, written whole or not at all."""
+"""Files, written whole or not at all, in a folder that one process at a time writes."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import re
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from fractions import Fraction
 from math import ceil
 from pathlib import Path
 from typing import Any
 
-import imageio.v3 as imageio
 import torch
+from imageio_ffmpeg import count_frames_and_secs, get_ffmpeg_exe
 from PIL import Image
 from torch import Tensor
 
 from c4d.eval import contact_sheet
+from c4d.pipelines.errors import InputError, OutputError
 
 SHORTEST = 256  # pixels that the shorter side of a saved clip has at least, so that people can see it
+LOCK = ".lock"
+TEMPORARY = re.compile(r"\.\w+\.\d+\.\w+")  # as atomic() names them
+NO_SYNC = (errno.EINVAL, errno.EBADF, errno.EACCES, errno.ENOTSUP)  # of a directory, where the file system has no such
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What the system refuses inside the block becomes an :class:`OutputError` about ``path``."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{str(path)!r} cannot be written: {error.strerror or error}") from error
 
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` (same suffix) that takes its place when the block ends without an error."""
+    """A temporary path beside ``path`` (same suffix) that takes its place when the block ends without an error.
+
+    Raises :class:`OutputError` for what the system refuses.
+    """
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with writing(path):
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            sync(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the error that led here says more
+            temporary.unlink(missing_ok=True)
+
+
+def sync(folder: Path) -> None:
+    """Makes the names in ``folder`` survive a loss of power, where its file system can."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in NO_SYNC:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def clear(folder: Path, names: Sequence[str] = ()) -> None:
+    """Removes ``names`` from ``folder`` in this order, and what killed processes left half written.
+
+    Raises :class:`OutputError` for what cannot be removed.
+    """
+    with writing(folder):
+        halves = sorted(name for name in os.listdir(folder) if TEMPORARY.fullmatch(name))
+    for path in [folder / name for name in (*names, *halves)]:
+        with writing(path):
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[list[str]]:
+    """Keeps other processes from writing ``folder``, and removes what killed ones left half written in it.
+
+    The kernel lets go of the lock however this process ends. Yields remarks for the user.
+    Raises :class:`InputError` if another process writes there.
+    """
+    path, held, notes = folder / LOCK, list[int](), list[str]()
+    try:
+        while not (held and _names(path, held[-1])):  # another may remove the file between our opening and locking it
+            with writing(path):
+                held.append(os.open(path, os.O_RDWR | os.O_CREAT, 0o666))
+            try:
+                fcntl.flock(held[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(
+                    f"another process is writing to --out {str(folder)!r}; wait for its end, or name another folder"
+                ) from None
+            except OSError as error:
+                notes.append(
+                    f"the file system of {str(folder)!r} has no locks ({error.strerror}): start no second job on this "
+                    "folder while this one runs"
+                )
+        clear(folder)
+        yield notes
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+        _remove_unlocked(path)
+
+
+def _names(path: Path, descriptor: int) -> bool:
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    return False
+
+
+def _remove_unlocked(path: Path) -> None:
+    """Takes the lock once more to remove its file: an interrupt may come before its first owner knows of it."""
+    with suppress(OSError):  # another has it, or there is none, or no locks here
+        descriptor = os.open(path, os.O_RDWR)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _names(path, descriptor):
+                path.unlink()
+        finally:
+            os.close(descriptor)
 
 
 def enlargement(frames: Tensor) -> int:
@@ -39,7 +137,10 @@ def enlargement(frames: Tensor) -> int:
 
 
 def write_clip(folder: Path, name: str, frames: Tensor, fps: float) -> Path:
-    """Saves [T, 3, H, W] in [0, 1] as ``name``.mp4 (H.264), or ``name``.png if it is one frame; returns the path."""
+    """Saves [T, 3, H, W] in [0, 1] as ``name``.mp4 (H.264), or ``name``.png if it is one frame; returns the path.
+
+    Raises :class:`OutputError`, also for a film that does not come back whole.
+    """
     factor = enlargement(frames)
     pixels = to_bytes(frames).repeat_interleave(factor, 1).repeat_interleave(factor, 2).numpy()
     path = folder / f"{name}.{'png' if len(frames) == 1 else 'mp4'}"
@@ -47,17 +148,7 @@ def write_clip(folder: Path, name: str, frames: Tensor, fps: float) -> Path:
         if len(frames) == 1:
             Image.fromarray(pixels[0]).save(temporary)
         else:
-            # Without macro_block_size=1 imageio would resize what is not a multiple of 16.
-            imageio.imwrite(
-                temporary,
-                pixels,
-                plugin="FFMPEG",
-                fps=fps,
-                codec="libx264",
-                pixelformat="yuv420p",
-                macro_block_size=1,
-                output_params=["-crf", "14", "-movflags", "+faststart"],
-            )
+            _encode(temporary, pixels, fps)
     return path
 
 
@@ -80,3 +171,27 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 def to_bytes(frames: Tensor) -> Tensor:
     """[..., 3, H, W] in [0, 1] -> uint8 [..., H, W, 3]."""
     return (frames * 255).round().to(torch.uint8).movedim(-3, -1).contiguous()
+
+
+def _encode(path: Path, pixels: Any, fps: float) -> None:
+    """uint8 [T, H, W, 3] -> H.264 at ``path``. Called directly: imageio does not look at how ffmpeg ended."""
+    length, height, width, _ = pixels.shape
+    rate = Fraction(fps).limit_denominator()
+    source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(rate), "-i", "-"]
+    target = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "14", "-movflags", "+faststart", f"file:{path}"]
+    done = subprocess.run(
+        [get_ffmpeg_exe(), "-y", "-v", "error", *source, *target],
+        input=memoryview(pixels).cast("B"),
+        capture_output=True,
+        check=False,
+    )
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        how = signal.strsignal(-done.returncode) if done.returncode < 0 else f"exit status {done.returncode}"
+        raise OSError(f"ffmpeg ended with {': '.join([str(how), *said[-1:]])}")
+    try:
+        written = count_frames_and_secs(f"file:{path}")[0]
+    except RuntimeError as error:
+        raise OSError(f"ffmpeg cannot read back what it wrote ({str(error).splitlines()[-1]})") from error
+    if written != length:
+        raise OSError(f"ffmpeg wrote {written} of {length} frames")

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from c4d.pipelines.compare import work
 from c4d.pipelines.output import to_bytes
+from c4d.pipelines.why import NAMES
 
 COLUMNS = 7  # frames shown, evenly spaced
 ROW_STEPS = 50  # steps in one line of the timeline
@@ -60,6 +61,7 @@ def render(record: Mapping[str, Any], rows: Mapping[str, Tensor], videos: Sequen
     return environment.get_template("report.html").render(
         r=record,
         work=work(record["session"]) if record["session"] else None,
+        beside=[path.name for path in videos],
         videos=[(kinds[path.stem], _uri(path.read_bytes(), "video/mp4")) for path in clips],
         shown=[index + 1 for index in shown],
         rows={title: [_picture(frames[index]) for index in shown] for title, frames in rows.items()},
@@ -68,6 +70,7 @@ def render(record: Mapping[str, Any], rows: Mapping[str, Tensor], videos: Sequen
             for name, text in (record["session"] or {"timelines": {}})["timelines"].items()
         ],
         row_steps=ROW_STEPS,
+        phases=NAMES,
     )
 
 

@@ -16,7 +16,6 @@ import torch
 from PIL import Image
 
 from c4d.core.grammar import parse
-from c4d.pipelines.output import atomic, write_json
 from tests.cli.conftest import PROMPT, QUICK
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -60,7 +59,7 @@ def test_a_comparison(c4d, generate):
     outcome = c4d(*generate, "--cache", method, "--compare", "--repeats", 2, "--seed", 3)
     assert outcome.code == 0 and str(folder) in outcome.out
     assert {p.name for p in folder.iterdir()} == {
-        "video.mp4", "uncached.mp4", "sheet.png", "report.json", "report.html",
+        "video.mp4", "uncached.mp4", "sheet.png", "report.json", "report.html", "manifest.jsonl",
     }  # fmt: skip
     for name in ("video.mp4", "uncached.mp4"):
         assert imageio.imread(folder / name, plugin="FFMPEG").shape == (5, 256, 256, 3)
@@ -76,6 +75,11 @@ def test_a_comparison(c4d, generate):
     }  # fmt: skip
     assert timing["speedup"] == timing["median"]["uncached"] / timing["median"]["cached"] and timing["repeatable"]
     assert set(r["fidelity"]) == {"cached", "fewer_steps"} and r["fidelity"]["cached"]["psnr_db"] > 0
+    parts = ["preparing", "computed", "reused", "between", "decoding"]
+    for kind in timing["seconds"]:
+        assert list(timing["phases"][kind]) == parts and min(timing["phases"][kind].values()) >= 0
+        assert sum(timing["fractions"][kind].values()) == pytest.approx(1)
+    assert timing["phases"]["uncached"]["reused"] == 0 < timing["phases"]["cached"]["reused"]
     session = r["session"]
     assert r["fewer_steps"] == round(4 * session["blocks_entered"] / session["blocks_total"])
     assert set(session["timelines"]) == {"cond", "uncond"} and len(session["timelines"]["cond"]) == 4
@@ -88,6 +92,7 @@ def test_a_comparison(c4d, generate):
     assert text.count('<g class="c">') == session["computed"] and text.count('<g class="r">') == session["reused"]
     for words in (method, PROMPT, "Is the cache worth it?", "difference ×8", r["backend"]["verified"]):
         assert words in text
+    assert text.count('<span class="part ') == 2 * len(parts) and text.count("<li>") >= len(r["why"])
 
 
 def test_a_method_that_never_skips_changes_nothing(c4d, generate):
@@ -96,6 +101,8 @@ def test_a_method_that_never_skips_changes_nothing(c4d, generate):
     r = record(folder)
     assert r["fidelity"] == {"cached": {"identical": True, "psnr_db": None, "ssim": 1.0}}
     assert r["fewer_steps"] is None and "identical" in page(folder)
+    assert [reason.partition(":")[0] for reason in r["why"]] == ["nothing was skipped"]
+    assert "<li>Nothing was skipped: " in page(folder)
 
 
 def test_a_method_inside_the_blocks_is_counted_in_modules(c4d, generate):
@@ -111,6 +118,7 @@ def test_without_a_cache_and_with_the_report_on_the_terminal(c4d, generate):
     generate.remove("--quiet")
     outcome = c4d(*generate)
     assert outcome.code == 0 and "uncached" in outcome.out and "step/s" in outcome.err
+    assert "time of the uncached clip: reading the prompt" in outcome.out and "why not" not in outcome.out
     r = record(Path(generate[-1]))
     assert r["session"] is None and r["fidelity"] == {} and "step by step" not in page(Path(generate[-1]))
 
@@ -124,6 +132,7 @@ def test_one_frame_is_a_picture(c4d, generate):
 
 def test_the_seed_makes_the_clip_and_old_files_go(c4d, generate):
     folder, clips = Path(generate[-1]), []
+    generate.append("--overwrite")
     for extra in (["--frames", 1], ["--seed", 7], ["--seed", 7], ["--seed", 8]):
         assert c4d(*generate, *extra).code == 0
         clips.append((folder / "video.mp4").read_bytes() if (folder / "video.mp4").exists() else None)
@@ -141,27 +150,6 @@ def test_what_the_user_wrote_is_escaped_in_the_page(c4d, generate):
     generate[generate.index(PROMPT)] = "a <b>red</b> circle & <script>alert(1)</script>"
     assert c4d(*generate).code == 0
     assert "&lt;script&gt;" in page(Path(generate[-1]))
-
-
-def test_a_prompt_file_is_resumed(c4d, tmp_path):
-    prompts = tmp_path / "prompts.txt"
-    other = "a blue square moving up on a white background"
-    prompts.write_text(f"# two clips\n{PROMPT}\n\n  {other}  \n", encoding="utf-8")
-    words = ["generate", "--prompt-file", prompts, *QUICK, "--quiet", "--out", tmp_path / "out"]
-    first = c4d(*words)
-    assert first.code == 0 and len(first.out.strip().splitlines()) == 3
-    folders = [tmp_path / "out" / name for name in ("000", "001")]
-    assert [record(folder)["asked"]["prompt"] for folder in folders] == [PROMPT, other]
-    made = [(folder / "report.json").stat().st_mtime_ns for folder in folders]
-
-    (folders[1] / "video.mp4").unlink()  # no longer complete
-    second = c4d(*words)
-    assert second.out.count("kept") == 1 and (folders[1] / "video.mp4").exists()
-    assert (folders[0] / "report.json").stat().st_mtime_ns == made[0]
-    assert c4d(*words).out.count("kept") == 2
-    (folders[1] / "report.json").write_text("{", encoding="utf-8")
-    assert c4d(*words).out.count("kept") == 1
-    assert c4d(*words, "--seed", 1).out.count("kept") == 0
 
 
 def test_a_config_file_and_flags_over_it(c4d, tmp_path):
@@ -222,14 +210,3 @@ def test_the_demo_is_a_job_that_can_run():
     add_options(parser)
     options = read_options({"config": ROOT / "launch/demo.yaml"}, parser)
     assert options.compare and parse(options.cache) and read_prompts(options)
-
-
-def test_a_file_is_written_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "a.json"
-    write_json(path, {"a": 1})
-    with pytest.raises(ValueError):
-        write_json(path, {"a": float("nan")})
-    with pytest.raises(RuntimeError), atomic(path) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
-    assert json.loads(path.read_text()) == {"a": 1} and [p.name for p in tmp_path.iterdir()] == ["a.json"]

@@ -1,0 +1,77 @@
+"""Where the seconds of a generation go, measured from outside: no line of a pipeline is touched."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from c4d.backends import Backend
+from c4d.pipelines.load import TRANSFORMERS
+
+
+class Stopwatch:
+    """Times one call of ``pipe`` inside its ``with`` block, with hooks on its transformers that leave with the block.
+
+    The device is waited for at the borders of phases alone: before the first pass, after the last step, at the end.
+    """
+
+    def __init__(self, pipe: Any, backend: Backend) -> None:
+        modules = [getattr(pipe, name, None) for name in TRANSFORMERS]
+        self._transformers = [module for module in modules if isinstance(module, nn.Module)]
+        self._backend = backend
+        self._passes: list[float] = []
+        self._first: float | None = None
+        self._last: float | None = None
+
+    def __enter__(self) -> Stopwatch:
+        # First in line, so that what a session does before a pass counts as part of it.
+        self._handles = [t.register_forward_pre_hook(self._enter, prepend=True) for t in self._transformers]
+        self._handles += [t.register_forward_hook(self._leave) for t in self._transformers]
+        self._started = self._now()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._ended = self._now()
+
+    def denoised(self) -> None:
+        """To be called after the last step."""
+        self._last = self._now()
+
+    @property
+    def seconds(self) -> float:
+        return self._ended - self._started
+
+    def phases(self, computed: Sequence[bool] | None) -> dict[str, float]:
+        """Seconds until the first pass ("preparing"), until the last step is done, and after it ("decoding").
+
+        What lies between is "denoising"; or, where the host's clock is the device's, passes "computed" and "reused"
+        (by ``computed``, one for each pass; None: no pass was reused) and what is "between" them.
+        """
+        first = self._ended if self._first is None else self._first
+        last = max(first, self._ended if self._last is None else self._last)
+        phases = {"preparing": first - self._started}
+        if self._backend.device_type == "cpu" and self._passes:
+            for kind, wanted in (("computed", True), ("reused", False)):
+                each = zip(self._passes, computed or [True] * len(self._passes), strict=True)
+                phases[kind] = sum(seconds for seconds, was in each if was is wanted)
+            phases["between"] = last - first - sum(self._passes)
+        else:
+            phases["denoising"] = last - first
+        return {**phases, "decoding": self._ended - last}
+
+    def _now(self) -> float:
+        self._backend.synchronize()
+        return time.perf_counter()
+
+    def _enter(self, *_: Any) -> None:
+        if self._first is None:
+            self._first = self._now()
+        self._began = time.perf_counter()
+
+    def _leave(self, *_: Any) -> None:
+        self._passes.append(time.perf_counter() - self._began)

@@ -1,0 +1,119 @@
+"""What lies in a folder: results told by their report.json, which of them are complete, and the manifest of all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from c4d.pipelines.errors import InputError
+from c4d.pipelines.output import write_text
+from c4d.pipelines.request import Request
+from c4d.pipelines.settings import Settings
+
+SCHEMA = 2  # of report.json
+MARK = "report.json"  # written last: a folder without it is not complete
+MANIFEST = "manifest.jsonl"
+WAYS = "name another --out, or replace it with --overwrite"
+
+
+def asked(request: Request, settings: Settings) -> dict[str, Any]:
+    """What tells one job from another, in plain types."""
+    return {**asdict(settings), **request.to_dict()}
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """What tells that a file is whole and the one that was written: its sha256 and bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(2**20):
+            digest.update(part)
+        return {"sha256": digest.hexdigest(), "bytes": file.tell()}
+
+
+def read(folder: Path) -> dict[str, Any] | None:
+    """What ``folder``'s report.json says; None if there is none that can be read."""
+    try:
+        record = json.loads((folder / MARK).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def complete(folder: Path) -> dict[str, Any] | None:
+    """The record of ``folder`` if each of its files is there with its size and digest, else None."""
+    record = read(folder)
+    if record is None or record.get("schema") != SCHEMA:
+        return None
+    try:
+        whole = all(
+            (folder / name).stat().st_size == said["bytes"] and describe(folder / name) == said
+            for name, said in record["files"].items()
+        )
+    except OSError:
+        return None
+    return record if whole else None
+
+
+def results(out: Path) -> dict[Path, dict[str, Any]]:
+    """Folder -> record of every complete result in ``out``: of one prompt in it, of a prompt file in 000, 001, ..."""
+    numbered = sorted(path for path in out.iterdir() if path.name.isdecimal() and path.is_dir())
+    return {folder: record for folder in (out, *numbered) if (record := complete(folder)) is not None}
+
+
+def kept(
+    jobs: Sequence[tuple[Path, Request]], settings: Settings, records: Mapping[Path, Mapping[str, Any]]
+) -> set[Path]:
+    """The folders that already hold a complete result of exactly their job.
+
+    Raises :class:`InputError` for one that holds a result of another job: it would be overwritten.
+    """
+    folders = set[Path]()
+    for folder, request in jobs:
+        wanted, record = asked(request, settings), records.get(folder)
+        if record is None:
+            if (other := read(folder)) is not None and other.get("schema") != SCHEMA:
+                raise InputError(f"{str(folder)!r} holds a result of another version of c4d; {WAYS}")
+        elif record["asked"] == wanted:
+            folders.add(folder)
+        else:
+            held = record["asked"]
+            differing = ", ".join(name for name in {**held, **wanted} if held.get(name) != wanted.get(name))
+            raise InputError(
+                f"{str(folder)!r} holds the result of another job: prompt {held['prompt']!r}, seed {held['seed']}, "
+                f"method {held['cache'] or 'none'} (they differ in {differing}); {WAYS}"
+            )
+    return folders
+
+
+def write_manifest(out: Path, records: Mapping[Path, Mapping[str, Any]]) -> None:
+    """Writes ``out``'s manifest.jsonl: a line for every generated file of ``records``, the same whenever it is made.
+
+    The pages about a generation are not in it: they hold times, which differ from run to run.
+    Raises :class:`OutputError`.
+    """
+    lines = []
+    for folder in sorted(records):
+        record = records[folder]
+        for name, said in record["files"].items():
+            if name == "report.html":
+                continue
+            line = {
+                "path": (folder / name).relative_to(out).as_posix(),
+                **said,
+                "prompt": record["asked"]["prompt"],
+                "seed": record["asked"]["seed"],
+                "method": None if name.startswith("uncached") else record["asked"]["cache"],
+                "model": record["asked"]["model"],
+                "pipeline": record["pipeline"],
+                "versions": record["versions"],
+                "settings": record["settings"],
+                "asked": record["asked"],
+            }
+            lines.append(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+    path, text = out / MANIFEST, "".join(lines)
+    if text != (path.read_text(encoding="utf-8") if path.is_file() else ""):
+        write_text(path, text)

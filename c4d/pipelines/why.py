@@ -1,0 +1,105 @@
+"""Why a cached generation is not faster, in plain sentences; pure logic on what report.json says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+NAMES = {
+    "preparing": "reading the prompt",
+    "denoising": "removing noise",
+    "computed": "computed passes",
+    "reused": "reused passes",
+    "between": "sampler and guidance between the passes",
+    "decoding": "decoding the frames",
+}
+OUTSIDE = ("preparing", "between", "decoding")  # what no cache of a transformer can shorten
+LITTLE = 1.5  # times less work: nobody takes that for much
+NEAR = 0.9  # of what the saved work promises: from here on the speed needs no explanation
+STILL = "what the method does not cache"
+NOTABLE = 0.1  # of the time, or of a computed pass
+
+
+def fractions(phases: Mapping[str, float]) -> dict[str, float]:
+    """Shares of the whole, together 1."""
+    total = sum(phases.values())
+    return {name: seconds / total for name, seconds in phases.items()}
+
+
+def reasons(
+    phases: Mapping[str, Mapping[str, float]],
+    session: Mapping[str, Any] | None,
+    work: Mapping[str, Any] | None,
+    speedup: float | None,
+    warm: bool,
+) -> list[str]:
+    """Sentences on why the cached clip was not made faster; none if much work was saved and the speed shows it.
+
+    Args:
+        phases: kind -> seconds of each phase (:class:`c4d.pipelines.phases.Stopwatch`); "uncached" beside "cached" if
+            both were made.
+        session: the session's report, None for an uncached generation, which owes no explanation.
+        work: as :func:`c4d.pipelines.compare.work` says.
+        speedup: uncached by cached seconds, None without an uncached clip.
+        warm: whether an untimed run came before the timed ones.
+    """
+    if session is None or work is None:
+        return []
+    if not session["reused"]:
+        told = [*session.get("why", ())] or [f"{session['method']} computed all {session['computed']} passes"]
+        return [f"nothing was skipped: {'; '.join(told)}"]
+    promised = work["ratio"]
+    saved = f"{1 - work['done'] / work['total']:.0%} of the {work['what']}"
+    found = [f"little was skipped: {saved}, which is worth {promised:.2f} times at most"] if promised < LITTLE else []
+    if speedup is not None and speedup >= NEAR * promised:
+        return found
+    found += _outside(phases, saved, promised, "uncached" if speedup is not None else "cached")
+    found += _passes(phases, session) if "computed" in phases["cached"] else _denoising(phases, work, saved)
+    if speedup is not None and not warm:
+        found.append("one-time costs of a first run count against the cached clip, which is made first")
+    return found
+
+
+def _outside(phases: Mapping[str, Mapping[str, float]], saved: str, promised: float, kind: str) -> list[str]:
+    """Amdahl: what else takes time, if it takes a notable part of what the saved work promises."""
+    share = fractions(phases[kind])
+    others = {name: share[name] for name in OUTSIDE if name in share}
+    outside = sum(others.values())
+    transformer = 1 - outside
+    reachable = 1 / (outside + transformer / promised) if kind == "uncached" else outside + transformer * promised
+    if reachable >= NEAR * promised:
+        return []
+    parts = ", ".join(f"{NAMES[name]} {part:.0%}" for name, part in others.items() if part >= 0.01)
+    free = f"even if it cost nothing, the clip would be made at most {1 / outside:.1f} times as fast"
+    if kind == "cached":
+        return [f"the cache saved {saved}, and now the transformer is {transformer:.0%} of the time ({parts}): {free}"]
+    return [
+        f"the cache saved {saved}, but without it the transformer is {transformer:.0%} of the time ({parts}): "
+        f"what was saved is worth {reachable:.1f} times at most, and {free}"
+    ]
+
+
+def _passes(phases: Mapping[str, Mapping[str, float]], session: Mapping[str, Any]) -> list[str]:
+    """What a pass costs, where passes were timed."""
+    computed, reused = (phases["cached"][kind] / session[kind] for kind in ("computed", "reused"))
+    found = []
+    if reused >= NOTABLE * computed:
+        found.append(f"a reused pass costs {reused / computed:.0%} of a computed one, for the prediction and {STILL}")
+    if plain := phases.get("uncached", {}).get("computed"):
+        extra = computed / (plain / (session["computed"] + session["reused"])) - 1
+        if extra >= NOTABLE:
+            found.append(f"a computed pass takes {extra:.0%} longer with the cache, which measures and stores")
+    return found
+
+
+def _denoising(phases: Mapping[str, Mapping[str, float]], work: Mapping[str, Any], saved: str) -> list[str]:
+    """What the steps cost together, where passes cannot be timed without making the device wait."""
+    if "uncached" not in phases:
+        return []
+    took = phases["cached"]["denoising"] / phases["uncached"]["denoising"]
+    if took * NEAR <= work["done"] / work["total"]:
+        return []
+    return [
+        f"removing noise still takes {took:.0%} of its uncached time though {saved} were saved: the rest goes to the "
+        f"prediction, the sampler and {STILL}"
+    ]
