@@ -153,12 +153,13 @@ def loops(size: str, intervals: Sequence[int], steps: int, rounds: int) -> list[
     contenders = [plain(), ideal(0), *(ours(f"taylorseer-lite:interval={n},order=1@stack") for n in intervals)]
     model: list[list[float]] = [[] for _ in contenders]
     sampler: list[list[float]] = [[] for _ in contenders]
+    whole: list[list[float]] = [[] for _ in contenders]
 
     def run(i: int, wan: Wan, begin: Callable[[int], None]) -> None:
         scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True)
         scheduler.set_timesteps(steps)
         begin(steps)
-        x = wan.x
+        x, opened = wan.x, time.perf_counter()
         for t in scheduler.timesteps:
             started = time.perf_counter()
             out = wan.step(x, t.expand(1))
@@ -166,18 +167,19 @@ def loops(size: str, intervals: Sequence[int], steps: int, rounds: int) -> list[
             x = scheduler.step(out, t, x, return_dict=False)[0]
             model[i].append(between - started)
             sampler[i].append(time.perf_counter() - between)
+        whole[i].append(time.perf_counter() - opened)
 
     with ExitStack() as stack:
         wans = [Wan(size) for _ in contenders]
         begins = [c.attach(stack, wan.model) for c, wan in zip(contenders, wans, strict=True)]
         turns: list[Callable[[], Any]] = [lambda i=i: run(i, wans[i], begins[i]) for i in range(len(wans))]
-        taken = seconds_in_turns(turns, rounds, warm=1)
+        seconds_in_turns(turns, rounds, warm=0)
     features, weights = [wans[0].hidden() for _ in range(2)], [2.0, -1.0]
     lincomb = median(seconds_in_turns([lambda: select("cpu").lincomb(features, weights)], 50, warm=5)[0])
     terms = (median(model[0]), median(model[1]), PASSES * lincomb, median(sampler[0]))
     return [
-        Loop(len(range(0, steps, n)), steps, *terms, median(taken[0]), median(own))
-        for n, own in zip(intervals, taken[2:], strict=True)
+        Loop(len(range(0, steps, n)), steps, *terms, median(whole[0]), median(own))
+        for n, own in zip(intervals, whole[2:], strict=True)
     ]
 
 

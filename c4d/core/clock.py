@@ -4,22 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor
 
+from c4d.core.types import Step
+
 
 class RunError(RuntimeError):
     """A forward that belongs to no run, or that a run cannot place."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tick:
-    new_run: bool
-    index: int  # of the step, from the run's first
-    total: int  # steps of the run, so far as known
-    branch: str
 
 
 class Clock(Protocol):
@@ -27,8 +20,11 @@ class Clock(Protocol):
         """True if the next pass opens a run."""
         ...
 
-    def tick(self, name: str | None, timestep: Any) -> Tick:
-        """Places one forward, named by ``cache_context`` or not; ``timestep`` is its argument of that name."""
+    def tick(self, name: str | None, timestep: Any, expert: int = 0) -> tuple[bool, Step]:
+        """Places one forward, named by ``cache_context`` or not; ``timestep`` is its argument of that name.
+
+        Returns whether it opens a run, and its step; the total is that of the run so far as it is known.
+        """
         ...
 
 
@@ -54,7 +50,7 @@ class SchedulerClock:
         scheduler = self._scheduler()
         return getattr(scheduler, "timesteps", None) is not self._timesteps or _raw(scheduler) < self._raw
 
-    def tick(self, name: str | None, timestep: Any) -> Tick:
+    def tick(self, name: str | None, timestep: Any, expert: int = 0) -> tuple[bool, Step]:
         scheduler = self._scheduler()
         timesteps = getattr(scheduler, "timesteps", None)
         if timesteps is None:
@@ -62,10 +58,10 @@ class SchedulerClock:
                 f"{type(scheduler).__name__} has no timesteps yet: call set_timesteps before the first forward"
             )
         if hasattr(scheduler, "step_index"):
-            return self._by_index(scheduler, name)
-        return self._by_count(timesteps, name, timestep)
+            return self._by_index(scheduler, name, expert)
+        return self._by_count(timesteps, name, timestep, expert)
 
-    def _by_index(self, scheduler: Any, name: str | None) -> Tick:
+    def _by_index(self, scheduler: Any, name: str | None, expert: int) -> tuple[bool, Step]:
         new, raw, known = self.fresh(), _raw(scheduler), scheduler.step_index
         if new:
             told = known is not None or getattr(scheduler, "begin_index", None) is not None
@@ -78,16 +74,16 @@ class SchedulerClock:
         ordinal = self._calls[name]
         self._calls[name] += 1
         first = self._first if self._first is not None else raw
-        return Tick(new, raw - first, len(scheduler.timesteps) - first, _branch(name, ordinal))
+        return new, Step(raw - first, len(scheduler.timesteps) - first, _branch(name, ordinal), expert)
 
-    def _by_count(self, timesteps: Any, name: str | None, timestep: Any) -> Tick:
+    def _by_count(self, timesteps: Any, name: str | None, timestep: Any, expert: int) -> tuple[bool, Step]:
         if timesteps is not self._timesteps:
             self._timesteps = timesteps
             self._count = CountingClock(
                 len(timesteps) - _find(timesteps, timestep),
                 "this scheduler has no step_index, so call its set_timesteps",
             )
-        return self._count.tick(name, timestep)
+        return self._count.tick(name, timestep, expert)
 
 
 class CountingClock:
@@ -102,7 +98,7 @@ class CountingClock:
     def fresh(self) -> bool:
         return not self._opened
 
-    def tick(self, name: str | None, timestep: Any) -> Tick:
+    def tick(self, name: str | None, timestep: Any, expert: int = 0) -> tuple[bool, Step]:
         new, self._opened = not self._opened, True
         index = self._calls[name]
         if index >= self._total:
@@ -112,7 +108,7 @@ class CountingClock:
                 '(with transformer.cache_context("cond"): ...) if there are several'
             )
         self._calls[name] += 1
-        return Tick(new, index, self._total, _branch(name, 0))
+        return new, Step(index, self._total, _branch(name, 0), expert)
 
 
 class NoClock:
@@ -121,7 +117,7 @@ class NoClock:
     def fresh(self) -> bool:
         return True
 
-    def tick(self, name: str | None, timestep: Any) -> Tick:
+    def tick(self, name: str | None, timestep: Any, expert: int = 0) -> tuple[bool, Step]:
         raise RunError(
             "no run to be found for this forward: pass the pipeline to c4d.cached, or its scheduler "
             "(c4d.cached(transformer, method, scheduler=scheduler)), or call session.begin(timesteps) before the loop"

@@ -35,12 +35,17 @@ class History:
     def __init__(self, length: int, storage: Storage, backend: Primitives) -> None:
         self._storage, self._backend = storage, backend
         self._times: deque[float] = deque(maxlen=length)
-        self._entries: deque[tuple[Tensor | Parked, ...]] = deque(maxlen=length)
+        self._entries: deque[list[Tensor | Parked]] = deque(maxlen=length)
+        self._shapes: list[torch.Size] = []  # of the tensors of every entry
         self.structure: Any = None  # how the tensors of an entry make up the output they came from
 
     @property
     def times(self) -> tuple[float, ...]:
         return tuple(self._times)
+
+    @property
+    def newest(self) -> float | None:
+        return self._times[-1] if self._times else None
 
     @property
     def width(self) -> int:
@@ -52,11 +57,12 @@ class History:
 
         A change in number or shape of the tensors begins anew: features of different shapes do not combine.
         """
-        kept = tuple(self._keep(x.detach()) for x in tensors)
-        if self._entries and [_tensor(x).shape for x in self._entries[-1]] != [_tensor(x).shape for x in kept]:
+        shapes = [x.shape for x in tensors]
+        if shapes != self._shapes:
             self.clear()
+            self._shapes = shapes
         self._times.append(time)
-        self._entries.append(kept)
+        self._entries.append([self._keep(x.detach()) for x in tensors])
 
     def features(self, i: int) -> list[Tensor]:
         """The i-th tensor of every entry, oldest first, on the compute device."""
@@ -74,7 +80,7 @@ class History:
     def _keep(self, x: Tensor) -> Tensor | Parked:
         if self._storage.dtype is not None:
             x = x.to(self._storage.dtype)
-        elif x.untyped_storage().nbytes() != x.nbytes and not x.is_contiguous():
+        elif not x.is_contiguous() and x.untyped_storage().nbytes() != x.nbytes:
             x = x.contiguous()  # a strided slice would keep its whole parent alive
         return self._backend.offload(x) if self._storage.place == "host" else x
 

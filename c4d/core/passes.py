@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor, nn
@@ -22,15 +23,16 @@ COMPUTE, REUSE = Action.COMPUTE, Action.REUSE
 class Pass:
     """One forward of one transformer: decides once, then tells loops, exit and sites what to do."""
 
+    seen: Mapping[Probe, Change] = MappingProxyType({})
+    base: Tensor | None = None  # the hidden state that the stack's feature is relative to
+    entered = exited = answered = restarted = False
+    blocks = modules = modules_reused = 0
+    bridge: Bridge | None = None
+
     def __init__(self, spec: ModelSpec, method: CacheMethod, branch: Branch, step: Step, tools: Tools) -> None:
         self.spec, self.method, self.branch, self.step, self.tools = spec, method, branch, step, tools
         self.rules, self.whole = method.rules, method.whole
         self.actions: list[Action | None] = [None] * len(method.rules)
-        self.seen: Mapping[Probe, Change] = {}
-        self.base: Tensor | None = None  # the hidden state that the stack's feature is relative to
-        self.entered = self.exited = self.answered = self.restarted = False
-        self.blocks = self.modules = self.modules_reused = 0
-        self.bridge: Bridge | None = None
         self.started = time.perf_counter()
         self._signals: dict[Probe, Tensor] = {}
         if not method.probes:
@@ -65,20 +67,28 @@ class Pass:
             self._decide(self._signals)
 
     def _decide(self, now: Mapping[Probe, Tensor]) -> None:
-        before = self.branch.before
-        pairs = {p: (x, before[p]) for p, x in now.items() if p in before and before[p].shape == x.shape}
-        self.seen = seen = self.tools.meter.read(pairs)
-        broken = [p for p, change in seen.items() if not change.finite]
-        self.tools.nonfinite += len(broken)
+        broken, states = bool(now) and self._measure(now), self.branch.states
         for i, rule in enumerate(self.rules):
-            if broken or not self._ready(rule):
-                self.branch.states[i] = rule.policy.init()
-            self.actions[i], self.branch.states[i] = rule.policy.decide(self.branch.states[i], self.step, seen)
-            if self.actions[i] is REUSE and not self._ready(rule):
+            ready = self._ready(rule)
+            state = states[i] if ready and not broken else rule.policy.init()
+            self.actions[i], states[i] = rule.policy.decide(state, self.step, self.seen)
+            if not ready and self.actions[i] is REUSE:
                 raise RuntimeError(
                     f"{type(rule.policy).__name__} reuses from a fresh state; a policy must compute first"
                 )
-        before.update({p: x for p, x in now.items() if not p.anchored or COMPUTE in self.actions})
+        for probe, value in now.items():
+            if not probe.anchored or COMPUTE in self.actions:
+                self.branch.before[probe] = value
+
+    def _measure(self, now: Mapping[Probe, Tensor]) -> bool:
+        """Fills ``seen``; True if any of it is not finite."""
+        before = self.branch.before
+        self.seen = self.tools.meter.read(
+            {p: (x, before[p]) for p, x in now.items() if p in before and before[p].shape == x.shape}
+        )
+        broken = sum(not change.finite for change in self.seen.values())
+        self.tools.nonfinite += broken
+        return broken > 0
 
     def _ready(self, rule: Rule) -> bool:
         """True if something is stored that the rule could reuse."""
@@ -187,10 +197,11 @@ class Pass:
         return self.actions[place.rule] is REUSE and place.key in self.branch.histories
 
     def _record(self, key: str, rule: Rule, tensors: Sequence[Tensor]) -> History:
-        if key not in self.branch.histories:
-            self.branch.histories[key] = History(rule.forecast.history, self.tools.storage, self.tools.backend)
-        history = self.branch.histories[key]
-        if history.times and history.times[-1] == self.step.index:
+        history = self.branch.histories.get(key)
+        if history is None:
+            history = History(rule.forecast.history, self.tools.storage, self.tools.backend)
+            self.branch.histories[key] = history
+        if history.newest == self.step.index:
             raise RuntimeError(f"{key} ran twice in one pass; its outputs cannot be told apart and so not be cached")
         history.push(float(self.step.index), tensors)
         return history

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,9 +40,9 @@ def signature_of(arguments: Iterable[Any]) -> list[Any]:
     for x in arguments:
         if isinstance(x, Tensor):
             found.append((x.shape, x.dtype, x.device))
-        elif isinstance(x, list | tuple):
+        elif isinstance(x, (list, tuple)):
             found += signature_of(x)
-        elif isinstance(x, Mapping):
+        elif isinstance(x, dict):
             found += signature_of(x.values())
     return found
 

@@ -17,7 +17,7 @@ from c4d.core.offload import Bridge, tracing
 from c4d.core.passes import Pass
 from c4d.core.run import Run, Tools, signature_of
 from c4d.core.trace import Entry, Report, timeline, why
-from c4d.core.types import Action, CacheMethod, ModelSpec, Primitives, Probe, Stack, Step
+from c4d.core.types import Action, CacheMethod, ModelSpec, Primitives, Probe, Stack
 
 ONE_EACH = "one pipeline per thread, one session per pipeline"
 
@@ -150,14 +150,14 @@ class Session:
         if self.current is not None or thread != self._thread:
             self._take_over(thread)
         attachment = self._attachments[expert]
-        tick = self._clock.tick(self.name, kwargs.get("timestep"))
-        if tick.new_run or self._run is None:
+        new_run, step = self._clock.tick(self.name, kwargs.get("timestep"), expert)
+        if new_run or self._run is None:
             self._open_run()
         attachment.refuse_compiled(self.method)
         attachment.wake()
         assert self._run is not None
         rules = self.method.rules
-        branch = self._run.branches[tick.branch, expert]
+        branch = self._run.branches[step.branch, expert]
         signature = signature_of([*args, *kwargs.values()])
         restarted = branch.signature is not None and branch.signature != signature
         if branch.signature != signature:
@@ -166,7 +166,6 @@ class Session:
         if tracing(attachment.transformer):
             branch.reset(rules)
             attachment.refresh(self.method)
-        step = Step(tick.index, tick.total, tick.branch, expert)
         self.current = current = Pass(attachment.spec, self.method, branch, step, self._tools)
         current.restarted = restarted
         if attachment.offloaded and current.whole and current.action is Action.REUSE:
@@ -199,14 +198,13 @@ class Session:
             return
         self._end_pass(current)
         current.check()
-        actions = tuple(a for a in current.actions if a is not None)
         seconds = time.perf_counter() - current.started
         assert self._run is not None
         self._trace.append(
             Entry(
                 self._run.number,
                 current.step,
-                actions,
+                tuple(filter(None, current.actions)),
                 current.blocks,
                 current.modules,
                 current.modules_reused,

@@ -57,11 +57,10 @@ class Change(NamedTuple):
         return math.isfinite(self.delta) and math.isfinite(self.base)
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """Where a pass stands: ``index`` of ``total`` over the whole run (all experts together), branch, expert."""
 
-    index: int
+    index: int  # type: ignore[assignment]
     total: int
     branch: str
     expert: int = 0
