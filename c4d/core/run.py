@@ -22,6 +22,7 @@ class Branch:
     histories: dict[str, History] = field(default_factory=dict)
     before: dict[Probe, Tensor] = field(default_factory=dict)
     signature: Any = None
+    last: int = -1  # the step of its last pass
 
     def storages(self) -> dict[int, int]:
         held = {p: n for history in self.histories.values() for p, n in history.storages().items()}
@@ -59,6 +60,13 @@ class Run:
         for branch in self.branches.values():
             held.update(branch.storages())
         return sum(held.values())
+
+    def release(self, done: Branch, rules: Sequence[Rule]) -> None:
+        """Drops the memory of a branch after its last step, and of those that no longer take part: they sat out the
+        step before (an expert that was left, a guidance that ended)."""
+        for branch in self.branches.values():
+            if branch is done or branch.last < done.last - 1:
+                branch.reset(rules)
 
 
 @dataclass

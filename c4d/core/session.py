@@ -99,7 +99,11 @@ class Session:
         return tuple(self._trace)
 
     def bytes(self) -> int:
-        """Bytes held right now by histories and probes; 0 between runs, for a finished branch drops its own."""
+        """Bytes held right now by histories and probes.
+
+        A finished branch drops its own, so that nothing is held between runs, unless a branch sat out the last step
+        alone: it goes with the next run, or with the session.
+        """
         return self._run.bytes() if self._run else 0
 
     def report(self) -> Report:
@@ -166,6 +170,7 @@ class Session:
         if tracing(attachment.transformer):
             branch.reset(rules)
             attachment.refresh(self.method)
+        branch.last = step.index
         self.current = current = Pass(attachment.spec, self.method, branch, step, self._tools)
         current.restarted = restarted
         if attachment.offloaded and current.whole and current.action is Action.REUSE:
@@ -215,7 +220,7 @@ class Session:
         )
         if current.step.index >= current.step.total - 1:
             self._peak = max(self._peak, self.bytes())
-            current.branch.reset(self.method.rules)  # its last step: what follows (the VAE) gets the memory
+            self._run.release(current.branch, self.method.rules)  # what follows (the VAE) gets the memory
 
     # -- inside
 

@@ -50,6 +50,7 @@ def test_steps_of_two_experts_are_counted_over_the_whole_run():
     pipe.set_progress_bar_config(disable=True)
     with c4d.cached(pipe, "fora:interval=3") as session:
         run(pipe, extra, steps=8)
+        assert session.bytes() == 0 < session.report().peak_bytes  # neither expert holds on to its own
     cond = [e.step for e in session.trace if e.step.branch == "cond"]
     assert [(s.index, s.total) for s in cond] == [(i, 8) for i in range(8)]
     assert sorted(s.expert for s in cond) == [s.expert for s in cond] and {s.expert for s in cond} == {0, 1}

@@ -274,6 +274,20 @@ def test_memory_is_dropped_after_the_last_step_and_reported():
     assert session.report().peak_bytes == max(held) == tokens * dim * 4 * modules * branches * entries
 
 
+@pytest.mark.parametrize("skipped", [(), (4, 5), (1, 4, 5)])
+def test_nothing_is_held_after_a_run_whose_guidance_ended_early(skipped):
+    model, x = CASE.build(), rand(*CASE.latents)
+    with c4d.cached(model, "taylorseer:interval=2,order=1") as session:
+        session.begin([900.0] * 6)
+        for i in range(6):
+            with model.cache_context("cond"):
+                CASE.run(model, x, 900.0 - i)
+            if i not in skipped:
+                with model.cache_context("uncond"):
+                    CASE.run(model, x, 900.0 - i)
+        assert session.report().peak_bytes > 0 and session.bytes() == 0
+
+
 def test_histories_in_another_dtype_or_on_the_host():
     model = CASE.build()
     reports = {}
