@@ -90,14 +90,14 @@ def rand(*shape: int, seed: int) -> Tensor:
 
 
 def own(method: str, said: list[str] | None = None) -> Attach:
-    """c4d; the warnings of its report go to ``said``."""
+    """c4d; what its report says of itself goes to ``said``."""
 
     @contextmanager
     def attach(model: Any, scheduler: Any) -> Iterator[peers.Begin]:
         with c4d.cached(model, method, scheduler=scheduler) as session:
             yield lambda: None  # there is nothing to call
         if said is not None:
-            said.extend(line.strip() for line in str(session.report()).splitlines() if "warning" in line)
+            said.extend(session.report().why)
 
     return attach
 
