@@ -20,13 +20,14 @@ class Backend(Protocol):
     """``name`` as in ``--backend``, ``device_type`` as in ``torch.device``, ``collectives`` as torch.distributed says.
 
     ``default_dtype`` is what weights are loaded in unless the user asks otherwise; ``verified`` says in plain words
-    where this backend was run.
+    where this backend was run; ``asynchronous`` that calls return before the device has done their work.
     """
 
     name: str
     device_type: str
     collectives: str
     default_dtype: torch.dtype
+    asynchronous: bool
     verified: str
 
     def missing(self) -> str | None:

@@ -19,6 +19,7 @@ class Reference:
     device_type = "cpu"
     collectives = "gloo"
     default_dtype = torch.float32
+    asynchronous = False
     verified = "every test of the suite runs on it"
 
     def missing(self) -> str | None:

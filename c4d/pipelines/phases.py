@@ -55,7 +55,7 @@ class Stopwatch:
         first = self._ended if self._first is None else self._first
         last = max(first, self._ended if self._last is None else self._last)
         phases = {"preparing": first - self._started}
-        if self._backend.device_type == "cpu" and self._passes:
+        if self._passes and not self._backend.asynchronous:
             for kind, wanted in (("computed", True), ("reused", False)):
                 each = zip(self._passes, computed or [True] * len(self._passes), strict=True)
                 phases[kind] = sum(seconds for seconds, was in each if was is wanted)

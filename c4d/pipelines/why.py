@@ -45,12 +45,13 @@ def reasons(
     """
     if session is None or work is None:
         return []
+    found = list(session["why"])
     if not session["reused"]:
-        told = [*session.get("why", ())] or [f"{session['method']} computed all {session['computed']} passes"]
-        return [f"nothing was skipped: {'; '.join(told)}"]
+        return found or [f"{session['method']} computed all {session['computed']} passes"]
     promised = work["ratio"]
     saved = f"{1 - work['done'] / work['total']:.0%} of the {work['what']}"
-    found = [f"little was skipped: {saved}, which is worth {promised:.2f} times at most"] if promised < LITTLE else []
+    if promised < LITTLE:
+        found.append(f"little was skipped: {saved}, which is worth {promised:.2f} times at most")
     if speedup is not None and speedup >= NEAR * promised:
         return found
     found += _outside(phases, saved, promised, "uncached" if speedup is not None else "cached")

@@ -14,6 +14,7 @@ class Cuda(Reference):
     device_type = "cuda"
     collectives = "nccl"
     default_dtype = torch.bfloat16
+    asynchronous = True
     verified = "not verified on hardware"
 
     def missing(self) -> str | None:
