@@ -308,3 +308,9 @@ def test_from_python(arguments, error, said):
     with pytest.raises(error) as caught:
         cached(**arguments)
     assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_bad_prompt_further_down_is_told_before_the_first_is_made(fails, tmp_path):
+    (tmp_path / "p.txt").write_text(f"{PROMPT}\n{'red ' * 600}\n")
+    fails(["generate", "--prompt-file", tmp_path / "p.txt", "--out", tmp_path / "out"], 2, "601 tokens", "shorten")
+    assert not (tmp_path / "out/000").exists()

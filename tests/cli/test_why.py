@@ -130,15 +130,18 @@ def test_a_device_is_waited_for_at_the_borders_alone():
 
 
 def test_phases_are_what_lies_between_their_borders(monkeypatch):
-    now = iter([0.0, 2.0, 2.0, 5.0, 6.0, 6.5, 7.0, 10.0])  # start, first pass, its begin, its end, ...
+    """A hook that was there before, such as a session's, is part of its pass: here it takes a second of the first."""
+    now = iter([0.0, 2.0, 2.0, 4.0, 5.0, 6.0, 6.5, 6.5, 7.0, 10.0])  # start, first pass, its begin, the hook, its end
     monkeypatch.setattr("c4d.pipelines.phases.time.perf_counter", lambda: next(now))
     transformer = nn.Linear(1, 1)
     transformer.forward = lambda: None
+    heard: list[float] = []
+    transformer.register_forward_pre_hook(lambda *_: heard.append(next(now)))
     with Stopwatch(SimpleNamespace(transformer=transformer), Reference()) as watch:
         transformer()
         transformer()
         watch.denoised()
-    assert watch.seconds == 10
+    assert watch.seconds == 10 and heard == [4.0, 6.5]
     assert watch.phases([True, False]) == passes(2, 3, 0.5, 1.5, 3)
     assert watch.phases(None) == passes(2, 3.5, 0, 1.5, 3)
 

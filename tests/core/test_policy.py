@@ -138,3 +138,12 @@ def test_change_ratio():
 def test_nonsense_is_refused_by_name(make, names):
     with pytest.raises(ValueError, match=names):
         make()
+
+
+def test_an_idle_policy_names_the_smallest_change_that_it_was_free_to_use():
+    """The first and last steps are computed whatever they measure."""
+    measured = [
+        (Step(i, 6, "cond"), {HEAD: Change(ratio, 1.0)}) for i, ratio in enumerate((0.01, 0.4, 0.3, 0.5, 0.02, 0.02))
+    ]
+    policy = Bounded(Threshold(0.2), 1, 2)
+    assert policy.idle(6, measured) == "the smallest change of head was 0.3, never at most the threshold 0.2"

@@ -86,6 +86,9 @@ def test_an_interrupt_from_the_keyboard_ends_its_pass():
     with c4d.cached(pipe, subject.methods["stack"]) as session:
         broken(subject, pipe, KeyboardInterrupt, blocks=True)
         like_alone(session, subject.ask(pipe), "wan", "stack")
+        broken(subject, pipe, KeyboardInterrupt, blocks=True)
+        assert session.current is not None
+    assert session.current is None and session.bytes() == 0
 
 
 def test_a_thread_that_comes_between_two_passes_of_another_is_an_error():

@@ -190,6 +190,32 @@ def test_another_shape_within_a_run_begins_anew(change):
     assert session.report().timelines == {"0": "CrC"}
 
 
+def test_each_branch_is_forecast_over_its_own_times():
+    """In the same step two branches may have computed at different ones."""
+    model, method = CASE.build(), "taylorseer-lite:interval=3,order=1@stack"
+    other = {"cond": (), "uncond": (3,)}
+
+    def run(names):
+        outs = {name: [] for name in names}
+        scheduler = SimpleNamespace(timesteps=torch.arange(8.0), step_index=None, begin_index=0)
+        with c4d.cached(model, method, scheduler=scheduler) as session:
+            for i in range(8):
+                scheduler.step_index = i
+                for name in names:
+                    if i in other[name]:
+                        continue
+                    with model.cache_context(name):
+                        outs[name].append(CASE.run(model, rand(*CASE.latents, seed=i), 900.0 - 50 * i))
+        return outs, session.report().timelines
+
+    both, lines = run(("cond", "uncond"))
+    assert lines == {"cond": "CrrCrrCr", "uncond": "CrrCrrC"}
+    for name in both:
+        alone, line = run((name,))
+        assert line[name] == lines[name]
+        assert all(torch.equal(a, b) for a, b in zip(both[name], alone[name], strict=True))
+
+
 def test_a_bare_transformer_needs_a_run():
     model, x = CASE.build(), rand(*CASE.latents)
     with c4d.cached(model, "fora:interval=2") as session:
