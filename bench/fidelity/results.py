@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -59,12 +60,16 @@ class Results:
         kept = json.loads(path.read_text())
         if setting is not None and kept["setting"] != setting:
             raise SystemExit(f"{path} was measured with {kept['setting']}, not {setting}: choose another --out")
-        return cls(path, kept["setting"], kept["stamps"], kept["facts"], [Measured(**case) for case in kept["cases"]])
+        cases = [
+            Measured(**{**case, "psnr": [math.inf if x is None else x for x in case["psnr"]]}) for case in kept["cases"]
+        ]
+        return cls(path, kept["setting"], kept["stamps"], kept["facts"], cases)
 
     def save(self) -> None:
-        """All or nothing, a line a case."""
+        """All or nothing, a line a case. JSON has no infinity: the PSNR of an identical clip is null."""
         head = {"setting": self.setting, "stamps": self.stamps, "facts": self.facts}
-        cases = ",\n".join(json.dumps(asdict(case)) for case in self.cases)
+        finite = [{**asdict(c), "psnr": [None if math.isinf(x) else x for x in c.psnr]} for c in self.cases]
+        cases = ",\n".join(json.dumps(case, allow_nan=False) for case in finite)
         text = json.dumps(head, indent=1)[:-2] + f',\n "cases": [\n{cases}\n ]\n}}\n'
         partial = self.path.with_suffix(".partial")
         partial.write_text(text)
