@@ -40,7 +40,7 @@ class Bench:
         self.attributes, self.seeds = paired(clips)
         self.parts: dict[str, float] = {}
         self.parts = cost.shares(pipe.transformer, lambda: self.clips(cases.plain(2), 1))
-        self.uncached, self.rows, self.entered = self.clips(cases.plain(steps))
+        self.uncached, self.rows, self.entered = self.clips(cases.uncached(steps))
 
     def clips(self, case: cases.Case, count: int | None = None) -> tuple[torch.Tensor, list[float], list[float]]:
         """The clips of a case and the rows of each; the system is reset before every batch, as it asks."""
@@ -97,9 +97,12 @@ def measure(options: argparse.Namespace, results: Results, command: str) -> None
         bench = Bench(pipe, sampler, options.clips, options.steps)
         results.facts["shares"] = bench.parts
         calibrate = functools.cache(lambda: calibrated(pipe, options.steps))
-        todo = [cases.Case("uncached", "", "", options.steps, cases.plain(0).open)]
-        todo += [*(cases.plain(n) for n in cases.PLAIN if n < options.steps), *cases.ours(options.steps)]
-        todo += [*others.cache_dit(options.steps), *others.diffusers(options.steps, calibrate)]
+        todo = [cases.uncached(options.steps), *(cases.plain(n) for n in cases.PLAIN if n < options.steps)]
+        todo += [
+            *cases.ours(options.steps),
+            *others.cache_dit(options.steps),
+            *others.diffusers(options.steps, calibrate),
+        ]
         for case in todo:
             asked = case.system in ("uncached", "plain") or re.search(options.only, case.name)
             if not asked or results.has(sampler, case.name):

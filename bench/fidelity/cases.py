@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import c4d
@@ -35,9 +35,13 @@ def use_sampler(pipe: Any, name: str) -> None:
     """Euler with the flow shift of the model's own UniPC."""
     from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 
-    kinds = {"unipc": UniPCMultistepScheduler, "euler": FlowMatchEulerDiscreteScheduler}
     own = UniPCMultistepScheduler.from_pretrained(pipe.config._name_or_path, subfolder="scheduler")
-    pipe.scheduler = own if name == "unipc" else kinds[name](shift=own.config.flow_shift)
+    euler = FlowMatchEulerDiscreteScheduler(shift=own.config.flow_shift)
+    pipe.scheduler = {"unipc": own, "euler": euler}[name]
+
+
+def uncached(steps: int) -> Case:
+    return replace(plain(steps), system="uncached", method="")
 
 
 def plain(steps: int) -> Case:
@@ -51,6 +55,7 @@ def mask(count: int, steps: int) -> list[int]:
 
 
 def every(n: int, steps: int) -> list[int]:
+    """Every n-th step and the last."""
     return sorted({*range(0, steps, n), steps - 1})
 
 

@@ -111,6 +111,17 @@ def test_the_page_says_who_is_better(tmp_path):
     assert "cache-dit: in PSNR 0 of 1 settings are better" in page and "At no measured setting better: near." in page
 
 
+def test_the_page_says_what_is_equal(tmp_path):
+    results = filled(tmp_path / "results.json")
+    rows = [("a", "mine", 9e-6, ""), ("a", "own", 0.1, "another schedule"), ("b", "mine", 0.2, "")]
+    rows = [{"peer": p, "c4d": c, "apart": d, "shows": s, "effect": 0.5} for p, c, d, s in rows]
+    results.facts["equal"] = {"sampler": "unipc", "clips": 2, "rounding": 1e-6, "rows": rows}
+    page = write(results, [])
+    assert "1 of 2 peer configurations are reproduced" in page and "Not explained: b." in page
+    assert "| mine | 9.0e-06 | equal to rounding |" in page
+    assert "differs: another schedule" in page and "differs: **not explained**" in page
+
+
 def test_the_pure_parts_need_no_peer_and_no_plot():
     code = """
 import sys
