@@ -12,6 +12,17 @@ from bench.fidelity.statistics import DRAWS, Difference, best, equal_cost, paire
 
 TITLES = {"unipc": "UniPC", "euler": "Euler"}
 SYSTEMS = ("c4d", "cache-dit", "diffusers")
+SETTINGS = """\
+**Settings.** The exact calls are in `bench/fidelity/cases.py` and `others.py`.
+
+- c4d: `fora` is TaylorSeer of order 0; the published TeaCache fit was made for Wan 2.1 1.3B, `raw` is TeaCache's own
+  accumulation of the unscaled signal; `schedule` rows reuse the stack's residual at fixed steps.
+- cache-dit: F1B0, for its default F8B0 computes all eight blocks of this model on every step; W4 is the warm-up.
+- diffusers: TaylorSeer gets the modules' names, for its default pattern matches none of Wan's (nothing is cached, and
+  nothing is said), and float32 factors. MagCache is calibrated by its own procedure, on four clips under other seeds;
+  ratios=1 is MagCache without calibration. FasterCache, as for distilled guidance (the pipeline runs its branches
+  apart), and PyramidAttentionBroadcast skip attention alone.
+"""
 BUDGETS = (10, 12, 14, 16, 18, 20, 26)  # plain steps
 
 
@@ -62,6 +73,8 @@ def write(results: Results, pictures: Sequence[str]) -> str:
         "favours plain steps; the difference to it is paired by clip, with the 95 % interval of a percentile bootstrap "
         f"over clips ({DRAWS} draws, fixed seed; not corrected for the number of rows). Closeness to the uncached run "
         "is not quality: fewer plain steps solve the same equation with coarser steps.",
+        "",
+        *SETTINGS.splitlines(),
         "",
         *_summary(results),
     ]
@@ -120,6 +133,9 @@ def _summary(results: Results) -> list[str]:
 def _sampler(results: Results, sampler: str) -> list[str]:
     plain, whole = results.of(sampler, "plain"), results.of(sampler, "uncached")[0]
     lines = [f"## {TITLES[sampler]}", "", *_verdicts(results, sampler)]
+    here, most = len(results.of(sampler, *SYSTEMS)), max(len(results.of(s, *SYSTEMS)) for s in TITLES)
+    if here < most:
+        lines += [f"Measured here: {here} settings of {most}, to bound the run's time; the clips are the same.", ""]
     plots = [f"![{s} against fewer plain steps](plot-{s}.png)" for s in SYSTEMS if results.of(sampler, s)]
     lines += [*plots, ""] if sampler == next(s for s in TITLES if results.of(s, "plain")) else []
     head = ["method", "setting", "block-rows", "%", "PSNR", "SSIM", "adherence"]
