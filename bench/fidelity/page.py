@@ -103,7 +103,7 @@ def _summary(results: Results) -> list[str]:
     """Who is best for each budget, and who does not beat fewer plain steps."""
     lines = ["## Best per budget", ""]
     lines += [
-        "| sampler | budget, plain steps | PSNR of plain | best of c4d | best of the peers |",
+        "| sampler | budget, plain steps | PSNR of plain, mean / worst | best of c4d | best of the peers |",
         "|---|---|---|---|---|",
     ]
     for sampler, title in TITLES.items():
@@ -119,8 +119,8 @@ def _summary(results: Results) -> list[str]:
                     cells.append("-")
                     continue
                 d = paired(cases[name].psnr, plain[steps].psnr)
-                cells.append(f"{_short(cases[name])}: {cases[name].quality:.2f} ({_interval(d)})")
-            lines.append(f"| {title} | {steps} | {plain[steps].quality:.2f} | {' | '.join(cells)} |")
+                cells.append(f"{_short(cases[name])}: {_psnr(cases[name])} ({_interval(d)})")
+            lines.append(f"| {title} | {steps} | {_psnr(plain[steps])} | {' | '.join(cells)} |")
     lines += [
         "",
         "Best by mean PSNR among the measured settings that cost no more than the budget (in brackets: above plain, "
@@ -162,15 +162,16 @@ def _verdicts(results: Results, sampler: str) -> list[str]:
     plain = results.of(sampler, "plain")
     lines = []
     for system in SYSTEMS:
-        found = [(c, f[1].verdict) for c in results.of(sampler, system) if (f := against(c, plain)) is not None]
+        found = [(c, *f[:2]) for c in results.of(sampler, system) if (f := against(c, plain)) is not None]
         if not found:
             continue
-        wins = [c for c, verdict in found if verdict == "better"]
-        undecided = [c for c, verdict in found if verdict == "undecided"]
-        never = [m for m in dict.fromkeys(c.method for c, _ in found) if m not in {c.method for c in wins}]
+        wins = [(c, other) for c, other, d in found if d.verdict == "better"]
+        undecided = [c for c, _, d in found if d.verdict == "undecided"]
+        never = [m for m in dict.fromkeys(c.method for c, *_ in found) if m not in {c.method for c, _ in wins}]
+        lower, worse = sum(min(c.psnr) < min(other.psnr) for c, other in wins), len(found) - len(wins) - len(undecided)
         lines.append(
             f"- {system}: in PSNR {len(wins)} of {len(found)} settings are better than fewer plain steps at equal "
-            f"cost, {len(undecided)} undecided, {len(found) - len(wins) - len(undecided)} worse."
+            f"cost on average ({lower} of these with a worse worst clip), {len(undecided)} undecided, {worse} worse."
             + (f" At no measured setting better: {', '.join(never)}." if never else "")
         )
     return [*lines, ""]
@@ -208,9 +209,13 @@ def _numbers(case: Measured, whole: Measured) -> list[str]:
     rows = f"{case.cost:.1f}"
     if np.mean(case.entered) > case.cost + 0.05:
         rows += f" ({np.mean(case.entered):.0f} entered)"
-    psnr = "-" if case.system == "uncached" else f"{case.quality:.2f} / {min(case.psnr):.2f}"
+    psnr = "-" if case.system == "uncached" else _psnr(case)
     ssim = "-" if case.system == "uncached" else f"{np.mean(case.ssim):.4f} / {min(case.ssim):.4f}"
     return [rows, f"{case.cost / whole.cost:.1%}", psnr, ssim, f"{np.mean(case.adheres):.3f}"]
+
+
+def _psnr(case: Measured) -> str:
+    return f"{case.quality:.2f} / {min(case.psnr):.2f}"
 
 
 def _interval(d: Difference, digits: int = 2) -> str:
