@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from bench import peers
-from bench.fidelity.cases import Case, mask
+from bench.fidelity.cases import Case, every, mask
 from bench.peers import Begin
 
 MODULES = [r"blocks\.\d+\.(attn1|attn2|ffn)"]
@@ -50,11 +50,12 @@ def cache_dit(steps: int) -> list[Case]:
             config = {**first, "max_warmup_steps": 4, "residual_diff_threshold": threshold}
             method = f"DBCache F1B0 W4{f' + {calibrator}' if calibrator else ''}"
             rows.append(_cache_dit(steps, method, f"R={threshold}", calibrator, **config))
-    for calibrator in (None, "TaylorSeer 1"):
-        for count in (13, 23):
-            config = {**first, **static_mask(mask(count, steps), steps)}
+    masks = {f"{count} steps": mask(count, steps) for count in (13, 23)}
+    often = {f"every {n}. and the last": every(n, steps) for n in (3, 4)}
+    for calibrator, computed in ((None, masks), ("TaylorSeer 1", masks | often)):
+        for setting, listed in computed.items():
             method = f"steps mask F1B0{f' + {calibrator}' if calibrator else ''}"
-            rows.append(_cache_dit(steps, method, f"{count} steps", calibrator, **config))
+            rows.append(_cache_dit(steps, method, setting, calibrator, **first, **static_mask(listed, steps)))
     return rows
 
 
@@ -127,7 +128,7 @@ def diffusers(steps: int, calibrate: Callable[[], list[float]]) -> list[Case]:
                 )(pipe),
             )
         )
-    for threshold, most in ((0.25, 2), (1.0, 2), (1.0, 3), (1.0, 4)):
+    for threshold, most in ((0.25, 2), (1.0, 1), (1.0, 2), (1.0, 3), (1.0, 4)):
         sea = config("SeaCacheConfig", threshold=threshold, max_consecutive_cached=most)
         rows.append(_diffusers(steps, "SeaCache", f"threshold={threshold},max_consecutive={most}", sea))
     pab = config(

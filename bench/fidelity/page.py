@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,14 +26,22 @@ SETTINGS = """\
 BUDGETS = (10, 12, 14, 16, 18, 20, 26)  # plain steps
 
 
-def against(case: Measured, plain: Sequence[Measured]) -> tuple[Measured, Difference, Difference] | None:
-    """The plain steps that a case is compared with, and how far it is above them in PSNR and SSIM."""
-    by_steps = {p.steps: p for p in plain}
+class Comparison(NamedTuple):
+    """The plain steps that a case is compared with, how far it is above them, and what that decides."""
+
+    plain: Measured
+    psnr: Difference
+    ssim: Difference
+    verdict: str
+
+
+def against(case: Measured, plain: Sequence[Measured]) -> Comparison:
+    """A case that costs more than all plain steps measured is compared with the most: it cannot be better then."""
     steps = equal_cost(case.cost, {p.steps: p.cost for p in plain})
-    if steps is None:
-        return None
-    other = by_steps[steps]
-    return other, paired(case.psnr, other.psnr), paired(case.ssim, other.ssim)
+    other = max(plain, key=lambda p: p.cost) if steps is None else next(p for p in plain if p.steps == steps)
+    psnr, ssim = paired(case.psnr, other.psnr), paired(case.ssim, other.ssim)
+    dearer = steps is None and psnr.verdict == "better"
+    return Comparison(other, psnr, ssim, "undecided" if dearer else psnr.verdict)
 
 
 def at_budget(results: Results, sampler: str, steps: int) -> list[Measured]:
@@ -144,17 +152,19 @@ def _sampler(results: Results, sampler: str) -> list[str]:
         cases = results.of(sampler, system)
         if not cases:
             continue
+        methods = list(dict.fromkeys(case.method for case in cases))
+        cases.sort(key=lambda case: (methods.index(case.method), case.cost))
         lines += [f"### {system}, {TITLES[sampler]}", "", f"| {' | '.join([*head, *more])} |", "|---" * 11 + "|"]
         for case in cases:
             found = against(case, plain)
-            extra = ["-"] * 4
-            if found is not None:
-                other, d, s = found
-                extra = [str(other.steps), _interval(d), _interval(s, 4), f"{d.verdict}"]
+            cheaper = " (cost less)" if found.plain.cost < case.cost - 1e-6 else ""
+            extra = [f"{found.plain.steps}{cheaper}", _interval(found.psnr), _interval(found.ssim, 4), found.verdict]
             lines.append(f"| {' | '.join([case.method, case.setting, *_numbers(case, whole), *extra])} |")
         lines.append("")
     lines += [f"### Fewer plain steps, {TITLES[sampler]}", "", f"| steps | {' | '.join(head[2:])} |", "|---" * 6 + "|"]
-    lines += [f"| {c.steps} | {' | '.join(_numbers(c, whole))} |" for c in (*plain, whole)]
+    lines += [
+        f"| {c.steps} | {' | '.join(_numbers(c, whole))} |" for c in (*sorted(plain, key=lambda p: p.cost), whole)
+    ]
     return [*lines, ""]
 
 
@@ -162,11 +172,11 @@ def _verdicts(results: Results, sampler: str) -> list[str]:
     plain = results.of(sampler, "plain")
     lines = []
     for system in SYSTEMS:
-        found = [(c, *f[:2]) for c in results.of(sampler, system) if (f := against(c, plain)) is not None]
+        found = [(c, against(c, plain)) for c in results.of(sampler, system)]
         if not found:
             continue
-        wins = [(c, other) for c, other, d in found if d.verdict == "better"]
-        undecided = [c for c, _, d in found if d.verdict == "undecided"]
+        wins = [(c, f.plain) for c, f in found if f.verdict == "better"]
+        undecided = [c for c, f in found if f.verdict == "undecided"]
         never = [m for m in dict.fromkeys(c.method for c, *_ in found) if m not in {c.method for c, _ in wins}]
         lower, worse = sum(min(c.psnr) < min(other.psnr) for c, other in wins), len(found) - len(wins) - len(undecided)
         lines.append(

@@ -101,8 +101,10 @@ def test_the_page_says_who_is_better(tmp_path):
     results = filled(tmp_path / "results.json")
     plain = results.of("unipc", "plain")
     found = against(results.of("unipc", "c4d")[0], plain)
-    assert found is not None and found[0].steps == 18 and found[1].verdict == "better"
-    assert against(results.of("unipc", "diffusers")[0], plain) is None
+    assert found.plain.steps == 18 and found.verdict == "better"
+    dearer = against(results.of("unipc", "diffusers")[0], plain)
+    assert dearer.plain.steps == 18 and dearer.verdict == "worse"
+    assert against(case("c4d", "dear", 300.0, [50.0] * 3), plain).verdict == "undecided"
     assert [c.name for c in at_budget(results, "unipc", 18)] == [
         "uncached", "plain 18 steps", "c4d good", "diffusers bad", "cache-dit near"
     ]  # fmt: skip
