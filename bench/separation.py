@@ -13,19 +13,17 @@ import argparse
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 
 import c4d
+from bench.clips import GUIDANCE, LENGTH, paired, pipeline
 from bench.stamp import ROOT, stamp
 from c4d.core.forecast import Taylor
 from c4d.core.policy import StepMask
 from c4d.core.types import STACK, CacheMethod, Rule
 from c4d.eval.fidelity import psnr
-from c4d.eval.generate import evaluation_set, generate
-
-GUIDANCE = 4.0
+from c4d.eval.generate import generate
 
 
 def method(computed: set[int], order: int, name: str) -> CacheMethod:
@@ -48,18 +46,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=48)
     parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--length", type=int, default=16, help="max_sequence_length of the prompt")
+    parser.add_argument("--length", type=int, default=LENGTH, help="max_sequence_length of the prompt")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=ROOT / "docs/measurements/wan-tiny/separation.md")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    from diffusers import WanPipeline
-
-    pipe: Any = WanPipeline.from_pretrained(ROOT / "c4d" / "assets" / "wan_tiny")
-    pipe.set_progress_bar_config(disable=True)
-    half = options.clips // 2
-    seen, held = evaluation_set("seen", half), evaluation_set("held_out", half)
-    attributes, seeds = [*seen[0], *held[0]], [*seen[1], *held[1]]
+    pipe = pipeline()
+    attributes, seeds = paired(options.clips)
 
     def clips(cache: CacheMethod | None) -> torch.Tensor:
         setting = {"steps": options.steps, "guidance_scale": GUIDANCE, "max_sequence_length": options.length}

@@ -1,0 +1,116 @@
+"""What is measured, each at several budgets: fewer plain steps and c4d's methods; the peers' are in others.py."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import c4d
+from bench.peers import Begin
+
+PLAIN = (*range(6, 22), 23, 25, 26, 28, 30, 40)
+SAMPLERS = ("unipc", "euler")
+Open = Callable[[Any], AbstractContextManager[Begin]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """``system`` and ``method`` group the settings of one method; ``open(pipe)`` applies it and gives its reset."""
+
+    system: str
+    method: str
+    setting: str
+    steps: int
+    open: Open
+
+    @property
+    def name(self) -> str:
+        return " ".join(part for part in (self.system, self.method, self.setting) if part)
+
+
+def use_sampler(pipe: Any, name: str) -> None:
+    """Euler with the flow shift of the model's own UniPC."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
+
+    own = UniPCMultistepScheduler.from_pretrained(pipe.config._name_or_path, subfolder="scheduler")
+    euler = FlowMatchEulerDiscreteScheduler(shift=own.config.flow_shift)
+    pipe.scheduler = {"unipc": own, "euler": euler}[name]
+
+
+def uncached(steps: int) -> Case:
+    return replace(plain(steps), system="uncached", method="")
+
+
+def plain(steps: int) -> Case:
+    return Case("plain", f"{steps} steps", "", steps, lambda pipe: contextlib.nullcontext(lambda: None))
+
+
+def mask(count: int, steps: int) -> list[int]:
+    """The first three steps, then evenly to the last: ``count`` of them."""
+    rest = count - 3
+    return sorted({0, 1, 2, *(2 + round((i + 1) * (steps - 3) / rest) for i in range(rest))})
+
+
+def every(n: int, steps: int) -> list[int]:
+    """Every n-th step and the last."""
+    return sorted({*range(0, steps, n), steps - 1})
+
+
+def _listed(computed: list[int]) -> str:
+    return "/".join(map(str, computed))
+
+
+def _ours(steps: int, method: str, setting: str, text: str) -> Case:
+    @contextmanager
+    def apply(pipe: Any) -> Iterator[Begin]:
+        with c4d.cached(pipe, text):
+            yield lambda: None
+
+    return Case("c4d", method, setting, steps, apply)
+
+
+def ours(steps: int) -> list[Case]:
+    rows = [("fora", f"interval={n}", f"fora:interval={n}") for n in (2, 3, 5)]
+    for name, site, order, warmup, intervals in (
+        ("taylorseer", "", 1, 1, (2, 3, 5)),
+        ("taylorseer", "", 1, 3, (2, 3, 5)),
+        ("taylorseer", "", 2, 1, (3, 5)),
+        ("taylorseer-lite", "", 1, 1, (2, 3, 5)),
+        ("taylorseer-lite", "", 2, 1, (3, 5)),
+        ("taylorseer-lite", "@stack", 0, 1, (3, 5)),
+        ("taylorseer-lite", "@stack", 1, 1, (2, 3, 5)),
+        ("taylorseer-lite", "@stack", 1, 3, (3, 5)),
+        ("taylorseer-lite", "@stack", 2, 1, (3, 5)),
+    ):
+        for n in intervals:
+            text = f"{name}:interval={n},order={order},warmup={warmup}{site}"
+            rows.append((f"{name}{site} order={order},warmup={warmup}", f"interval={n}", text))
+    for forecast, intervals in (
+        ("hold", (2, 3, 4, 5)),
+        ("taylor:order=1", (2, 3, 4, 5)),
+        ("newton:order=2", (2, 3, 4)),
+    ):
+        for n in intervals:
+            text = f"schedule:computed={_listed(every(n, steps))}+{forecast}"
+            rows.append((f"schedule+{forecast}", f"every {n}. and the last", text))
+    for count in (17, 25):
+        text = f"schedule:computed={_listed(mask(count, steps))}+taylor:order=1"
+        rows.append(("schedule+taylor:order=1, three first", f"{count} steps", text))
+    for threshold in (0.3, 0.5):
+        text = f"teacache:threshold={threshold},fit=wan2.1-t2v-1.3b"
+        rows.append(("teacache fit=wan2.1-t2v-1.3b", f"threshold={threshold}", text))
+    raw = "coefficients=1/0,signal=time_embedding"
+    for threshold in (0.15, 0.2, 0.3):
+        for more, name in (("", ""), (",warmup=3+taylor:order=1", "+taylor:order=1")):
+            text = f"teacache:threshold={threshold},{raw}{more}"
+            setting = f"threshold={threshold}{more.partition('+')[0]}"
+            rows.append((f"teacache raw time_embedding{name}", setting, text))
+    for threshold in (0.08, 0.16, 0.3):
+        rows.append(("first-block", f"threshold={threshold}", f"first-block:threshold={threshold}"))
+    for threshold in (0.08, 0.12, 0.16):
+        text = f"first-block:threshold={threshold},warmup=4+taylor:order=1"
+        rows.append(("first-block+taylor:order=1", f"threshold={threshold},warmup=4", text))
+    return [_ours(steps, *row) for row in rows]
