@@ -19,7 +19,7 @@ SIZES: Mapping[str, Mapping[str, Any]] = {
     "tiny": {"num_attention_heads": 2, "attention_head_dim": 12, "ffn_dim": 32, "num_layers": 8, "text_dim": 16},
     "mid": {"num_attention_heads": 6, "attention_head_dim": 64, "ffn_dim": 1536, "num_layers": 8, "text_dim": 64},
 }
-LATENTS = {"tiny": (1, 4, 2, 16, 16), "mid": (1, 4, 5, 24, 24)}  # 128 and 720 tokens
+LATENTS = {"tiny": (1, 4, 2, 16, 16), "mid": (1, 4, 3, 24, 24)}  # 128 and 432 tokens
 
 
 class Wan:

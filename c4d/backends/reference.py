@@ -27,14 +27,15 @@ class Reference:
 
     def lincomb(self, features: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
         dtype = features[0].dtype
-        exact = torch.float64 if dtype == torch.float64 else torch.float32
+        if narrow := dtype != torch.float64 and dtype != torch.float32:
+            features = [feature.float() for feature in features]
         if len(features) > 1 and weights[0] == 1.0:  # a residual on its base: one pass over the memory less
-            total, done = torch.add(features[0].to(exact), features[1].to(exact), alpha=weights[1]), 2
+            total, done = torch.add(features[0], features[1], alpha=weights[1]), 2
         else:
-            total, done = features[0].to(exact) * weights[0], 1
+            total, done = features[0] * weights[0], 1
         for feature, weight in zip(features[done:], weights[done:], strict=True):
-            total.add_(feature.to(exact), alpha=weight)  # in place: a new large tensor costs more than the arithmetic
-        return total.to(dtype)
+            total.add_(feature, alpha=weight)  # in place: a new large tensor costs more than the arithmetic
+        return total.to(dtype) if narrow else total
 
     def change(self, now: Tensor, before: Tensor) -> Tensor:
         before = before.float()

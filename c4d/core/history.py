@@ -34,18 +34,11 @@ class History:
 
     def __init__(self, length: int, storage: Storage, backend: Primitives) -> None:
         self._storage, self._backend = storage, backend
-        self._times: deque[float] = deque(maxlen=length)
+        self._length = length
+        self.times: tuple[float, ...] = ()
         self._entries: deque[list[Tensor | Parked]] = deque(maxlen=length)
         self._shapes: list[torch.Size] = []  # of the tensors of every entry
         self.structure: Any = None  # how the tensors of an entry make up the output they came from
-
-    @property
-    def times(self) -> tuple[float, ...]:
-        return tuple(self._times)
-
-    @property
-    def newest(self) -> float | None:
-        return self._times[-1] if self._times else None
 
     @property
     def width(self) -> int:
@@ -61,15 +54,16 @@ class History:
         if shapes != self._shapes:
             self.clear()
             self._shapes = shapes
-        self._times.append(time)
+        self.times = (*self.times, time)[-self._length :]
         self._entries.append([self._keep(x.detach()) for x in tensors])
 
     def features(self, i: int) -> list[Tensor]:
         """The i-th tensor of every entry, oldest first, on the compute device."""
-        return [self._backend.fetch(x) if isinstance(x, Parked) else x for x in (e[i] for e in self._entries)]
+        held = [entry[i] for entry in self._entries]
+        return [self._backend.fetch(x) if isinstance(x, Parked) else x for x in held]
 
     def clear(self) -> None:
-        self._times.clear()
+        self.times = ()
         self._entries.clear()
 
     def storages(self) -> dict[int, int]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 from torch import nn
@@ -41,21 +41,31 @@ class CacheContext:
         self._session: Listener | None = session
         self._transformer = transformer
 
-    @contextmanager
-    def __call__(self, name: str, *args: Any, **kwargs: Any) -> Iterator[None]:
+    def __call__(self, name: str, *args: Any, **kwargs: Any) -> AbstractContextManager[None]:
         original = getattr(type(self._transformer), "cache_context", None)
-        outer = self._session.name if self._session else None
-        if self._session:
-            self._session.name = name
+        inner = nullcontext() if original is None else original(self._transformer, name, *args, **kwargs)
+        return inner if self._session is None else _Named(self._session, name, inner)
+
+
+class _Named(AbstractContextManager[None]):
+    """``inner``, and for its time the name of a branch."""
+
+    def __init__(self, session: Listener, name: str, inner: AbstractContextManager[None]) -> None:
+        self._session, self._name, self._inner = session, name, inner
+
+    def __enter__(self) -> None:
+        self._outer, self._session.name = self._session.name, self._name
         try:
-            if original is None:
-                yield
-            else:
-                with original(self._transformer, name, *args, **kwargs):
-                    yield
+            self._inner.__enter__()
+        except BaseException:
+            self._session.name = self._outer
+            raise
+
+    def __exit__(self, *exc: Any) -> bool | None:
+        try:
+            return self._inner.__exit__(*exc)
         finally:
-            if self._session:
-                self._session.name = outer
+            self._session.name = self._outer
 
 
 class Forward:

@@ -183,8 +183,10 @@ class Pass:
             self.modules_reused += reuse
         if reuse:
             history, t = self.branch.histories[place.key], self.step.index
+            if history.structure is None:
+                return self.tools.forecast(history, rule.forecast, t)
             leaves = [self.tools.forecast(history, rule.forecast, t, i) for i in range(history.width)]
-            return leaves[0] if history.structure is None else pytree.tree_unflatten(leaves, history.structure)
+            return pytree.tree_unflatten(leaves, history.structure)
         out = original(*args, **kwargs)
         leaves, structure = ([out], None) if isinstance(out, Tensor) else pytree.tree_flatten(out)
         if strange := [type(x).__name__ for x in leaves if not isinstance(x, Tensor)]:
@@ -201,7 +203,7 @@ class Pass:
         if history is None:
             history = History(rule.forecast.history, self.tools.storage, self.tools.backend)
             self.branch.histories[key] = history
-        if history.newest == self.step.index:
+        if history.times and history.times[-1] == self.step.index:
             raise RuntimeError(f"{key} ran twice in one pass; its outputs cannot be told apart and so not be cached")
         history.push(float(self.step.index), tensors)
         return history

@@ -80,7 +80,7 @@ class Tools:
     meter: Meter
     storage: Storage
     nonfinite: int = 0
-    weights: dict[Any, Sequence[float]] = field(default_factory=dict)  # by what they depend on besides the time
+    weights: dict[tuple[int, tuple[float, ...]], Sequence[float]] = field(default_factory=dict)
     weights_for: float = -1.0  # that time
 
     def forecast(
@@ -89,7 +89,7 @@ class Tools:
         """The i-th tensor of ``history`` forecast at ``t``, plus ``base``; in the dtype of ``base``, else its own."""
         if t != self.weights_for:
             self.weights, self.weights_for = {}, t
-        key = (forecaster, history.times)
+        key = (id(forecaster), history.times)  # a forecaster lives as long as its method
         weights = self.weights.get(key)
         if weights is None:
             weights = self.weights[key] = forecaster.weights(history.times, t)
