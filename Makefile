@@ -1,6 +1,6 @@
 # make demo: install, generate one clip uncached and cached with the embedded model, leave video and report in out/demo
 # make test: install, then the linters and the whole CPU suite
-# make bench: install the other systems too, and measure: step cost, fidelity, isolation (docs/measurements, an hour or two)
+# make bench: install the other systems too, and measure: isolation, step cost, fidelity (see docs/measurements/README.md)
 PYTHON ?= python3
 export OMP_WAIT_POLICY ?= passive
 export TOKENIZERS_PARALLELISM ?= false

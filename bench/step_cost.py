@@ -117,7 +117,7 @@ def held_bytes(contender: Contender, steps: int = 10) -> int:
 
 def storages() -> dict[int, int]:
     """Address -> bytes of every tensor's storage in this process that could hold a feature."""
-    tensors = [x for x in gc.get_objects() if isinstance(x, Tensor) and x.device.type == "cpu"]
+    tensors = [x for x in gc.get_objects() if issubclass(type(x), Tensor) and x.device.type == "cpu"]
     held = {(s := x.untyped_storage()).data_ptr(): s.nbytes() for x in tensors}
     return {address: size for address, size in held.items() if size >= SMALL}
 
@@ -274,8 +274,8 @@ def main() -> int:
         "",
         *loop_section("tiny", tiny, 5 * options.loop_rounds),
         "",
-        "On the tiny model a reused pass has so little arithmetic that the host time above is a notable part of it; the "
-        "share is reported here, the limit holds for the mid-size model.",
+        "On the tiny model a reused pass has so little arithmetic that the host time above is a notable part of it: "
+        "the share is reported here, and the limit holds for the mid-size model.",
         "",
         f"Limits ({LIMITS['stack']:g} ms over the ideal at the stack, {LIMITS['modules']:g} ms for modules; the first "
         f"method of c4d in a table holds at most what the peers hold for the same; {LEAST_SHARE:g} of the allowed "

@@ -6,7 +6,6 @@ import contextlib
 import functools
 import io
 import json
-import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -28,7 +27,6 @@ def _cache_dit(steps: int, method: str, setting: str, calibrator: str | None = N
 def calibrator_config(name: str | None) -> Any:
     if name is None:
         return None
-    os.environ.setdefault("CACHE_DIT_LOG_LEVEL", "ERROR")
     import cache_dit as peer
 
     kind, _, order = name.partition(" ")

@@ -16,6 +16,7 @@ from typing import Any
 from torch import nn
 
 Begin = Callable[[], None]
+os.environ.setdefault("CACHE_DIT_LOG_LEVEL", "WARNING")  # read when it is imported; below, it tells of every call
 
 
 def versions() -> str:
@@ -31,7 +32,6 @@ def cache_dit(
     transformer: nn.Module, steps: int, *, cfg: bool = True, calibrator: Any = None, **config: Any
 ) -> Iterator[Begin]:
     """cache-dit's DBCache on Wan's blocks; ``config`` goes to DBCacheConfig, ``calibrator`` is one of its configs."""
-    os.environ.setdefault("CACHE_DIT_LOG_LEVEL", "ERROR")  # read when it is imported
     import cache_dit as peer
 
     adapter = peer.BlockAdapter(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -110,7 +109,6 @@ OURS = {
 
 
 def others() -> dict[str, Attach]:
-    os.environ.setdefault("CACHE_DIT_LOG_LEVEL", "WARNING")  # read at import; warnings are part of what is measured
     import cache_dit
     import diffusers
 

@@ -52,7 +52,6 @@ class Session:
         self._thread: int | None = None  # the one that makes the passes of this run
         self._local = _Local()
         self._clock = clock
-        self._backend = backend
         self._tools = Tools(backend, Meter(backend, agree), storage or Storage())
         self._attachments = [Attachment(self, model, spec, i) for i, (model, spec) in enumerate(transformers)]
         self._run: Run | None = None
@@ -101,8 +100,7 @@ class Session:
     def bytes(self) -> int:
         """Bytes held right now by histories and probes.
 
-        A finished branch drops its own, so that nothing is held between runs, unless a branch sat out the last step
-        alone: it goes with the next run, or with the session.
+        None between runs, unless a branch sat out the last step alone: its own go with the next run or the session.
         """
         return self._run.bytes() if self._run else 0
 
@@ -115,7 +113,7 @@ class Session:
         return Report(
             method=self.method.name,
             transformers=tuple(a.spec.transformer for a in self._attachments),
-            backend=getattr(self._backend, "name", type(self._backend).__name__),
+            backend=getattr(self._tools.backend, "name", type(self._tools.backend).__name__),
             runs=self._runs,
             timelines=timeline(entries),
             computed=len(computed),
