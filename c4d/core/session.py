@@ -148,14 +148,14 @@ class Session:
 
     def enter(self, expert: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Before the forward of a transformer: places the pass and, if no probe is needed, decides it."""
+        attachment = self._attachments[expert]
+        attachment.refuse_compiled(self.method)
         thread = threading.get_ident()
         if self.current is not None or thread != self._thread:
             self._take_over(thread)
-        attachment = self._attachments[expert]
         new_run, step = self._clock.tick(self.name, kwargs.get("timestep"), expert)
         if new_run or self._run is None:
             self._open_run()
-        attachment.refuse_compiled(self.method)
         attachment.wake()
         assert self._run is not None
         rules = self.method.rules
