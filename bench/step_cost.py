@@ -189,7 +189,8 @@ def host_section(tables: dict[str, list[Reused]], rounds: int) -> list[str]:
         "",
         f"Tiny Wan (8 blocks, 128 tokens of 24 channels), one thread, milliseconds a pass, median of {rounds} rounds. "
         "The last column is what is paid beyond the model's own embedding and head (and first block, where the method "
-        "must run it): deciding, placing, combining features, bookkeeping.",
+        "must run it): deciding, placing, combining features, bookkeeping; the median of the differences of each "
+        "round, which is not the difference of the medians.",
     ]
     for kind, rows in tables.items():
         lines += ["", f"| {kind} | ms | ms over the ideal |", "|---|---|---|"]
@@ -220,7 +221,9 @@ def loop_section(size: str, found: Sequence[Loop], rounds: int) -> list[str]:
         f"`taylorseer-lite:interval=N,order=1@stack`, UniPC, {one.steps} guided steps, median of {rounds} rounds, in "
         "turns with the uncached loop and with emptied stacks. Terms of a step in ms: "
         + ", ".join(f"{name} {value * 1e3:.3f}" for name, value in terms.items())
-        + ". Allowed = T F / (C F + (T - C)(E + H + L)), the sampler in every step.",
+        + ". F is a full step (two passes), E + H one with emptied stacks (embedding and head), L the combining of two "
+        "features alone (without the host time above). Allowed = T F / (C F + (T - C)(E + H + L)) for C of T steps "
+        "computed, the sampler in every step; shares near 1 scatter around it as the seconds do.",
         "",
         "| computed | uncached s | cached s | speed-up | allowed by the terms | share |",
         "|---|---|---|---|---|---|",

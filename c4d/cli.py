@@ -35,7 +35,7 @@ from c4d.pipelines import (
     skeleton,
     write_manifest,
 )
-from c4d.signals import Terminated, terminable
+from c4d.signals import Stops, Terminated, stoppable
 from c4d.summary import listed, summary, time_spent
 
 EPILOG = """\
@@ -111,13 +111,14 @@ def _run(arguments: list[str]) -> int:
     if given["command"] in pages:
         print(pages[given["command"]][0]())
     else:
-        with terminable():
-            _generate(read_options(given, generate))
+        with stoppable() as stops:
+            _generate(read_options(given, generate), stops)
     return 0
 
 
-def _generate(options: Options) -> None:
+def _generate(options: Options, stops: Stops) -> None:
     backend, settings, requests = _prepare(options)
+    stops.check()
     several = options.prompt_file is not None
     folders = [options.out / f"{index:03d}" if several else options.out for index in range(len(requests))]
     jobs = list(zip(folders, requests, strict=True))
@@ -136,6 +137,7 @@ def _generate(options: Options) -> None:
                 waiting = [request for folder, request in jobs if folder not in keep]
                 pipe, compiled = _load(options, settings, backend, waiting)
                 notes += compiled
+                stops.check()
             record, clip = produce(
                 pipe, request, settings, folder, backend=backend, progress=not options.quiet, notes=notes
             )

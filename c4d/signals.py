@@ -1,4 +1,4 @@
-"""SIGTERM as an exception, so that what it stops can clean up."""
+"""SIGINT and SIGTERM as exceptions that clean up what they stop, and that cannot get lost on the way."""
 
 from __future__ import annotations
 
@@ -12,18 +12,38 @@ class Terminated(BaseException):
     """SIGTERM, which schedulers send before they kill."""
 
 
+class Stops:
+    """What was asked to stop this process, if anything was."""
+
+    asked: type[BaseException] | None = None
+
+    def check(self) -> None:
+        """Raises it once more if it was caught by somebody else: imports of other packages swallow what they meet."""
+        if self.asked is not None:
+            raise self.asked
+
+
 @contextmanager
-def terminable() -> Iterator[None]:
-    """SIGTERM inside the block raises :class:`Terminated`, as Ctrl-C raises KeyboardInterrupt."""
+def stoppable() -> Iterator[Stops]:
+    """Inside the block SIGINT raises KeyboardInterrupt and SIGTERM :class:`Terminated`; an exception that one of them
+    was turned into becomes it again."""
+    stops = Stops()
     if threading.current_thread() is not threading.main_thread():
-        yield  # Python handles signals in the main thread alone
+        yield stops  # Python handles signals in the main thread alone
         return
 
-    def stop(*_: object) -> None:
-        raise Terminated
+    def stop(number: int, _: object) -> None:
+        stops.asked = KeyboardInterrupt if number == signal.SIGINT else Terminated
+        raise stops.asked
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield stops
+        stops.check()
+    except Exception as error:
+        if stops.asked is not None:
+            raise stops.asked from error
+        raise
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

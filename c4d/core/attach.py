@@ -118,6 +118,10 @@ class Attachment:
                             wanted[f"{stack.path}.{i}.{bypassed}"] = filler_forward(place, filler)
         return wanted
 
+    @property
+    def attached(self) -> bool:
+        return bool(self._stacks)
+
     def blocks(self) -> list[nn.Module]:
         return [block for stack in self._stacks for block in stack._modules.values() if block is not None]
 

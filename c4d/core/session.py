@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,15 +16,8 @@ from c4d.core.offload import Bridge, tracing
 from c4d.core.passes import Pass
 from c4d.core.run import Run, Tools, signature_of
 from c4d.core.trace import Entry, Report, timeline, why
+from c4d.core.turns import Turns
 from c4d.core.types import Action, CacheMethod, ModelSpec, Primitives, Probe, Stack
-
-ONE_EACH = "one pipeline per thread, one session per pipeline"
-
-
-class _Local(threading.local):
-    """What each thread has of its own."""
-
-    name: str | None = None
 
 
 class Session:
@@ -49,8 +41,7 @@ class Session:
             check_fit(method, spec)
         self.method = method
         self.current: Pass | None = None
-        self._thread: int | None = None  # the one that makes the passes of this run
-        self._local = _Local()
+        self._turns = Turns()
         self._clock = clock
         self._tools = Tools(backend, Meter(backend, agree), storage or Storage())
         self._attachments = [Attachment(self, model, spec, i) for i, (model, spec) in enumerate(transformers)]
@@ -90,6 +81,8 @@ class Session:
         The step index of a pass is then the number of earlier passes of its branch. Name the calls of one step with
         ``transformer.cache_context(name)`` if there are several.
         """
+        if not all(attachment.attached for attachment in self._attachments):
+            raise RuntimeError("this session is not at work: call begin inside its with block")
         self._clock = CountingClock(len(timesteps), "call session.begin(timesteps)")
 
     @property
@@ -126,17 +119,17 @@ class Session:
             host_reads=self._tools.meter.host_reads,
             nonfinite=self._tools.nonfinite,
             seconds={"computed": sum(e.seconds for e in computed), "reused": sum(e.seconds for e in reused)},
-            why=why(self.method.rules, entries),
+            why=why(self.method.rules, entries, {kind for a in self._attachments for kind in a.spec.kinds()}),
         )
 
     @property
     def name(self) -> str | None:
         """The branch that this thread's next pass belongs to, as the pipeline's ``cache_context`` gives it."""
-        return self._local.name
+        return self._turns.own.name
 
     @name.setter
     def name(self, value: str | None) -> None:
-        self._local.name = value
+        self._turns.own.name = value
 
     def __deepcopy__(self, memo: dict[int, Any]) -> None:
         return None
@@ -150,9 +143,8 @@ class Session:
         """Before the forward of a transformer: places the pass and, if no probe is needed, decides it."""
         attachment = self._attachments[expert]
         attachment.refuse_compiled(self.method)
-        thread = threading.get_ident()
-        if self.current is not None or thread != self._thread:
-            self._take_over(thread)
+        self._turns.take(self.current is not None, self._run is not None, self._clock.fresh)
+        self._abandon()
         new_run, step = self._clock.tick(self.name, kwargs.get("timestep"), expert)
         if new_run or self._run is None:
             self._open_run()
@@ -194,7 +186,7 @@ class Session:
     def leave(self, args: tuple[Any, ...], output: Any) -> None:
         """After the forward, also after one that raised (``output`` is None then)."""
         current = self.current
-        if current is None or self._thread != threading.get_ident():
+        if current is None or not self._turns.mine:
             return
         if output is None:
             self._abandon()
@@ -221,18 +213,6 @@ class Session:
             self._run.release(current.branch, self.method.rules)  # what follows (the VAE) gets the memory
 
     # -- inside
-
-    def _take_over(self, thread: int) -> None:
-        """Lets ``thread`` begin a pass where it is not simply the next one: only a new run may, and not during a pass
-        of another thread."""
-        if self.current is not None and thread != self._thread:
-            raise RuntimeError(f"another thread is inside a forward of this session; {ONE_EACH}")
-        if self._run is not None and not self._clock.fresh():
-            who = "another thread is" if thread != self._thread else "this thread is already"
-            where = "in the middle of a run" if self.current is None else "inside a forward"
-            raise RuntimeError(f"{who} {where} of this session; {ONE_EACH}")
-        self._abandon()
-        self._thread = thread
 
     def _abandon(self) -> None:
         """Ends a pass that raised; one that a KeyboardInterrupt ended is found here later, for torch runs no hooks."""

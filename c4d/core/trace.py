@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -48,8 +48,9 @@ def timeline(entries: Sequence[Entry]) -> dict[str, str]:
     return lines
 
 
-def why(rules: Sequence[Rule], entries: Sequence[Entry]) -> tuple[str, ...]:
-    """Sentences on what kept the passes of one run from being reused; none if nothing did."""
+def why(rules: Sequence[Rule], entries: Sequence[Entry], kinds: Collection[str]) -> tuple[str, ...]:
+    """Sentences on what kept the passes of one run from being reused; none if nothing did. ``kinds`` of sites that the
+    models have."""
     sentences = []
     broken = [e for e in entries if any(not change.finite for change in e.seen.values())]
     if broken:
@@ -69,7 +70,8 @@ def why(rules: Sequence[Rule], entries: Sequence[Entry]) -> tuple[str, ...]:
         if entries and not explained and all(e.actions[i] is Action.COMPUTE for e in entries):
             policy, total = rule.policy, entries[-1].step.total
             reason = policy.idle(total, measured) if isinstance(policy, Explains) else unexplained(policy)
-            sentences.append(f"nothing was reused at {', '.join(rule.at)}: {reason}")
+            where = ", ".join(site for site in rule.at if site in kinds)
+            sentences.append(f"nothing was reused at {where}: {reason}")
     return tuple(sentences)
 
 

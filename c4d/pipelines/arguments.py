@@ -137,4 +137,6 @@ def _nearest(value: int, offset: int, multiple: int) -> str:
 
 def _check_limit(axis: str, value: int, limit: int | None, most: int, name: str) -> None:
     if limit and value > most:
-        raise InputError(f"{axis} {value} is beyond what this {name} can place: its model takes at most {most}")
+        raise InputError(
+            f"{axis} {value} is beyond what this {name} can place: its model takes at most {most}; give --{axis}"
+        )

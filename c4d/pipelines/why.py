@@ -46,8 +46,10 @@ def reasons(
     if session is None or work is None:
         return []
     found = list(session["why"])
+    cold = "one-time costs of a first run count against the cached clip, which is made first"
     if not session["reused"]:
-        return found or [f"{session['method']} computed all {session['computed']} passes"]
+        found = found or [f"{session['method']} computed all {session['computed']} passes"]
+        return found + ([cold] if speedup is not None and not warm else [])
     promised = work["ratio"]
     saved = f"{1 - work['done'] / work['total']:.0%} of the {work['what']}"
     if promised < LITTLE:
@@ -57,7 +59,7 @@ def reasons(
     found += _outside(phases, saved, promised, "uncached" if speedup is not None else "cached")
     found += _passes(phases, session) if "computed" in phases["cached"] else _denoising(phases, work, saved)
     if speedup is not None and not warm:
-        found.append("one-time costs of a first run count against the cached clip, which is made first")
+        found.append(cold)
     return found
 
 
@@ -71,7 +73,7 @@ def _outside(phases: Mapping[str, Mapping[str, float]], saved: str, promised: fl
     if reachable >= NEAR * promised:
         return []
     parts = ", ".join(f"{NAMES[name]} {part:.0%}" for name, part in others.items() if part >= 0.01)
-    free = f"even if it cost nothing, the clip would be made at most {1 / outside:.1f} times as fast"
+    free = f"even if the transformer cost nothing, the clip would be made at most {1 / outside:.1f} times as fast"
     if kind == "cached":
         return [f"the cache saved {saved}, and now the transformer is {transformer:.0%} of the time ({parts}): {free}"]
     return [

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from c4d.signals import Terminated, stoppable
+
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("forks")]
 PROMPTS = [f"a red circle moving {way} on a black background" for way in ("left", "right", "up")]
 KILLS = 20
@@ -210,3 +212,17 @@ def test_files_over_the_limit_of_the_system(forks, undisturbed):
         check_parts(out, whole)
     assert forks.run(out)[0] == 0
     check_end(out, whole)
+
+
+@pytest.mark.parametrize(("number", "kind"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
+def test_a_signal_that_an_import_swallows_is_not_lost(number, kind):
+    """Lazy imports of other packages turn what they meet into ImportErrors, or into nothing."""
+    with pytest.raises(kind), stoppable():
+        try:
+            signal.raise_signal(number)
+        except BaseException as error:
+            raise ImportError("no such class") from error
+    with pytest.raises(kind), stoppable(), suppress(BaseException):
+        signal.raise_signal(number)
+    with stoppable():
+        pass

@@ -132,3 +132,41 @@ def test_the_name_of_a_call_belongs_to_its_thread():
         leave.set()
         thread.join()
         assert session.name is None
+
+
+@pytest.mark.parametrize("step", [0, 3, 6])
+def test_the_owner_of_a_run_whose_pipeline_another_thread_called_is_told(step):
+    """During a pass the other is refused, but has exchanged the timesteps by then; between two it takes over."""
+    subject, pipe, errors = SUBJECTS["wan"], built("wan", copy=3), []
+
+    def intrude(_):
+        def other():
+            try:
+                with torch.no_grad():
+                    subject.ask(pipe, prompt="B")
+            except RuntimeError as error:
+                errors.append(str(error))
+
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+
+    def in_a_pass(*_):
+        if not errors:
+            intrude(None)
+
+    with c4d.cached(pipe, subject.methods["stack"]) as session:
+        with pytest.raises(RuntimeError, match="another thread"):
+            handle = pipe.transformer.patch_embedding.register_forward_hook(in_a_pass) if step == 0 else None
+            subject.ask(pipe, callback_on_step_end=at_step(step, intrude) if step else None)
+        if handle is not None:
+            handle.remove()
+        like_alone(session, subject.ask(pipe), "wan", "stack")
+
+
+def test_a_run_cannot_be_opened_in_a_session_that_is_left():
+    pipe = built("wan", copy=3)
+    with c4d.cached(pipe.transformer, "fora:interval=2") as session:
+        session.begin([1.0])
+    with pytest.raises(RuntimeError, match="inside its with block"):
+        session.begin([1.0])

@@ -27,7 +27,7 @@ def report_of(method, steps=5, inputs=None):
 @pytest.mark.parametrize(
     ("method", "steps", "said"),
     [
-        ("fora:interval=1", 5, "at attn, cross_attn, mlp, total: interval=1 computes every step"),
+        ("fora:interval=1", 5, "at attn, cross_attn, mlp: interval=1 computes every step"),
         ("taylorseer:interval=3,warmup=5", 5, "warmup=5 computes the first 5 steps, and the run has 5"),
         ("schedule:computed=0/1/2", 3, "at stack: all 3 steps of the run are listed as computed"),
         (f"{TEA},threshold=1e9", 2, "the first 1 and last 1 steps are always computed, and the run has 2"),
