@@ -92,6 +92,13 @@ class StepMask:
     def idle(self, total: int, measured: Measured) -> str:
         return f"all {total} steps of the run are listed as computed"
 
+    def remark(self, total: int) -> str | None:
+        beyond = sorted(index for index in self.computed if index >= total)
+        listed = ", ".join(map(str, beyond))
+        return (
+            f"listed as computed, but beyond this run of {total} steps (0 to {total - 1}): {listed}" if beyond else None
+        )
+
 
 @dataclass(frozen=True)
 class Accumulate:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from c4d.core.policy import unexplained
-from c4d.core.types import Action, Change, Explains, Probe, Rule, Step
+from c4d.core.types import Action, Change, Explains, Probe, Remarks, Rule, Step
 
 
 class Entry(NamedTuple):
@@ -49,8 +49,10 @@ def timeline(entries: Sequence[Entry]) -> dict[str, str]:
 
 
 def why(rules: Sequence[Rule], entries: Sequence[Entry], kinds: Collection[str]) -> tuple[str, ...]:
-    """Sentences on what kept the passes of one run from being reused; none if nothing did. ``kinds`` of sites that the
-    models have."""
+    """Sentences on what kept the passes of one run from being reused, and on what had no effect; none if nothing did.
+
+    ``kinds`` are the sites that the models have.
+    """
     sentences = []
     broken = [e for e in entries if any(not change.finite for change in e.seen.values())]
     if broken:
@@ -66,6 +68,8 @@ def why(rules: Sequence[Rule], entries: Sequence[Entry], kinds: Collection[str])
     free = [e for e in entries if id(e) not in bound]
     measured = [(e.step, e.seen) for e in free if e.seen]
     for i, rule in enumerate(rules):
+        if entries and isinstance(rule.policy, Remarks) and (remark := rule.policy.remark(entries[-1].step.total)):
+            sentences.append(remark)
         explained = not free and (broken or anew)
         if entries and not explained and all(e.actions[i] is Action.COMPUTE for e in entries):
             policy, total = rule.policy, entries[-1].step.total

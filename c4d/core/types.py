@@ -92,6 +92,13 @@ class Explains(Protocol):
 
 
 @runtime_checkable
+class Remarks(Protocol):
+    """A policy that can tell what of it a run of ``total`` steps had no use for; None if nothing."""
+
+    def remark(self, total: int) -> str | None: ...
+
+
+@runtime_checkable
 class Forecaster(Protocol):
     """What instead: a linear combination of the last ``history`` stored features."""
 

@@ -78,3 +78,9 @@ def test_one_of_two_rules_may_be_idle_alone_and_need_not_explain_itself():
     reuse = c4d.methods.fora(interval=2).rules[0].policy
     method = CacheMethod("two", (Rule(("attn",), reuse, Hold()), Rule(("mlp",), Always(), Hold())))
     assert report_of(method).why == ("nothing was reused at mlp: Always computed every step",)
+
+
+def test_a_schedule_that_goes_beyond_the_run_says_so():
+    report = report_of("schedule:computed=0/2/7/9", 5)
+    assert report.timelines == {"0": "CrCrr"}
+    assert report.why == ("listed as computed, but beyond this run of 5 steps (0 to 4): 7, 9",)
