@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import c4d
+from bench import peers
 
 FOREVER = 10**6  # steps: a run that does not end while its passes are timed
 COMMON = {"patch_size": (1, 2, 2), "in_channels": 4, "out_channels": 4, "qk_norm": "rms_norm_across_heads"}
@@ -84,7 +85,7 @@ def uncached() -> Contender:
 
 def hook_config(kind: str, interval: int) -> Any:
     """diffusers' configuration of a kind that reuses all it can, but for every ``interval``-th step."""
-    from diffusers import FirstBlockCacheConfig, MagCacheConfig, TaylorSeerCacheConfig
+    from diffusers import FirstBlockCacheConfig, MagCacheConfig
 
     if kind == "first block":
         return FirstBlockCacheConfig(threshold=1e9)
@@ -93,10 +94,7 @@ def hook_config(kind: str, interval: int) -> Any:
         return MagCacheConfig(
             num_inference_steps=10_000, mag_ratios=ratios, threshold=1e9, max_skip_steps=10_000, retention_ratio=few
         )
-    where = {"use_lite_mode": True} if kind == "lite" else {"cache_identifiers": [r"blocks\.\d+\.(attn1|attn2|ffn)"]}
-    return TaylorSeerCacheConfig(
-        cache_interval=interval, disable_cache_before_step=3, taylor_factors_dtype=torch.float32, **where
-    )
+    return peers.taylorseer_config(interval, 1, lite=kind == "lite")
 
 
 def seconds_in_turns(turns: Sequence[Callable[[], Any]], rounds: int, warm: int) -> list[list[float]]:

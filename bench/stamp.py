@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
 from datetime import date
@@ -13,27 +12,18 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def stamp(command: str, threads: int) -> list[str]:
     """Markdown lines that say where and with what a measurement was made."""
-    import diffusers
-    import torch
-    import transformers
+    from c4d.pipelines.report import about_here
 
-    versions = f"torch {torch.__version__}, diffusers {diffusers.__version__}, transformers {transformers.__version__}"
+    here = about_here()
+    machine, found = here["machine"], here["versions"]
+    versions = ", ".join(f"{package} {found[package]}" for package in ("torch", "diffusers", "transformers"))
     return [
         f"- Command: `{command}`",
-        f"- Machine: {_processor()}, {os.cpu_count()} cores, {threads} thread(s), {platform.system()}",
-        f"- Versions: Python {platform.python_version()}, {versions}",
+        f"- Machine: {machine['processor']}, {machine['cores']} cores, {threads} thread(s), {platform.system()}",
+        f"- Versions: Python {found['python']}, {versions}",
         f"- Commit: {_commit()}",
         f"- Date: {date.today().isoformat()}",
     ]
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def _commit() -> str:

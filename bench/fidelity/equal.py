@@ -13,7 +13,7 @@ import c4d
 from bench import peers
 from bench.clips import GUIDANCE, LENGTH, paired
 from bench.fidelity.cases import every, mask
-from bench.fidelity.others import calibrator_config, static_mask, taylorseer_config
+from bench.fidelity.others import calibrator_config, static_mask
 from c4d.core.forecast import Hold, Taylor
 from c4d.core.policy import StepMask
 from c4d.core.types import MODULE_KINDS, OUTPUT, STACK, CacheMethod, Forecaster, Probe, Rule
@@ -59,7 +59,9 @@ def _taylorseer(steps: int) -> Iterator[Pair]:
             own = f"taylorseer{name}:interval={INTERVAL},order={order},warmup={WARMUP}"
             yield Pair(
                 f"diffusers TaylorSeer{name} order={order}",
-                lambda t, order=order, lite=lite: peers.hooks(t, taylorseer_config(INTERVAL, order, WARMUP, lite)),
+                lambda t, order=order, lite=lite: peers.hooks(
+                    t, peers.taylorseer_config(INTERVAL, order, WARMUP, lite)
+                ),
                 (
                     ("its steps, differences from step 0 on", method(theirs, Taylor(order), at, base), ""),
                     (

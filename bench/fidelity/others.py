@@ -14,8 +14,6 @@ from bench import peers
 from bench.fidelity.cases import Case, every, mask
 from bench.peers import Begin
 
-MODULES = [r"blocks\.\d+\.(attn1|attn2|ffn)"]
-
 
 def _cache_dit(steps: int, method: str, setting: str, calibrator: str | None = None, **config: Any) -> Case:
     def apply(pipe: Any) -> AbstractContextManager[Begin]:
@@ -66,21 +64,6 @@ def _diffusers(steps: int, method: str, setting: str, config: Callable[[Any], An
     return Case("diffusers", method, setting, steps, lambda pipe: peers.hooks(pipe.transformer, config(pipe)))
 
 
-def taylorseer_config(interval: int, order: int, warmup: int = 3, lite: bool = False) -> Any:
-    """Factors in float32 (the default is bfloat16); the modules are named, for the default pattern matches none."""
-    import torch
-    from diffusers import TaylorSeerCacheConfig
-
-    extra = {"use_lite_mode": True} if lite else {"cache_identifiers": MODULES}
-    return TaylorSeerCacheConfig(
-        cache_interval=interval,
-        disable_cache_before_step=warmup,
-        max_order=order,
-        taylor_factors_dtype=torch.float32,
-        **extra,
-    )
-
-
 def diffusers(steps: int, calibrate: Callable[[], list[float]]) -> list[Case]:
     """``calibrate`` gives MagCache's ratios for the sampler at hand; it is called when such a case is opened."""
 
@@ -106,7 +89,7 @@ def diffusers(steps: int, calibrate: Callable[[], list[float]]) -> list[Case]:
     ):
         for n in intervals:
             method = f"TaylorSeer{'-lite' if lite else ''} order={order}"
-            make = functools.partial(taylorseer_config, n, order, lite=lite)
+            make = functools.partial(peers.taylorseer_config, n, order, lite=lite)
             rows.append(_diffusers(steps, method, f"interval={n}", lambda pipe, make=make: make()))
     for skips in (3, 5):
         ones = config("MagCacheConfig", num_inference_steps=steps, mag_ratios=[1.0] * steps, max_skip_steps=skips)

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import torch
 from torch import nn
 
 Begin = Callable[[], None]
@@ -58,3 +59,17 @@ def hooks(transformer: Any, config: Any) -> Iterator[Begin]:
         yield transformer._reset_stateful_cache
     finally:
         transformer.disable_cache()
+
+
+def taylorseer_config(interval: int, order: int, warmup: int = 3, lite: bool = False) -> Any:
+    """Factors in float32 (the default is bfloat16); the modules are named, for the default pattern matches none."""
+    from diffusers import TaylorSeerCacheConfig
+
+    extra = {"use_lite_mode": True} if lite else {"cache_identifiers": [r"blocks\.\d+\.(attn1|attn2|ffn)"]}
+    return TaylorSeerCacheConfig(
+        cache_interval=interval,
+        disable_cache_before_step=warmup,
+        max_order=order,
+        taylor_factors_dtype=torch.float32,
+        **extra,
+    )

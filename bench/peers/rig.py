@@ -114,12 +114,8 @@ def others() -> dict[str, Attach]:
 
     blocks = {"Fn_compute_blocks": 1, "Bn_compute_blocks": 0, "max_warmup_steps": 4, "residual_diff_threshold": 0.24}
     calibrator = cache_dit.TaylorSeerCalibratorConfig(taylorseer_order=1)
-    first, lite = (
-        diffusers.FirstBlockCacheConfig(threshold=0.15),
-        diffusers.TaylorSeerCacheConfig(
-            cache_interval=3, disable_cache_before_step=2, taylor_factors_dtype=torch.float32, use_lite_mode=True
-        ),
-    )
+    first = diffusers.FirstBlockCacheConfig(threshold=0.15)
+    lite = peers.taylorseer_config(3, 1, warmup=2, lite=True)
     return {
         "cache-dit DBCache": lambda model, _: peers.cache_dit(model, STEPS, **blocks),
         "cache-dit + TaylorSeer": lambda model, _: peers.cache_dit(model, STEPS, calibrator=calibrator, **blocks),

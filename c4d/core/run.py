@@ -81,7 +81,7 @@ class Tools:
     storage: Storage
     nonfinite: int = 0
     weights: dict[tuple[int, tuple[float, ...]], Sequence[float]] = field(default_factory=dict)
-    weights_for: float = -1.0  # that time
+    weights_for: float = -1.0  # the time of the step that they were made for
 
     def forecast(
         self, history: History, forecaster: Forecaster, t: float, i: int = 0, base: Tensor | None = None

@@ -67,12 +67,12 @@ def why(rules: Sequence[Rule], entries: Sequence[Entry], kinds: Collection[str])
     bound = {id(e) for e in (*broken, *anew, *first)}
     free = [e for e in entries if id(e) not in bound]
     measured = [(e.step, e.seen) for e in free if e.seen]
-    for i, rule in enumerate(rules):
-        if entries and isinstance(rule.policy, Remarks) and (remark := rule.policy.remark(entries[-1].step.total)):
+    explained = not free and (broken or anew)
+    for i, rule in enumerate(rules if entries else ()):
+        policy, total = rule.policy, entries[-1].step.total
+        if isinstance(policy, Remarks) and (remark := policy.remark(total)):
             sentences.append(remark)
-        explained = not free and (broken or anew)
-        if entries and not explained and all(e.actions[i] is Action.COMPUTE for e in entries):
-            policy, total = rule.policy, entries[-1].step.total
+        if not explained and all(e.actions[i] is Action.COMPUTE for e in entries):
             reason = policy.idle(total, measured) if isinstance(policy, Explains) else unexplained(policy)
             where = ", ".join(site for site in rule.at if site in kinds)
             sentences.append(f"nothing was reused at {where}: {reason}")

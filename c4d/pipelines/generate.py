@@ -65,7 +65,7 @@ def generate(
 
         def after_step(_pipe: Any, index: int, _timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
             bar.total = getattr(pipe, "num_timesteps", steps)  # second-order samplers make more passes than steps
-            if session is not None:
+            if session is not None and progress:
                 trace = session.trace
                 computed = sum(entry.computed for entry in trace)
                 bar.set_postfix(computed=computed, reused=len(trace) - computed, refresh=False)
