@@ -10,7 +10,7 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from c4d.backends import BACKENDS, load, select
+from c4d.backends import known, load, select
 from c4d.core.forecast import FORECASTERS
 from c4d.core.grammar import describe
 from c4d.core.methods import METHODS
@@ -68,7 +68,7 @@ def doctor_text() -> str:
         except PackageNotFoundError:
             lines.append(f"  {package:<13} missing")
     lines += ["", "BACKENDS"]
-    for name in BACKENDS:
+    for name in known():
         try:
             backend = load(name)
         except ImportError as error:

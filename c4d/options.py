@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from c4d.backends import BACKENDS
+from c4d.backends import known
 from c4d.pipelines import EMBEDDED, InputError
 
 
@@ -87,7 +87,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
     how = add("how to run")
     option(how, "--cache", none_or_text, "TEXT", "caching method, such as fora:interval=3 (c4d methods); default none")
-    option(how, "--backend", str, "NAME", f"auto, {', '.join(BACKENDS)}; default auto")
+    option(how, "--backend", str, "NAME", f"auto, {', '.join(known())}; default auto")
     option(how, "--dtype", str, "NAME", "of the weights: float32, bfloat16, float16; default: the backend's own")
     option(how, "--threads", whole, "N", "CPU threads; default: the embedded model's own (1), else torch's choice")
     option(how, "--history-dtype", str, "NAME", "what the cache keeps its features in; default: as computed")

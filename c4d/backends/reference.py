@@ -2,14 +2,59 @@
 
 from __future__ import annotations
 
+import platform
 import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from types import MappingProxyType
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from c4d.backends.base import Memory
+from c4d.backends.kernels import Call, Kernel, Limits, Unsupported, choose, names
 from c4d.core.types import Parked
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+TILE = 1 << 24  # logits held at once by the attention written out: 64 MiB in fp32
+
+
+def sdpa(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None, causal: bool, lse: bool
+) -> tuple[Tensor, None]:
+    """torch's own attention; which of its kernels runs is torch's choice."""
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, scale=scale)
+    return out.transpose(1, 2), None
+
+
+def written_out(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None, causal: bool, lse: bool
+) -> tuple[Tensor, Tensor]:
+    """Two matrix products and a softmax in fp32 (fp64 for fp64), a tile of queries at a time."""
+    wide = torch.promote_types(q.dtype, torch.float32)
+    q_, k_, v_ = (x.transpose(1, 2).to(wide) for x in (q, k, v))
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    B, Sq, H, D = q.shape
+    Sk = k.shape[1]
+    out, total = torch.empty(B, H, Sq, D, dtype=wide, device=q.device), q_.new_empty(B, H, Sq)
+    rows = max(1, TILE // max(1, B * H * Sk))
+    for start in range(0, Sq, rows):
+        tile = slice(start, start + rows)
+        logits = q_[:, :, tile] @ k_.mT * scale
+        if causal:
+            behind = torch.arange(Sq, device=q.device)[tile, None] < torch.arange(Sk, device=q.device)
+            logits.masked_fill_(behind, -torch.inf)
+        elif mask is not None:
+            part = mask[:, :, tile] if mask.shape[2] > 1 else mask
+            logits = logits.masked_fill(~part, -torch.inf) if mask.dtype == torch.bool else logits + part
+        total[:, :, tile] = logits.logsumexp(-1)
+        seen = total[:, :, tile].clamp_min(torch.finfo(wide).min)  # nothing seen: exp(-inf - finite) = 0
+        out[:, :, tile] = (logits - seen[..., None]).exp() @ v_
+    return out.transpose(1, 2).to(q.dtype), total.float()
 
 
 class Reference:
@@ -19,16 +64,100 @@ class Reference:
     device_type = "cpu"
     collectives = "gloo"
     default_dtype = torch.float32
+    dtypes = DTYPES
     asynchronous = False
     verified = "every test of the suite runs on it"
+
+    attention_kernels: Mapping[str, Kernel] = MappingProxyType(
+        {
+            "sdpa": Kernel("torch's scaled_dot_product_attention", Limits(DTYPES, lse=False), sdpa),
+            "written-out": Kernel("matrix products and a softmax in fp32, tile by tile", Limits(DTYPES), written_out),
+        }
+    )
 
     def missing(self) -> str | None:
         return None
 
-    def lincomb(self, features: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    def hardware(self) -> str:
+        return platform.processor() or platform.machine()
+
+    # -- attention
+
+    def attention(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        mask: Tensor | None = None,
+        scale: float | None = None,
+        causal: bool = False,
+        kernel: str = "auto",
+    ) -> Tensor:
+        chosen = choose(self.attention_kernels, Call.of(q, k, v, mask, causal), kernel)
+        return chosen.run(q, k, v, mask, scale, causal, False)[0]
+
+    def attention_lse(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        mask: Tensor | None = None,
+        scale: float | None = None,
+        causal: bool = False,
+        kernel: str = "auto",
+    ) -> tuple[Tensor, Tensor]:
+        chosen = choose(self.attention_kernels, Call.of(q, k, v, mask, causal, lse=True), kernel)
+        out, lse = chosen.run(q, k, v, mask, scale, causal, True)
+        assert lse is not None
+        return out, lse
+
+    # -- norm and rotary embedding
+
+    def rms_norm(self, x: Tensor, weight: Tensor | None, *, eps: float) -> Tensor:
+        check_norm(x, weight)
+        if weight is None or weight.numel() == x.shape[-1]:
+            return F.rms_norm(x, x.shape[-1:], weight, eps)
+        return F.rms_norm(x.flatten(2), weight.shape, weight, eps).view_as(x)
+
+    def rotary(self, x: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool, tokens: int | None = None) -> Tensor:
+        turned = check_rotary(x, cos, sin, tokens)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        c, s = (table.to(wide).unsqueeze(-2) for table in (cos, sin))
+        half = x.shape[-1] // 2
+        first, second = (slice(0, None, 2), slice(1, None, 2)) if interleaved else (slice(0, half), slice(half, None))
+        a, b = x[:, :turned, :, first], x[:, :turned, :, second]
+        out = torch.empty_like(x)
+        out[:, :turned, :, first] = a * c - b * s
+        out[:, :turned, :, second] = a * s + b * c
+        out[:, turned:] = x[:, turned:]
+        return out
+
+    def norm_rotary(
+        self,
+        x: Tensor,
+        weight: Tensor | None,
+        cos: Tensor,
+        sin: Tensor,
+        *,
+        eps: float,
+        interleaved: bool,
+        tokens: int | None = None,
+    ) -> Tensor:
+        return self.rotary(self.rms_norm(x, weight, eps=eps), cos, sin, interleaved=interleaved, tokens=tokens)
+
+    # -- caching
+
+    def lincomb(self, features: Sequence[Tensor], weights: Sequence[float] | Tensor) -> Tensor:
         dtype = features[0].dtype
         if narrow := dtype != torch.float64 and dtype != torch.float32:
             features = [feature.float() for feature in features]
+        if isinstance(weights, Tensor):  # on the device: never read here
+            total = features[0] * weights[0]
+            for feature, weight in zip(features[1:], weights[1:], strict=True):
+                total.addcmul_(feature, weight)
+            return total.to(dtype)
         if len(features) > 1 and weights[0] == 1.0:  # a residual on its base: one pass over the memory less
             total, done = torch.add(features[0], features[1], alpha=weights[1]), 2
         else:
@@ -41,6 +170,8 @@ class Reference:
         before = before.float()
         return torch.stack(((now.float() - before).abs().sum(), before.abs().sum()))
 
+    # -- memory
+
     def offload(self, x: Tensor) -> Parked:
         return Parked(x.detach().to("cpu", copy=True), x.device)
 
@@ -50,9 +181,50 @@ class Reference:
     def synchronize(self) -> None:
         return None
 
+    def memory(self) -> Memory:
+        import psutil
+
+        held, machine = psutil.Process().memory_info().rss, psutil.virtual_memory()
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        return Memory(held, held, peak, machine.available, machine.total)
+
     def reset_peak(self) -> None:
         return None  # the operating system keeps one peak for the life of the process
 
-    def peak_bytes(self) -> int:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
+    # -- processes
+
+    def generator(self, seed: int) -> torch.Generator:
+        return torch.Generator().manual_seed(seed)
+
+    def group(self, ranks: Sequence[int] | None, timeout: timedelta) -> Any:
+        return torch.distributed.new_group(
+            None if ranks is None else list(ranks), timeout=timeout, backend=self.collectives
+        )
+
+
+def check_norm(x: Tensor, weight: Tensor | None) -> None:
+    """:class:`Unsupported` unless ``weight`` norms each head of x [B, S, H, D], or all heads of a token together."""
+    if x.ndim != 4 or (weight is not None and weight.shape not in ((x.shape[3],), (x.shape[2] * x.shape[3],))):
+        raise Unsupported(
+            f"a norm takes x [B, S, H, D] and a weight [D] or [H * D]; these are {list(x.shape)} and "
+            f"{None if weight is None else list(weight.shape)}"
+        )
+
+
+def check_rotary(x: Tensor, cos: Tensor, sin: Tensor, tokens: int | None) -> int:
+    """How many leading tokens are turned; :class:`Unsupported` for tables that do not fit x [B, S, H, D]."""
+    turned = x.shape[1] if tokens is None else tokens
+    tables = ((turned, x.shape[-1] // 2), (x.shape[0], turned, x.shape[-1] // 2), (1, turned, x.shape[-1] // 2))
+    if x.ndim != 4 or x.shape[-1] % 2 or turned > x.shape[1] or cos.shape != sin.shape or cos.shape not in tables:
+        raise Unsupported(
+            f"a rotary embedding of {turned} tokens takes x [B, S, H, D] with an even D and tables [{turned}, D/2] or "
+            f"[B, {turned}, D/2]; these are {list(x.shape)}, {list(cos.shape)} and {list(sin.shape)}"
+        )
+    return turned
+
+
+def check_dtype(what: str, allowed: tuple[torch.dtype, ...], *tensors: Tensor) -> None:
+    """:class:`Unsupported` for a tensor of a dtype that the primitive ``what`` does not take."""
+    for x in tensors:
+        if x.dtype not in allowed:
+            raise Unsupported(f"{what} takes {names(allowed)}, not {names([x.dtype])}")

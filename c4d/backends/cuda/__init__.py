@@ -1,20 +1,18 @@
-"""NVIDIA GPUs: the reference primitives on the device. Not yet verified on hardware."""
+"""NVIDIA GPUs. Not yet verified on hardware."""
 
 from __future__ import annotations
 
 import torch
 
-from c4d.backends.reference import Reference
+from c4d.backends.accelerator import Accelerator
 
 
-class Cuda(Reference):
-    """Plain torch on an NVIDIA GPU; its memory figures are the caching allocator's."""
+class Cuda(Accelerator):
+    """The reference primitives on an NVIDIA GPU; its memory figures are the caching allocator's."""
 
     name = "cuda"
     device_type = "cuda"
     collectives = "nccl"
-    default_dtype = torch.bfloat16
-    asynchronous = True
     verified = "not verified on hardware"
 
     def missing(self) -> str | None:
@@ -22,11 +20,6 @@ class Cuda(Reference):
             return f"this torch ({torch.__version__}) is built without CUDA"
         return None if torch.cuda.is_available() else "torch finds no CUDA device (driver, or CUDA_VISIBLE_DEVICES)"
 
-    def synchronize(self) -> None:
-        torch.cuda.synchronize()
-
-    def reset_peak(self) -> None:
-        torch.cuda.reset_peak_memory_stats()
-
-    def peak_bytes(self) -> int:
-        return torch.cuda.max_memory_allocated()
+    def hardware(self) -> str:
+        major, minor = torch.cuda.get_device_capability()
+        return f"{torch.cuda.get_device_name()}, compute capability {major}.{minor}"
