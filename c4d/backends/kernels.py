@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -74,27 +74,28 @@ def mask_kind(q: Tensor, k: Tensor, mask: Tensor | None, causal: bool) -> str:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a kernel takes: dtypes, kinds of masks (``MASKS``; no mask always), head sizes, whether it gives the LSE."""
+    """What a kernel takes: dtypes, kinds of masks (``MASKS``; no mask always), head sizes (None: any), LSE or not."""
 
     dtypes: tuple[torch.dtype, ...]
     masks: tuple[str, ...] = tuple(MASKS)
-    head_max: int | None = None
-    head_multiple: int = 1
+    head_sizes: Sequence[int] | None = None
     lse: bool = True
 
     def refusal(self, call: Call) -> str | None:
         """The first limit that ``call`` passes, in words; None if it passes none."""
         if call.dtype not in self.dtypes:
             return f"takes {names(self.dtypes)}, not {names([call.dtype])}"
-        if (self.head_max is not None and call.head_size > self.head_max) or call.head_size % self.head_multiple:
+        if self.head_sizes is not None and call.head_size not in self.head_sizes:
             return f"takes head sizes {self.heads()}, not {call.head_size}"
         if call.mask != NONE and call.mask not in self.masks:
             return f"does not take {MASKS[call.mask]}"
         return "does not give the log-sum-exp" if call.lse and not self.lse else None
 
     def heads(self) -> str:
-        most = "of any size" if self.head_max is None else f"up to {self.head_max}"
-        return most if self.head_multiple == 1 else f"{most} that are multiples of {self.head_multiple}"
+        sizes = self.head_sizes
+        if isinstance(sizes, range):
+            return f"from {sizes[0]} to {sizes[-1]} in steps of {sizes.step}"
+        return "of any kind" if sizes is None else ", ".join(map(str, sizes))
 
 
 # run(q, k, v, mask, scale, causal, lse) -> output [B, Sq, H, D], LSE [B, H, Sq] (None unless asked for)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from c4d.backends.base import Memory
-from c4d.backends.kernels import Call, Kernel, Limits, Unsupported, choose, names
+from c4d.backends.kernels import Call, Kernel, Limits, Run, Unsupported, choose, names
 from c4d.core.types import Parked
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -94,8 +94,8 @@ class Reference:
         causal: bool = False,
         kernel: str = "auto",
     ) -> Tensor:
-        chosen = choose(self.attention_kernels, Call.of(q, k, v, mask, causal), kernel)
-        return chosen.run(q, k, v, mask, scale, causal, False)[0]
+        run = self._kernel(Call.of(q, k, v, mask, causal), kernel, empty=not (q.numel() and k.numel()))
+        return run(q, k, v, mask, scale, causal, False)[0]
 
     def attention_lse(
         self,
@@ -108,10 +108,14 @@ class Reference:
         causal: bool = False,
         kernel: str = "auto",
     ) -> tuple[Tensor, Tensor]:
-        chosen = choose(self.attention_kernels, Call.of(q, k, v, mask, causal, lse=True), kernel)
-        out, lse = chosen.run(q, k, v, mask, scale, causal, True)
+        run = self._kernel(Call.of(q, k, v, mask, causal, lse=True), kernel, empty=not (q.numel() and k.numel()))
+        out, lse = run(q, k, v, mask, scale, causal, True)
         assert lse is not None
         return out, lse
+
+    def _kernel(self, call: Call, name: str, empty: bool) -> Run:
+        chosen = choose(self.attention_kernels, call, name)
+        return written_out if empty else chosen.run  # kernels of devices do not take tensors without numbers
 
     # -- norm and rotary embedding
 

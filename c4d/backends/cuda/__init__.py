@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cached_property
+
 import torch
 
 from c4d.backends.accelerator import Accelerator
+from c4d.backends.kernels import Kernel
 
 
 class Cuda(Accelerator):
@@ -14,6 +18,12 @@ class Cuda(Accelerator):
     device_type = "cuda"
     collectives = "nccl"
     verified = "not verified on hardware"
+
+    @cached_property
+    def attention_kernels(self) -> Mapping[str, Kernel]:  # type: ignore[override]
+        from c4d.backends.cuda.attention import kernels
+
+        return kernels(torch.cuda.get_device_capability() if torch.cuda.is_available() else None)
 
     def missing(self) -> str | None:
         if torch.version.cuda is None:
