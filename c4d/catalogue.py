@@ -6,11 +6,13 @@ import inspect
 import platform
 import re
 import textwrap
+import warnings
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from c4d.backends import known, load, select
+from c4d.backends import Backend, BackendUnavailable, known, load, select
+from c4d.backends.kernels import MASKS, names
 from c4d.core.forecast import FORECASTERS
 from c4d.core.grammar import describe
 from c4d.core.methods import METHODS
@@ -67,21 +69,45 @@ def doctor_text() -> str:
             lines.append(f"  {package:<13} {version(package)}")
         except PackageNotFoundError:
             lines.append(f"  {package:<13} missing")
-    lines += ["", "BACKENDS"]
+    lines += ["", "BACKENDS  (--backend NAME)"]
     for name in known():
         try:
             backend = load(name)
-        except ImportError as error:
+        except (ImportError, BackendUnavailable) as error:
             lines.append(f"  {name:<13} missing: {error}")
             continue
         missing = backend.missing()
         lines.append(f"  {name:<13} {'usable' if missing is None else f'cannot run here: {missing}'}")
         lines.append(f"  {'':<13} verified: {backend.verified}")
-    try:
-        automatic = select().name
-    except ImportError as error:
-        automatic = f"none ({error})"
-    return "\n".join([*lines, f"  {'auto':<13} takes {automatic}"])
+        lines += _abilities(backend) if missing is None else []
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        try:
+            automatic = select().name
+        except (ImportError, BackendUnavailable) as error:
+            automatic = f"none ({error})"
+    return "\n".join([*lines, f"  {'auto':<13} takes {automatic}", *(f"  {'':<13} {w.message}" for w in said)])
+
+
+def _abilities(backend: Backend) -> list[str]:
+    memory, gib = backend.memory(), 2**30
+    lines = [
+        f"device: {backend.hardware()}, {memory.free / gib:.1f} of {memory.total / gib:.1f} GiB free",
+        f"dtypes: {names(backend.dtypes)}; collectives: {backend.collectives}",
+        "attention (--attention NAME; auto takes the first that is exact and can):",
+    ]
+    for name, kernel in backend.attention_kernels.items():
+        limits = kernel.limits
+        lines.append(f"  {name:<12} {kernel.about}")
+        if missing := kernel.missing():
+            lines.append(f"  {'':<12} {missing}")
+            continue
+        masks = [kind for kind in MASKS if kind in limits.masks]
+        takes = [names(limits.dtypes), f"heads {limits.heads()}", f"masks {', '.join(masks)}"]
+        takes += ["no log-sum-exp"] * (not limits.lse) + ["lossy: runs only by name"] * kernel.lossy
+        indent = " " * 15
+        lines += textwrap.wrap("; ".join(takes), WIDTH - 16, initial_indent=indent, subsequent_indent=indent)
+    return [f"  {'':<13} {line}" for line in lines]
 
 
 def _entry(name: str, make: Callable[..., Any]) -> str:

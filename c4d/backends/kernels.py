@@ -95,7 +95,7 @@ class Limits:
         sizes = self.head_sizes
         if isinstance(sizes, range):
             return f"from {sizes[0]} to {sizes[-1]} in steps of {sizes.step}"
-        return "of any kind" if sizes is None else ", ".join(map(str, sizes))
+        return "of any size" if sizes is None else ", ".join(map(str, sizes))
 
 
 # run(q, k, v, mask, scale, causal, lse) -> output [B, Sq, H, D], LSE [B, H, Sq] (None unless asked for)

@@ -190,7 +190,7 @@ class Reference:
 
         held, machine = psutil.Process().memory_info().rss, psutil.virtual_memory()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-        return Memory(held, held, peak, machine.available, machine.total)
+        return Memory(held, held, max(held, peak), machine.available, machine.total)
 
     def reset_peak(self) -> None:
         return None  # the operating system keeps one peak for the life of the process

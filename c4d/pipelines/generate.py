@@ -78,7 +78,7 @@ def generate(
         with watch, session or nullcontext():
             output = pipe(
                 **arguments,
-                generator=torch.Generator().manual_seed(request.seed),
+                generator=backend.generator(request.seed),
                 output_type="pt",
                 callback_on_step_end=after_step,
             )

@@ -272,10 +272,9 @@ def test_tensors_that_do_not_go_together_are_refused(backend, case):
         BACKENDS[backend]().attention(q, k, v, **options)
 
 
-@pytest.mark.parametrize("name", ["flash", "cudnn", "efficient"])
-@pytest.mark.parametrize("lse", [False, True])
+@pytest.mark.parametrize(("name", "lse"), [("flash", True), ("cudnn", False), ("cudnn", True), ("efficient", False)])
 def test_torch_knows_these_operators_and_arguments_for_its_gpus(name, lse):
-    """Through torch's own shape rules for the device, with tensors that have no memory."""
+    """Through torch's own shape rules for the device, with tensors that have no memory (and so cannot be cut)."""
     with FakeTensorMode():
         q, k = (torch.empty(2, S, 4, 64, dtype=torch.bfloat16, device="cuda") for S in (37, 50))
         out, total = kernels((9, 0))[name].run(q, k, k, None, 0.1, False, lse)

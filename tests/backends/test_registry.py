@@ -1,0 +1,248 @@
+"""Which backend is taken, what is said of those that cannot run, and backends of other packages."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import zipfile
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch
+
+from c4d import backends
+from c4d.backends import Backend, BackendUnavailable
+from c4d.backends.accelerator import Accelerator
+from c4d.backends.cuda import Cuda
+from c4d.backends.reference import Reference
+
+ROOT = Path(__file__).resolve().parents[2]
+CPU = torch.device("cpu")
+
+
+def accelerator(monkeypatch, kind):
+    found = None if kind is None else torch.device(kind)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: found)
+
+
+def test_every_backend_has_all_members():
+    for name in backends.BACKENDS:
+        assert isinstance(backends.load(name), Backend)
+
+
+def test_auto_takes_the_first_that_can_run(monkeypatch):
+    monkeypatch.setattr(Cuda, "missing", lambda self: None)
+    assert backends.select().name == "cuda"
+    monkeypatch.setattr(Cuda, "missing", lambda self: "no driver")
+    accelerator(monkeypatch, None)
+    assert backends.select().name == "cpu"
+
+
+def test_auto_does_not_leave_an_accelerator_unused_in_silence(monkeypatch, recwarn):
+    accelerator(monkeypatch, "cuda")
+    monkeypatch.setattr(Cuda, "missing", lambda self: "triton is not installed")
+    assert backends.select().name == "cpu"
+    (said,) = [str(w.message) for w in recwarn]
+    assert "sees an accelerator (cuda)" in said and "triton is not installed" in said
+
+
+def test_the_host_named_is_the_host_taken_without_a_word(monkeypatch, recwarn):
+    accelerator(monkeypatch, "cuda")
+    assert backends.select("cpu").name == "cpu" and not list(recwarn)
+
+
+def test_a_backend_that_cannot_run_says_what_is_missing(monkeypatch):
+    monkeypatch.setattr(Cuda, "missing", lambda self: "torch finds no CUDA device")
+    with pytest.raises(BackendUnavailable, match="backend 'cuda' cannot run here: torch finds no CUDA device"):
+        backends.select("cuda")
+    with pytest.raises(ValueError, match="unknown backend 'gpu': known are auto, cuda, cpu"):
+        backends.select("gpu")
+
+
+def test_an_accelerator_names_what_torch_has_instead(monkeypatch):
+    class Xpu(Accelerator):
+        device_type = "xpu"
+
+    for kind, said in (
+        (None, "torch finds no accelerator"),
+        ("cuda", "torch's accelerator here is cuda"),
+        ("xpu", None),
+    ):
+        accelerator(monkeypatch, kind)
+        assert Xpu().missing() == said
+
+
+# -- backends of other packages
+
+TOY = """
+from c4d.backends.reference import Reference
+
+class Toy(Reference):
+    name = "toy"
+    verified = "in a test"
+
+    def lincomb(self, features, weights):
+        print("toy: lincomb of", len(features))
+        return super().lincomb(features, weights)
+
+class Half:
+    name = "half"
+    def missing(self):
+        return None
+"""
+
+
+def wheel(folder, entries):
+    """A package that registers backends, as pip installs it."""
+    path = folder / "toy_backend-1.0-py3-none-any.whl"
+    about = "toy_backend-1.0.dist-info"
+    with zipfile.ZipFile(path, "w") as made:
+        made.writestr("toy_backend.py", TOY)
+        made.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: toy-backend\nVersion: 1.0\n")
+        made.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nGenerator: t\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        made.writestr(f"{about}/entry_points.txt", f"[c4d.backends]\n{entries}\n")
+        made.writestr(f"{about}/RECORD", "")
+    return path
+
+
+@pytest.fixture
+def installed(tmp_path):
+    """Runs Python where the package is installed; gives exit code, output and errors."""
+
+    def with_entries(entries, *command):
+        site = tmp_path / "site"
+        if not site.exists():
+            pip = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--target", str(site)]
+            subprocess.run([*pip, str(wheel(tmp_path, entries))], check=True, env={**os.environ, "PIP_NO_INPUT": "1"})
+        path = os.pathsep.join([str(site), str(ROOT)])
+        done = subprocess.run(
+            [sys.executable, *command],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": path},
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    return with_entries
+
+
+def test_a_package_brings_a_backend_by_its_entry_point(installed):
+    entries = textwrap.dedent("""
+        toy = toy_backend:Toy
+        half = toy_backend:Half
+        gone = toy_backend:Gone
+        cpu = toy_backend:Toy
+    """)
+    code, out, err = installed(entries, "-m", "c4d.cli", "doctor")
+    assert code == 0, err
+    assert "  toy           usable" in out and "verified: in a test" in out
+    assert "  half          missing: backend 'half' (toy_backend:Half) is incomplete: it lacks device_type, coll" in out
+    assert "  gone          missing: backend 'gone' (toy_backend:Gone) cannot be loaded: AttributeError" in out
+    assert "verified: every test of the suite" in out, "the name of one of ours is not theirs to take"
+    assert "auto          takes toy" in out
+    command = ["-m", "c4d.cli", "generate", "--cache", "fora:interval=2@stack", "--steps", "3", "--frames", "1"]
+    code, out, err = installed(entries, *command, "--prompt", "a red circle on a black background", "--backend", "toy")
+    assert code == 0 and "toy: lincomb of 2" in out, err
+    code, out, err = installed(entries, *command, "--prompt", "a red circle", "--backend", "half")
+    assert code == 3 and "is incomplete" in err and "Traceback" not in err
+
+
+# -- what backends do beyond arithmetic
+
+
+def test_generators_draw_the_same_numbers_on_every_device():
+    for backend in (Reference(), Cuda()):
+        drawn = torch.randn(3, generator=backend.generator(7))
+        assert torch.equal(drawn, torch.randn(3, generator=torch.Generator().manual_seed(7)))
+
+
+def test_memory_of_the_host():
+    memory = Reference().memory()
+    assert 0 < memory.allocated <= memory.peak and 0 < memory.free < memory.total
+    held = torch.ones(1 << 26)
+    assert Reference().memory().allocated - memory.allocated > held.nbytes * 0.9
+
+
+def test_copies_go_beside_the_computation_and_in_order(monkeypatch):
+    """The order of what an accelerator is told; the streams themselves need one."""
+    told = []
+
+    class Stream:
+        def __init__(self, name):
+            self.name = "side" if isinstance(name, torch.device) else name
+
+        def wait_stream(self, other):
+            told.append(f"{self.name} waits for {other.name}")
+
+        def __enter__(self):
+            told.append(f"on {self.name}")
+
+        def __exit__(self, *exc):
+            told.append(f"off {self.name}")
+
+    class OnHost(Accelerator):
+        device_type = "cpu"
+
+    empty = torch.empty
+    monkeypatch.setattr(torch, "Stream", Stream)
+    monkeypatch.setattr(torch.accelerator, "current_stream", lambda device: Stream("main"))
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda self, stream: told.append(f"kept for {stream.name}"))
+    monkeypatch.setattr(torch, "empty", lambda *size, pin_memory, **how: told.append("pinned") or empty(*size, **how))
+    x = torch.randn(3, 4).T
+    backend = OnHost()
+    parked = backend.offload(x)
+    assert told == ["pinned", "side waits for main", "on side", "off side", "kept for side"]
+    assert parked.device == CPU and parked.tensor.data_ptr() != x.data_ptr() and torch.equal(parked.tensor, x)
+    told.clear()
+    assert torch.equal(backend.fetch(parked), x)
+    assert told == ["on side", "off side", "main waits for side", "kept for main"]
+
+
+RANKS = """
+import sys, torch, torch.distributed as dist
+from datetime import timedelta
+from c4d.backends.reference import Reference
+rank = int(sys.argv[1])
+meet = f"file://{sys.argv[2]}"
+dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=2, timeout=timedelta(seconds=60))
+both = Reference().group(None, timedelta(seconds=60))
+alone = Reference().group([0], timedelta(seconds=60))
+x = torch.ones(1) * (rank + 1)
+dist.all_reduce(x, group=both)
+assert x.item() == 3 and dist.get_backend(both) == "gloo"
+assert dist.get_world_size(alone) == (1 if rank == 0 else -1)
+hasty = Reference().group(None, timedelta(seconds=1))
+if rank == 0:
+    try:
+        dist.all_reduce(x, group=hasty)
+    except RuntimeError as error:
+        print("gave up:", str(error).splitlines()[0][:60])
+    else:
+        raise SystemExit("waited for a rank that never came")
+dist.barrier(group=both)
+"""
+
+
+def test_groups_carry_their_own_timeout(tmp_path):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", RANKS, str(rank), str(tmp_path / "meet")],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
+        )
+        for rank in (0, 1)
+    ]  # fmt: skip
+    said = [rank.communicate(timeout=120)[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], said
+    assert "gave up" in said[0]
+
+
+def test_a_group_is_asked_of_torch_with_the_backends_collectives(monkeypatch):
+    asked = {}
+    monkeypatch.setattr(torch.distributed, "new_group", lambda ranks, **options: asked.update(options, ranks=ranks))
+    Cuda().group((1, 3), timedelta(seconds=9))
+    assert asked == {"ranks": [1, 3], "timeout": timedelta(seconds=9), "backend": "nccl"}
