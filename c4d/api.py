@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from c4d.backends import Backend, select
+from c4d.backends import Backend, Unsupported, select
+from c4d.backends.kernels import names
 from c4d.core.clock import Clock, NoClock, SchedulerClock
 from c4d.core.grammar import parse
 from c4d.core.history import Storage
@@ -42,7 +43,8 @@ def cached(
     Raises:
         TypeError: a transformer without a spec (the message lists the supported ones), no transformer at all, or an
             argument of the wrong kind.
-        ValueError: a method that is unknown or would hook nothing on this model; an unknown backend or place.
+        ValueError: a method that is unknown or would hook nothing on this model; an unknown backend or place; a
+            ``history_dtype`` that the backend does not compute in.
         BackendUnavailable: a backend asked for by name that cannot run here.
     """
     _check_kinds(
@@ -51,6 +53,10 @@ def cached(
         (backend, (str, Backend), "backend", "a name from c4d doctor"),
         (history_dtype, (torch.dtype, type(None)), "history_dtype", "a torch dtype, such as torch.bfloat16"),
     )
+    chosen, storage = select(backend) if isinstance(backend, str) else backend, Storage(history_dtype, history_on)
+    if history_dtype is not None and history_dtype not in chosen.dtypes:
+        able = names(chosen.dtypes)
+        raise Unsupported(f"history_dtype is {history_dtype}; backend {chosen.name!r} computes in {able}")
     if isinstance(model, nn.Module):
         if hasattr(model, "_orig_mod"):
             raise TypeError(
@@ -66,8 +72,8 @@ def cached(
         [(transformer, spec or spec_for(transformer)) for transformer in transformers],
         parse(method) if isinstance(method, str) else method,
         clock=clock,
-        backend=select(backend) if isinstance(backend, str) else backend,
-        storage=Storage(history_dtype, history_on),
+        backend=chosen,
+        storage=storage,
     )
 
 

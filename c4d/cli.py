@@ -30,6 +30,7 @@ from c4d.pipelines import (
     compile_blocks,
     kept,
     load_pipeline,
+    parse_dtype,
     produce,
     results,
     skeleton,
@@ -186,6 +187,9 @@ def _prepare(options: Options) -> tuple[Backend, Settings, list[Request]]:
         history_dtype=options.history_dtype,
         history_on=options.history_on,
     )
+    parse_dtype(settings.dtype, backend=backend)
+    if settings.history_dtype is not None:
+        parse_dtype(settings.history_dtype, "dtype of the history", backend)
     requests = [
         Request(
             prompt=prompt,

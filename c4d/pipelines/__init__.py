@@ -6,7 +6,7 @@ from c4d.pipelines.embedded import EMBEDDED, Defaults, Embedded
 from c4d.pipelines.errors import GenerationError, InputError, OutputError
 from c4d.pipelines.generate import Clip, generate
 from c4d.pipelines.job import produce
-from c4d.pipelines.load import compile_blocks, load_pipeline
+from c4d.pipelines.load import compile_blocks, load_pipeline, parse_dtype
 from c4d.pipelines.output import alone_in
 from c4d.pipelines.request import Request
 from c4d.pipelines.results import kept, results, write_manifest
@@ -34,6 +34,7 @@ __all__ = [
     "kept",
     "load_pipeline",
     "locate",
+    "parse_dtype",
     "produce",
     "results",
     "skeleton",

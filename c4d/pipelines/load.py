@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from c4d.backends import Backend
+from c4d.backends.kernels import names
 from c4d.pipelines.directory import components, locate
 from c4d.pipelines.embedded import EMBEDDED
 from c4d.pipelines.errors import InputError
@@ -19,10 +20,14 @@ from c4d.pipelines.skeleton import AGAIN, TRANSFORMERS, listed, skeleton
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def parse_dtype(text: str, what: str = "dtype") -> torch.dtype:
-    """The dtype of that name; :class:`InputError` for another one."""
+def parse_dtype(text: str, what: str = "dtype", backend: Backend | None = None) -> torch.dtype:
+    """The dtype of that name; :class:`InputError` for another one, and for one that ``backend`` does not compute in."""
     if text not in DTYPES:
         raise InputError(f"unknown {what} {text!r}: known are {', '.join(DTYPES)}")
+    if backend is not None and DTYPES[text] not in backend.dtypes:
+        raise InputError(
+            f"{what} {text!r}: backend {backend.name!r} computes in {names(backend.dtypes)}; take one of them"
+        )
     return DTYPES[text]
 
 
@@ -46,7 +51,7 @@ def load_pipeline(
     Raises:
         InputError: as :func:`skeleton`, and for weights or a tokenizer that cannot be loaded or leave something random.
     """
-    weights = parse_dtype(dtype) if isinstance(dtype, str) else dtype or backend.default_dtype
+    weights = parse_dtype(dtype, backend=backend) if isinstance(dtype, str) else dtype or backend.default_dtype
     source, local = locate(model)
     from diffusers import DiffusionPipeline
 

@@ -94,6 +94,13 @@ class TestTheMachine:
         fails([*generate, "--backend", "cpu"], 3, "'cpu'", "no such device", "c4d doctor")
         assert not weights
 
+    def test_a_dtype_that_the_backend_does_not_compute_in(self, fails, generate, weights, monkeypatch):
+        monkeypatch.setattr(Reference, "dtypes", (torch.float32,))
+        fails([*generate, "--dtype", "float16"], 2, "dtype 'float16'", "backend 'cpu' computes in float32;")
+        cached = [*generate, "--cache", "fora:interval=2", "--history-dtype", "bfloat16"]
+        fails(cached, 2, "dtype of the history 'bfloat16'", "computes in float32;")
+        assert not weights
+
     def test_a_missing_dependency(self, fails, generate, monkeypatch):
         monkeypatch.setitem(backends.BACKENDS, "cpu", "c4d.backends.no_such_module:X")
         fails([*generate, "--backend", "cpu"], 3, "no_such_module")
@@ -298,6 +305,7 @@ def test_a_clip_of_nan_is_no_clip():
         (dict(history_dtype=3), TypeError, "history_dtype is 3; give a torch dtype"),
         (dict(history_dtype="float16"), TypeError, "history_dtype is 'float16'"),
         (dict(history_dtype=torch.int8), ValueError, "floating-point features, not torch.int8"),
+        (dict(history_dtype=torch.float8_e4m3fn), ValueError, "history_dtype is torch.float8_e4m3fn; backend 'cpu' comp"),
         (dict(history_on="disk"), ValueError, "unknown place 'disk' for the history: known are device, host"),
         (dict(history_on=None), ValueError, "unknown place None"),
     ],
