@@ -7,8 +7,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 
 import c4d
+from c4d.backends import GROUP, Backend, Unsupported
+from c4d.backends.reference import Reference
 from c4d.core.grammar import parse
 from c4d.core.methods import METHODS
 from c4d.models import SPECS
@@ -34,6 +37,21 @@ def test_adding_a_method_makes_a_method_that_works(monkeypatch):
     exec(compile(example, "adding_a_method.md", "exec"), scope)
     monkeypatch.setitem(METHODS, "my-method", scope["my_method"])
     assert parse("my-method:interval=3").rules == scope["my_method"](interval=3).rules  # type: ignore[operator]
+
+
+def test_adding_a_backend_makes_a_backend_that_works():
+    (example,) = code(ROOT / "docs/adding_a_backend.md")
+    scope: dict[str, object] = {}
+    exec(compile(example, "adding_a_backend.md", "exec"), scope)
+    mine, reference = scope["Mine"](), Reference()  # type: ignore[operator]
+    q, k, v = torch.randn(3, 2, 5, 3, 16).bfloat16()
+    for options in ({}, {"mask": torch.ones(2, 1, 1, 5) > 0}):
+        expected = reference.attention(q, k, v, **options)
+        torch.testing.assert_close(mine.attention(q, k, v, **options), expected, rtol=0.02, atol=0.02)
+    torch.testing.assert_close(mine.lincomb([q, k], [1.0, -0.5]), reference.lincomb([q, k], [1.0, -0.5]))
+    with pytest.raises(Unsupported, match=r"'einsum' does not take a boolean mask of keys.*these would do: sdpa"):
+        mine.attention(q, k, v, **options, kernel="einsum")
+    assert isinstance(mine, Backend) and GROUP in (ROOT / "docs/adding_a_backend.md").read_text()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
