@@ -64,7 +64,7 @@ class Reference:
     device_type = "cpu"
     collectives = "gloo"
     default_dtype = torch.float32
-    dtypes = DTYPES
+    dtypes: tuple[torch.dtype, ...] = DTYPES
     asynchronous = False
     verified = "every test of the suite runs on it"
 
@@ -150,6 +150,7 @@ class Reference:
     # -- caching
 
     def lincomb(self, features: Sequence[Tensor], weights: Sequence[float] | Tensor) -> Tensor:
+        check_features(features, weights)
         dtype = features[0].dtype
         if narrow := dtype != torch.float64 and dtype != torch.float32:
             features = [feature.float() for feature in features]
@@ -167,6 +168,7 @@ class Reference:
         return total.to(dtype) if narrow else total
 
     def change(self, now: Tensor, before: Tensor) -> Tensor:
+        check_pair(now, before)
         before = before.float()
         return torch.stack(((now.float() - before).abs().sum(), before.abs().sum()))
 
@@ -204,27 +206,49 @@ class Reference:
 
 def check_norm(x: Tensor, weight: Tensor | None) -> None:
     """:class:`Unsupported` unless ``weight`` norms each head of x [B, S, H, D], or all heads of a token together."""
-    if x.ndim != 4 or (weight is not None and weight.shape not in ((x.shape[3],), (x.shape[2] * x.shape[3],))):
-        raise Unsupported(
-            f"a norm takes x [B, S, H, D] and a weight [D] or [H * D]; these are {list(x.shape)} and "
-            f"{None if weight is None else list(weight.shape)}"
-        )
+    fits = weight is None or (weight.device == x.device and weight.ndim == 1)
+    if x.ndim != 4 or not fits or (weight is not None and len(weight) not in (x.shape[3], x.shape[2] * x.shape[3])):
+        raise Unsupported(f"a norm takes x [B, S, H, D] and a weight [D] or [H * D] beside it, not {shown(x, weight)}")
 
 
 def check_rotary(x: Tensor, cos: Tensor, sin: Tensor, tokens: int | None) -> int:
     """How many leading tokens are turned; :class:`Unsupported` for tables that do not fit x [B, S, H, D]."""
     turned = x.shape[1] if tokens is None else tokens
     tables = ((turned, x.shape[-1] // 2), (x.shape[0], turned, x.shape[-1] // 2), (1, turned, x.shape[-1] // 2))
-    if x.ndim != 4 or x.shape[-1] % 2 or turned > x.shape[1] or cos.shape != sin.shape or cos.shape not in tables:
+    fits = x.ndim == 4 and x.shape[-1] % 2 == 0 and turned <= x.shape[1] and x.device == cos.device == sin.device
+    if not fits or cos.shape != sin.shape or cos.shape not in tables:
         raise Unsupported(
             f"a rotary embedding of {turned} tokens takes x [B, S, H, D] with an even D and tables [{turned}, D/2] or "
-            f"[B, {turned}, D/2]; these are {list(x.shape)}, {list(cos.shape)} and {list(sin.shape)}"
+            f"[B, {turned}, D/2] beside it, not {shown(x, cos, sin)}"
         )
     return turned
+
+
+def check_features(features: Sequence[Tensor], weights: Sequence[float] | Tensor) -> None:
+    """:class:`Unsupported` unless these are K >= 1 features of one shape on one device, and K weights."""
+    if len({(x.shape, x.device) for x in features}) != 1:
+        raise Unsupported(f"lincomb takes features of one shape on one device, not {shown(*features)}")
+    if isinstance(weights, Tensor) and (weights.ndim != 1 or weights.device != features[0].device):
+        raise Unsupported(
+            f"lincomb takes numbers, or a tensor [K] beside its features, as weights, not {shown(weights)}"
+        )
+    if len(weights) != len(features):
+        raise Unsupported(f"lincomb takes a weight for each feature, not {len(weights)} for {len(features)}")
+
+
+def check_pair(now: Tensor, before: Tensor) -> None:
+    """:class:`Unsupported` unless both are of one shape and on one device."""
+    if now.shape != before.shape or now.device != before.device:
+        raise Unsupported(f"change takes two tensors of one shape on one device, not {shown(now, before)}")
 
 
 def check_dtype(what: str, allowed: tuple[torch.dtype, ...], *tensors: Tensor) -> None:
     """:class:`Unsupported` for a tensor of a dtype that the primitive ``what`` does not take."""
     for x in tensors:
         if x.dtype not in allowed:
-            raise Unsupported(f"{what} takes {names(allowed)}, not {names([x.dtype])}")
+            raise Unsupported(f"{what} takes {names(allowed)}, not {names([x.dtype])}: convert it")
+
+
+def shown(*tensors: Tensor | None) -> str:
+    said = ["none" if x is None else f"{list(x.shape)} on {x.device}" for x in tensors]
+    return ", ".join(said) or "nothing"

@@ -118,7 +118,9 @@ def lincomb(
     if plan is None:
         return lincomb([x.contiguous() for x in features], weights, block=block, warps=warps)
     on_device = isinstance(weights, Tensor)
-    given = weights.contiguous() if isinstance(weights, Tensor) else tuple(map(float, weights))  # an int 1 is compiled in
+    given = (
+        weights.contiguous() if isinstance(weights, Tensor) else tuple(map(float, weights))
+    )  # an int 1 is compiled in
     first, *strides = plan.strides
     rows, blocks, tiles, ROWS, COLS = tiling(plan, block)
     left, carried, done = list(zip(features, strides, strict=True)), False, 0
@@ -146,9 +148,7 @@ def lincomb(
     return out
 
 
-def change(
-    now: Tensor, before: Tensor, *, block: int = BLOCK, warps: int = WARPS, programs: int = PROGRAMS
-) -> Tensor:
+def change(now: Tensor, before: Tensor, *, block: int = BLOCK, warps: int = WARPS, programs: int = PROGRAMS) -> Tensor:
     """[2] fp32: sum|now - before| and sum|before|, in an order that only shape, strides and the keywords decide.
 
     ``now`` and ``before``: bf16, fp16 or fp32, of one shape, any strides; what takes more than four loops to walk is
@@ -172,7 +172,7 @@ def change(
 
 
 def tiling(plan: Walk, block: int) -> tuple[int, int, int, int, int]:
-    """Rows of the walk, tiles in a row of it and over all, and rows and columns of a tile: at most ``block`` numbers."""
+    """Rows of the walk, tiles in a row and in all, rows and columns of a tile of at most ``block`` numbers."""
     *outer, columns = plan.sizes
     rows = outer[0] * outer[1] * outer[2]
     COLS = min(block, triton.next_power_of_2(columns))
