@@ -145,7 +145,10 @@ class Reference:
         interleaved: bool,
         tokens: int | None = None,
     ) -> Tensor:
-        return self.rotary(self.rms_norm(x, weight, eps=eps), cos, sin, interleaved=interleaved, tokens=tokens)
+        check_norm(x, weight)
+        wide = torch.promote_types(x.dtype, torch.float32)  # so that there is one rounding, at the end
+        normed = self.rms_norm(x.to(wide), None if weight is None else weight.to(wide), eps=eps)
+        return self.rotary(normed, cos, sin, interleaved=interleaved, tokens=tokens).to(x.dtype)
 
     # -- caching
 
