@@ -229,7 +229,7 @@ def check_rotary(x: Tensor, cos: Tensor, sin: Tensor, tokens: int | None) -> int
 
 def check_features(features: Sequence[Tensor], weights: Sequence[float] | Tensor) -> None:
     """:class:`Unsupported` unless these are K >= 1 features of one shape on one device, and K weights."""
-    if len({(x.shape, x.device) for x in features}) != 1:
+    if not features or any(x.shape != features[0].shape or x.device != features[0].device for x in features[1:]):
         raise Unsupported(f"lincomb takes features of one shape on one device, not {shown(*features)}")
     if isinstance(weights, Tensor) and (weights.ndim != 1 or weights.device != features[0].device):
         raise Unsupported(

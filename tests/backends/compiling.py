@@ -56,7 +56,7 @@ def calls():
     rows, weights = x[:, :-12], torch.ones(3)
     yield "lincomb", lambda: lincomb([x, x, x], [1.0, 2.0, 3.0])
     yield "lincomb rows", lambda: lincomb([rows, rows, rows], weights)
-    yield "lincomb fp16", lambda: lincomb([x.half(), x.half()], [1.0, 2.0])
+    yield "lincomb fp16", lambda: lincomb([x.half(), x.half()], [1, 2])  # ints, as a caller may give them
     yield "lincomb fp32", lambda: lincomb([x.float(), x.float()], [1.0, 2.0])
     yield "lincomb odd", lambda: lincomb([x.flatten()[:-1]], [1.0])
     yield "change", lambda: change(x, rows.new_zeros(x.shape))

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from c4d.backends.cuda.strides import Walk, walk
+from c4d.backends.cuda.strides import power_of_two, tiling, walk
 
 # Not tuned on hardware: chosen so that a thread has several loads of 16 bytes under way at once.
 BLOCK = 2048  # numbers that one program takes at a time
@@ -118,11 +118,10 @@ def lincomb(
     if plan is None:
         return lincomb([x.contiguous() for x in features], weights, block=block, warps=warps)
     on_device = isinstance(weights, Tensor)
-    given = (
-        weights.contiguous() if isinstance(weights, Tensor) else tuple(map(float, weights))
-    )  # an int 1 is compiled in
+    # Floats, because Triton would compile an int of 1 into the kernel.
+    given = weights.contiguous() if isinstance(weights, Tensor) else tuple(map(float, weights))
     first, *strides = plan.strides
-    rows, blocks, tiles, ROWS, COLS = tiling(plan, block)
+    rows, blocks, tiles, ROWS, COLS = tiling(plan.sizes, block)
     left, carried, done = list(zip(features, strides, strict=True)), False, 0
     while left:
         now, left = left[:INPUTS], left[INPUTS:]
@@ -159,7 +158,7 @@ def change(now: Tensor, before: Tensor, *, block: int = BLOCK, warps: int = WARP
     plan = walk(tuple(now.shape), (now.stride(), before.stride()))
     if plan is None:
         return change(now.contiguous(), before.contiguous(), block=block, warps=warps, programs=programs)
-    rows, blocks, tiles, ROWS, COLS = tiling(plan, block)
+    rows, blocks, tiles, ROWS, COLS = tiling(plan.sizes, block)
     programs = min(programs, tiles)
     partial = now.new_empty(2, programs, dtype=torch.float32)
     out = now.new_empty(2, dtype=torch.float32)
@@ -167,15 +166,5 @@ def change(now: Tensor, before: Tensor, *, block: int = BLOCK, warps: int = WARP
         change_kernel[(programs,)](
             partial, now, before, plan.sizes, rows, blocks, tiles, plan.strides, programs, ROWS, COLS, num_warps=warps
         )
-        finish_kernel[(1,)](out, partial, programs, triton.next_power_of_2(programs), num_warps=warps)
+        finish_kernel[(1,)](out, partial, programs, power_of_two(programs), num_warps=warps)
     return out
-
-
-def tiling(plan: Walk, block: int) -> tuple[int, int, int, int, int]:
-    """Rows of the walk, tiles in a row and in all, rows and columns of a tile of at most ``block`` numbers."""
-    *outer, columns = plan.sizes
-    rows = outer[0] * outer[1] * outer[2]
-    COLS = min(block, triton.next_power_of_2(columns))
-    ROWS = min(block // COLS, triton.next_power_of_2(rows))
-    blocks = triton.cdiv(columns, COLS)
-    return rows, blocks, triton.cdiv(rows, ROWS) * blocks, ROWS, COLS

@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from c4d.backends.cuda.strides import power_of_two
 from c4d.backends.kernels import Unsupported
 
 NONE, HEAD, TOKEN = 0, 1, 2  # what is normed: nothing, each head, all heads of a token together
@@ -149,7 +150,7 @@ def launch(
     shared = cos.ndim == 2 or cos.shape[0] == 1  # by all of the batch
     cos_strides, sin_strides = ((0 if shared else t.stride(0), *t.stride()[-2:]) for t in (cos, sin))
     with torch.cuda.device_of(x):  # Triton launches on the current device
-        norm_rotary_kernel[(B * S, triton.cdiv(H, HEADS))](
+        norm_rotary_kernel[(B * S, -(-H // HEADS))](
             out,
             x,
             None if weight is None else weight.contiguous(),
@@ -176,7 +177,7 @@ def launch(
 
 def shape_of(H: int, D: int, norm: int, tile: int = TILE) -> tuple[int, int]:
     """Heads of a program and half of a head's size, both as powers of two."""
-    heads, half = triton.next_power_of_2(max(H, 1)), triton.next_power_of_2(max(D // 2, 1))
+    heads, half = power_of_two(H), power_of_two(D // 2)
     return (heads if norm == TOKEN else max(1, min(heads, tile // (2 * half)))), half
 
 

@@ -9,6 +9,16 @@ MOST = 4  # dimensions that a kernel here can walk: three of rows, one of column
 Strides = tuple[int, ...]
 
 
+class Tiling(NamedTuple):
+    """``tiles`` of ``ROWS`` x ``COLS`` numbers, ``blocks`` of them in a row, over ``rows`` rows."""
+
+    rows: int
+    blocks: int
+    tiles: int
+    ROWS: int
+    COLS: int
+
+
 class Walk(NamedTuple):
     """``sizes`` [n0, n1, n2, columns], outermost first and 1 where there is no such dimension, and the strides of
     each tensor over them, 0 where there is none. One run of memory in every tensor is sizes (1, 1, 1, n)."""
@@ -55,3 +65,18 @@ def walk(shape: Strides, strides: tuple[Strides, ...]) -> Walk | None:
         return n0, n1, n2, columns
 
     return Walk(padded(sizes, 1), tuple(padded(step, 0) for step in steps))
+
+
+@lru_cache(maxsize=1024)
+def tiling(sizes: tuple[int, int, int, int], block: int) -> Tiling:
+    """How tiles of at most ``block`` numbers, a power of two, cover a walk."""
+    rows, columns = sizes[0] * sizes[1] * sizes[2], sizes[3]
+    COLS = min(block, power_of_two(columns))
+    ROWS = min(block // COLS, power_of_two(rows))
+    blocks = -(-columns // COLS)
+    return Tiling(rows, blocks, -(-rows // ROWS) * blocks, ROWS, COLS)
+
+
+def power_of_two(n: int) -> int:
+    """The smallest one that is not less than ``n``; 1 for 0. (Triton's own takes ten times as long on the host.)"""
+    return 1 << max(n - 1, 0).bit_length()
