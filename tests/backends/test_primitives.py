@@ -129,7 +129,7 @@ def test_tiles_of_any_size_give_the_same(block, warps, poisoned):
 
     tensors = features("without the text", torch.bfloat16, 2)
     assert torch.equal(lincomb(tensors, [1.5, -2.0], block=block, warps=warps), KERNELS.lincomb(tensors, [1.5, -2.0]))
-    for programs in (1, 3, 1024):
+    for programs in (1, 4, 1024):
         assert change(*tensors, block=block, warps=warps, programs=programs).tolist() == pytest.approx(
             KERNELS.change(*tensors).tolist(), rel=1e-5
         )
@@ -185,7 +185,7 @@ def test_change_goes_on_after_the_last_program(poisoned):
     from c4d.backends.cuda.lincomb import change
 
     now, before = guarded(rand(1000)), guarded(rand(1000, seed=1))
-    out = change(now, before, block=64, programs=3)
+    out = change(now, before, block=64, programs=4)
     assert out.tolist() == pytest.approx([(now - before).abs().sum().item(), before.abs().sum().item()], rel=1e-5)
 
 

@@ -14,7 +14,7 @@ from c4d.backends.cuda.strides import power_of_two, tiling, walk
 # Not tuned on hardware: chosen so that a thread has several loads of 16 bytes under way at once.
 BLOCK = 2048  # numbers that one program takes at a time
 WARPS = 4
-PROGRAMS = 1024  # partial sums of a change: fixed, not the device's, so that every device adds in one order
+PROGRAMS = 1024  # partial sums of a change, a power of two: not the device's, so that every device adds in one order
 INPUTS = 8  # features of one launch; a kernel is compiled for each count
 
 
@@ -37,7 +37,7 @@ def at(pointer, i, j, k, column, strides):
     return pointer + row + column * strides[3]
 
 
-@triton.jit(do_not_specialize=["rows"], do_not_specialize_on_alignment=["sizes"])
+@triton.jit(do_not_specialize=["rows"])
 def lincomb_kernel(
     out,
     features,  # tuple of pointers
@@ -64,7 +64,7 @@ def lincomb_kernel(
     tl.store(at(out, i, j, k, column, strides[0]), total.to(out.dtype.element_ty), mask=keep)
 
 
-@triton.jit(do_not_specialize=["rows", "tiles"], do_not_specialize_on_alignment=["sizes"])
+@triton.jit(do_not_specialize=["rows", "tiles"])
 def change_kernel(
     partial,  # [2, PROGRAMS] fp32
     now,
@@ -93,12 +93,10 @@ def change_kernel(
 
 
 @triton.jit
-def finish_kernel(out, partial, PROGRAMS: tl.constexpr, PADDED: tl.constexpr):
+def finish_kernel(out, partial, PROGRAMS: tl.constexpr):
     """The partial sums in a fixed order."""
-    each = tl.arange(0, PADDED)
     for which in tl.static_range(2):
-        sums = tl.load(partial + which * PROGRAMS + each, mask=each < PROGRAMS, other=0.0)
-        tl.store(out + which, tl.sum(sums))
+        tl.store(out + which, tl.sum(tl.load(partial + which * PROGRAMS + tl.arange(0, PROGRAMS))))
 
 
 def lincomb(
@@ -159,12 +157,12 @@ def change(now: Tensor, before: Tensor, *, block: int = BLOCK, warps: int = WARP
     if plan is None:
         return change(now.contiguous(), before.contiguous(), block=block, warps=warps, programs=programs)
     rows, blocks, tiles, ROWS, COLS = tiling(plan.sizes, block)
-    programs = min(programs, tiles)
+    programs = min(programs, power_of_two(tiles))  # one of a few counts: a kernel is compiled for each
     partial = now.new_empty(2, programs, dtype=torch.float32)
     out = now.new_empty(2, dtype=torch.float32)
     with torch.cuda.device_of(now):
         change_kernel[(programs,)](
             partial, now, before, plan.sizes, rows, blocks, tiles, plan.strides, programs, ROWS, COLS, num_warps=warps
         )
-        finish_kernel[(1,)](out, partial, programs, power_of_two(programs), num_warps=warps)
+        finish_kernel[(1,)](out, partial, programs, num_warps=warps)
     return out
