@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from c4d.backends.base import Memory
-from c4d.backends.kernels import Call, Kernel, Limits, Unsupported, choose, names
+from c4d.backends.checks import check_features, check_norm, check_pair, check_rotary
+from c4d.backends.kernels import Call, Kernel, Limits, choose
 from c4d.core.types import Parked
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -205,53 +206,3 @@ class Reference:
         return torch.distributed.new_group(
             None if ranks is None else list(ranks), timeout=timeout, backend=self.collectives
         )
-
-
-def check_norm(x: Tensor, weight: Tensor | None) -> None:
-    """:class:`Unsupported` unless ``weight`` norms each head of x [B, S, H, D], or all heads of a token together."""
-    fits = weight is None or (weight.device == x.device and weight.ndim == 1)
-    if x.ndim != 4 or not fits or (weight is not None and len(weight) not in (x.shape[3], x.shape[2] * x.shape[3])):
-        raise Unsupported(f"a norm takes x [B, S, H, D] and a weight [D] or [H * D] beside it, not {shown(x, weight)}")
-
-
-def check_rotary(x: Tensor, cos: Tensor, sin: Tensor, tokens: int | None) -> int:
-    """How many leading tokens are turned; :class:`Unsupported` for tables that do not fit x [B, S, H, D]."""
-    turned = x.shape[1] if tokens is None else tokens
-    tables = ((turned, x.shape[-1] // 2), (x.shape[0], turned, x.shape[-1] // 2), (1, turned, x.shape[-1] // 2))
-    fits = x.ndim == 4 and x.shape[-1] % 2 == 0 and turned <= x.shape[1] and x.device == cos.device == sin.device
-    if not fits or cos.shape != sin.shape or cos.shape not in tables:
-        raise Unsupported(
-            f"a rotary embedding of {turned} tokens takes x [B, S, H, D] with an even D and tables [{turned}, D/2] or "
-            f"[B, {turned}, D/2] beside it, not {shown(x, cos, sin)}"
-        )
-    return turned
-
-
-def check_features(features: Sequence[Tensor], weights: Sequence[float] | Tensor) -> None:
-    """:class:`Unsupported` unless these are K >= 1 features of one shape on one device, and K weights."""
-    if not features or any(x.shape != features[0].shape or x.device != features[0].device for x in features[1:]):
-        raise Unsupported(f"lincomb takes features of one shape on one device, not {shown(*features)}")
-    if isinstance(weights, Tensor) and (weights.ndim != 1 or weights.device != features[0].device):
-        raise Unsupported(
-            f"lincomb takes numbers, or a tensor [K] beside its features, as weights, not {shown(weights)}"
-        )
-    if len(weights) != len(features):
-        raise Unsupported(f"lincomb takes a weight for each feature, not {len(weights)} for {len(features)}")
-
-
-def check_pair(now: Tensor, before: Tensor) -> None:
-    """:class:`Unsupported` unless both are of one shape and on one device."""
-    if now.shape != before.shape or now.device != before.device:
-        raise Unsupported(f"change takes two tensors of one shape on one device, not {shown(now, before)}")
-
-
-def check_dtype(what: str, allowed: tuple[torch.dtype, ...], *tensors: Tensor) -> None:
-    """:class:`Unsupported` for a tensor of a dtype that the primitive ``what`` does not take."""
-    for x in tensors:
-        if x.dtype not in allowed:
-            raise Unsupported(f"{what} takes {names(allowed)}, not {names([x.dtype])}: convert it")
-
-
-def shown(*tensors: Tensor | None) -> str:
-    said = ["none" if x is None else f"{list(x.shape)} on {x.device}" for x in tensors]
-    return ", ".join(said) or "nothing"

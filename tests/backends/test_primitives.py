@@ -226,10 +226,10 @@ def exact_rotary(x, cos, sin, interleaved, tokens):
 
 
 def angles(*shape, kind="halves"):
-    """cos and sin, as models hand them over: strided views of tables with every angle twice, or their own."""
+    """cos and sin: strided views of tables with every angle several times, as models hand them over, or their own."""
     phase = rand(*shape, seed=9) * 3
     if kind == "strided":
-        return tuple(t(phase).repeat_interleave(2, -1)[..., i::2] for i, t in enumerate((torch.cos, torch.sin)))
+        return phase.cos().repeat_interleave(2, -1)[..., ::2], phase.sin().repeat_interleave(3, -1)[..., 1::3]
     return phase.cos(), phase.sin()
 
 
@@ -322,17 +322,25 @@ def test_norm_and_rotary_of_nothing(backend, dtype, shape):
     assert backend.rotary(x, cos, sin, interleaved=False).shape == shape
 
 
-def test_a_compiled_block_keeps_norm_and_rotary_as_one_node():
-    cos, sin = angles(3, 4)
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_a_compiled_block_keeps_norm_and_rotary_as_one_node(dynamic):
     weight = torch.nn.Parameter(rand(8))
+    nodes = []
 
-    def block(x):
-        return KERNELS.norm_rotary(x * 2, weight, cos, sin, eps=1e-6, interleaved=True) + 1
+    def block(x, cos, sin):
+        x = KERNELS.norm_rotary(x * 2, weight, cos, sin, eps=1e-6, interleaved=True)
+        return KERNELS.rotary(x, cos, sin, interleaved=False) + 1
 
-    x = rand(1, 3, 2, 8)
+    def seen(graph, inputs):
+        nodes.append(sum("norm_rotary" in str(node.target) for node in graph.graph.nodes))
+        return graph
+
+    compiled = torch.compile(block, fullgraph=True, backend=seen, dynamic=dynamic)
     with torch.no_grad():
-        compiled = torch.compile(block, fullgraph=True, backend="aot_eager")(x)
-        assert torch.equal(compiled, block(x))
+        for S in (3, 5):
+            x, (cos, sin) = rand(1, S, 2, 8), angles(S, 4)
+            assert torch.equal(compiled(x, cos, sin), block(x, cos, sin))
+    assert nodes == [2] * (1 if dynamic else 2)
 
 
 def test_the_custom_operator_keeps_torchs_rules():

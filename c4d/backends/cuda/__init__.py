@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from c4d.backends.accelerator import Accelerator
-from c4d.backends.reference import check_dtype, check_features, check_norm, check_pair, check_rotary
+from c4d.backends.checks import check_dtype, check_features, check_norm, check_pair, check_rotary
 
 
 class Cuda(Accelerator):
@@ -48,11 +48,10 @@ class Cuda(Accelerator):
     def rotary(self, x: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool, tokens: int | None = None) -> Tensor:
         if not self._ours(x, cos, sin):
             return super().rotary(x, cos, sin, interleaved=interleaved, tokens=tokens)
-        from c4d.backends.cuda.norm_rotary import NONE, check_size, launch, norm_rotary
+        from c4d.backends.cuda.norm_rotary import NONE, launch, norm_rotary
 
         turned = check_rotary(x, cos, sin, tokens)
         check_dtype("rotary on cuda", self.dtypes, x)
-        check_size(x.shape[2], x.shape[3], NONE)
         run = norm_rotary if torch.compiler.is_compiling() else launch  # the wrapper doubles the host's time
         return run(x, None, cos, sin, 0.0, NONE, interleaved, turned)
 
@@ -69,13 +68,12 @@ class Cuda(Accelerator):
     ) -> Tensor:
         if not self._ours(x, weight, cos, sin):
             return super().norm_rotary(x, weight, cos, sin, eps=eps, interleaved=interleaved, tokens=tokens)
-        from c4d.backends.cuda.norm_rotary import HEAD, TOKEN, check_size, launch, norm_rotary
+        from c4d.backends.cuda.norm_rotary import HEAD, TOKEN, launch, norm_rotary
 
         check_norm(x, weight)
         turned = check_rotary(x, cos, sin, tokens)
         check_dtype("norm_rotary on cuda", self.dtypes, x)
         norm = HEAD if weight is None or weight.numel() == x.shape[-1] else TOKEN
-        check_size(x.shape[2], x.shape[3], norm)
         run = norm_rotary if torch.compiler.is_compiling() else launch
         return run(x, weight, cos, sin, eps, norm, interleaved, turned)
 

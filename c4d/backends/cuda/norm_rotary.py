@@ -116,7 +116,7 @@ def norm_rotary(
     """Norm of x [B, S, H, D] and rotation of its first ``tokens`` tokens by cos, sin [tokens, D/2] or [B or 1, …].
 
     ``norm``: NONE, HEAD or TOKEN; ``weight``: None, [D] (HEAD) or [H · D] (TOKEN). x of bf16, fp16 or fp32, the
-    others of any float dtype; all checked by the caller (:func:`check_size`, too). The result is contiguous.
+    others of any float dtype; checked by the caller. The result is contiguous.
     """
     return launch(x, weight, cos, sin, eps, norm, interleaved, tokens)
 
@@ -139,14 +139,24 @@ def launch(
     tile: int = TILE,
     warps: int | None = None,
 ) -> Tensor:
-    """:func:`norm_rotary` without its wrapper; ``tile`` and ``warps`` (None: as many as the tile wants) for tuning."""
+    """:func:`norm_rotary` without its wrapper; ``tile`` and ``warps`` (None: as many as the tile wants) for tuning.
+
+    Raises :class:`Unsupported` for more numbers that are normed together than fit one program.
+    """
+    B, S, H, D = x.shape
+    HEADS, HALF = power_of_two(H), power_of_two(D // 2)
+    if norm != TOKEN:
+        HEADS = max(1, min(HEADS, tile // (2 * HALF)))
+    if HEADS * HALF * 2 > MOST:
+        raise Unsupported(
+            f"norm and rotary embedding in one kernel take up to {MOST} numbers that are normed together, heads and "
+            f"head size each rounded up to a power of two; these are {H} x {D}. Call rms_norm, then rotary"
+        )
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     if not out.numel():
         return out
     if x.stride(-1) != 1:
         x = x.contiguous()
-    B, S, H, D = x.shape
-    HEADS, HALF = shape_of(H, D, norm, tile)
     shared = cos.ndim == 2 or cos.shape[0] == 1  # by all of the batch
     cos_strides, sin_strides = ((0 if shared else t.stride(0), *t.stride()[-2:]) for t in (cos, sin))
     with torch.cuda.device_of(x):  # Triton launches on the current device
@@ -173,19 +183,3 @@ def launch(
             num_warps=warps or min(WARPS_MAX, max(1, HEADS * HALF * 2 // (32 * PER_THREAD))),
         )
     return out
-
-
-def shape_of(H: int, D: int, norm: int, tile: int = TILE) -> tuple[int, int]:
-    """Heads of a program and half of a head's size, both as powers of two."""
-    heads, half = power_of_two(H), power_of_two(D // 2)
-    return (heads if norm == TOKEN else max(1, min(heads, tile // (2 * half)))), half
-
-
-def check_size(H: int, D: int, norm: int) -> None:
-    """:class:`Unsupported` for a token or head that does not fit one program."""
-    heads, half = shape_of(H, D, norm)
-    if heads * half * 2 > MOST:
-        raise Unsupported(
-            f"norm and rotary embedding in one kernel take up to {MOST} numbers that are normed together, heads and "
-            f"head size each rounded up to a power of two; these are {H} x {D}. Call rms_norm, then rotary"
-        )
