@@ -39,8 +39,8 @@ class Cuda(Accelerator):
     # -- norm and rotary embedding
 
     def rms_norm(self, x: Tensor, weight: Tensor | None, *, eps: float) -> Tensor:
-        # torch's: on CUDA one fused kernel already (fused with its neighbours in a compiled block), and alone it has
-        # nothing to share a pass over the memory with.
+        # torch's: for a weight of x's dtype one fused kernel on CUDA already, in a compiled block fused with its
+        # neighbours, too; alone it has nothing to share a pass over the memory with.
         if self._ours(x, weight):
             check_dtype("rms_norm on cuda", self.dtypes, x)
         return super().rms_norm(x, weight, eps=eps)
