@@ -87,7 +87,10 @@ def test_a_backend_never_imports_another():
         own = ".".join(path.relative_to(ROOT).parent.parts)
         for module, _ in imports(ast.parse(path.read_text())):
             if module.startswith("c4d.backends."):
-                shared = {*(f"c4d.backends.{name}" for name in ("base", "kernels", "reference", "accelerator")), own}
+                shared = {
+                    *(f"c4d.backends.{name}" for name in ("base", "checks", "kernels", "reference", "accelerator")),
+                    own,
+                }
                 assert allowed(module, shared), f"{path} imports {module}"
 
 

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from c4d.backends.base import Memory
-from c4d.backends.kernels import Call, Kernel, Limits, Run, Unsupported, choose, names
+from c4d.backends.checks import check_features, check_norm, check_pair, check_rotary
+from c4d.backends.kernels import Call, Kernel, Limits, Run, choose
 from c4d.core.types import Parked
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -64,7 +65,7 @@ class Reference:
     device_type = "cpu"
     collectives = "gloo"
     default_dtype = torch.float32
-    dtypes = DTYPES
+    dtypes: tuple[torch.dtype, ...] = DTYPES
     asynchronous = False
     verified = "every test of the suite runs on it"
 
@@ -149,11 +150,15 @@ class Reference:
         interleaved: bool,
         tokens: int | None = None,
     ) -> Tensor:
-        return self.rotary(self.rms_norm(x, weight, eps=eps), cos, sin, interleaved=interleaved, tokens=tokens)
+        check_norm(x, weight)
+        wide = torch.promote_types(x.dtype, torch.float32)  # so that there is one rounding, at the end
+        normed = self.rms_norm(x.to(wide), None if weight is None else weight.to(wide), eps=eps)
+        return self.rotary(normed, cos, sin, interleaved=interleaved, tokens=tokens).to(x.dtype)
 
     # -- caching
 
     def lincomb(self, features: Sequence[Tensor], weights: Sequence[float] | Tensor) -> Tensor:
+        check_features(features, weights)
         dtype = features[0].dtype
         if narrow := dtype != torch.float64 and dtype != torch.float32:
             features = [feature.float() for feature in features]
@@ -171,6 +176,7 @@ class Reference:
         return total.to(dtype) if narrow else total
 
     def change(self, now: Tensor, before: Tensor) -> Tensor:
+        check_pair(now, before)
         before = before.float()
         return torch.stack(((now.float() - before).abs().sum(), before.abs().sum()))
 
@@ -204,31 +210,3 @@ class Reference:
         return torch.distributed.new_group(
             None if ranks is None else list(ranks), timeout=timeout, backend=self.collectives
         )
-
-
-def check_norm(x: Tensor, weight: Tensor | None) -> None:
-    """:class:`Unsupported` unless ``weight`` norms each head of x [B, S, H, D], or all heads of a token together."""
-    if x.ndim != 4 or (weight is not None and weight.shape not in ((x.shape[3],), (x.shape[2] * x.shape[3],))):
-        raise Unsupported(
-            f"a norm takes x [B, S, H, D] and a weight [D] or [H * D]; these are {list(x.shape)} and "
-            f"{None if weight is None else list(weight.shape)}"
-        )
-
-
-def check_rotary(x: Tensor, cos: Tensor, sin: Tensor, tokens: int | None) -> int:
-    """How many leading tokens are turned; :class:`Unsupported` for tables that do not fit x [B, S, H, D]."""
-    turned = x.shape[1] if tokens is None else tokens
-    tables = ((turned, x.shape[-1] // 2), (x.shape[0], turned, x.shape[-1] // 2), (1, turned, x.shape[-1] // 2))
-    if x.ndim != 4 or x.shape[-1] % 2 or turned > x.shape[1] or cos.shape != sin.shape or cos.shape not in tables:
-        raise Unsupported(
-            f"a rotary embedding of {turned} tokens takes x [B, S, H, D] with an even D and tables [{turned}, D/2] or "
-            f"[B, {turned}, D/2]; these are {list(x.shape)}, {list(cos.shape)} and {list(sin.shape)}"
-        )
-    return turned
-
-
-def check_dtype(what: str, allowed: tuple[torch.dtype, ...], *tensors: Tensor) -> None:
-    """:class:`Unsupported` for a tensor of a dtype that the primitive ``what`` does not take."""
-    for x in tensors:
-        if x.dtype not in allowed:
-            raise Unsupported(f"{what} takes {names(allowed)}, not {names([x.dtype])}")
