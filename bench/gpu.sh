@@ -20,4 +20,5 @@ if compgen -G '.whl/*.whl' >/dev/null && ! "$python" -c "$there"; then
     "$python" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade --target "$site" .whl/*.whl
     path=$site:$path
 fi
+export CACHE_DIT_LOG_LEVEL=${CACHE_DIT_LOG_LEVEL:-ERROR} # it tells of every call
 PYTHONUNBUFFERED=1 PYTHONPATH=$path "$python" -m bench.gpu "$@"

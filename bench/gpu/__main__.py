@@ -46,7 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failed: list[str] = []
     if parts:
         if any(stamp["rehearsal"] != options.rehearse for stamp in store.stamps):
-            return refused(f"{folder} holds {'real figures' if options.rehearse else 'a rehearsal'}: name another --out")
+            return refused(
+                f"{folder} holds {'real figures' if options.rehearse else 'a rehearsal'}: name another --out"
+            )
         try:
             machine = Machine.find(options.rehearse)
         except NoAccelerator as error:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from bench.gpu import device
+from bench.gpu.device import Checks, off, worst
 from bench.gpu.machine import Machine
 from bench.gpu.records import Absent, Case, Record
-from bench.stamp import ROOT
 from c4d.backends.kernels import Call
 from c4d.backends.reference import Reference
 
@@ -24,9 +21,9 @@ DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch
 ONCE = {"bfloat16": 4e-3, "float16": 5e-4, "float32": 1e-6}
 TWICE = {"bfloat16": 8e-3, "float16": 1e-3, "float32": 2e-6}
 ATTENTION = {"bfloat16": 1e-2, "float16": 1.5e-3, "float32": 1e-5}
+SHAPES = ((1,), (3, 5, 7), (2, 1023, 129), (1, 4096, 3072))  # the last one not in a rehearsal
 LOSSY = 0.1  # of a kernel that says of itself that it is
 SUMS, LSE = 1e-5, 1e-3  # relative; absolute
-Checks = Iterator[tuple[str, Callable[[], float], float]]  # what, its error, the limit
 
 
 def cases(machine: Machine) -> list[Case]:
@@ -36,43 +33,24 @@ def cases(machine: Machine) -> list[Case]:
             parts.append(Case(f"{what}, {name}", 5, lambda checks=checks, name=name: worst(checks(machine, name))))
         for kernel in ["auto", *machine.backend.attention_kernels]:
             parts.append(Case(f"attention {kernel}, {name}", 8, lambda k=kernel, n=name: attention_case(machine, k, n)))
-    parts.append(Case("captured graph", 5, lambda: graph(machine)))
-    parts.append(Case("offload and fetch", 5, lambda: offload(machine)))
-    parts.append(Case("memory figures", 2, lambda: memory(machine)))
-    parts.append(Case("tests/backends", 60, lambda: suite(machine)))
+    parts.append(Case("captured graph", 5, lambda: device.graph(machine)))
+    parts.append(Case("offload and fetch", 5, lambda: device.offload(machine)))
+    parts.append(Case("memory figures", 2, lambda: device.memory(machine)))
+    parts.append(Case("tests/backends", 60, lambda: device.suite(machine)))
     return parts
 
 
-def worst(checks: Checks) -> Record:
-    """How many were checked, the largest error as a share of its limit, and those beyond it."""
-    count, most, failures = 0, 0.0, []
-    for what, error, limit in checks:
-        try:
-            share = error() / limit
-        except Exception as raised:  # an error in one shape must not hide the others
-            failures.append(f"{what}: {type(raised).__name__}: {str(raised)[:200]}")
-            continue
-        finally:
-            count += 1
-        most = max(most, share) if share == share else float("inf")
-        if not share <= 1:
-            failures.append(f"{what}: {share:.3g} of its limit")
-    return {"checked": count, "worst": most if most != float("inf") else 1e30, "failures": failures}
-
-
-def off(found: Tensor, exact: Tensor) -> float:
-    return float((found.double() - exact).norm() / exact.norm().clamp_min(1e-300))
-
-
 def lincomb(machine: Machine, dtype: str) -> Checks:
-    for shape in ((1,), (3, 5, 7), (2, 1023, 129), (1, 4096, 3072)):
+    for shape in SHAPES[: 3 if machine.rehearsal else 4]:
         for K in range(1, 5):
             xs = [machine.rand(*shape, dtype=DTYPES[dtype], seed=k) for k in range(K)]
             if len(shape) > 1:
                 xs[-1] = xs[-1].transpose(0, 1).contiguous().transpose(0, 1)  # another layout
             for weights in ([1.0, 0.25, -0.5, 2.0][:K], [-0.5, 3.0, 1e-3, -1.0][:K]):
                 there = torch.tensor(weights, device=machine.device)
-                exact = sum((w * x.double() for w, x in zip(there.double(), xs, strict=True)), torch.zeros(()).to(xs[0]))
+                exact = sum(
+                    (w * x.double() for w, x in zip(there.double(), xs, strict=True)), torch.zeros(()).to(xs[0])
+                )
                 # Terms that cancel leave less than they were: the limit is of the terms.
                 scale = float(sum(abs(w) * x.double().norm() for w, x in zip(weights, xs, strict=True)) / exact.norm())
                 for where, given in (("host", weights), ("device", there)):
@@ -84,13 +62,14 @@ def lincomb(machine: Machine, dtype: str) -> Checks:
 
 
 def change(machine: Machine, dtype: str) -> Checks:
-    for shape in ((1,), (3, 5, 7), (2, 1023, 129), (1, 4096, 3072)):
+    for shape in SHAPES[: 3 if machine.rehearsal else 4]:
         now, before = (machine.rand(*shape, dtype=DTYPES[dtype], seed=k) for k in (0, 1))
         if len(shape) > 1:
             before = before.transpose(0, 1).contiguous().transpose(0, 1)
         wide = (now.double() - before.double()).abs().sum(), before.double().abs().sum()
 
-        def error(now: Tensor = now, before: Tensor = before, exact: Tensor = torch.stack(wide)) -> float:
+        def error(now: Tensor = now, before: Tensor = before, wide: tuple[Tensor, Tensor] = wide) -> float:
+            exact = torch.stack(wide)
             found = machine.backend.change(now, before)
             if not torch.equal(found, machine.backend.change(now, before)):
                 raise AssertionError("the same inputs give other bits")
@@ -101,7 +80,8 @@ def change(machine: Machine, dtype: str) -> Checks:
 
 def norm_rotary(machine: Machine, dtype: str) -> Checks:
     backend, kind = machine.backend, DTYPES[dtype]
-    for B, S, H, D in ((1, 77, 3, 64), (2, 333, 5, 128), (1, 17, 1, 40), (1, 4608, 24, 128)):
+    shapes = ((1, 77, 3, 64), (2, 333, 5, 128), (1, 17, 1, 40), (1, 4608, 24, 128))
+    for B, S, H, D in shapes[: 3 if machine.rehearsal else 4]:
         x = machine.rand(B, S, H, D, dtype=kind)
         for wide in (None, D, H * D):
             w = None if wide is None else machine.rand(wide, dtype=kind, seed=1)
@@ -128,9 +108,7 @@ def norm_rotary(machine: Machine, dtype: str) -> Checks:
                         plain = REFERENCE.rotary(x.double(), cos.double(), sin.double(), **how)
                         yield (
                             f"rotary {[B, S, H, D]}, {how}",
-                            lambda x=x, c=cos, s=sin, how=how, exact=plain: off(
-                                backend.rotary(x, c, s, **how), exact
-                            ),
+                            lambda x=x, c=cos, s=sin, how=how, exact=plain: off(backend.rotary(x, c, s, **how), exact),
                             ONCE[dtype],
                         )
 
@@ -177,104 +155,3 @@ def attention(machine: Machine, kernel: str, dtype: str) -> Checks:
                     return max(off(out, exact[0]), limit * aside)
 
                 yield f"{[B, Sq, Sk, H, D]} {kind}{' with LSE' if lse else ''}", error, limit
-
-
-def graph(machine: Machine) -> Record:
-    """A captured lincomb follows its weights: a replay reads them where they lie."""
-    module = torch.get_device_module(machine.device)
-    make = getattr(module, "CUDAGraph", None) or getattr(module, "NPUGraph", None)
-    if machine.backend.device_type == "cpu" or make is None:
-        raise Absent("this device captures no graphs")
-    xs = [machine.rand(1, 4608, 3072, dtype=torch.bfloat16, seed=k) for k in range(3)]
-    weights = torch.tensor([1.0, 2.0, -1.0], device=machine.device)
-    machine.backend.lincomb(xs, weights)
-    machine.backend.synchronize()
-    captured = make()
-    with module.graph(captured):
-        out = machine.backend.lincomb(xs, weights)
-
-    def error(values: list[float]) -> float:
-        weights.copy_(torch.tensor(values))
-        captured.replay()
-        machine.backend.synchronize()
-        return off(out, sum((w * x.double() for w, x in zip(values, xs, strict=True)), torch.zeros_like(out).double()))
-
-    sets = ([1.0, 2.0, -1.0], [0.5, 0.0, 0.25], [-3.0, 1.0, 1.0])
-    return worst((f"weights {values}", lambda values=values: error(values), ONCE["bfloat16"] * 2) for values in sets)
-
-
-def offload(machine: Machine) -> Record:
-    """The same bits come back, also if the tensor is gone; and copies run beside arithmetic."""
-    backend = machine.backend
-    x = machine.rand(3 if machine.rehearsal else 16, 4099, 2048, dtype=torch.bfloat16)
-    before, failures = x.clone(), []
-    parked = backend.offload(x)
-    x.fill_(0) if not backend.asynchronous else backend.synchronize()
-    if not torch.equal(backend.fetch(parked), before):
-        failures.append("other bits came back")
-    parked = backend.offload(before * 1)  # nobody but the copy holds it
-    machine.rand(16, 4099, 2048, dtype=torch.bfloat16, seed=1) if not machine.rehearsal else None
-    if not torch.equal(backend.fetch(parked), before):
-        failures.append("a tensor that was let go came back otherwise")
-    found: Record = {"checked": 2, "failures": failures, "bytes": before.nbytes}
-    if not backend.asynchronous:
-        return found
-    a = machine.rand(8192, 8192, dtype=torch.bfloat16)
-
-    def work() -> None:
-        for _ in range(20):
-            torch.mm(a, a)
-
-    def timed(*acts: Callable[[], Any]) -> float:
-        taken = []
-        for _ in range(5):
-            first = machine.mark()
-            kept = [act() for act in acts]
-            backend.synchronize()  # the side stream too, before the last mark
-            last = machine.mark()
-            backend.synchronize()
-            taken.append(machine.ms(first, last))
-            del kept
-        return sorted(taken)[2]
-
-    def move() -> Any:
-        return backend.offload(before)
-
-    work(), move(), backend.synchronize()
-    alone, copy, both = timed(work), timed(move), timed(move, work)
-    hidden = (alone + copy - both) / min(alone, copy)
-    return {**found, "arithmetic_ms": alone, "copy_ms": copy, "both_ms": both, "hidden": hidden}
-
-
-def memory(machine: Machine) -> Record:
-    """The counters see a tensor come and go."""
-    backend, size = machine.backend, 2**26
-    if backend.device_type == "cpu":
-        raise Absent("the host's figures are of the whole process")
-    machine.release()
-    backend.reset_peak()
-    before = backend.memory()
-    x = torch.empty(size, dtype=torch.uint8, device=machine.device)
-    during = backend.memory()
-    del x
-    after, failures = backend.memory(), []
-    if not during.allocated - before.allocated == during.peak - before.allocated == size == after.peak - after.allocated:
-        failures.append(f"{size} bytes were allocated; {before}, {during}, {after}")
-    if not 0 < after.free <= after.total:
-        failures.append(f"free {after.free} of {after.total}")
-    return {"checked": 2, "failures": failures, "total": after.total}
-
-
-def suite(machine: Machine) -> Record:
-    """The repository's own tests of backends, told to take the device in."""
-    command = [sys.executable, "-m", "pytest", "tests/backends", "-q", "-p", "no:cacheprovider"]
-    command += ["--collect-only"] if machine.rehearsal else []
-    done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, "C4D_TEST_DEVICE": "1"}, capture_output=True, text=True, check=False,
-        timeout=400,
-    )  # fmt: skip
-    lines = [line for line in done.stdout.splitlines() if line.strip()] or done.stderr.splitlines() or ["nothing said"]
-    failures = [line[:200] for line in lines if line.startswith(("FAILED", "ERROR"))][:20]
-    if done.returncode and not failures:
-        failures = [f"pytest ended with {done.returncode}: {lines[-1][:200]}"]
-    return {"checked": 1, "failures": failures, "said": lines[-1][:200]}

@@ -44,6 +44,10 @@ class Plan:
     fit: str = ""
     few: bool = False
 
+    def few_steps(self, name: str) -> int:
+        """Of a contender whose loop as a whole is not wanted."""
+        return 10 if name == EMPTIED else min(self.steps, 6) - 2 * (name == UNCACHED)
+
 
 PLANS = {
     "flux": Plan(50, 3, 0.25, "flux"),
@@ -74,11 +78,14 @@ def contenders(part: str, plan: Plan) -> dict[str, tuple[Attach, float]]:
     found: dict[str, tuple[Attach, float]] = {UNCACHED: (_nothing, 1.0), EMPTIED: (_emptied, 0.02)}
     dbcache = {"Fn_compute_blocks": 1, "Bn_compute_blocks": 0}
     if plan.few:
-        for text, share in ((LITE_FEW, 2 / plan.steps), (FIRST_BLOCK_FEW, 1.1 / plan.steps)):
-            found[f"c4d {text}"] = ours(text), share
-        found["diffusers FirstBlock"] = first_block(1e9), 1.1 / plan.steps
-        forever = {**dbcache, "max_warmup_steps": 1, "residual_diff_threshold": 1e9}
-        found["cache-dit F1B0"] = dbcache_(False, **forever), 1.1 / plan.steps
+        found[UNCACHED] = _nothing, plan.few_steps(UNCACHED) / plan.steps
+        found[f"c4d {LITE_FEW}"] = ours(LITE_FEW), 2 / plan.steps
+    # Whatever the model, these compute one step and reuse the others.
+    found[f"c4d {FIRST_BLOCK_FEW}"] = ours(FIRST_BLOCK_FEW), 1.1 / plan.steps
+    found["diffusers FirstBlock 1e9"] = first_block(1e9), 1.1 / plan.steps
+    forever = {**dbcache, "max_warmup_steps": 1, "residual_diff_threshold": 1e9}
+    found["cache-dit F1B0 W1 R1e9"] = dbcache_(False, **forever), 1.1 / plan.steps
+    if plan.few:
         return found
     texts = [LITE, "fora:interval=3", FIRST_BLOCK]
     if plan.fit in published_fits():
@@ -98,13 +105,12 @@ def loop(machine: Machine, part: str, plan: Plan, name: str, attach: Attach) -> 
     if name.startswith("c4d") and (subject := subject_of(machine, part)).size.cls not in SPECS:
         raise Absent(f"c4d has no spec for {subject.size.cls}")
     subject = subject_of(machine, part)
-    short = plan.steps if plan.few and name != UNCACHED else 7
-    if not plan.few and name not in machine.kept.setdefault("warm", set()):
-        with contextmanager(attach)(machine, subject, short) as begin:  # compiles and tunes what it needs
-            denoise(machine, subject, begin, short)
-        machine.kept["warm"].add(name)
-    steps = {UNCACHED: 3, EMPTIED: 10}.get(name, plan.steps) if plan.few else plan.steps
+    steps = plan.few_steps(name) if plan.few or "1e9" in name else plan.steps
     steps = min(steps, 10) if machine.rehearsal else steps
+    if name == EMPTIED or (name.startswith("c4d") and not plan.few and name not in machine.kept.setdefault("warm", [])):
+        with contextmanager(attach)(machine, subject, min(7, steps)) as begin:  # compiles what it needs
+            denoise(machine, subject, begin, min(7, steps))
+        machine.kept.setdefault("warm", []).append(name)
     with contextmanager(attach)(machine, subject, steps) as begin:
         found = denoise(machine, subject, begin, steps)
     if name == EMPTIED:

@@ -9,7 +9,7 @@ import platform
 import shutil
 import subprocess
 import time
-import warnings
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import date
@@ -21,7 +21,7 @@ import torch
 
 import c4d
 from bench.stamp import ROOT, commit
-from c4d.backends import Backend, BackendUnavailable, load, select
+from c4d.backends import Backend, BackendUnavailable, known, load, select
 
 PACKAGES = ("torch", "triton", "diffusers", "transformers", "accelerate", "cache-dit")
 DRIVERS = (
@@ -47,16 +47,16 @@ class Machine:
     def find(cls, rehearsal: bool) -> Machine:
         if rehearsal:
             return cls(load("cpu"), rehearsal=True)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                backend = select()
-        except BackendUnavailable as error:
-            raise NoAccelerator(str(error)) from error
-        if backend.device_type == "cpu":
-            reasons = "; ".join(f"{name}: {load(name).missing()}" for name in ("cuda",))
-            raise NoAccelerator(f"no accelerator is found here ({reasons}); --rehearse runs every part on the host")
-        return cls(backend)
+        reasons = []
+        for name in known():
+            try:
+                backend = select(name)
+            except BackendUnavailable as error:
+                reasons.append(str(error))
+                continue
+            if backend.device_type != "cpu":
+                return cls(backend)
+        raise NoAccelerator(f"no accelerator is found here ({'; '.join(reasons)}); --rehearse runs all on the host")
 
     @property
     def device(self) -> torch.device:
@@ -94,13 +94,15 @@ class Machine:
         return float(taken)
 
     def batches(
-        self, turns: Mapping[str, Callable[[int], Any]], rounds: int = 7, calls: int = QUEUE
+        self, turns: Mapping[str, Callable[[int], Any]], rounds: int = 7, calls: int = QUEUE, keep: int = 0
     ) -> dict[str, dict[str, float]]:
         """Name -> median ms of a call on the device and µs of it on the host, all in turns within every round.
 
         ``calls`` of one contender are queued behind other work that is long enough for the host to be done with
-        them, so that a small kernel is not measured by the host's time to launch it.
+        them, so that a small kernel is not measured by the host's time to launch it. ``keep`` results stay alive, so
+        that the next ones are written elsewhere.
         """
+        results: deque[Any] = deque(maxlen=keep)
         host: dict[str, list[float]] = {name: [] for name in turns}
         device: dict[str, list[float]] = {name: [] for name in turns}
         names, busy = list(turns), self._busy()
@@ -116,7 +118,7 @@ class Machine:
                 busy(calls * max(host[name]))
                 first, started = self.mark(), time.perf_counter()
                 for i in range(calls):
-                    turns[name](i)
+                    results.append(turns[name](i))
                 host[name].append((time.perf_counter() - started) / calls)
                 last = self.mark()
                 self.backend.synchronize()

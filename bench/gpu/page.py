@@ -82,16 +82,20 @@ def _check(records: Records, part: str) -> list[str]:
 
 def _bandwidth(records: Records, part: str) -> list[str]:
     lines = [
-        "TB/s of bytes that must move: K features give (K + 1) times a feature's bytes in `lincomb`, two in a copy "
-        "and in `change`. Medians of rounds in which all take turns; calls are queued behind other work, so that the "
-        "host's time to launch them (beside it, in µs) is not in them; tensors rotate past the device's last cache.",
+        "TB/s of bytes that must move: K features give (K + 1) times a feature's bytes in `lincomb`, two in a copy, "
+        "in `change` and in `norm_rotary`. Medians of rounds in which all take turns; calls are queued behind other "
+        "work, so that the host's time to launch them (beside it, in µs) is not in them; tensors rotate past the "
+        "device's last cache.",
     ]
-    for kind in ("lincomb", "change"):
+    for kind in ("lincomb", "change", "norm_rotary"):
         found = measured(records, part, kind)
         if not found:
             continue
         names = list(dict.fromkeys(name for record in found.values() for name in record["ms"]))
-        lines += ["", f"| {kind} | MB | {' | '.join(names)} | share of copy | of the best other | host µs: c4d, eager |"]
+        lines += [
+            "",
+            f"| {kind} | MB | {' | '.join(names)} | share of copy | of the best other | host µs: c4d, eager |",
+        ]
         lines += ["|---" * (len(names) + 5) + "|"]
         for case, record in found.items():
             speed = []
@@ -109,10 +113,11 @@ def _bandwidth(records: Records, part: str) -> list[str]:
     for case, record in measured(records, part, "sweep").items():
         best = min(record["ms"], key=lambda name: record["ms"][name])
         chosen = record["chosen"]
-        points = ", ".join(f"{name} {ms * 1e3:.1f}" for name, ms in sorted(record["ms"].items(), key=lambda x: x[1]))
+        ordered = sorted(record["ms"].items(), key=lambda point: point[1])[:5]
+        points = ", ".join(f"{name} {ms * 1e3:.1f}" for name, ms in ordered)
         lines += [
             "",
-            f"{case} (block x warps, µs): {points}. Chosen: {chosen}, "
+            f"{case}, µs, the best of {len(record['ms'])}: {points}. Chosen: {chosen}, "
             f"{record['ms'][chosen] / record['ms'][best]:.3f} of the best, {best}.",
         ]
     return lines
@@ -166,11 +171,15 @@ def _model(records: Records, part: str) -> list[str]:
             _number(record["reused_ms"]),
             _number(record["reused_ms"] and floor and record["reused_ms"] / floor),
         ]
-        if not few:
+        if not few and plain is not None and record["steps"] != plain["steps"]:
+            cells += ["", "", ""]
+        elif not few:
             cells += [
                 _number(record["seconds_loop"]),
                 _number(plain and plain["seconds_loop"] / record["seconds_loop"]),
-                _number(seconds and seconds / record["seconds_loop"]) if name != "uncached" else "",
+                _number(seconds and seconds / record["seconds_loop"])
+                if name not in ("uncached", "stacks emptied")
+                else "",
             ]
         cells += [_number(cache and cache / GB), _number((record["peak"] - (cache or 0)) / GB)]
         lines.append("| " + " | ".join(cells) + " |")

@@ -108,18 +108,21 @@ class Subject:
 
     @contextmanager
     def untouched(self) -> Iterator[None]:
-        """Afterwards takes away what a system leaves when it is switched off: forwards of its own, lists of blocks."""
+        """Afterwards takes away what a system leaves when it is switched off: forwards and marks of its own, lists of
+        blocks."""
         stacks = {path: getattr(self.model, path) for path in self.size.stacks}
-        forwards = {module: module.__dict__.get("forward") for module in self.model.modules()}
+        own = {module: dict(module.__dict__) for module in self.model.modules()}
         try:
             yield
         finally:
             for path, blocks in stacks.items():
                 setattr(self.model, path, blocks)
-            for module, forward in forwards.items():
-                module.__dict__.pop("forward", None)
-                if forward is not None:
-                    module.__dict__["forward"] = forward
+            for module, before in own.items():
+                # diffusers' registry of hooks remembers the registries below it, of which some now go.
+                for name in (module.__dict__.keys() - before.keys()) | ({"_diffusers_hook"} & module.__dict__.keys()):
+                    del module.__dict__[name]
+                if "forward" in before:
+                    module.__dict__["forward"] = before["forward"]
 
     def call(self, x: Tensor, t: Tensor, branch: str) -> Tensor:
         """One pass; ``t`` in thousandths, as schedulers give it."""
