@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from statistics import median
 from typing import Any
 
@@ -88,9 +89,9 @@ def contenders(part: str, plan: Plan) -> dict[str, tuple[Attach, float]]:
     if plan.few:
         return found
     texts = [LITE, "fora:interval=3", FIRST_BLOCK]
-    if plan.fit in published_fits():
-        threshold = published_fits()[plan.fit].get("thresholds") or [0.1]
-        texts.append(f"teacache:threshold={min(threshold)},fit={plan.fit}")  # type: ignore[call-overload]
+    for fit, known in published_fits().items():
+        if fit == plan.fit:
+            texts.append(f"teacache:threshold={min(known['thresholds'])},fit={fit}")  # type: ignore[call-overload]
     for text in texts:
         found[f"c4d {text}"] = ours(text), 0.4
     found["diffusers FirstBlock 0.1"] = first_block(0.1), 0.5
@@ -104,6 +105,8 @@ def contenders(part: str, plan: Plan) -> dict[str, tuple[Attach, float]]:
 def loop(machine: Machine, part: str, plan: Plan, name: str, attach: Attach) -> Record:
     if name.startswith("c4d") and (subject := subject_of(machine, part)).size.cls not in SPECS:
         raise Absent(f"c4d has no spec for {subject.size.cls}")
+    if name.startswith("cache-dit") and find_spec("cache_dit") is None:
+        raise Absent("cache-dit is missing (bench/gpu.sh wheels, or pip install -e '.[bench]')")
     subject = subject_of(machine, part)
     steps = plan.few_steps(name) if plan.few or "1e9" in name else plan.steps
     steps = min(steps, 10) if machine.rehearsal else steps
@@ -124,7 +127,6 @@ def loop(machine: Machine, part: str, plan: Plan, name: str, attach: Attach) -> 
 def subject_of(machine: Machine, part: str) -> Subject:
     if "subject" not in machine.kept:
         machine.release()
-        peers.versions()
         subject = machine.kept["subject"] = Subject(machine, part)
         t = torch.full((1,), 500.0, device=machine.device)
         few = PLANS[part].few
@@ -146,7 +148,7 @@ def denoise(machine: Machine, subject: Subject, begin: Callable[[], None], steps
     begin()
     machine.backend.synchronize()
     backend.reset_peak()
-    before = backend.memory().allocated
+    before = machine.allocated()
     x, between = subject.latents, 0
     marks: list[tuple[Any, Any]] = []
     ran: list[int] = []
@@ -162,7 +164,7 @@ def denoise(machine: Machine, subject: Subject, begin: Callable[[], None], steps
         out = outs[-1] + 4.0 * (outs[0] - outs[-1]) if len(outs) > 1 else outs[0]
         x = scheduler.step(out, t, x, return_dict=False)[0]
         del outs, out
-        between = max(between, backend.memory().allocated - before)
+        between = max(between, machine.allocated() - before)
     backend.synchronize()
     seconds = time.perf_counter() - started
     passes = [machine.ms(first, last) for first, last in marks]

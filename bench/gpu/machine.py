@@ -60,7 +60,14 @@ class Machine:
 
     @property
     def device(self) -> torch.device:
-        return torch.device(self.backend.device_type)
+        kind = self.backend.device_type
+        return torch.device(kind) if kind == "cpu" else torch.device(kind, torch.accelerator.current_device_index())
+
+    def allocated(self) -> int:
+        """Bytes of tensors, of the allocator's own count alone: the driver's takes time that would be measured."""
+        if self.backend.device_type == "cpu":
+            return self.backend.memory().allocated
+        return int(torch.accelerator.memory_allocated())
 
     def generator(self, seed: int = 0) -> torch.Generator:
         return torch.Generator(self.device).manual_seed(seed)

@@ -71,11 +71,11 @@ class Subject:
         self.size = (TINY if machine.rehearsal else SIZES)[name]
         self.machine = machine
         self.dtype = torch.bfloat16 if not machine.rehearsal else torch.float32
-        self.before = machine.backend.memory().allocated
+        self.before = machine.allocated()
         self.model: Any = made(machine, self.size, self.dtype)
         self.latents = machine.rand(*self.size.latents, dtype=torch.float32)
         self.inputs = self._inputs()
-        self.held = machine.backend.memory().allocated - self.before
+        self.held = machine.allocated() - self.before
         self.weights = sum(p.nbytes for p in self.model.parameters())
         self.ran = 0
         for path in self.size.stacks:
@@ -108,15 +108,15 @@ class Subject:
 
     @contextmanager
     def untouched(self) -> Iterator[None]:
-        """Afterwards takes away what a system leaves when it is switched off: forwards and marks of its own, lists of
-        blocks."""
-        stacks = {path: getattr(self.model, path) for path in self.size.stacks}
+        """Afterwards takes away what a system leaves when it is switched off: forwards and marks of its own, other
+        lists of blocks, the lists in another order (of which diffusers' hooks take the first block)."""
+        children = dict(self.model._modules)
         own = {module: dict(module.__dict__) for module in self.model.modules()}
         try:
             yield
         finally:
-            for path, blocks in stacks.items():
-                setattr(self.model, path, blocks)
+            self.model._modules.clear()
+            self.model._modules.update(children)
             for module, before in own.items():
                 # diffusers' registry of hooks remembers the registries below it, of which some now go.
                 for name in (module.__dict__.keys() - before.keys()) | ({"_diffusers_hook"} & module.__dict__.keys()):
