@@ -27,7 +27,7 @@ from c4d.core.methods.teacache import published_fits
 from c4d.models import SPECS
 
 FOREVER = 10**6
-UNCACHED, EMPTIED = "uncached", "stacks emptied"
+UNCACHED, EMPTIED, FUSED = "uncached", "stacks emptied", "c4d attention auto"
 Attach = Callable[[Any, Subject, int], Iterator[Callable[[], None]]]  # machine, subject, steps -> begin()
 
 
@@ -47,7 +47,7 @@ class Plan:
 
     def few_steps(self, name: str) -> int:
         """Of a contender whose loop as a whole is not wanted."""
-        return 10 if name == EMPTIED else min(self.steps, 6) - 2 * (name == UNCACHED)
+        return 10 if name == EMPTIED else min(self.steps, 6) - 2 * (name in (UNCACHED, FUSED))
 
 
 PLANS = {
@@ -81,6 +81,7 @@ def contenders(part: str, plan: Plan) -> dict[str, tuple[Attach, float]]:
     if plan.few:
         found[UNCACHED] = _nothing, plan.few_steps(UNCACHED) / plan.steps
         found[f"c4d {LITE_FEW}"] = ours(LITE_FEW), 2 / plan.steps
+    found[FUSED] = fused, plan.few_steps(FUSED) / plan.steps
     # Whatever the model, these compute one step and reuse the others.
     found[f"c4d {FIRST_BLOCK_FEW}"] = ours(FIRST_BLOCK_FEW), 1.1 / plan.steps
     found["diffusers FirstBlock 1e9"] = first_block(1e9), 1.1 / plan.steps
@@ -108,7 +109,7 @@ def loop(machine: Machine, part: str, plan: Plan, name: str, attach: Attach) -> 
     if name.startswith("cache-dit") and find_spec("cache_dit") is None:
         raise Absent("cache-dit is missing (bench/gpu.sh wheels, or pip install -e '.[bench]')")
     subject = subject_of(machine, part)
-    steps = plan.few_steps(name) if plan.few or "1e9" in name else plan.steps
+    steps = plan.few_steps(name) if plan.few or name == FUSED or "1e9" in name else plan.steps
     steps = min(steps, 10) if machine.rehearsal else steps
     if name == EMPTIED or (name.startswith("c4d") and not plan.few and name not in machine.kept.setdefault("warm", [])):
         with contextmanager(attach)(machine, subject, min(7, steps)) as begin:  # compiles what it needs
@@ -119,7 +120,7 @@ def loop(machine: Machine, part: str, plan: Plan, name: str, attach: Attach) -> 
     if name == EMPTIED:
         found |= {"bandwidth": machine.kept.get("bandwidth") or copy_bandwidth(machine), "hidden": subject.hidden()}
         machine.kept["bandwidth"] = found["bandwidth"]
-    if name.startswith("c4d") and (rule := parse(name.removeprefix("c4d ")).whole) is not None:
+    if name.startswith("c4d") and name != FUSED and (rule := parse(name.removeprefix("c4d ")).whole) is not None:
         found["features"] = rule.forecast.history + (rule.base == "input")
     return {"contender": name, "few": plan.few, "weights": subject.weights, "blocks": subject.blocks, **found}
 
@@ -197,6 +198,14 @@ def _nothing(machine: Machine, subject: Subject, steps: int) -> Iterator[Callabl
 
 def _emptied(machine: Machine, subject: Subject, steps: int) -> Iterator[Callable[[], None]]:
     with subject.emptied():
+        yield lambda: None
+
+
+def fused(machine: Machine, subject: Subject, steps: int) -> Iterator[Callable[[], None]]:
+    """Nothing is cached; attention, norms and rotary embeddings are the backend's."""
+    if not hasattr(c4d, "attention"):
+        raise Absent("c4d.attention is not there")
+    with c4d.attention(subject.model, backend=machine.backend):
         yield lambda: None
 
 

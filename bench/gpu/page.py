@@ -150,10 +150,10 @@ def _model(records: Records, part: str) -> list[str]:
     lines = [
         "Random weights in the published configuration, no text encoder, no decoder; flow-matching Euler; one model, "
         "contenders in turns. Passes are timed on the device. Thresholds see a random model: how many steps they "
-        "reuse says nothing about a trained one. `formula`: N_full · t_full (uncached) + N_reused · t_reused + what "
-        "lies between the passes of the uncached loop. `floor`: emptied stacks and the bytes of the combination at "
-        "the copy's bandwidth. Cache: what lives between steps and does not in the uncached loop; activations: the "
-        "rest of the peak beyond weights and inputs.",
+        "reuse says nothing about a trained one; 1e9 reuses whatever it can. `formula`: N_full · t_full (uncached) + "
+        "N_reused · t_reused + what lies between the passes of the uncached loop. `floor`: emptied stacks and the "
+        "bytes of the combination at the copy's bandwidth. Cache: what lives between steps and does not in the "
+        "uncached loop; activations: the rest of the peak beyond weights and inputs.",
         "",
         "| | passes full + reused | blocks in a reused pass | full ms | reused ms | reused / floor "
         + ("" if few else "| loop s | speed-up | formula / loop ")
@@ -161,7 +161,8 @@ def _model(records: Records, part: str) -> list[str]:
         "|---" * (8 if few else 11) + "|",
     ]
     for name, record in found.items():
-        floor, seconds = floor_ms(found, name), formula(found, name)
+        floor = None if record["blocks_reused"] else floor_ms(found, name)  # a block that was run is not in it
+        seconds = formula(found, name)
         cache = None if plain is None else max(0, record["between"] - plain["between"])
         cells = [
             name,
