@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bench.gpu.machine import Machine
 from bench.gpu.records import Case, Record
-from c4d.backends.kernels import Call
+from c4d.backends.kernels import Call, choose
 
 SHAPES = {  # batch, tokens, heads, head size, guessed seconds
     "FLUX": (1, 4608, 24, 128, 8),
@@ -73,10 +73,12 @@ def measure(machine: Machine, model: str, masked: bool) -> Record:
                 machine.backend.synchronize()
                 taken[name].append(machine.ms(first, last))
     kernels = machine.backend.attention_kernels
+    chosen = choose(kernels, Call.of(q, k, v, mask, False))
+    auto = next(name for name, kernel in kernels.items() if kernel is chosen)
     for name in turns:
         rows[name]["ms"] = sorted(taken[name])[len(taken[name]) // 2]
         rows[name]["lossy"] = name in kernels and kernels[name].lossy
-    return {"shape": [B, S, H, D], "masked": masked, "flop": 4 * B * H * S * S * D, "kernels": rows}
+    return {"shape": [B, S, H, D], "masked": masked, "flop": 4 * B * H * S * S * D, "auto": auto, "kernels": rows}
 
 
 def contenders(

@@ -136,10 +136,10 @@ def _attention(records: Records, part: str) -> list[str]:
             if "ms" not in row:
                 lines.append(f"| {case} {record['shape']} | {name} | {UNKNOWN} | | {_cell(row['absent'])} |")
                 continue
-            lossy = " (lossy)" if row.get("lossy") else ""
+            note = f" ({record['auto']})" if name == "auto" else " (lossy)" if row.get("lossy") else ""
             rate = record["flop"] / row["ms"] / 1e9
             lines.append(
-                f"| {case} {record['shape']} | {name}{lossy} | {row['ms']:.3f} | {rate:.1f} | {row['error']:.2e} |"
+                f"| {case} {record['shape']} | {name}{note} | {row['ms']:.3f} | {rate:.1f} | {row['error']:.2e} |"
             )
     return lines
 
@@ -184,7 +184,8 @@ def _model(records: Records, part: str) -> list[str]:
             ]
         cells += [_number(cache and cache / GB), _number((record["peak"] - (cache or 0)) / GB)]
         lines.append("| " + " | ".join(cells) + " |")
-    one = next(iter(found.values()))
+    one, rounds = next(iter(found.values())), sorted({record["rounds"] for record in found.values()})
+    lines += ["", f"Medians of {' or '.join(map(str, rounds))} round(s)."]
     lines += ["", f"Weights {one['weights'] / GB:.2f} GB; weights, buffers and inputs {one['held'] / GB:.2f} GB."]
     if odd := [name for name, record in found.items() if not record["finite"]]:
         lines.append(f"Results that are not finite: {', '.join(odd)}.")
