@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -141,10 +142,13 @@ def memory(machine: Machine) -> Record:
 def suite(machine: Machine) -> Record:
     """The repository's own tests of backends, told to take the device in."""
     command = [sys.executable, "-m", "pytest", "tests/backends", "-q", "-p", "no:cacheprovider"]
-    command += ["--collect-only"] if machine.rehearsal else []
+    if machine.rehearsal:
+        command += ["--collect-only"]
+    elif find_spec("xdist") is not None:
+        command += ["-n", str(max(1, (os.cpu_count() or 2) // 2))]
     done = subprocess.run(
         command, cwd=ROOT, env={**os.environ, "C4D_TEST_DEVICE": "1"}, capture_output=True, text=True, check=False,
-        timeout=400,
+        timeout=240,
     )  # fmt: skip
     lines = [line for line in done.stdout.splitlines() if line.strip()] or done.stderr.splitlines() or ["nothing said"]
     failures = [line[:200] for line in lines if line.startswith(("FAILED", "ERROR"))][:20]
