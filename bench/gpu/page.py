@@ -151,9 +151,9 @@ def _model(records: Records, part: str) -> list[str]:
         "Random weights in the published configuration, no text encoder, no decoder; flow-matching Euler; one model, "
         "contenders in turns. Passes are timed on the device. Thresholds see a random model: how many steps they "
         "reuse says nothing about a trained one; 1e9 reuses whatever it can. `formula`: N_full · t_full (uncached) + "
-        "N_reused · t_reused + what lies between the passes of the uncached loop. `floor`: emptied stacks and the "
-        "bytes of the combination at the copy's bandwidth. Cache: what lives between steps and does not in the "
-        "uncached loop; activations: the rest of the peak beyond weights and inputs.",
+        "N_reused · t_reused + what lies between the passes of the uncached loop, whose own share is the control. "
+        "`floor`: emptied stacks and the bytes of the combination at the copy's bandwidth. Cache: what lives between "
+        "steps and does not in the uncached loop; activations: the rest of the peak beyond weights and inputs.",
         "",
         "| | passes full + reused | blocks in a reused pass | full ms | reused ms | reused / floor "
         + ("" if few else "| loop s | speed-up | formula / loop ")
@@ -178,9 +178,7 @@ def _model(records: Records, part: str) -> list[str]:
             cells += [
                 _number(record["seconds_loop"]),
                 _number(plain and plain["seconds_loop"] / record["seconds_loop"]),
-                _number(seconds and seconds / record["seconds_loop"])
-                if name not in ("uncached", "stacks emptied")
-                else "",
+                _number(seconds and seconds / record["seconds_loop"]) if name != "stacks emptied" else "",
             ]
         cells += [_number(cache and cache / GB), _number((record["peak"] - (cache or 0)) / GB)]
         lines.append("| " + " | ".join(cells) + " |")
