@@ -21,12 +21,12 @@ def stamp(command: str, threads: int) -> list[str]:
         f"- Command: `{command}`",
         f"- Machine: {machine['processor']}, {machine['cores']} cores, {threads} thread(s), {platform.system()}",
         f"- Versions: Python {found['python']}, {versions}",
-        f"- Commit: {_commit()}",
+        f"- Commit: {commit()}",
         f"- Date: {date.today().isoformat()}",
     ]
 
 
-def _commit() -> str:
+def commit() -> str:
     head = _git("rev-parse", "HEAD")
     if head is None:
         return "none yet (no commit in this checkout)"

@@ -8,7 +8,7 @@ happens without it.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -30,25 +30,50 @@ def versions() -> str:
 
 @contextmanager
 def cache_dit(
-    transformer: nn.Module, steps: int, *, cfg: bool = True, calibrator: Any = None, **config: Any
+    transformer: nn.Module,
+    steps: int,
+    *,
+    cfg: bool = True,
+    calibrator: Any = None,
+    adapter: Mapping[str, Any] | None = None,
+    **config: Any,
 ) -> Iterator[Begin]:
-    """cache-dit's DBCache on Wan's blocks; ``config`` goes to DBCacheConfig, ``calibrator`` is one of its configs."""
+    """cache-dit's DBCache; ``config`` goes to DBCacheConfig, ``calibrator`` is one of its configs.
+
+    ``adapter``: what its BlockAdapter is told of the blocks; None is Wan's.
+    """
     import cache_dit as peer
 
-    adapter = peer.BlockAdapter(
-        transformer=transformer,
-        blocks=transformer.blocks,
-        forward_pattern=peer.ForwardPattern.Pattern_2,
-        has_separate_cfg=cfg,
-    )
+    blocks = adapter_of(transformer, ("blocks",), "Pattern_2") if adapter is None else adapter
+    whole = peer.BlockAdapter(transformer=transformer, has_separate_cfg=cfg, **blocks)
     cache = peer.DBCacheConfig(num_inference_steps=steps, enable_separate_cfg=cfg, **config)
     extra = {} if calibrator is None else {"calibrator_config": calibrator}
-    peer.enable_cache(adapter, cache_config=cache, **extra)
+    peer.enable_cache(whole, cache_config=cache, **extra)
     try:
         yield lambda: peer.refresh_context(transformer, num_inference_steps=steps)
     finally:
         peer.disable_cache(transformer)
         transformer.__dict__.pop("forward", None)  # it leaves its own behind
+
+
+def adapter_of(transformer: Any, stacks: Sequence[str], pattern: str) -> dict[str, Any]:
+    """The blocks as cache-dit's own adapters of these models describe them; FLUX as one chain of both kinds."""
+    import cache_dit as peer
+
+    lists, form = [getattr(transformer, path) for path in stacks], peer.ForwardPattern[pattern]
+    if len(lists) == 1:
+        return {"blocks": lists[0], "forward_pattern": form}
+    if pattern != "Pattern_1":
+        return {"blocks": lists, "forward_pattern": [form] * len(lists), "check_num_outputs": False}
+    from cache_dit.caching.patch_functors import FluxPatchFunctor
+
+    return {
+        "blocks": lists[0] + lists[1],
+        "blocks_name": stacks[0],
+        "dummy_blocks_names": list(stacks[1:]),
+        "patch_functor": FluxPatchFunctor(),
+        "forward_pattern": form,
+    }
 
 
 @contextmanager
