@@ -90,6 +90,9 @@ def test_sums_are_of_fp32_and_rounded_to_the_nearest(kernels):
             assert re.search(r"\bcvt\.rn\.(bf16|f16)(x2)?\.f32\b", ptx), name
         if name.startswith("lincomb"):
             assert "fma.rn.f32" in ptx, name
+    for name in ("lincomb", "lincomb rows", "lincomb fp16"):  # a thread has 16 numbers, each rounded once
+        rounded = re.findall(r"\bcvt\.rn\.(?:bf16|f16)(x2)?\.f32\b", kernels[name]["ptx"])
+        assert sum(2 if pair else 1 for pair in rounded) == 16, name
 
 
 def test_addresses_are_of_64_bits(kernels):

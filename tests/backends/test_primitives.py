@@ -40,6 +40,7 @@ LAYOUTS = {
     "permuted": lambda make: make(4, 3, 2, 5).permute(2, 0, 3, 1),
     "without the text": lambda make: make(2, 9, 40)[:, :-3],
     "rows longer than a tile": lambda make: make(2, 3, 1030)[:, :2],
+    "many short rows": lambda make: make(2, 301, 7)[..., :5],
     "every other": lambda make: make(3, 8, 10)[:, ::2, 1::3],
     "broadcast": lambda make: make(3, 1, 5).expand(3, 4, 5),
     "five loops": lambda make: make(4, 4, 4, 4, 4)[::2, ::2, ::2, ::2, ::2],
