@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
+from torch.utils import _pytree as pytree
 
+from c4d.backends import select
 from c4d.backends.cuda import Cuda
 from c4d.backends.reference import Reference
 
@@ -18,7 +22,33 @@ class Interpreted(Cuda):
     device_type = "cpu"
 
 
-BACKENDS = {"reference": Reference(), "interpreted": Interpreted()}
+class Moved:
+    """A backend of another device, for tensors on the host: they go there as they lie in memory, and come back."""
+
+    def __init__(self, backend):
+        self.backend, self.there = backend, torch.device(backend.device_type)
+
+    def __getattr__(self, name):
+        found = getattr(self.backend, name)
+        if not callable(found) or isinstance(found, type):
+            return found
+
+        def call(*args, **kwargs):
+            args, kwargs = pytree.tree_map_only(torch.Tensor, self.moved, (args, kwargs))
+            return pytree.tree_map_only(torch.Tensor, torch.Tensor.cpu, found(*args, **kwargs))
+
+        return call
+
+    def moved(self, x):
+        whole = REAL["empty"](0, dtype=x.dtype).set_(x.untyped_storage())
+        copied = REAL["empty"](whole.shape, dtype=x.dtype, device=self.there).copy_(whole)
+        return copied.as_strided(x.shape, x.stride(), x.storage_offset())
+
+
+DEVICE = Moved(select()) if os.environ.get("C4D_TEST_DEVICE") else None  # the best that can run here
+if DEVICE is not None and DEVICE.device_type == "cpu":
+    raise RuntimeError("C4D_TEST_DEVICE is set, but no backend of an accelerator can run here: see c4d doctor")
+BACKENDS = {"reference": Reference(), "interpreted": Interpreted()} if DEVICE is None else {"device": DEVICE}
 
 # What one rounding to the dtype costs, relative; beside it a primitive may lose some roundings of fp32 (or fp64)
 # relative to the largest terms of its sums.

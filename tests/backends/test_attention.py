@@ -20,6 +20,7 @@ from c4d.backends.cuda.attention import kernels
 from c4d.backends.kernels import MASKS, Call, Unsupported, choose
 from c4d.backends.reference import Reference
 from tests.backends.doubles import PACKAGES, exact, install, on_the_cpu
+from tests.backends.guard import DEVICE
 
 # Of the largest output, whose scale is 1: one rounding of the output, and for kernels in half precision one of the
 # probabilities too.
@@ -42,6 +43,9 @@ BACKENDS = {"cpu": Reference, "cuda": Hopper}
 KERNELS = [("cpu", "sdpa"), ("cpu", "written-out"), ("cpu", "auto")] + [
     ("cuda", name) for name in ("cudnn", "flash", "efficient", "auto")
 ]
+if DEVICE is not None:
+    there = [name for name, kernel in DEVICE.attention_kernels.items() if not (kernel.missing() or kernel.lossy)]
+    BACKENDS, KERNELS = {"device": lambda: DEVICE}, [("device", name) for name in (*there, "auto")]
 
 
 @pytest.fixture(autouse=True)

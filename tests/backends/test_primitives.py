@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from c4d.backends import Unsupported
 from c4d.backends.cuda import Cuda
-from tests.backends.guard import BACKENDS, KERNEL_DTYPES, UNIT, Interpreted, close, guarded, poisoned, rand
+from tests.backends.guard import BACKENDS, KERNEL_DTYPES, UNIT, Interpreted, Moved, close, guarded, poisoned, rand
 
 __all__ = ["poisoned"]
 
@@ -28,7 +28,7 @@ CASES = [
     if dtype in backend.dtypes
 ]
 every = pytest.mark.parametrize("backend, dtype", CASES)
-KERNELS = BACKENDS["interpreted"]
+KERNELS = BACKENDS.get("interpreted")  # none where the matrix runs on the device
 
 # One number, fewer and more than a tile, odd sizes; the layouts are those that models and hooks hand over.
 LAYOUTS = {
@@ -349,6 +349,17 @@ def test_the_custom_operator_keeps_torchs_rules():
 
     arguments = (rand(1, 3, 8, 2).transpose(2, 3), rand(16), *angles(3, 4), 1e-6, TOKEN, True, 2)
     torch.library.opcheck(norm_rotary, arguments, test_utils=("test_schema", "test_faketensor"))
+
+
+def test_the_way_to_a_device_and_back_changes_nothing():
+    """For the matrix above on a real one."""
+    moved, here = Moved(BACKENDS["reference"]), BACKENDS["reference"]
+    for layout in LAYOUTS:
+        x, y = features(layout, torch.float32, 2)
+        there = moved.moved(x)
+        assert there.stride() == x.stride() and (not x.numel() or there.data_ptr() != x.data_ptr())
+        assert torch.equal(moved.lincomb([x, y], [2.0, -1.0]), here.lincomb([x, y], [2.0, -1.0]))
+        assert torch.equal(moved.change(x, y), here.change(x, y))
 
 
 # -- what goes to the reference, and what is refused
