@@ -48,7 +48,8 @@ class Moved:
 DEVICE = Moved(select()) if os.environ.get("C4D_TEST_DEVICE") else None  # the best that can run here
 if DEVICE is not None and DEVICE.device_type == "cpu":
     raise RuntimeError("C4D_TEST_DEVICE is set, but no backend of an accelerator can run here: see c4d doctor")
-BACKENDS = {"reference": Reference(), "interpreted": Interpreted()} if DEVICE is None else {"device": DEVICE}
+HERE = {"reference": Reference(), "interpreted": Interpreted()}  # what refuses does so before a device is touched
+BACKENDS = HERE if DEVICE is None else {"device": DEVICE}
 
 # What one rounding to the dtype costs, relative; beside it a primitive may lose some roundings of fp32 (or fp64)
 # relative to the largest terms of its sums.

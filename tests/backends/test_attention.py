@@ -39,7 +39,7 @@ class Hopper(Cuda):
         self.attention_kernels = kernels(capability)
 
 
-BACKENDS = {"cpu": Reference, "cuda": Hopper}
+HERE = BACKENDS = {"cpu": Reference, "cuda": Hopper}
 KERNELS = [("cpu", "sdpa"), ("cpu", "written-out"), ("cpu", "auto")] + [
     ("cuda", name) for name in ("cudnn", "flash", "efficient", "auto")
 ]
@@ -268,12 +268,12 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", HERE)
 def test_tensors_that_do_not_go_together_are_refused(backend, case):
     make, words = BAD[case]
     q, k, v, options = make(torch.randn(2, 6, 4, 16))
     with pytest.raises(Unsupported, match=words):
-        BACKENDS[backend]().attention(q, k, v, **options)
+        HERE[backend]().attention(q, k, v, **options)
 
 
 @pytest.mark.parametrize(("name", "lse"), [("flash", True), ("cudnn", False), ("cudnn", True), ("efficient", False)])

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from c4d.backends import Unsupported
 from c4d.backends.cuda import Cuda
-from tests.backends.guard import BACKENDS, KERNEL_DTYPES, UNIT, Interpreted, Moved, close, guarded, poisoned, rand
+from tests.backends.guard import BACKENDS, HERE, KERNEL_DTYPES, UNIT, Interpreted, Moved, close, guarded, poisoned, rand
 
 __all__ = ["poisoned"]
 
@@ -417,7 +417,7 @@ def test_what_the_kernels_do_not_take_is_refused(call, message):
         call(KERNELS, rand(1, 3, 2, 4), rand(3, 2))
 
 
-@pytest.mark.parametrize("backend", BACKENDS.values(), ids=BACKENDS)
+@pytest.mark.parametrize("backend", HERE.values(), ids=HERE)
 @pytest.mark.parametrize(
     "call, message",
     [
