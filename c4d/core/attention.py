@@ -117,12 +117,10 @@ def changed(processor: Any, stock: str) -> str | None:
 
 def compute_dtype(x: Any, transformer: nn.Module) -> torch.dtype:
     """What the blocks compute in: that of autocast, else of the forward's first tensor, else of the weights."""
-    floats = (p for p in transformer.parameters() if p.is_floating_point())
-    tensor = x if isinstance(x, Tensor) else next(floats, None)
-    device = "cpu" if tensor is None else tensor.device.type
-    if torch.is_autocast_enabled(device):
+    weights = (p for p in transformer.parameters() if p.is_floating_point())
+    tensor = x if isinstance(x, Tensor) else next(weights, torch.empty(0))
+    device = tensor.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
-    dtype = tensor.dtype if isinstance(x, Tensor) and tensor is not None else getattr(transformer, "dtype", None)
-    if isinstance(dtype, torch.dtype):
-        return dtype
-    return torch.float32 if tensor is None else tensor.dtype
+    known = None if isinstance(x, Tensor) else getattr(transformer, "dtype", None)  # some weights may be kept in fp32
+    return known if isinstance(known, torch.dtype) else tensor.dtype

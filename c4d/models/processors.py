@@ -42,6 +42,7 @@ class Fused(Processor):
     """What the shapes share. ``across``: norms take all heads of a token together."""
 
     across = False
+    _attention_backend = _parallel_config = None  # where diffusers would set them: it is told that this is not the time
 
     def heads(self, attn: Any, *projected: Tensor) -> list[Tensor]:
         """[B, S, H, D] of each [B, S, H * D]; a rank of tensor parallelism has fewer heads than the module says."""
