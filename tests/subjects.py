@@ -51,8 +51,11 @@ class Subject:
         return pipe
 
     def ask(self, pipe, **change):
+        dtype = next(m for m in (pipe.transformer, getattr(pipe, "transformer_2", None)) if m is not None).dtype
+        asked = self.request(**change)
+        asked.update({name: x.to(dtype) for name, x in asked.items() if name.endswith("embeds")})
         made = torch.Generator().manual_seed(3)
-        return pipe(**self.request(**change), generator=made, output_type="latent", return_dict=False)[0]
+        return pipe(**asked, generator=made, output_type="latent", return_dict=False)[0]
 
     def loop(self, pipe, steps=8, names=("cond", "uncond"), skip=(), stop=None, guided=True):
         """A loop of one's own: the second call is left out on the steps in ``skip``; a pass counted ``stop`` raises.
@@ -112,7 +115,9 @@ def hunyuan_inputs(seed):
     )  # fmt: skip
 
 
-def flux_request(prompt="A", steps=8, size=(64, 64), frames=1, guidance=3.0, prompts=1, **more):
+def flux_request(
+    prompt="A", steps=8, size=(64, 64), frames=1, guidance=3.0, prompts=1, num_videos_per_prompt=1, **more
+):  # fmt: skip
     def embeds(seed):
         return dict(
             prompt_embeds=rand(1, 7, 16, seed=seed).repeat(prompts, 1, 1),
@@ -122,7 +127,7 @@ def flux_request(prompt="A", steps=8, size=(64, 64), frames=1, guidance=3.0, pro
     negative = {f"negative_{key}": value for key, value in embeds(20).items()}
     return dict(
         **embeds(ord(prompt)), **negative, height=size[0], width=size[1], num_inference_steps=steps,
-        true_cfg_scale=guidance, **more,
+        true_cfg_scale=guidance, num_images_per_prompt=num_videos_per_prompt, **more,
     )  # fmt: skip
 
 

@@ -103,12 +103,13 @@ class Counting(Reference):
     """A backend whose one kernel counts its calls by kind of mask; ``limits`` are those of the kernel."""
 
     def __init__(self, lossy=False, **limits):
-        self.calls, self.fused = [], []
+        self.calls, self.fused, self.dtypes = [], [], set()
         kernel = Kernel("counts", Limits(DTYPES, lse=False, **limits), self.run, lossy=lossy)
         self.attention_kernels = MappingProxyType({"counting": kernel})
 
     def run(self, q, k, v, mask, *rest):
         self.calls.append(None if mask is None else tuple(mask.shape))
+        self.dtypes.update(x.dtype for x in (q, k, v))
         return sdpa(q, k, v, mask, *rest)
 
     def rms_norm(self, *args, **kwargs):
@@ -163,12 +164,14 @@ def test_as_close_to_double_precision_as_the_model_alone(case, dtype):
 
 
 def test_autocast(family):
-    model, x = lively(family), rand(*family.latents)
+    """Kernels get the dtype that they were chosen for; norms whose weights have another one are called."""
+    model, x, backend = lively(family), rand(*family.latents), Counting()
     with torch.autocast("cpu", torch.bfloat16):
         plain = family.run(model, x, 700.0)
-        with c4d.attention(model):
+        with c4d.attention(model, backend=backend):
             inside = family.run(model, x, 700.0)
     assert error(inside, plain) < 2e-2
+    assert backend.dtypes == {torch.bfloat16} and "norm" not in backend.fused
 
 
 @pytest.mark.parametrize("name", ["wan-t2v", "wan-i2v", "flux"])
@@ -613,6 +616,19 @@ def test_never_skipping_is_bit_exact(case, method, order):
         inside = case.loop(model, 4, session.begin)
     assert session.report().reused == 0
     assert all(torch.equal(a, b) for a, b in zip(alone, inside, strict=True))
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_text_that_becomes_shorter_within_a_run_starts_afresh(order):
+    """The mask alone changes; what a session stored of the text has the length that it had."""
+    long, short = hunyuan((9,)), hunyuan((6,))
+    model, x = lively(long), rand(*long.latents)
+    plain = short.run(model, x, 800.0)
+    with both(model, "fora:interval=2", order) as session:
+        session.begin([900.0, 800.0])
+        long.run(model, x, 900.0)
+        assert error(short.run(model, x, 800.0), plain) < 5e-6
+    assert session.trace[1].restarted
 
 
 def request(pipe, lengths, prompts=1):
