@@ -55,7 +55,7 @@ class Work:
         self.choose(self._any, self._any)
 
     def choose(self, plain: Attend, masked: Attend, unmasked: bool = False) -> None:
-        """``plain`` and ``masked`` kernels; ``unmasked``: every mask that the model makes lets everything through."""
+        """Kernels for no mask and for a boolean mask of keys; ``unmasked``: the masks that the model makes are all true."""
         self._plain, self._masked, self._unmasked = plain, masked, unmasked
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -63,7 +63,8 @@ class Work:
         q, k = q.to(v.dtype), k.to(v.dtype)  # autocast leaves norms in fp32
         if mask is None or self._unmasked:
             return self._plain(q, k, v, None)
-        return self._masked(q, k, v, mask)
+        of_keys = mask.dtype == torch.bool and mask.ndim == 4 and mask.shape[1] == mask.shape[2] == 1
+        return (self._masked if of_keys else self._any)(q, k, v, mask)
 
     def _any(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         return self.primitives.attention(q, k, v, mask=mask, kernel=self._kernel)

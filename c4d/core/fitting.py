@@ -60,9 +60,7 @@ class Fitting:
     def install(self) -> None:
         if not self._ours:
             return
-        padding = self.spec.padding
-        # A processor of others may count on the text as it came.
-        self.trim = None if padding is None or self._left else Trim(padding, self.transformer)
+        self.trim = None if self.spec.padding is None else Trim(self.spec.padding, self.transformer)
         add = self._handles.append
         # First of all hooks: what else looks at the arguments sees those that the forward gets.
         add(self.transformer.register_forward_pre_hook(Hook(self, self.enter), prepend=True, with_kwargs=True))
@@ -85,7 +83,8 @@ class Fitting:
         """Before a forward: padding goes, kernels are chosen."""
         masked = unmasked = False
         if self.trim is not None:
-            (args, kwargs), unmasked = self.trim(args, kwargs)
+            if not self._left:  # a processor of others may count on the text as it came
+                (args, kwargs), unmasked = self.trim(args, kwargs)
             masked = not unmasked and self.trim.mask(args, kwargs) is not None
         dtype = compute_dtype(args[0] if args else kwargs.get("hidden_states"), self.transformer)
         for size, work in self._works.items():

@@ -182,7 +182,7 @@ def test_fused_projections(name):
     model.fuse_qkv_projections()
     with c4d.attention(model):
         for module in attentions(model).values():
-            module.to_k = None  # must not be called
+            module.to_k = module.add_v_proj = None  # must not be called
         assert error(case.run(model, x, 700.0), plain) < 5e-6
 
 
@@ -575,6 +575,28 @@ def test_beside_somebody_s_own_processor_text_keeps_its_padding():
     with c4d.attention(model, backend=backend) as session:
         assert error(case.run(model, x, 700.0), plain) < 5e-6
     assert set(backend.calls) == {(1, 1, 1, 32 + 12)} and session.host_reads == 0
+
+
+@pytest.mark.parametrize("name", ["flux", "hunyuan-t2v"])
+def test_a_mask_that_a_kernel_was_not_chosen_for(name):
+    """One that nobody announced, or of another kind, in the middle of a forward: a kernel is chosen for it there."""
+    case = CASES[name]
+    model = lively(case)
+    module = next(iter(attentions(model).values()))
+
+    def additive(module, args, kwargs):
+        tokens = kwargs["hidden_states"].shape[1] + kwargs["encoder_hidden_states"].shape[1]
+        return args, {**kwargs, "attention_mask": rand(1, 1, tokens, tokens, seed=9)}
+
+    mixed = hunyuan((5, 9)) if name == "hunyuan-t2v" else case
+    x = rand(*mixed.latents)
+    module.register_forward_pre_hook(additive, with_kwargs=True)
+    with c4d.attention(model, backend=Counting(masks=(KEYS,))), pytest.raises(Unsupported, match="an additive mask"):
+        mixed.run(model, x, 700.0)
+    if name == "flux":
+        plain = case.run(model, x, 700.0)
+        with c4d.attention(model):
+            assert error(case.run(model, x, 700.0), plain) < 5e-6
 
 
 # -- beside caching
