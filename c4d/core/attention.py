@@ -55,7 +55,7 @@ class Work:
         self.choose(self._any, self._any)
 
     def choose(self, plain: Attend, masked: Attend, unmasked: bool = False) -> None:
-        """Kernels for no mask and for a boolean mask of keys; ``unmasked``: the masks that the model makes are all true."""
+        """Kernels for no mask and for a boolean mask of keys; ``unmasked``: the model's own masks are all true."""
         self._plain, self._masked, self._unmasked = plain, masked, unmasked
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:

@@ -123,7 +123,8 @@ class Fitting:
             what = " and ".join(f"{n} {kind}{'s' if n > 1 else ''}" for kind, n in counts.items())
             said.append(f"{self.label}: {what} through {' and '.join(sorted(self._names))}")
         for name, n in self._left.items():
-            said.append(f"{self.label}: {n} attention{'s' if n > 1 else ''} left to their own processor {name}")
+            which = "1 attention left to its" if n == 1 else f"{n} attentions left to their"
+            said.append(f"{self.label}: {which} own processor {name}")
         return said or [f"{self.label}: no attention declared in its spec; all left as they are"]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> None:

@@ -375,7 +375,7 @@ def test_other_processors_are_left_alone_or_refused(family):
     with c4d.attention(model) as session:
         assert module.processor is own and ours(model) == ATTENTIONS[family.name] - 1
         assert error(family.run(model, x, 700.0), plain) < 5e-6
-    assert session.lines()[1] == "transformer: 1 attention left to their own processor Own"
+    assert session.lines()[1] == "transformer: 1 attention left to its own processor Own"
     assert module.processor is own
     with pytest.raises(ValueError, match=f"but transformer.{path} has the processor Own; give it its stock"):
         c4d.attention(model, "sdpa")
