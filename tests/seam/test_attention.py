@@ -382,7 +382,10 @@ def test_other_processors_are_left_alone_or_refused(family):
     assert ours(model) == 0
 
 
-def test_a_processor_that_was_configured_is_not_the_stock_one(family):
+def test_a_processor_that_was_configured_is_not_the_stock_one(monkeypatch, family):
+    from diffusers.models.attention_dispatch import _AttentionBackendRegistry as registry
+
+    monkeypatch.setattr(registry, "_active_backend", registry._active_backend)  # a model's backend becomes everybody's
     model = family.build()
     model.set_attention_backend("_native_math")
     with c4d.attention(model) as session:
