@@ -1,4 +1,4 @@
-"""The public entry: ``with c4d.cached(pipe, method) as session``."""
+"""The public entries: ``with c4d.cached(pipe, method) as session`` and ``with c4d.attention(pipe, kernel)``."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ import reprlib
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from c4d.backends import Backend, Unsupported, select
-from c4d.backends.kernels import names
+from c4d.backends.kernels import KEYS, NONE, Call, choose, names
+from c4d.core.attention import Attend
 from c4d.core.clock import Clock, NoClock, SchedulerClock
+from c4d.core.fitting import AttentionSession
 from c4d.core.grammar import parse
 from c4d.core.history import Storage
 from c4d.core.session import Session
-from c4d.core.types import CacheMethod, ModelSpec
+from c4d.core.spec import ModelSpec
+from c4d.core.types import CacheMethod
 from c4d.models import spec_for
 
 
@@ -57,16 +60,10 @@ def cached(
     if history_dtype is not None and history_dtype not in chosen.dtypes:
         able = names(chosen.dtypes)
         raise Unsupported(f"history_dtype is {history_dtype}; backend {chosen.name!r} computes in {able}")
+    transformers = _transformers_of(model).values()
     if isinstance(model, nn.Module):
-        if hasattr(model, "_orig_mod"):
-            raise TypeError(
-                "this transformer is compiled as a whole (torch.compile): pass the original and compile its blocks, "
-                "transformer.compile_repeated_blocks(fullgraph=True)"
-            )
-        transformers = [model]
         clock: Clock = NoClock() if scheduler is None else SchedulerClock(lambda: scheduler)
     else:
-        transformers = _transformers_of(model)
         clock = SchedulerClock(lambda: model.scheduler if scheduler is None else scheduler)
     return Session(
         [(transformer, spec or spec_for(transformer)) for transformer in transformers],
@@ -77,25 +74,70 @@ def cached(
     )
 
 
+def attention(
+    model: Any, kernel: str = "auto", *, backend: Backend | str = "auto", spec: ModelSpec | None = None
+) -> AttentionSession:
+    """Computes the attention of ``model`` with a backend's kernel inside a ``with`` block; around or inside ``cached``.
+
+    Norms and rotary embeddings go through the backend's primitives too, and text that a mask pads is sliced away where
+    that is exact. On exit every attention has the very processor that it had before.
+
+    Args:
+        model: a diffusers pipeline (all of its transformers), or a bare transformer.
+        kernel: a name from the backend's ``attention_kernels``, or ``"auto"``: the first exact one that takes the
+            model, with attentions whose processor is not the stock one left alone (``lines()`` says which).
+        backend, spec: as in :func:`cached`.
+
+    Raises:
+        TypeError: as :func:`cached`.
+        ValueError: an unknown kernel; one that cannot take the model's head size or dtype (``Unsupported``, which names
+            the limit; a mask is met at the first forward that has one); one by name that would not run in every
+            attention.
+        RuntimeError: a transformer that is compiled as a whole.
+        BackendUnavailable: a backend asked for by name that cannot run here.
+    """
+    _check_kinds(
+        (kernel, (str,), "kernel", "the name of an attention kernel, or 'auto'"),
+        (spec, (ModelSpec, type(None)), "spec", "a c4d.ModelSpec"),
+        (backend, (str, Backend), "backend", "a name from c4d doctor"),
+    )
+    chosen = select(backend) if isinstance(backend, str) else backend
+    kernels = chosen.attention_kernels
+
+    def resolve(dtype: torch.dtype, head_size: int, masked: bool) -> tuple[str, Attend]:
+        found = choose(kernels, Call(dtype, head_size, KEYS if masked else NONE), kernel)
+
+        def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+            return found.run(q, k, v, mask, None, False, False)[0]
+
+        return next(name for name, each in kernels.items() if each is found), attend
+
+    transformers = {name: (module, spec or spec_for(module)) for name, module in _transformers_of(model).items()}
+    return AttentionSession(transformers, kernel, chosen, resolve)
+
+
 def _check_kinds(*arguments: tuple[Any, tuple[type, ...], str, str]) -> None:
     for value, kinds, name, wanted in arguments:
         if not isinstance(value, kinds):
             raise TypeError(f"{name} is {' '.join(reprlib.repr(value).split())}; give {wanted}")
 
 
-def _transformers_of(pipe: Any) -> list[nn.Module]:
-    """High-noise expert first, as the pipelines name them."""
-    found = [getattr(pipe, name, None) for name in ("transformer", "transformer_2")]
-    modules = [module for module in found if isinstance(module, nn.Module)]
+def _transformers_of(model: Any) -> dict[str, nn.Module]:
+    """By their name in the pipeline; high-noise expert first, as the pipelines name them."""
+    if isinstance(model, nn.Module):
+        modules, owner = {"transformer": model}, "this transformer"
+    else:
+        found = {name: getattr(model, name, None) for name in ("transformer", "transformer_2")}
+        modules = {name: module for name, module in found.items() if isinstance(module, nn.Module)}
+        owner = f"a transformer of this {type(model).__name__}"
     if not modules:
         raise TypeError(
-            f"{type(pipe).__name__} has no transformer: give a diffusers pipeline with a diffusion transformer (not a "
+            f"{type(model).__name__} has no transformer: give a diffusers pipeline with a diffusion transformer (not a "
             "U-Net), or the transformer itself"
         )
-    for module in modules:
-        if hasattr(module, "_orig_mod"):
-            raise TypeError(
-                f"a transformer of this {type(pipe).__name__} is compiled as a whole (torch.compile): compile its "
-                "blocks instead, transformer.compile_repeated_blocks(fullgraph=True)"
-            )
+    if any(hasattr(module, "_orig_mod") for module in modules.values()):
+        raise TypeError(
+            f"{owner} is compiled as a whole (torch.compile): use the original and compile its blocks instead, "
+            "transformer.compile_repeated_blocks(fullgraph=True)"
+        )
     return modules

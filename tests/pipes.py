@@ -7,7 +7,7 @@ from importlib.resources import files
 import torch
 from PIL import Image
 
-from tests.tiny import HUNYUAN, WAN
+from tests.tiny import FLUX, HUNYUAN, WAN
 
 
 def wan_tiny():
@@ -98,6 +98,20 @@ def hunyuan_video():
         text_encoder=None, tokenizer=None, text_encoder_2=None, tokenizer_2=None, vae=vae,
         transformer=transformer(kind="HunyuanVideoTransformer3DModel", **HUNYUAN),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=7.0),
+    )  # fmt: skip
+
+
+def flux():
+    """To be called with embeddings, too."""
+    from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline
+
+    torch.manual_seed(0)
+    sizes = dict(block_out_channels=(4, 4, 4, 4), norm_num_groups=4, latent_channels=4, layers_per_block=1)
+    vae = AutoencoderKL(**sizes, down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4)
+    return FluxPipeline(
+        text_encoder=None, tokenizer=None, text_encoder_2=None, tokenizer_2=None, vae=vae,
+        transformer=transformer(kind="FluxTransformer2DModel", **FLUX),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import c4d
-from tests.pipes import hunyuan_video, text_to_video, two_experts, wan_tiny
+from tests.pipes import flux, hunyuan_video, text_to_video, two_experts, wan_tiny
 from tests.tiny import rand
 
 PROMPTS = {
@@ -51,7 +51,11 @@ class Subject:
         return pipe
 
     def ask(self, pipe, **change):
-        return pipe(**self.request(**change), generator=torch.Generator().manual_seed(3), output_type="latent").frames
+        dtype = next(m for m in (pipe.transformer, getattr(pipe, "transformer_2", None)) if m is not None).dtype
+        asked = self.request(**change)
+        asked.update({name: x.to(dtype) for name, x in asked.items() if name.endswith("embeds")})
+        made = torch.Generator().manual_seed(3)
+        return pipe(**asked, generator=made, output_type="latent", return_dict=False)[0]
 
     def loop(self, pipe, steps=8, names=("cond", "uncond"), skip=(), stop=None, guided=True):
         """A loop of one's own: the second call is left out on the steps in ``skip``; a pass counted ``stop`` raises.
@@ -111,6 +115,30 @@ def hunyuan_inputs(seed):
     )  # fmt: skip
 
 
+def flux_request(
+    prompt="A", steps=8, size=(64, 64), frames=1, guidance=3.0, prompts=1, num_videos_per_prompt=1, **more
+):  # fmt: skip
+    def embeds(seed):
+        return dict(
+            prompt_embeds=rand(1, 7, 16, seed=seed).repeat(prompts, 1, 1),
+            pooled_prompt_embeds=rand(1, 8, seed=seed + 1).repeat(prompts, 1),
+        )
+
+    negative = {f"negative_{key}": value for key, value in embeds(20).items()}
+    return dict(
+        **embeds(ord(prompt)), **negative, height=size[0], width=size[1], num_inference_steps=steps,
+        true_cfg_scale=guidance, num_images_per_prompt=num_videos_per_prompt, **more,
+    )  # fmt: skip
+
+
+def flux_inputs(seed):
+    return dict(
+        encoder_hidden_states=rand(1, 7, 16, seed=10 + seed), pooled_projections=rand(1, 8, seed=20 + seed),
+        txt_ids=torch.zeros(7, 3), img_ids=torch.cartesian_prod(torch.zeros(1), torch.arange(4.0), torch.arange(4.0)),
+        guidance=torch.tensor([3.5]),
+    )  # fmt: skip
+
+
 def wan(make, change, head, kinds=KINDS):
     chosen = {kind: text for kind, text in methods("time_projection", change, head).items() if kind in kinds}
     return Subject(make, wan_request, (1, 8, 2, 8, 8), wan_inputs, chosen)
@@ -122,6 +150,7 @@ SUBJECTS = {
     "hunyuan": Subject(
         hunyuan_video, hunyuan_request, (1, 4, 2, 4, 4), hunyuan_inputs, methods("modulated_input", 0.15, 0.27)
     ),
+    "flux": Subject(flux, flux_request, (1, 16, 16), flux_inputs, methods("modulated_input", 0.15, 0.27)),
     "wan-tiny": wan(wan_tiny, 0.3, 0.25, kinds=("modules", "stack", "head")),
 }
 EVERY = [pytest.param(name, kind, id=f"{name}-{kind}") for name, s in SUBJECTS.items() for kind in s.methods]

@@ -79,4 +79,4 @@ def test_the_readme_names_every_public_name_it_uses():
 def test_every_family_is_in_the_readme():
     text = (ROOT / "README.md").read_text()
     for name in SPECS:
-        assert any(word in text for word in re.findall(r"VACE|Wan|HunyuanVideo", name)), name
+        assert any(word.lower() in text.lower() for word in re.findall(r"VACE|Wan|HunyuanVideo|Flux", name)), name

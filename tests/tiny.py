@@ -23,6 +23,10 @@ HUNYUAN = dict(
     num_refiner_layers=1, patch_size=1, patch_size_t=1, guidance_embeds=True, text_embed_dim=16,
     pooled_projection_dim=8, rope_axes_dim=(2, 4, 4),
 )  # fmt: skip
+FLUX = dict(
+    in_channels=16, num_layers=2, num_single_layers=3, attention_head_dim=12, num_attention_heads=2,
+    joint_attention_dim=16, pooled_projection_dim=8, guidance_embeds=True, axes_dims_rope=(4, 4, 4),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class Case:
     latents: tuple[int, ...]
     inputs: Callable[[], dict[str, Any]]
     per_token: bool = False
+    unit: float = 1.0  # of timesteps
 
     def build(self) -> nn.Module:
         torch.manual_seed(0)
@@ -41,7 +46,7 @@ class Case:
 
     def run(self, model: nn.Module, x: Tensor, t: float, seed: int = 0, **extra: Any) -> Tensor:
         """One forward at timestep t; the noise prediction, in the latents' channels."""
-        timestep = torch.full((x.shape[0],), t)
+        timestep = torch.full((x.shape[0],), t * self.unit)
         if self.per_token:
             tokens = x.shape[2] * (x.shape[3] // 2) * (x.shape[4] // 2)
             timestep = timestep[:, None].expand(-1, tokens).clone()
@@ -84,6 +89,12 @@ def _hunyuan(**config: Any) -> nn.Module:
     return HunyuanVideoTransformer3DModel(**{**HUNYUAN, **config})
 
 
+def _flux() -> nn.Module:
+    from diffusers import FluxTransformer2DModel
+
+    return FluxTransformer2DModel(**FLUX)
+
+
 def _wan_text() -> dict[str, Any]:
     return dict(encoder_hidden_states=rand(1, 12, 16, seed=1))
 
@@ -96,6 +107,17 @@ def _hunyuan_inputs() -> dict[str, Any]:
         encoder_attention_mask=mask,
         pooled_projections=rand(1, 8, seed=2),
         guidance=torch.tensor([6000.0]),
+    )
+
+
+def _flux_inputs() -> dict[str, Any]:
+    places = torch.cartesian_prod(torch.zeros(1), torch.arange(4.0), torch.arange(5.0))
+    return dict(
+        encoder_hidden_states=rand(1, 7, 16, seed=1),
+        pooled_projections=rand(1, 8, seed=2),
+        txt_ids=torch.arange(21.0).reshape(7, 3),  # zeros in the pipelines, which turn no text
+        img_ids=places,
+        guidance=torch.tensor([3.5]),
     )
 
 
@@ -132,6 +154,18 @@ CASES = {
             lambda: _hunyuan(image_condition_type="token_replace"),
             (1, 4, 2, 4, 4),
             _hunyuan_inputs,
+        ),
+        Case("flux", _flux, (1, 20, 16), _flux_inputs, unit=1e-3),
+        Case(
+            "flux-controlnet",
+            _flux,
+            (1, 20, 16),
+            lambda: dict(
+                **_flux_inputs(),
+                controlnet_block_samples=[rand(1, 20, 24, seed=5)],
+                controlnet_single_block_samples=[rand(1, 20, 24, seed=6), rand(1, 20, 24, seed=7)],
+            ),
+            unit=1e-3,
         ),
     )
 }

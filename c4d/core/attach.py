@@ -9,8 +9,9 @@ from torch import nn
 
 from c4d.core.hooks import CacheContext, Forward, Hook, Listener
 from c4d.core.offload import offload_hooks
+from c4d.core.spec import ModelSpec, OutputOf
 from c4d.core.stack import BlockStack
-from c4d.core.types import OUTPUT, CacheMethod, ModelSpec, OutputOf, Probe
+from c4d.core.types import OUTPUT, CacheMethod, Probe
 
 
 class Place(NamedTuple):

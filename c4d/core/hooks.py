@@ -26,8 +26,8 @@ class Listener(Protocol):
 class Hook:
     """A module hook: calls a method of the session with ``data``, or does nothing once the session is gone."""
 
-    def __init__(self, session: Listener, call: Callable[..., Any], *data: Any) -> None:
-        self._session: Listener | None = session
+    def __init__(self, session: object, call: Callable[..., Any], *data: Any) -> None:
+        self._session: object | None = session
         self._name, self._data = call.__name__, data
 
     def __call__(self, module: nn.Module, *args: Any) -> Any:

@@ -14,8 +14,9 @@ from c4d.core.attach import Place
 from c4d.core.history import History
 from c4d.core.offload import Bridge, onloaded
 from c4d.core.run import Branch, Tools
+from c4d.core.spec import AtEntry, ModelSpec, Stack
 from c4d.core.stack import StandIn, bind, hidden, unbind
-from c4d.core.types import OUTPUT, Action, AtEntry, CacheMethod, Change, ModelSpec, Probe, Rule, Stack, Step
+from c4d.core.types import OUTPUT, Action, CacheMethod, Change, Probe, Rule, Step
 
 COMPUTE, REUSE = Action.COMPUTE, Action.REUSE
 

@@ -15,9 +15,10 @@ from c4d.core.measure import Agree, Meter, alone
 from c4d.core.offload import Bridge, tracing
 from c4d.core.passes import Pass
 from c4d.core.run import Run, Tools, signature_of
+from c4d.core.spec import ModelSpec, Stack
 from c4d.core.trace import Entry, Report, timeline, why
 from c4d.core.turns import Turns
-from c4d.core.types import Action, CacheMethod, ModelSpec, Primitives, Probe, Stack
+from c4d.core.types import Action, CacheMethod, Primitives, Probe
 
 
 class Session:

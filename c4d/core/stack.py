@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from c4d.core.types import Stack
+from c4d.core.spec import Stack
 
 Plan = Callable[[Stack, list[nn.Module]], Iterator[Any]]
 

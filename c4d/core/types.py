@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 S = TypeVar("S")
 
@@ -190,65 +190,3 @@ class CacheMethod:
     def whole(self) -> Rule | None:
         """The rule for the whole pass, None if the method acts at modules."""
         return self.rules[0] if self.rules[0].whole else None
-
-
-@dataclass(frozen=True)
-class Site:
-    """A sub-module (``""``: the block itself) whose output can be forecast, and the others that its reuse bypasses.
-
-    ``bypasses`` maps a module's path in the block to the filler that replaces its forward on a reused pass; a filler
-    gets the module's arguments and must return something of a shape that the block's code accepts.
-    """
-
-    output: str
-    bypasses: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Stack:
-    """A ``ModuleList`` that the forward loops over.
-
-    ``takes`` and ``returns`` name the streams a block threads, in call and in return order; the first of the chain's
-    streams is ``hidden_states``. ``sites`` maps a kind to its sites in each block. A ``side`` stack only feeds the
-    others (VACE hints): it is skipped with them but carries no part of the feature.
-    """
-
-    path: str
-    takes: tuple[str, ...] = ("hidden_states",)
-    returns: tuple[str, ...] = ("hidden_states",)
-    sites: Mapping[str, tuple[Site, ...]] = field(default_factory=dict)
-    side: bool = False
-
-
-@dataclass(frozen=True)
-class OutputOf:
-    """A signal known before any block runs: ``read(output)`` of the module at path ``module``."""
-
-    module: str
-    read: Callable[[Any], Tensor]
-
-
-@dataclass(frozen=True)
-class AtEntry:
-    """A signal that needs the first block: ``read(block, arguments by name)``."""
-
-    read: Callable[[nn.Module, Mapping[str, Any]], Tensor]
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """One transformer class as data: its stacks, the module the hidden state enters after them, its signals."""
-
-    transformer: str
-    stacks: tuple[Stack, ...]
-    exit: str
-    signals: Mapping[Probe, OutputOf | AtEntry] = field(default_factory=dict)
-    about: str = ""
-
-    def kinds(self) -> tuple[str, ...]:
-        """Every kind of site that a rule can name on this model."""
-        declared = {kind for stack in self.stacks for kind in stack.sites}
-        return (STACK, OUTPUT, *(kind for kind in MODULE_KINDS if kind in declared))
-
-    def probes(self) -> tuple[Probe, ...]:
-        return tuple(probe for probe in Probe if probe is Probe.HEAD or probe in self.signals)

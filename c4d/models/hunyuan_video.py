@@ -7,7 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from c4d.core.types import AtEntry, ModelSpec, Probe, Site, Stack
+from c4d.core.spec import AtEntry, ModelSpec, Padding, Site, Stack
+from c4d.core.types import Probe
+from c4d.models.processors import HunyuanVideoDual, HunyuanVideoSingle
 
 STREAMS = (
     "hidden_states",
@@ -50,11 +52,19 @@ SPECS = (
                 takes=STREAMS,
                 returns=BOTH,
                 sites={"attn": (Site("attn"),), "mlp": (Site("ff"), Site("ff_context"))},
+                attention={"attn": HunyuanVideoDual},
             ),
-            Stack("single_transformer_blocks", takes=STREAMS, returns=BOTH, sites={"total": (TOTAL,)}),
+            Stack(
+                "single_transformer_blocks",
+                takes=STREAMS,
+                returns=BOTH,
+                sites={"total": (TOTAL,)},
+                attention={"attn": HunyuanVideoSingle},
+            ),
         ),
         exit="norm_out",
         signals={Probe.MODULATED_INPUT: AtEntry(modulated_input)},
+        padding=Padding("encoder_hidden_states", "encoder_attention_mask"),
         about="HunyuanVideo T2V and I2V (latent concatenation and token replacement)",
     ),
 )

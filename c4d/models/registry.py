@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import nn
 
-from c4d.core.types import ModelSpec
-from c4d.models import hunyuan_video, wan
+from c4d.core.spec import ModelSpec
+from c4d.models import flux, hunyuan_video, wan
 
-SPECS: dict[str, ModelSpec] = {spec.transformer: spec for family in (wan, hunyuan_video) for spec in family.SPECS}
+SPECS: dict[str, ModelSpec] = {spec.transformer: spec for family in (wan, hunyuan_video, flux) for spec in family.SPECS}
 
 
 class UnsupportedModel(TypeError):

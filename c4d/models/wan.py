@@ -6,11 +6,14 @@ from typing import Any
 
 from torch import Tensor
 
-from c4d.core.types import ModelSpec, OutputOf, Probe, Site, Stack
+from c4d.core.spec import ModelSpec, OutputOf, Site, Stack
+from c4d.core.types import Probe
+from c4d.models.processors import Wan, WanCross
 
 STREAMS = ("hidden_states", "encoder_hidden_states", "temb", "rotary_emb")
 SITES = {"attn": (Site("attn1"),), "cross_attn": (Site("attn2"),), "mlp": (Site("ffn"),)}
-BLOCKS = Stack("blocks", takes=STREAMS, sites=SITES)
+ATTENTION = {"attn1": Wan, "attn2": WanCross}
+BLOCKS = Stack("blocks", takes=STREAMS, sites=SITES, attention=ATTENTION)
 
 
 def temb(embedded: tuple[Any, ...]) -> Tensor:
@@ -38,7 +41,7 @@ SPECS = (
     ),
     ModelSpec(
         "WanVACETransformer3DModel",
-        stacks=(Stack("vace_blocks", sites={"total": (Site(""),)}, side=True), BLOCKS),
+        stacks=(Stack("vace_blocks", sites={"total": (Site(""),)}, attention=ATTENTION, side=True), BLOCKS),
         exit="norm_out",
         signals=SIGNALS,
         about="Wan VACE: the hints' blocks are skipped together with those they feed",

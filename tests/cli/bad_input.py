@@ -328,8 +328,8 @@ INDEX_ROWS = [
     ),
     model(
         "with another transformer",
-        index_of(transformer=["diffusers", "FluxTransformer2DModel"]),
-        "FluxTransformer2DModel",
+        index_of(transformer=["diffusers", "SD3Transformer2DModel"]),
+        "SD3Transformer2DModel",
         *SPECS,
     ),
     model(

@@ -1,0 +1,127 @@
+"""How a transformer's attention reaches a backend: one processor a module, and what they share during a forward."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+# resolve(dtype, head size, masked) -> the kernel's name and the kernel; raises ValueError if none can take it
+Resolve = Callable[[torch.dtype, int, bool], tuple[str, Attend]]
+
+
+class AttentionPrimitives(Protocol):
+    """What processors need of a backend (the whole protocol: ``c4d.backends.base``)."""
+
+    def attention(
+        self, q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, kernel: str = "auto"
+    ) -> Tensor: ...
+
+    def rms_norm(self, x: Tensor, weight: Tensor | None, *, eps: float) -> Tensor: ...
+
+    def rotary(
+        self, x: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool, tokens: int | None = None
+    ) -> Tensor: ...
+
+    def norm_rotary(
+        self,
+        x: Tensor,
+        weight: Tensor | None,
+        cos: Tensor,
+        sin: Tensor,
+        *,
+        eps: float,
+        interleaved: bool,
+        tokens: int | None = None,
+    ) -> Tensor: ...
+
+
+class Work:
+    """What processors of one transformer and head size share: the primitives, and the kernels that were chosen.
+
+    Kernels are chosen before a forward and hold until its end. In between, as in a forward that was called past the
+    hooks, each call chooses for itself.
+    """
+
+    def __init__(self, primitives: AttentionPrimitives, kernel: str) -> None:
+        self.primitives, self._kernel = primitives, kernel
+        self.rest()
+
+    def rest(self) -> None:
+        self.choose(self._any, self._any)
+
+    def choose(self, plain: Attend, masked: Attend, unmasked: bool = False) -> None:
+        """Kernels for no mask and for a boolean mask of keys; ``unmasked``: the model's own masks are all true."""
+        self._plain, self._masked, self._unmasked = plain, masked, unmasked
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """[B, Sq, H, D] for q [B, Sq, H, D] and k, v [B, Sk, H, D]."""
+        q, k = q.to(v.dtype), k.to(v.dtype)  # autocast leaves norms in fp32
+        if mask is None or self._unmasked:
+            return self._plain(q, k, v, None)
+        of_keys = mask.dtype == torch.bool and mask.ndim == 4 and mask.shape[1] == mask.shape[2] == 1
+        return (self._masked if of_keys else self._any)(q, k, v, mask)
+
+    def _any(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        return self.primitives.attention(q, k, v, mask=mask, kernel=self._kernel)
+
+
+class Processor:
+    """Stands in for the processor of one attention module; a copy or a pickle of it is the one that was there before.
+
+    A subclass is one shape of attention: ``__call__`` takes what the model's attention gives its processor.
+    ``replaces`` is the full name of the stock class, ``kind`` what reports call such an attention.
+    """
+
+    replaces = ""
+    kind = "attention"
+
+    def __init__(self, work: Work, before: Any) -> None:
+        self.work, self.before = work, before
+
+    def __call__(self, attn: Any, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError
+
+    @staticmethod
+    def head_size(attn: Any) -> int:
+        return int(attn.inner_dim // attn.heads)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Others configure attention through their processor's attributes; here that would be lost in silence."""
+        if name not in ("work", "before") and value is not None:
+            raise AttributeError(f"this attention is c4d's until its with block ends; set {name} before or after it")
+        super().__setattr__(name, value)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return copy.deepcopy(self.before, memo)
+
+    def __reduce__(self) -> Any:
+        return _itself, (self.before,)
+
+
+def _itself(processor: Any) -> Any:
+    return processor
+
+
+def changed(processor: Any, stock: str) -> str | None:
+    """None for a processor of the class ``stock`` as it was made; else what it is, in words."""
+    cls = type(processor)
+    if f"{cls.__module__}.{cls.__qualname__}" != stock:
+        return cls.__name__
+    given = [name for name, value in vars(processor).items() if value is not None]
+    return f"{cls.__name__} with {', '.join(given)} set" if given else None
+
+
+def compute_dtype(x: Any, transformer: nn.Module) -> torch.dtype:
+    """What the blocks compute in: that of autocast, else of the forward's first tensor, else of the weights."""
+    weights = (p for p in transformer.parameters() if p.is_floating_point())
+    tensor = x if isinstance(x, Tensor) else next(weights, torch.empty(0))
+    device = tensor.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    known = None if isinstance(x, Tensor) else getattr(transformer, "dtype", None)  # some weights may be kept in fp32
+    return known if isinstance(known, torch.dtype) else tensor.dtype

@@ -1,0 +1,184 @@
+"""An attention session: processors on the attention modules of some transformers while a ``with`` block lasts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from c4d.core.attach import is_compiled
+from c4d.core.attention import AttentionPrimitives, Processor, Resolve, Work, changed, compute_dtype
+from c4d.core.hooks import Hook
+from c4d.core.padding import Trim
+from c4d.core.spec import ModelSpec
+
+
+class Fitting:
+    """One transformer in an attention session. A copied or saved transformer leaves it behind."""
+
+    def __init__(
+        self, label: str, transformer: nn.Module, spec: ModelSpec, primitives: AttentionPrimitives, resolve: Resolve
+    ) -> None:
+        self.label, self.transformer, self.spec = label, transformer, spec
+        self._primitives, self._resolve = primitives, resolve
+        self.trim: Trim | None = None
+        self._chosen: dict[tuple[Any, ...], tuple[str, Any]] = {}
+        self._handles: list[Any] = []
+        self._placed: list[tuple[nn.Module, Processor]] = []
+
+    def plan(self, kernel: str) -> None:
+        """Sorts the declared modules; raises what keeps ``kernel`` from them, before anything is touched."""
+        if is_compiled(self.transformer):
+            raise RuntimeError(
+                f"{type(self.transformer).__name__} is compiled as a whole: compile its blocks instead "
+                "(transformer.compile_repeated_blocks(fullgraph=True), or --compile)"
+            )
+        self._kernel, self._works = kernel, dict[int, Work]()
+        self._ours: list[tuple[nn.Module, type[Processor]]] = []
+        self._left: Counter[str] = Counter()
+        for path, module, cls in self._declared():
+            strange = changed(getattr(module, "processor", None), cls.replaces)
+            if strange is None:
+                self._ours.append((module, cls))
+                self._works.setdefault(cls.head_size(module), Work(self._primitives, kernel))
+            elif kernel == "auto":
+                self._left[strange] += 1
+            else:
+                raise ValueError(
+                    f"attention kernel {kernel!r} is to run in every attention, but {self.label}.{path} has the "
+                    f"processor {strange}; give it its stock processor again, or use 'auto', which leaves it alone"
+                )
+        if not self._ours and not self._left and kernel != "auto":
+            raise ValueError(
+                f"attention kernel {kernel!r} has nowhere to run: the spec of {self.spec.transformer} declares no "
+                "attention (docs/adding_a_model.md)"
+            )
+        self._names = {self._attend(compute_dtype(None, self.transformer), size, False)[0] for size in self._works}
+
+    def install(self) -> None:
+        if not self._ours:
+            return
+        self.trim = None if self.spec.padding is None else Trim(self.spec.padding, self.transformer)
+        add = self._handles.append
+        # First of all hooks: what else looks at the arguments sees those that the forward gets.
+        add(self.transformer.register_forward_pre_hook(Hook(self, self.enter), prepend=True, with_kwargs=True))
+        add(self.transformer.register_forward_hook(Hook(self, self.leave), always_call=True))
+        for module, cls in self._ours:
+            processor = cls(self._works[cls.head_size(module)], module.processor)
+            self._placed.append((module, processor))
+            module.processor = processor  # type: ignore[assignment]
+
+    def remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        for module, processor in self._placed:
+            processor.work.rest()
+            if module.__dict__.get("processor") is processor:
+                module.processor = processor.before
+        self._handles, self._placed = [], []
+
+    def enter(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Before a forward: padding goes, kernels are chosen."""
+        masked = unmasked = False
+        if self.trim is not None:
+            if not self._left:  # a processor of others may count on the text as it came
+                (args, kwargs), unmasked = self.trim(args, kwargs)
+            masked = not unmasked and self.trim.mask(args, kwargs) is not None
+        dtype = compute_dtype(args[0] if args else kwargs.get("hidden_states"), self.transformer)
+        for size, work in self._works.items():
+            work.rest()
+            name, plain = self._attend(dtype, size, False)
+            self._names = {name}
+            if masked:
+                self._names.add((choice := self._attend(dtype, size, True))[0])
+                work.choose(plain, choice[1])
+            else:
+                work.choose(plain, work._masked, unmasked)
+        return args, kwargs
+
+    def leave(self, args: Any, output: Any) -> None:
+        for work in self._works.values():
+            work.rest()
+
+    def _attend(self, dtype: Any, size: int, masked: bool) -> tuple[str, Any]:
+        key = (dtype, size, masked)
+        if key not in self._chosen:
+            self._chosen[key] = self._resolve(*key)
+        return self._chosen[key]
+
+    def _declared(self) -> list[tuple[str, nn.Module, type[Processor]]]:
+        return [
+            (path := f"{stack.path}.{i}.{inner}", self.transformer.get_submodule(path), cls)
+            for stack in self.spec.stacks
+            for i in range(len(self.transformer.get_submodule(stack.path)))  # type: ignore[arg-type]
+            for inner, cls in stack.attention.items()
+        ]
+
+    def lines(self) -> list[str]:
+        said = []
+        if self._ours:
+            counts = Counter(cls.kind for _, cls in self._ours)
+            what = " and ".join(f"{n} {kind}{'s' if n > 1 else ''}" for kind, n in counts.items())
+            said.append(f"{self.label}: {what} through {' and '.join(sorted(self._names))}")
+        for name, n in self._left.items():
+            which = "1 attention left to its" if n == 1 else f"{n} attentions left to their"
+            said.append(f"{self.label}: {which} own processor {name}")
+        return said or [f"{self.label}: no attention declared in its spec; all left as they are"]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> None:
+        return None
+
+    def __reduce__(self) -> Any:
+        return type(None), ()
+
+
+class AttentionSession:
+    """Puts a backend's attention into ``transformers`` while its ``with`` block lasts; made by :func:`c4d.attention`.
+
+    ``transformers`` by the name that messages and reports give them.
+    """
+
+    def __init__(
+        self,
+        transformers: Mapping[str, tuple[nn.Module, ModelSpec]],
+        kernel: str,
+        primitives: AttentionPrimitives,
+        resolve: Resolve,
+    ) -> None:
+        self.kernel = kernel
+        self._at_work = False
+        self._fittings = [Fitting(name, *pair, primitives, resolve) for name, pair in transformers.items()]
+        self._plan()
+
+    def __enter__(self) -> AttentionSession:
+        if self._at_work:
+            raise RuntimeError("this attention is already at work: leave its with block first")
+        self._plan()  # again: the model may have changed since
+        try:
+            for fitting in self._fittings:
+                fitting.install()
+        except BaseException:
+            self.__exit__()
+            raise
+        self._at_work = True
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._at_work = False
+        for fitting in self._fittings:
+            fitting.remove()
+
+    def lines(self) -> list[str]:
+        """Plain sentences for a report: which attentions run through which kernel, and which were left alone."""
+        return [line for fitting in self._fittings for line in fitting.lines()]
+
+    @property
+    def host_reads(self) -> int:
+        """How often the host has waited for a mask of padded text."""
+        return sum(fitting.trim.reads for fitting in self._fittings if fitting.trim is not None)
+
+    def _plan(self) -> None:
+        for fitting in self._fittings:
+            fitting.plan(self.kernel)

@@ -1,0 +1,55 @@
+"""FLUX.1: dual-stream blocks, then single-stream ones, as one chain. A block returns the text first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from c4d.core.spec import AtEntry, ModelSpec, Site, Stack
+from c4d.core.types import Probe
+from c4d.models.hunyuan_video import no_features
+from c4d.models.processors import FluxDual, FluxSingle
+
+TAKES = ("hidden_states", "encoder_hidden_states", "temb", "image_rotary_emb", "joint_attention_kwargs")
+RETURNS = ("encoder_hidden_states", "hidden_states")
+
+
+def modulated_input(block: nn.Module, named: Mapping[str, Any]) -> Tensor:
+    """[B, tokens, D]: the first block's image stream after its adaptive norm."""
+    return block.norm1(named["hidden_states"], emb=named["temb"])[0]  # type: ignore[operator]
+
+
+def keep_stream(hidden_states: Tensor, **_: Any) -> Tensor:
+    """An attention that changes nothing."""
+    return hidden_states
+
+
+# As in HunyuanVideo, but the attention of a single-stream block takes and returns one sequence.
+TOTAL = Site("proj_out", bypasses={"attn": keep_stream, "proj_mlp": no_features, "act_mlp": no_features})
+
+SPECS = (
+    ModelSpec(
+        "FluxTransformer2DModel",
+        stacks=(
+            Stack(
+                "transformer_blocks",
+                takes=TAKES,
+                returns=RETURNS,
+                sites={"attn": (Site("attn"),), "mlp": (Site("ff"), Site("ff_context"))},
+                attention={"attn": FluxDual},
+            ),
+            Stack(
+                "single_transformer_blocks",
+                takes=TAKES,
+                returns=RETURNS,
+                sites={"total": (TOTAL,)},
+                attention={"attn": FluxSingle},
+            ),
+        ),
+        exit="norm_out",
+        signals={Probe.MODULATED_INPUT: AtEntry(modulated_input)},
+        about="FLUX.1, with or without a ControlNet",
+    ),
+)

@@ -1,0 +1,213 @@
+"""One attention processor a shape: projections and other modules are called, norm, rotary and attention are fused.
+
+Modules are called, not read, so that LoRA, quantisation and offloading keep acting on them; the one exception is the
+weight of a plain RMSNorm.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from c4d.core.attention import Processor
+
+Tables = tuple[Tensor, Tensor]
+
+
+def tables(rotary: Tables | None) -> Tables | None:
+    """Cosine and sine [S, D/2] of tables that hold every angle twice in a row, [S, D] or [1, S, 1, D]."""
+    if rotary is None:
+        return None
+    cos, sin = rotary
+    return cos.flatten(0, -2)[:, 0::2], sin.flatten(0, -2)[:, 1::2]
+
+
+def plain(norm: Any, x: Tensor) -> bool:
+    """True for an RMSNorm that nobody hooked (an offload may have its weight elsewhere), with a weight like x."""
+    return (
+        type(norm).__name__ == "RMSNorm"
+        and norm.weight is not None
+        and norm.weight.dtype == x.dtype
+        and norm.eps is not None
+        and getattr(norm, "bias", None) is None
+        and "forward" not in norm.__dict__
+        and not norm._forward_pre_hooks
+        and not norm._forward_hooks
+    )
+
+
+class Fused(Processor):
+    """What the shapes share. ``across``: norms take all heads of a token together."""
+
+    across = False
+    _attention_backend = _parallel_config = None  # where diffusers would set them: it is told that this is not the time
+
+    def heads(self, attn: Any, *projected: Tensor) -> list[Tensor]:
+        """[B, S, H, D] of each [B, S, H * D]; a rank of tensor parallelism has fewer heads than the module says."""
+        size = self.head_size(attn)
+        return [x.unflatten(-1, (-1, size)) for x in projected]
+
+    def normed(self, norm: Any, x: Tensor, turn: Tables | None = None, tokens: int | None = None) -> Tensor:
+        """x [B, S, H, D] after ``norm``, its ``tokens`` leading tokens (None: all) turned by ``turn``, if given."""
+        primitives = self.work.primitives
+        if norm is not None and plain(norm, x):
+            if turn is None:
+                return primitives.rms_norm(x, norm.weight, eps=norm.eps)
+            return primitives.norm_rotary(x, norm.weight, *turn, eps=norm.eps, interleaved=True, tokens=tokens)
+        if norm is not None:
+            x = norm(x.flatten(2)).view_as(x) if self.across else norm(x)
+        return x if turn is None else primitives.rotary(x, *turn, interleaved=True, tokens=tokens)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        """[B, Sq, H * D]"""
+        return self.work.attend(q, k, v, mask).flatten(2)
+
+
+class Wan(Fused):
+    """Self- or cross-attention with norms over all heads; of an image's tokens, which come first, beside the text's."""
+
+    replaces = "diffusers.models.transformers.transformer_wan.WanAttnProcessor"
+    kind = "self-attention"
+    across = True
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        rotary_emb: Tables | None = None,
+    ) -> Tensor:
+        source, image = hidden_states if encoder_hidden_states is None else encoder_hidden_states, None
+        if attn.add_k_proj is not None:
+            length = source.shape[1] - 512  # the model pads its text to so many tokens
+            image, source = source[:, :length], source[:, length:]
+        q, k, v = self.heads(attn, *self.projected(attn, hidden_states, source))
+        turn = tables(rotary_emb)
+        q, k = self.normed(attn.norm_q, q, turn), self.normed(attn.norm_k, k, turn)
+        out = self.attend(q, k, v, attention_mask)
+        if image is not None:
+            k, v = self.heads(attn, *self.projected_image(attn, image))
+            out = out + self.attend(q, self.normed(attn.norm_added_k, k), v)
+        return attn.to_out[1](attn.to_out[0](out))
+
+    @staticmethod
+    def projected(attn: Any, x: Tensor, source: Tensor) -> tuple[Tensor, ...]:
+        if not attn.fused_projections:
+            return attn.to_q(x), attn.to_k(source), attn.to_v(source)
+        if attn.is_cross_attention:
+            return attn.to_q(x), *attn.to_kv(source).chunk(2, -1)
+        return attn.to_qkv(x).chunk(3, -1)
+
+    @staticmethod
+    def projected_image(attn: Any, image: Tensor) -> tuple[Tensor, ...]:
+        if attn.fused_projections:
+            return attn.to_added_kv(image).chunk(2, -1)
+        return attn.add_k_proj(image), attn.add_v_proj(image)
+
+
+class WanCross(Wan):
+    kind = "cross-attention"
+
+
+class HunyuanVideoDual(Fused):
+    """Image tokens, then text tokens with projections of their own; the image alone is turned."""
+
+    replaces = "diffusers.models.transformers.transformer_hunyuan_video.HunyuanVideoAttnProcessor2_0"
+    kind = "dual-stream attention"
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        image_rotary_emb: Tables | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        x, text, turn = hidden_states, encoder_hidden_states, tables(image_rotary_emb)
+        q, k, v = self.heads(attn, attn.to_q(x), attn.to_k(x), attn.to_v(x))
+        added = self.heads(attn, attn.add_q_proj(text), attn.add_k_proj(text), attn.add_v_proj(text))
+        q = torch.cat((self.normed(attn.norm_q, q, turn), self.normed(attn.norm_added_q, added[0])), 1)
+        k = torch.cat((self.normed(attn.norm_k, k, turn), self.normed(attn.norm_added_k, added[1])), 1)
+        out = self.attend(q, k, torch.cat((v, added[2]), 1), attention_mask)
+        x, text = out.split((x.shape[1], text.shape[1]), 1)
+        return attn.to_out[1](attn.to_out[0](x)), attn.to_add_out(text)
+
+
+class HunyuanVideoSingle(Fused):
+    """Image and text tokens as one sequence; its leading tokens, the image's, are turned."""
+
+    replaces = HunyuanVideoDual.replaces
+    kind = "single-stream attention"
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        image_rotary_emb: Tables | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        lengths = hidden_states.shape[1], encoder_hidden_states.shape[1]
+        x, turn = torch.cat((hidden_states, encoder_hidden_states), 1), tables(image_rotary_emb)
+        q, k, v = self.heads(attn, attn.to_q(x), attn.to_k(x), attn.to_v(x))
+        q, k = self.normed(attn.norm_q, q, turn, lengths[0]), self.normed(attn.norm_k, k, turn, lengths[0])
+        x, text = self.attend(q, k, v, attention_mask).split(lengths, 1)
+        return x, text
+
+
+class FluxDual(Fused):
+    """Text tokens with projections of their own, then image tokens; all are turned."""
+
+    replaces = "diffusers.models.transformers.transformer_flux.FluxAttnProcessor"
+    kind = "dual-stream attention"
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        image_rotary_emb: Tables | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        x, text, turn = hidden_states, encoder_hidden_states, tables(image_rotary_emb)
+        lengths, head, tail = (text.shape[1], x.shape[1]), None, None
+        if turn is not None:
+            head, tail = zip(*(table.split(lengths) for table in turn), strict=True)
+        q, k, v = self.heads(attn, *projected(attn, x))
+        added = self.heads(attn, *projected_text(attn, text))
+        q = torch.cat((self.normed(attn.norm_added_q, added[0], head), self.normed(attn.norm_q, q, tail)), 1)
+        k = torch.cat((self.normed(attn.norm_added_k, added[1], head), self.normed(attn.norm_k, k, tail)), 1)
+        text, x = self.attend(q, k, torch.cat((added[2], v), 1), attention_mask).split(lengths, 1)
+        return attn.to_out[1](attn.to_out[0](x)), attn.to_add_out(text)
+
+
+class FluxSingle(Fused):
+    """One sequence of text and image tokens; all are turned."""
+
+    replaces = FluxDual.replaces
+    kind = "single-stream attention"
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        image_rotary_emb: Tables | None = None,
+    ) -> Tensor:
+        turn = tables(image_rotary_emb)
+        q, k, v = self.heads(attn, *projected(attn, hidden_states))
+        return self.attend(self.normed(attn.norm_q, q, turn), self.normed(attn.norm_k, k, turn), v, attention_mask)
+
+
+def projected(attn: Any, x: Tensor) -> tuple[Tensor, ...]:
+    return attn.to_qkv(x).chunk(3, -1) if attn.fused_projections else (attn.to_q(x), attn.to_k(x), attn.to_v(x))
+
+
+def projected_text(attn: Any, text: Tensor) -> tuple[Tensor, ...]:
+    if attn.fused_projections:
+        return attn.to_added_qkv(text).chunk(3, -1)
+    return attn.add_q_proj(text), attn.add_k_proj(text), attn.add_v_proj(text)
