@@ -8,17 +8,20 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from c4d.backends import Backend, BackendUnavailable, select
+import c4d
+from c4d.backends import Backend, BackendUnavailable, Unsupported, select
 from c4d.catalogue import doctor_text, methods_text, models_text
 from c4d.core.grammar import MethodError, parse
 from c4d.options import Options, Parser, add_options, read_options, read_prompts
 from c4d.pipelines import (
     EMBEDDED,
+    OWN,
     GenerationError,
     InputError,
     OutputError,
@@ -26,6 +29,7 @@ from c4d.pipelines import (
     Settings,
     alone_in,
     call_arguments,
+    check_attention,
     check_method,
     compile_blocks,
     kept,
@@ -65,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"terminated; {RESUME}", arguments, 143)
     except OutputError as error:
         return _fail(f"{error}; make room or name another --out: {RESUME}", arguments, 4)
-    except (InputError, MethodError) as error:
+    except (InputError, MethodError, Unsupported) as error:
         return _fail(str(error), arguments, 2)
     except GenerationError as error:
         return _fail(str(error), arguments, 1)
@@ -123,13 +127,13 @@ def _generate(options: Options, stops: Stops) -> None:
     several = options.prompt_file is not None
     folders = [options.out / f"{index:03d}" if several else options.out for index in range(len(requests))]
     jobs = list(zip(folders, requests, strict=True))
-    with alone_in(options.out) as notes:
+    with alone_in(options.out) as notes, ExitStack() as until_done:
         for note in notes:
             print(f"note: {note}")
         records = results(options.out)
         keep = set[Path]() if options.overwrite else kept(jobs, settings, records)
         write_manifest(options.out, records)
-        pipe = None
+        pipe = attention = None
         for folder, request in jobs:
             if folder in keep:
                 print(f"{folder}: kept, already complete: {request.prompt}")
@@ -138,9 +142,12 @@ def _generate(options: Options, stops: Stops) -> None:
                 waiting = [request for folder, request in jobs if folder not in keep]
                 pipe, compiled = _load(options, settings, backend, waiting)
                 notes += compiled
+                if settings.attention != OWN:
+                    attention = until_done.enter_context(c4d.attention(pipe, settings.attention, backend=backend))
                 stops.check()
+            shown = not options.quiet
             record, clip = produce(
-                pipe, request, settings, folder, backend=backend, progress=not options.quiet, notes=notes
+                pipe, request, settings, folder, backend=backend, progress=shown, attention=attention, notes=notes
             )
             write_manifest(options.out, records := {**records, folder: record})
             if several:
@@ -148,6 +155,8 @@ def _generate(options: Options, stops: Stops) -> None:
             elif not options.quiet:
                 for note in record["notes"]:
                     print(f"note: {note}")
+                for line in record["attention"]:
+                    print(f"attention: {line}")
                 print(f"{clip.report or 'uncached'}\n{summary(record)}\ntimed: {record['timing']['how']}")
             for line in () if options.quiet else time_spent(record):
                 print(line)
@@ -181,13 +190,14 @@ def _prepare(options: Options) -> tuple[Backend, Settings, list[Request]]:
         dtype=options.dtype or str(backend.default_dtype).removeprefix("torch."),
         fps=options.fps if options.fps is not None else float(model.defaults.fps if model else 16),
         cache=options.cache,
+        attention=options.attention,
         compile=options.compile,
         compare=options.compare,
         repeats=options.repeats,
         history_dtype=options.history_dtype,
         history_on=options.history_on,
     )
-    parse_dtype(settings.dtype, backend=backend)
+    dtype = parse_dtype(settings.dtype, backend=backend)
     if settings.history_dtype is not None:
         parse_dtype(settings.history_dtype, "dtype of the history", backend)
     requests = [
@@ -209,6 +219,8 @@ def _prepare(options: Options) -> tuple[Backend, Settings, list[Request]]:
     pipe = skeleton(options.model, allow_pickle=options.allow_pickle)
     if options.cache is not None:
         check_method(pipe, options.cache, backend=backend)
+    if settings.attention != OWN:
+        check_attention(pipe, settings.attention, dtype, backend=backend)
     if callable(pipe):  # else only the whole pipeline can tell, in _load
         call_arguments(pipe, requests[0])  # they differ in their prompts alone
     _check_writable(options.out)

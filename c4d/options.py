@@ -21,6 +21,7 @@ class Options:
     model: str = "wan-tiny"
     backend: str = "auto"
     cache: str | None = None
+    attention: str = "auto"
     prompt: str | None = None
     prompt_file: Path | None = None
     negative_prompt: str | None = None
@@ -87,6 +88,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
     how = add("how to run")
     option(how, "--cache", none_or_text, "TEXT", "caching method, such as fora:interval=3 (c4d methods); default none")
+    option(
+        how,
+        "--attention",
+        str,
+        "NAME",
+        "attention kernel (c4d doctor), auto: the best exact one, or own: the model's code; default auto",
+    )
     option(how, "--backend", str, "NAME", f"auto, {', '.join(known())}; default auto")
     option(how, "--dtype", str, "NAME", "of the weights: float32, bfloat16, float16; default: the backend's own")
     option(how, "--threads", whole, "N", "CPU threads; default: the embedded model's own (1), else torch's choice")

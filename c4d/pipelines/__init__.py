@@ -10,12 +10,13 @@ from c4d.pipelines.load import compile_blocks, load_pipeline, parse_dtype
 from c4d.pipelines.output import alone_in
 from c4d.pipelines.request import Request
 from c4d.pipelines.results import kept, results, write_manifest
-from c4d.pipelines.settings import Settings
-from c4d.pipelines.skeleton import check_method, skeleton
+from c4d.pipelines.settings import OWN, Settings
+from c4d.pipelines.skeleton import check_attention, check_method, skeleton
 from c4d.pipelines.why import NAMES as PHASES
 
 __all__ = [
     "EMBEDDED",
+    "OWN",
     "PHASES",
     "Clip",
     "Defaults",
@@ -27,6 +28,7 @@ __all__ = [
     "Settings",
     "alone_in",
     "call_arguments",
+    "check_attention",
     "check_method",
     "compile_blocks",
     "effective",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from c4d.backends import Backend
+from c4d.core.fitting import AttentionSession
 from c4d.pipelines.arguments import effective, unknown_words
 from c4d.pipelines.compare import adherence, difference, fidelity, take_turns, timing, work
 from c4d.pipelines.generate import Clip
@@ -29,13 +30,15 @@ def produce(
     *,
     backend: Backend,
     progress: bool,
+    attention: AttentionSession | None = None,
     notes: Sequence[str] = (),
 ) -> tuple[dict[str, Any], Clip]:
     """Makes the clips of one request, then writes ``folder``; ``report.json`` comes last and marks it complete.
 
     What the folder held stays until all clips are made. Returns what ``report.json`` says, and the clip (the cached one
-    if there is a method). ``notes`` are remarks for the reader of the report. Raises like
-    :func:`c4d.pipelines.generate`, and OutputError for a file that cannot be written.
+    if there is a method). ``attention`` is what is at work in ``pipe`` (None: the model's own), ``notes`` are remarks
+    for the reader of the report. Raises like :func:`c4d.pipelines.generate`, and OutputError for a file that cannot be
+    written.
     """
     made = take_turns(pipe, request, settings, backend=backend, progress=progress)
     clip = made.clips[settings.kinds[0]]
@@ -67,6 +70,7 @@ def produce(
         "adherence": {kind: seen for kind in frames if (seen := adherence(request.prompt, frames[kind]))},
         "session": session,
         "backend": {"name": backend.name, "verified": backend.verified},
+        "attention": attention.lines() if attention is not None else ["the model's own"],
         **about_here(),
         "notes": list(notes),
     }

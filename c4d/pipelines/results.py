@@ -14,7 +14,7 @@ from c4d.pipelines.output import write_text
 from c4d.pipelines.request import Request
 from c4d.pipelines.settings import Settings
 
-SCHEMA = 2  # of report.json
+SCHEMA = 3  # of report.json
 MARK = "report.json"  # written last: a folder without it is not complete
 MANIFEST = "manifest.jsonl"
 WAYS = "name another --out, or replace it with --overwrite"

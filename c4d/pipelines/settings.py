@@ -9,6 +9,7 @@ from c4d.core.grammar import parse
 from c4d.pipelines.errors import InputError
 from c4d.pipelines.load import parse_dtype
 
+OWN = "own"
 LEAST_FPS = 0.01  # the video writer keeps two decimals
 
 
@@ -16,6 +17,7 @@ LEAST_FPS = 0.01  # the video writer keeps two decimals
 class Settings:
     """What holds for every prompt of a job; ``fps`` in frames a second, ``dtype`` of the weights.
 
+    ``attention`` is the name of a kernel, "auto", or ``OWN``: the model's own code.
     With ``compare`` the uncached clip is made too, and one of fewer plain steps that cost what the cached one costs.
     ``repeats`` clips of each kind are timed.
     Raises :class:`InputError` for what contradicts itself or is out of range, MethodError for the text ``cache``.
@@ -26,6 +28,7 @@ class Settings:
     dtype: str
     fps: float
     cache: str | None = None
+    attention: str = "auto"
     compile: bool = False
     compare: bool = False
     repeats: int = 1

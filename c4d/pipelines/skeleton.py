@@ -60,6 +60,17 @@ def check_method(pipe: Any, method: str, *, backend: Backend) -> None:
         raise InputError(f"{error}; the method, or its fit, was made for other models (see c4d models)") from error
 
 
+def check_attention(pipe: Any, kernel: str, dtype: torch.dtype, *, backend: Backend) -> None:
+    """Raises :class:`InputError` for a kernel that cannot compute attention in ``dtype`` for ``pipe``, a skeleton."""
+    for name in TRANSFORMERS:
+        if (transformer := getattr(pipe, name, None)) is not None:
+            nn.Module.to(transformer, dtype)  # diffusers' own speaks of layers that it would keep in fp32
+    try:
+        c4d.attention(pipe, kernel, backend=backend)
+    except ValueError as error:
+        raise InputError(f"--attention {kernel!r}: {error} (c4d doctor says what each takes)") from error
+
+
 def _from_hub(model: str) -> Mapping[str, Any]:
     from diffusers import DiffusionPipeline
 
