@@ -51,7 +51,7 @@ class Plan:
 
 
 PLANS = {
-    "flux": Plan(50, 3, 0.25, "flux"),
+    "flux": Plan(50, 3, 0.25, "flux.1-dev"),
     "wan": Plan(50, 1, 0.8, "wan2.1-t2v-1.3b"),
     "wan14b": Plan(5, 1, 14.0, few=True),
     "hunyuan": Plan(4, 1, 50.0, few=True),
