@@ -110,7 +110,8 @@ def attention(
         def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
             return found.run(q, k, v, mask, None, False, False)[0]
 
-        return next(name for name, each in kernels.items() if each is found), attend
+        name = next(name for name, each in kernels.items() if each is found)
+        return f"{name} (lossy)" if found.lossy else name, attend
 
     transformers = {name: (module, spec or spec_for(module)) for name, module in _transformers_of(model).items()}
     return AttentionSession(transformers, kernel, chosen, resolve)

@@ -106,13 +106,39 @@ def flux():
     from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline
 
     torch.manual_seed(0)
-    sizes = dict(block_out_channels=(4, 4, 4, 4), norm_num_groups=4, latent_channels=4, layers_per_block=1)
+    sizes = dict(
+        block_out_channels=(4, 4, 4, 4), norm_num_groups=4, latent_channels=4, layers_per_block=1, shift_factor=0.1
+    )
     vae = AutoencoderKL(**sizes, down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4)
     return FluxPipeline(
         text_encoder=None, tokenizer=None, text_encoder_2=None, tokenizer_2=None, vae=vae,
         transformer=transformer(kind="FluxTransformer2DModel", **FLUX),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
     )  # fmt: skip
+
+
+def flux_with_text():
+    """With tiny text encoders of random weights, whose tokenizers know letters; it can be saved and loaded."""
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5TokenizerFast
+
+    pipe = flux()
+    config, letters = pipe.transformer.config, [chr(c) for c in range(33, 127)]
+    words = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -1.0), *((letter, -2.0) for letter in letters)]
+    small = dict(num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, bos_token_id=0, eos_token_id=1)
+    pipe.register_modules(
+        tokenizer=CLIPTokenizer(vocab={w: i for i, w in enumerate(words)}, merges=[], model_max_length=77),
+        text_encoder=CLIPTextModel(
+            CLIPTextConfig(vocab_size=len(words), hidden_size=config.pooled_projection_dim, pad_token_id=1, **small)
+        ),
+        tokenizer_2=T5TokenizerFast(vocab=pieces, extra_ids=0, model_max_length=512),
+        text_encoder_2=T5EncoderModel(
+            T5Config(
+                vocab_size=len(pieces), d_model=config.joint_attention_dim, d_kv=4, d_ff=8, num_layers=1, num_heads=1
+            )
+        ),
+    )
+    return pipe
 
 
 PIPELINES = {f.__name__: f for f in (

@@ -92,9 +92,11 @@ def _check_size(pipe: Any, name: str, values: Mapping[str, Any]) -> None:
     """Pipelines round what does not fit and only log it; the user gets what was asked for, or is told."""
     transformer = getattr(pipe, "transformer", None) or getattr(pipe, "transformer_2", None)
     config = getattr(transformer, "config", {})
-    spatial, temporal = (getattr(pipe, f"vae_scale_factor_{axis}", None) for axis in ("spatial", "temporal"))
+    # Pipelines of pictures have one factor, those of videos two.
+    spatial = getattr(pipe, "vae_scale_factor_spatial", None) or getattr(pipe, "vae_scale_factor", None)
+    temporal = getattr(pipe, "vae_scale_factor_temporal", None)
     patch = config.get("patch_size")
-    # Wan: one number an axis (frames, height, width); HunyuanVideo: one number for height and width.
+    # Wan: one number an axis (frames, height, width); HunyuanVideo and FLUX: one number for height and width.
     patches = patch if isinstance(patch, (list, tuple)) else (config.get("patch_size_t", 1), patch, patch)
     limit = config.get("rope_max_seq_len")
     for axis, size, factor, cells in (
@@ -103,7 +105,7 @@ def _check_size(pipe: Any, name: str, values: Mapping[str, Any]) -> None:
     ):
         if size is None or factor is None or cells is None:
             continue
-        multiple = math.lcm(factor * cells, 16)  # both families also insist on 16, whatever their factors are
+        multiple = math.lcm(factor * cells, 16)  # all families also insist on 16, whatever their factors are
         if size % multiple:
             raise InputError(f"{axis} {size} does not fit {name}: {_nearest(size, 0, multiple)}")
         _check_limit(axis, size, limit, factor * cells * limit if limit else 0, name)
@@ -116,9 +118,15 @@ def _check_size(pipe: Any, name: str, values: Mapping[str, Any]) -> None:
 
 def _check_length(pipe: Any, name: str, parameters: Mapping[str, inspect.Parameter], values: Mapping[str, Any]) -> None:
     """Pipelines cut what is too long and only log it."""
-    tokenizer, limit = getattr(pipe, "tokenizer", None), parameters.get("max_sequence_length")
-    if tokenizer is None or limit is None or not isinstance(limit.default, int):
+    limit = parameters.get("max_sequence_length")
+    if limit is None or not isinstance(limit.default, int):
         return
+    # The limit is that of the text encoder that reads so much; one beside it for a summary (CLIP) always cuts.
+    held = [getattr(pipe, name, None) for name in ("tokenizer", "tokenizer_2")]
+    able = [each for each in held if each is not None and each.model_max_length >= limit.default]
+    if not able:
+        return
+    tokenizer = able[0]
     for argument in ("prompt", "negative_prompt"):
         if text := values.get(argument):
             tokens = len(tokenizer(text, verbose=False).input_ids)

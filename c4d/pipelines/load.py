@@ -15,6 +15,7 @@ from c4d.backends.kernels import names
 from c4d.pipelines.directory import components, locate
 from c4d.pipelines.embedded import EMBEDDED
 from c4d.pipelines.errors import InputError
+from c4d.pipelines.quiet import quiet
 from c4d.pipelines.skeleton import AGAIN, TRANSFORMERS, listed, skeleton
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -56,7 +57,7 @@ def load_pipeline(
     from diffusers import DiffusionPipeline
 
     safe = None if allow_pickle else True  # what diffusers calls both
-    with _libraries(bars=progress and model not in EMBEDDED), _as_input_errors(f"model {model!r} cannot be loaded"):
+    with quiet(bars=progress and model not in EMBEDDED), _as_input_errors(f"model {model!r} cannot be loaded"):
         if not local:
             kind = "with its weights" if allow_pickle else "with weights in safetensors (pickles need --allow-pickle)"
             with _as_input_errors(f"model {model!r} cannot be downloaded {kind}"):
@@ -119,28 +120,3 @@ def compile_blocks(pipe: Any) -> list[str]:
             transformer.compile_repeated_blocks(fullgraph=True)
             lines.append(f"{name}: {', '.join(transformer._repeated_blocks)} compiled (fullgraph), at first use")
     return lines
-
-
-@contextmanager
-def _libraries(*, bars: bool) -> Iterator[None]:
-    """Bars of diffusers and transformers on or off, and no report by the latter: an error has what matters of it.
-
-    Both libraries are left as they were.
-    """
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    libraries = (diffusers_logging, transformers_logging)
-    before, verbosity = (
-        [library.is_progress_bar_enabled() for library in libraries],
-        transformers_logging.get_verbosity(),
-    )
-    transformers_logging.set_verbosity_error()
-    try:
-        for library in libraries:
-            library.enable_progress_bar() if bars else library.disable_progress_bar()
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        for library, enabled in zip(libraries, before, strict=True):
-            library.enable_progress_bar() if enabled else library.disable_progress_bar()

@@ -20,6 +20,7 @@ from c4d.core.grammar import parse
 from c4d.models import SPECS, spec_for
 from c4d.pipelines.directory import INDEX, STEMS, Shapes, check_directory, components, locate, read_json
 from c4d.pipelines.errors import InputError
+from c4d.pipelines.quiet import quiet
 
 AGAIN = "download or save the model again"
 TRANSFORMERS = ("transformer", "transformer_2")
@@ -32,6 +33,11 @@ def skeleton(model: str, *, allow_pickle: bool = False) -> Any:
     :class:`InputError` for a model that does not exist, is incomplete or damaged, has no supported transformer, or
     whose weights are not those of its configuration.
     """
+    with quiet(bars=False):
+        return _skeleton(model, allow_pickle)
+
+
+def _skeleton(model: str, allow_pickle: bool) -> Any:
     source, local = locate(model)
     index = read_json(Path(source) / INDEX) if local else _from_hub(source)
     classes = _supported(model, index)

@@ -281,6 +281,12 @@ def test_what_a_kernel_cannot_take_is_refused_before_anything_is_installed(famil
     assert processors(model) == before and not model._forward_pre_hooks
 
 
+def test_a_lossy_kernel_runs_by_name_and_is_called_lossy():
+    backend = Counting(lossy=True)
+    with c4d.attention(CASES["wan-t2v"].build(), "counting", backend=backend) as session:
+        assert session.lines()[0].endswith("through counting (lossy)")
+
+
 def test_a_dtype_that_a_kernel_cannot_take_is_refused():
     model = CASES["wan-t2v"].build()
     backend = Counting()
