@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import inspect
-import platform
 import re
 import textwrap
 import warnings
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from c4d.backends import Backend, BackendUnavailable, known, load, select
@@ -17,7 +15,7 @@ from c4d.core.forecast import FORECASTERS
 from c4d.core.grammar import describe
 from c4d.core.methods import METHODS
 from c4d.models import SPECS
-from c4d.pipelines import EMBEDDED
+from c4d.pipelines import EMBEDDED, versions
 
 WIDTH = 100
 
@@ -63,12 +61,7 @@ def models_text() -> str:
 
 def doctor_text() -> str:
     """Never raises: a backend that cannot even be imported is a line like the others."""
-    lines = ["VERSIONS", f"  python        {platform.python_version()}"]
-    for package in ("c4d", "torch", "diffusers", "transformers"):
-        try:
-            lines.append(f"  {package:<13} {version(package)}")
-        except PackageNotFoundError:
-            lines.append(f"  {package:<13} missing")
+    lines = ["VERSIONS", *(f"  {name:<13} {found}" for name, found in versions().items())]
     lines += ["", "BACKENDS  (--backend NAME)"]
     for name in known():
         try:

@@ -8,6 +8,7 @@ from c4d.pipelines.generate import Clip, generate
 from c4d.pipelines.job import produce
 from c4d.pipelines.load import compile_blocks, load_pipeline, parse_dtype
 from c4d.pipelines.output import alone_in
+from c4d.pipelines.report import versions
 from c4d.pipelines.request import Request
 from c4d.pipelines.results import kept, results, write_manifest
 from c4d.pipelines.settings import OWN, Settings
@@ -40,5 +41,6 @@ __all__ = [
     "produce",
     "results",
     "skeleton",
+    "versions",
     "write_manifest",
 ]
