@@ -175,7 +175,8 @@ def loops(size: str, intervals: Sequence[int], steps: int, rounds: int) -> list[
         turns: list[Callable[[], Any]] = [lambda i=i: run(i, wans[i], begins[i]) for i in range(len(wans))]
         seconds_in_turns(turns, rounds, warm=0)
     features, weights = [wans[0].hidden() for _ in range(2)], [2.0, -1.0]
-    lincomb = median(seconds_in_turns([lambda: select("cpu").lincomb(features, weights)], 50, warm=5)[0])
+    backend = select("cpu")
+    lincomb = median(seconds_in_turns([lambda: backend.lincomb(features, weights)], 50, warm=5)[0])
     terms = (median(model[0]), median(model[1]), PASSES * lincomb, median(sampler[0]))
     return [
         Loop(len(range(0, steps, n)), steps, *terms, median(whole[0]), median(own))

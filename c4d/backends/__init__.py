@@ -35,11 +35,11 @@ def load(name: str) -> Backend:
     Raises ValueError for an unknown name; :class:`BackendUnavailable` for one of another package that cannot be
     imported or is no backend.
     """
-    places = known()
+    if name in BACKENDS:
+        return _made(BACKENDS[name])
+    places = known()  # looks at every installed package, so not without need
     if name not in places:
         raise ValueError(f"unknown backend {name!r}: known are auto, {', '.join(places)}")
-    if name in BACKENDS:
-        return _made(places[name])
     try:
         backend = _made(places[name])
     except Exception as error:  # whatever a package of others raises
