@@ -11,7 +11,10 @@ from c4d.core.types import Parked
 
 
 class Accelerator(Reference):
-    """The reference primitives on a device that torch calls its accelerator; memory figures are its allocator's."""
+    """The reference primitives on a device that torch calls its accelerator.
+
+    Memory figures are those of its allocator, on the current device.
+    """
 
     asynchronous = True
     default_dtype = torch.bfloat16
@@ -51,10 +54,12 @@ class Accelerator(Reference):
         if parked.device.type != self.device_type:
             return super().fetch(parked)
         side, current = self._stream(parked.device), torch.accelerator.current_stream(parked.device)
+        # Into memory that the work before it has given back: what is parked is more than the device is to hold.
+        x = torch.empty(parked.tensor.shape, dtype=parked.tensor.dtype, device=parked.device)
+        side.wait_stream(current)
         with side:  # one stream carries all copies: this one comes after its own offload
-            x = parked.tensor.to(parked.device, non_blocking=True)
+            x.copy_(parked.tensor, non_blocking=True)
         current.wait_stream(side)
-        x.record_stream(current)
         return x
 
     def _stream(self, device: torch.device) -> torch.Stream:

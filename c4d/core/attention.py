@@ -54,17 +54,28 @@ class Work:
     def rest(self) -> None:
         self.choose(self._any, self._any)
 
-    def choose(self, plain: Attend, masked: Attend, unmasked: bool = False) -> None:
-        """Kernels for no mask and for a boolean mask of keys; ``unmasked``: the model's own masks are all true."""
-        self._plain, self._masked, self._unmasked = plain, masked, unmasked
+    def choose(self, plain: Attend, masked: Attend, absent: tuple[int, ...] | None = None) -> None:
+        """Kernels for no mask and for a boolean mask of keys.
+
+        ``absent``: how many of the last keys of each sample the model's masks leave out, None if that is not known.
+        """
+        self._plain, self._masked, self._absent = plain, masked, absent
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """[B, Sq, H, D] for q [B, Sq, H, D] and k, v [B, Sk, H, D]."""
         q, k = q.to(v.dtype), k.to(v.dtype)  # autocast leaves norms in fp32
-        if mask is None or self._unmasked:
+        if mask is None:
             return self._plain(q, k, v, None)
-        of_keys = mask.dtype == torch.bool and mask.ndim == 4 and mask.shape[1] == mask.shape[2] == 1
-        return (self._masked if of_keys else self._any)(q, k, v, mask)
+        if not (mask.dtype == torch.bool and mask.ndim == 4 and mask.shape[1] == mask.shape[2] == 1):
+            return self._any(q, k, v, mask)
+        if self._absent is None:
+            return self._masked(q, k, v, mask)
+        if not any(self._absent):
+            return self._plain(q, k, v, None)
+        # Sample by sample without a mask: the fastest kernels take none.
+        kept = [k.shape[1] - n for n in self._absent]
+        parts = zip(*(x.chunk(len(kept)) for x in (q, k, v)), kept, strict=True)
+        return torch.cat([self._plain(x, y[:, :n], z[:, :n], None) for x, y, z, n in parts])
 
     def _any(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         return self.primitives.attention(q, k, v, mask=mask, kernel=self._kernel)

@@ -81,11 +81,11 @@ class Fitting:
 
     def enter(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Before a forward: padding goes, kernels are chosen."""
-        masked = unmasked = False
+        absent, masked = None, False
         if self.trim is not None:
             if not self._left:  # a processor of others may count on the text as it came
-                (args, kwargs), unmasked = self.trim(args, kwargs)
-            masked = not unmasked and self.trim.mask(args, kwargs) is not None
+                (args, kwargs), absent = self.trim(args, kwargs)
+            masked = absent is None and self.trim.mask(args, kwargs) is not None
         dtype = compute_dtype(args[0] if args else kwargs.get("hidden_states"), self.transformer)
         for size, work in self._works.items():
             work.rest()
@@ -95,7 +95,7 @@ class Fitting:
                 self._names.add((choice := self._attend(dtype, size, True))[0])
                 work.choose(plain, choice[1])
             else:
-                work.choose(plain, work._masked, unmasked)
+                work.choose(plain, work._masked, absent)
         return args, kwargs
 
     def leave(self, args: Any, output: Any) -> None:

@@ -30,21 +30,23 @@ class Trim:
     def mask(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         return self._get(self._padding.mask, args, kwargs)
 
-    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Arguments, bool]:
-        """The forward's arguments without text that is padding in every sample; True if no padding is left.
+    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Arguments, Lengths]:
+        """The forward's arguments without text that is padding in every sample, and how many tokens of padding each
+        sample has left.
 
-        A mask that is not all ones followed by all zeros, or that leaves no text, stays as it is, and so does its text.
+        A mask that is not all ones followed by all zeros, or that leaves no text, stays as it is, and so does its text;
+        the second result is None then.
         """
         text, mask = self._get(self._padding.tensor, args, kwargs), self.mask(args, kwargs)
         if not isinstance(text, Tensor) or not isinstance(mask, Tensor) or text.shape[:2] != mask.shape:
-            return (args, kwargs), False
+            return (args, kwargs), None
         lengths = self._lengths(mask)
         if not lengths or (longest := max(lengths)) == 0:
-            return (args, kwargs), False
+            return (args, kwargs), None
         if longest < mask.shape[1]:
             for name, x in ((self._padding.tensor, text), (self._padding.mask, mask)):
                 args, kwargs = self._put(name, x[:, :longest], args, kwargs)
-        return (args, kwargs), min(lengths) == longest
+        return (args, kwargs), tuple(longest - n for n in lengths)
 
     def _lengths(self, mask: Tensor) -> Lengths:
         """Leading tokens of each sample; None if something else is masked."""

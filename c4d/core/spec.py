@@ -61,7 +61,8 @@ class AtEntry:
 class Padding:
     """Padded text of a transformer's forward: the arguments ``tensor`` [B, T, C] and ``mask`` [B, T], 1 for a token.
 
-    Declaring it promises that text which the mask leaves out changes nothing in what the transformer returns.
+    Declaring it promises that text which the mask leaves out changes nothing in what the transformer returns, and that
+    the text stands last among the keys wherever an attention gets a mask made of this one.
     """
 
     tensor: str

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import contextmanager
+from importlib import import_module
 
 import torch
 
@@ -45,6 +47,7 @@ def flash(q, k, v, dropout_p=0.0, is_causal=False, return_debug_mask=False, *, s
 def cudnn(q, k, v, bias, compute_lse, dropout_p=0.0, is_causal=False, return_debug_mask=False, *, scale=None):
     _refuse_unless(q.dtype in HALF, q.dtype)
     _refuse_unless(q.shape[-1] % 8 == 0 and q.shape[-1] <= 128, q.shape)
+    _refuse_unless(k.shape[2] != 1, "a single key")
     _refuse_unless(bias is None and dropout_p == 0.0 and not return_debug_mask, "a bias or dropout")
     out, lse = _heads_first(q, k, v, None, scale, is_causal)
     nothing = q.new_empty(0)
@@ -131,5 +134,7 @@ def install(monkeypatch, folder, which):
     package, text = PACKAGES[which]
     (folder / f"{package}.py").write_text(text)
     monkeypatch.syspath_prepend(str(folder))
-    monkeypatch.delitem(__import__("sys").modules, package, raising=False)
+    module = import_module(package)
+    del sys.modules[package]
+    monkeypatch.setitem(sys.modules, package, module)  # gone again after the test
     return which.partition(",")[0]

@@ -7,7 +7,6 @@ the adapter handles, not the kernels themselves.
 from __future__ import annotations
 
 import itertools
-import sys
 
 import pytest
 import torch
@@ -177,7 +176,18 @@ def test_packages_are_called_as_their_signatures_say(monkeypatch, tmp_path, whic
     out, lse = made.attention_lse(q, k, v, scale=0.2, causal=causal, kernel=name)
     assert (out.double() - want).abs().max() <= TOLERANCE[torch.bfloat16]
     torch.testing.assert_close(lse, want_lse.float(), rtol=1e-5, atol=1e-5)
-    sys.modules.pop(PACKAGES[which][0])
+
+
+def test_a_package_that_cannot_be_imported_is_left_out_with_its_reason(monkeypatch, tmp_path):
+    for package in ("flash_attn_interface", "sageattention"):
+        (tmp_path / f"{package}.py").write_text("raise OSError('undefined symbol')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    table, call = kernels((9, 0)), Call(torch.bfloat16, 64)
+    assert choose(table, call) is table["cudnn"]
+    with pytest.raises(
+        Unsupported, match="'sage' needs the package sageattention, which cannot be imported: OSError: u"
+    ):
+        choose(table, call, "sage")
 
 
 @pytest.mark.parametrize(

@@ -191,7 +191,12 @@ def test_copies_go_beside_the_computation_and_in_order(monkeypatch):
     monkeypatch.setattr(torch, "Stream", Stream)
     monkeypatch.setattr(torch.accelerator, "current_stream", lambda device: Stream("main"))
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda self, stream: told.append(f"kept for {stream.name}"))
-    monkeypatch.setattr(torch, "empty", lambda *size, pin_memory, **how: told.append("pinned") or empty(*size, **how))
+
+    def new(*size, pin_memory=False, **how):
+        told.append("pinned" if pin_memory else "new")
+        return empty(*size, **how)
+
+    monkeypatch.setattr(torch, "empty", new)
     x = torch.randn(3, 4).T
     backend = OnHost()
     parked = backend.offload(x)
@@ -199,7 +204,7 @@ def test_copies_go_beside_the_computation_and_in_order(monkeypatch):
     assert parked.device == CPU and parked.tensor.data_ptr() != x.data_ptr() and torch.equal(parked.tensor, x)
     told.clear()
     assert torch.equal(backend.fetch(parked), x)
-    assert told == ["on side", "off side", "main waits for side", "kept for main"]
+    assert told == ["new", "side waits for main", "on side", "off side", "main waits for side"]
 
 
 RANKS = """

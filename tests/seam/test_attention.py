@@ -103,13 +103,14 @@ class Counting(Reference):
     """A backend whose one kernel counts its calls by kind of mask; ``limits`` are those of the kernel."""
 
     def __init__(self, lossy=False, **limits):
-        self.calls, self.fused, self.dtypes = [], [], set()
+        self.calls, self.fused, self.dtypes, self.keys = [], [], set(), set()
         kernel = Kernel("counts", Limits(DTYPES, lse=False, **limits), self.run, lossy=lossy)
         self.attention_kernels = MappingProxyType({"counting": kernel})
 
     def run(self, q, k, v, mask, *rest):
         self.calls.append(None if mask is None else tuple(mask.shape))
         self.dtypes.update(x.dtype for x in (q, k, v))
+        self.keys.add(k.shape[1])
         return sdpa(q, k, v, mask, *rest)
 
     def rms_norm(self, *args, **kwargs):
@@ -258,9 +259,15 @@ def test_a_kernel_is_chosen_once(monkeypatch, family):
             family.run(model, x, 700.0)
         assert len(chosen) == 1 and chosen[0].mask == "none"
         if family.name == "hunyuan-t2v":
-            mixed = hunyuan((5, 12))
+            mixed, strange = (
+                hunyuan((5, 12)),
+                {"encoder_attention_mask": torch.ones(1, 12).index_fill(1, torch.tensor(3), 0)},
+            )
+            mixed.run(model, rand(*mixed.latents), 700.0)
+            assert len(chosen) == 1  # cut to its own keys, no sample needs a mask
+            odd = dataclasses.replace(family, inputs=lambda: {**family.inputs(), **strange})
             for _ in range(3):
-                mixed.run(model, rand(*mixed.latents), 700.0)
+                odd.run(model, x, 700.0)
             assert [call.mask for call in chosen] == ["none", KEYS]
 
 
@@ -303,14 +310,19 @@ def test_a_dtype_that_a_kernel_cannot_take_is_refused():
 def test_a_kernel_without_masks_runs_where_slicing_leaves_none():
     """It is refused at the first forward that needs one, before that computes anything."""
     backend, entered = Counting(masks=()), []
-    even, mixed = hunyuan((9, 9)), hunyuan((5, 9))
-    model = lively(even)
-    plain = even.run(model, rand(*even.latents), 700.0)
+    mixed = hunyuan((5, 9))
+    holes = {
+        **mixed.inputs(),
+        "encoder_attention_mask": torch.tensor([[1.0, 0.0, 1.0, 0.0]] * 2).repeat_interleave(3, 1),
+    }
+    odd = dataclasses.replace(mixed, inputs=lambda: holes)
+    model, x = lively(mixed), rand(*mixed.latents)
+    plain = mixed.run(model, x, 700.0)
     with c4d.attention(model, "counting", backend=backend):
-        assert error(even.run(model, rand(*even.latents), 700.0), plain) < 5e-6
+        assert error(mixed.run(model, x, 700.0), plain) < 5e-6
         model.x_embedder.register_forward_hook(lambda *_: entered.append(1))
         with pytest.raises(Unsupported, match="'counting' does not take a boolean mask of keys"):
-            mixed.run(model, rand(*mixed.latents), 700.0)
+            odd.run(model, x, 700.0)
     assert not entered
 
 
@@ -479,8 +491,9 @@ def test_padded_text_is_sliced_away_and_nobody_can_tell(name, lengths):
     assert error(inside, plain) < 5e-6 and torch.equal(inside, again)
     assert seen == [max(lengths)] * 2
     image = x.shape[2] * x.shape[3] * x.shape[4]
-    mask = None if len(set(lengths)) == 1 else (len(lengths), 1, 1, image + max(lengths))
-    assert set(backend.calls) == {mask} and len(backend.calls) == 10
+    samples = 1 if len(set(lengths)) == 1 else len(lengths)  # each with its own keys, and no mask
+    assert set(backend.calls) == {None} and len(backend.calls) == 10 * samples
+    assert backend.keys == {image + n for n in lengths}
     assert session.host_reads == 2  # each run makes its own mask
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 
 from c4d.backends.kernels import CAUSAL, Kernel, Limits
-from c4d.backends.reference import Reference
+from c4d.backends.reference import Reference, written_out
 
 HALF = (torch.bfloat16, torch.float16)
 ALIGNED = 8  # numbers: rows of a bias begin at multiples of 16 bytes
@@ -38,6 +37,8 @@ def flash(
 def cudnn(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None, causal: bool, lse: bool
 ) -> tuple[Tensor, Tensor | None]:
+    if k.shape[1] == 1:  # which cuDNN does not take
+        return written_out(q, k, v, mask, scale, causal, lse)
     B, S, H, _ = q.shape
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     out, total, *_ = aten._scaled_dot_product_cudnn_attention(q, k, v, None, lse, 0.0, causal, False, scale=scale)
@@ -143,20 +144,26 @@ def _needs(
     package: str | None = None,
     below: tuple[int, int] | None = None,
 ) -> Callable[[], str | None]:
-    """What a kernel lacks that needs this compute capability, and a package."""
+    """What a kernel lacks that needs this compute capability, and a package; found out once, here."""
+    reason = None
+    if capability is None:
+        reason = "has no GPU here"
+    elif capability < least or (below is not None and capability >= below):
+        wanted = f"{_dotted(least)} or more" + (f" and less than {_dotted(below)}" if below else "")
+        reason = f"needs compute capability {wanted}; this GPU has {_dotted(capability)}"
+    elif package is not None:
+        reason = _unusable(package)
+    return lambda: reason
 
-    @cache
-    def missing() -> str | None:
-        if capability is None:
-            return "has no GPU here"
-        if capability < least or (below is not None and capability >= below):
-            wanted = f"{_dotted(least)} or more" + (f" and less than {_dotted(below)}" if below else "")
-            return f"needs compute capability {wanted}; this GPU has {_dotted(capability)}"
-        if package is not None and find_spec(package) is None:
-            return f"needs the package {package}, which is not installed"
-        return None
 
-    return missing
+def _unusable(package: str) -> str | None:
+    if find_spec(package) is None:
+        return f"needs the package {package}, which is not installed"
+    try:
+        import_module(package)
+    except Exception as error:  # one built for another torch fails as it likes
+        return f"needs the package {package}, which cannot be imported: {type(error).__name__}: {error}"
+    return None
 
 
 def _dotted(capability: tuple[int, int]) -> str:
@@ -169,9 +176,7 @@ def _parameters(function: Any) -> Mapping[str, inspect.Parameter]:
 
 def _sage_gives_lse() -> bool:
     """Only if it says so: version 1 takes any keyword and ignores it."""
-    return find_spec("sageattention") is not None and "return_lse" in _parameters(
-        import_module("sageattention").sageattn
-    )
+    return _unusable("sageattention") is None and "return_lse" in _parameters(import_module("sageattention").sageattn)
 
 
 def _bias(q: Tensor, k: Tensor, mask: Tensor) -> Tensor:
