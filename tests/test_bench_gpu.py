@@ -222,7 +222,7 @@ def loop_record(name, **changes):
 def records(ms=None, reused=2.0, loop=2.15, auto=1.0, failures=()):
     """Of a device that keeps every limit, unless changed: emptied stacks 1.5 ms, 3 x 1 GB at 4 TB/s 0.75 ms."""
     ran = "Crrrr" * 10
-    emptied = {"ran": "r" * 50, "full_ms": None, "reused_ms": 1.5, "bandwidth": 4e12, "hidden": 10**9}
+    emptied = {"ran": "r" * 50, "full_ms": None, "reused_ms": 1.5, "device_ms": 1.5, "bandwidth": 4e12, "hidden": 10**9}
     cached = {"seconds_loop": loop, "ran": ran, "reused_ms": reused, "blocks_reused": 0, "features": 2}
     ms = {"copy": 2.0, "c4d": 3.1, "eager": 9.0, "compiled": 3.05, **(ms or {})}
     host = dict.fromkeys(ms, 5.0)

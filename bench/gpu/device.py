@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from typing import Any
@@ -141,17 +142,22 @@ def memory(machine: Machine) -> Record:
 
 def suite(machine: Machine) -> Record:
     """The repository's own tests of backends, told to take the device in."""
-    command = [sys.executable, "-m", "pytest", "tests/backends", "-q", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "tests/backends", "-p", "no:cacheprovider"]
     if machine.rehearsal:
         command += ["--collect-only"]
     elif find_spec("xdist") is not None:
         command += ["-n", str(max(1, (os.cpu_count() or 2) // 2))]
-    done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, "C4D_TEST_DEVICE": "1"}, capture_output=True, text=True, check=False,
-        timeout=240,
-    )  # fmt: skip
-    lines = [line for line in done.stdout.splitlines() if line.strip()] or done.stderr.splitlines() or ["nothing said"]
+    environment = {**os.environ, "C4D_TEST_DEVICE": "1"}
+    with tempfile.TemporaryFile("w+") as said:  # read also if the time is up
+        try:
+            how = subprocess.run(
+                command, cwd=ROOT, env=environment, stdout=said, stderr=subprocess.STDOUT, check=False, timeout=240
+            ).returncode
+        except subprocess.TimeoutExpired:
+            how = "the time being up"
+        said.seek(0)
+        lines = [line for line in said.read().splitlines() if line.strip()] or ["nothing said"]
     failures = [line[:200] for line in lines if line.startswith(("FAILED", "ERROR"))][:20]
-    if done.returncode and not failures:
-        failures = [f"pytest ended with {done.returncode}: {lines[-1][:200]}"]
+    if how and not failures:
+        failures = [f"pytest ended with {how}: {lines[-1][:200]}"]
     return {"checked": 1, "failures": failures, "said": lines[-1][:200]}

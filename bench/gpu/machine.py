@@ -112,7 +112,7 @@ class Machine:
         results: deque[Any] = deque(maxlen=keep)
         host: dict[str, list[float]] = {name: [] for name in turns}
         device: dict[str, list[float]] = {name: [] for name in turns}
-        names, busy = list(turns), self._busy()
+        names, busy = list(turns), self.busy()
         for name in names:  # compiles, tunes, fills the allocator's pool
             for i in range(3):
                 turns[name](i)
@@ -132,7 +132,7 @@ class Machine:
                 device[name].append(self.ms(first, last) / calls)
         return {name: {"ms": median(device[name]), "host_us": median(host[name][1:]) * 1e6} for name in names}
 
-    def _busy(self) -> Callable[[float], None]:
+    def busy(self) -> Callable[[float], None]:
         """Keeps the device at work for at least the given seconds."""
         if not self.backend.asynchronous:
             return lambda seconds: None

@@ -84,13 +84,12 @@ def run(
     """
     lacking = [case for case in cases if again or not store.done(part, case.name)]
     lacking.sort(key=lambda case: (part, case.name) in store.cases)
-    opened, ratios, failed = time.monotonic(), list[float](), list[str]()
+    opened, ratios, failed, left = time.monotonic(), list[float](), list[str](), list[str]()
     for i, case in enumerate(lacking):
         guess = case.seconds * min(max(median(ratios), 0.2), 5.0) if ratios else case.seconds
         if i and time.monotonic() - opened + guess > budget:
-            left = [case.name for case in lacking[i:]]
-            say(f"{part}: the time is up; left: {', '.join(left)} (the same command goes on with them)")
-            return left, failed
+            left.append(case.name)  # a shorter one behind it may still fit
+            continue
         started = time.monotonic()
         try:
             found = case.measure()
@@ -110,5 +109,8 @@ def run(
                 answers()
             except Exception as error:
                 raise Lost(f"{part}: after {case.name} the device does not answer ({error}); run it again") from error
+    if left:
+        say(f"{part}: the time is up; left: {', '.join(left)} (the same command goes on with them)")
+        return left, failed
     say(f"{part}: all {len(cases)} cases are done" + (f", {len(failed)} failed" if failed else ""))
     return [], failed

@@ -15,7 +15,7 @@ from bench.gpu.machine import Machine
 from bench.gpu.records import Absent, Case, Record
 from bench.gpu.sets import COLD, WEIGHTS, heads, rotating, shape_of
 
-BLOCKS, WARPS, PROGRAMS = (1024, 2048, 4096, 8192), (2, 4, 8), (264, 528, 1056)
+BLOCKS, WARPS, PROGRAMS = (1024, 2048, 4096, 8192), (2, 4, 8), (256, 512, 1024)
 TILES = (512, 1024, 2048, 4096)
 Call = Callable[..., Any]  # (i, **what is swept)
 

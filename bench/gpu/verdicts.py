@@ -130,12 +130,16 @@ def _middle(own: list[Record]) -> Record:
 
 
 def floor_ms(found: dict[str, Record], name: str) -> float | None:
-    """Embedding and head, and the bytes that c4d's combination moves, at the copy's bandwidth."""
+    """Embedding and head, and the bytes that c4d's combination moves, at the copy's bandwidth.
+
+    On the device, or for a method that waits for it in every pass, by the clock of the host that launches them.
+    """
     emptied = found.get("stacks emptied")
     if emptied is None or "features" not in found[name]:
         return None
     traffic = (found[name]["features"] + 1) * emptied["hidden"]
-    return float(emptied["reused_ms"] + traffic / emptied["bandwidth"] * 1e3)
+    alone = emptied["reused_ms" if found[name].get("waits") else "device_ms"]
+    return float(alone + traffic / emptied["bandwidth"] * 1e3)
 
 
 def reused(records: Records, model: str) -> Verdict:
