@@ -26,6 +26,7 @@ def exact(q, k, v, mask=None, scale=None, causal=False):
 
 
 def _heads_first(q, k, v, bias, scale, causal):
+    _refuse_unless(q.numel() and k.numel(), "tensors without numbers")
     out, lse = exact(*(x.transpose(1, 2) for x in (q, k, v)), bias, scale, causal)
     return out.to(q.dtype).transpose(1, 2), lse.float()
 

@@ -137,10 +137,12 @@ def test_nothing_in_gives_nothing_or_zeros_out(backend, name, shape):
 def test_written_out_holds_one_tile_at_a_time(monkeypatch):
     from c4d.backends import reference
 
-    q, k, v = tensors((2, 50, 40, 3, 16), torch.float32)
-    whole = Reference().attention_lse(q, k, v, kernel="written-out")
+    shape = (2, 50, 40, 3, 16)
+    q, k, v = tensors(shape, torch.float32)
+    masks = [None, *(a_mask(kind, shape, torch.float32) for kind in ("keys", "full", "additive"))]
+    whole = [Reference().attention_lse(q, k, v, mask=mask, kernel="written-out") for mask in masks]
     monkeypatch.setattr(reference, "TILE", 2 * 3 * 40 * 7)
-    tiled = Reference().attention_lse(q, k, v, kernel="written-out")
+    tiled = [Reference().attention_lse(q, k, v, mask=mask, kernel="written-out") for mask in masks]
     torch.testing.assert_close(whole, tiled, rtol=1e-6, atol=1e-6)
 
 

@@ -15,7 +15,8 @@ import torch
 import transformers
 
 from c4d import MethodError, backends, cached
-from c4d.backends.reference import Reference
+from c4d.backends.kernels import Kernel, Limits
+from c4d.backends.reference import Reference, sdpa
 from c4d.options import Options, Parser, add_options, read_options, read_prompts
 from c4d.pipelines import GenerationError, InputError, Request, call_arguments, load_pipeline, skeleton
 from c4d.pipelines import generate as make_clip
@@ -100,6 +101,13 @@ class TestTheMachine:
         cached = [*generate, "--cache", "fora:interval=2", "--history-dtype", "bfloat16"]
         fails(cached, 2, "dtype of the history 'bfloat16'", "computes in float32;")
         assert not weights
+
+    def test_a_kernel_is_held_against_the_dtype_of_the_weights(self, fails, c4d, generate, weights, monkeypatch):
+        half = Kernel("of half precision", Limits((torch.bfloat16,)), sdpa)
+        monkeypatch.setattr(Reference, "attention_kernels", {"half": half})
+        fails([*generate, "--attention", "half"], 2, "--attention 'half'", "takes bfloat16, not float32", "c4d doctor")
+        assert not weights
+        assert c4d(*generate, "--attention", "half", "--dtype", "bfloat16").code == 0
 
     def test_a_missing_dependency(self, fails, generate, monkeypatch):
         monkeypatch.setitem(backends.BACKENDS, "cpu", "c4d.backends.no_such_module:X")

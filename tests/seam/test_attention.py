@@ -595,20 +595,22 @@ def test_beside_somebody_s_own_processor_text_keeps_its_padding():
 
 
 @pytest.mark.parametrize("name", ["flux", "hunyuan-t2v"])
-def test_a_mask_that_a_kernel_was_not_chosen_for(name):
+@pytest.mark.parametrize("kind", ["an additive mask", "a boolean mask of queries and keys"])
+def test_a_mask_that_a_kernel_was_not_chosen_for(name, kind):
     """One that nobody announced, or of another kind, in the middle of a forward: a kernel is chosen for it there."""
     case = CASES[name]
     model = lively(case)
     module = next(iter(attentions(model).values()))
 
-    def additive(module, args, kwargs):
+    def of_pairs(module, args, kwargs):
         tokens = kwargs["hidden_states"].shape[1] + kwargs["encoder_hidden_states"].shape[1]
-        return args, {**kwargs, "attention_mask": rand(1, 1, tokens, tokens, seed=9)}
+        mask = rand(1, 1, tokens, tokens, seed=9)
+        return args, {**kwargs, "attention_mask": mask if kind == "an additive mask" else mask > 0}
 
     mixed = hunyuan((5, 9)) if name == "hunyuan-t2v" else case
     x = rand(*mixed.latents)
-    module.register_forward_pre_hook(additive, with_kwargs=True)
-    with c4d.attention(model, backend=Counting(masks=(KEYS,))), pytest.raises(Unsupported, match="an additive mask"):
+    module.register_forward_pre_hook(of_pairs, with_kwargs=True)
+    with c4d.attention(model, backend=Counting(masks=(KEYS,))), pytest.raises(Unsupported, match=kind):
         mixed.run(model, x, 700.0)
     if name == "flux":
         plain = case.run(model, x, 700.0)
