@@ -106,11 +106,17 @@ def attention(
 
     def resolve(dtype: torch.dtype, head_size: int, masked: bool) -> tuple[str, Attend]:
         found = choose(kernels, Call(dtype, head_size, KEYS if masked else NONE), kernel)
+        name = next(name for name, each in kernels.items() if each is found)
 
         def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-            return found.run(q, k, v, mask, None, False, False)[0]
+            out = found.run(q, k, v, mask, None, False, False)[0]
+            if out.shape != q.shape or out.dtype != q.dtype:  # broadcast, it would go on as nonsense
+                raise RuntimeError(
+                    f"attention kernel {name!r} of backend {chosen.name!r} gave {list(out.shape)} of {out.dtype} for "
+                    f"queries {list(q.shape)} of {q.dtype}"
+                )
+            return out
 
-        name = next(name for name, each in kernels.items() if each is found)
         return f"{name} (lossy)" if found.lossy else name, attend
 
     transformers = {name: (module, spec or spec_for(module)) for name, module in _transformers_of(model).items()}

@@ -9,8 +9,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from c4d.backends import Backend, BackendUnavailable, known, load, select
-from c4d.backends.kernels import MASKS, names
+from c4d.backends import Backend, BackendUnavailable, known, load, missing, select, taken
+from c4d.backends.kernels import MASKS, NONE, names
 from c4d.core.forecast import FORECASTERS
 from c4d.core.grammar import describe
 from c4d.core.methods import METHODS
@@ -67,12 +67,20 @@ def doctor_text() -> str:
         try:
             backend = load(name)
         except (ImportError, BackendUnavailable) as error:
-            lines.append(f"  {name:<13} missing: {error}")
+            lines.append(f"  {name:<13} missing: {_line(error)}")
             continue
-        missing = backend.missing()
-        lines.append(f"  {name:<13} {'usable' if missing is None else f'cannot run here: {missing}'}")
+        reason = missing(backend)
+        lines.append(f"  {name:<13} {'usable' if reason is None else f'cannot run here: {_line(reason)}'}")
         lines.append(f"  {'':<13} verified: {backend.verified}")
-        lines += _abilities(backend) if missing is None else []
+        if reason is not None:
+            lines.append(f"  {'':<13} attention kernels: {', '.join(backend.attention_kernels)}")
+            continue
+        try:
+            lines += _abilities(backend)
+        except Exception as error:  # of a backend of another package
+            lines.append(f"  {'':<13} cannot tell what it can do: {type(error).__name__}: {_line(error)}")
+    for name, place in taken().items():
+        lines.append(f"  {name:<13} ignored: {place} registers a name that is taken")
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         try:
@@ -87,17 +95,18 @@ def _abilities(backend: Backend) -> list[str]:
     lines = [
         f"device: {backend.hardware()}, {memory.free / gib:.1f} of {memory.total / gib:.1f} GiB free",
         f"dtypes: {names(backend.dtypes)}; collectives: {backend.collectives}",
-        "attention (--attention NAME; auto takes the first that is exact and can):",
+        "attention (--attention NAME; auto: the first that is exact and can; own: the model's code):",
     ]
     for name, kernel in backend.attention_kernels.items():
         limits = kernel.limits
         lines.append(f"  {name:<12} {kernel.about}")
-        if missing := kernel.missing():
-            lines.append(f"  {'':<12} {missing}")
+        if reason := kernel.missing():
+            lines.append(f"  {'':<12} {reason}")
             continue
-        masks = [kind for kind in MASKS if kind in limits.masks]
-        takes = [names(limits.dtypes), f"heads {limits.heads()}", f"masks {', '.join(masks)}"]
-        takes += ["no log-sum-exp"] * (not limits.lse) + ["lossy: runs only by name"] * kernel.lossy
+        masks = [kind for kind in MASKS if kind in limits.masks and kind != NONE]
+        takes = [names(limits.dtypes), f"head sizes {limits.heads()}", f"masks: {', '.join(masks) or 'none'}"]
+        takes += ["gives no log-sum-exp (Ring attention needs it)"] * (not limits.lse)
+        takes += ["lossy: runs only by name"] * kernel.lossy
         indent = " " * 15
         lines += textwrap.wrap("; ".join(takes), WIDTH - 16, initial_indent=indent, subsequent_indent=indent)
     return [f"  {'':<13} {line}" for line in lines]
@@ -110,6 +119,10 @@ def _entry(name: str, make: Callable[..., Any]) -> str:
     about = f"{' '.join(first.split())}{f' ({paper[0]})' if paper and paper[0] not in first else ''}"
     options = describe(make)
     return "\n".join([f"  {name}{f':{options}' if options else ''}", *_wrapped(about.replace("``", "")), ""])
+
+
+def _line(what: object) -> str:
+    return " ".join(str(what).split())
 
 
 def _wrapped(text: str) -> list[str]:

@@ -93,7 +93,9 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{' '.join(PARTS)}, or {REPORT}")
     parser.add_argument("--out", type=Path, help="where finished cases are kept (default out/gpu-bench)")
-    parser.add_argument("--minutes", type=float, default=8.0, help="after which a part starts no case (default 8)")
+    parser.add_argument(
+        "--minutes", type=float, default=8.0, help="of a part: it starts no case that would last longer"
+    )
     parser.add_argument("--again", action="store_true", help="measure what is done already, too")
     parser.add_argument("--rehearse", action="store_true", help="on the host, tiny: no figure of it means anything")
     options = parser.parse_args(arguments)

@@ -7,26 +7,33 @@ without arguments that has the members of :class:`Backend`.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
 
 import torch
 
 from c4d.backends.base import Backend, BackendUnavailable, Memory
-from c4d.backends.kernels import Unsupported
+from c4d.backends.kernels import Kernel, Unsupported
 
 GROUP = "c4d.backends"
+AUTO = "auto"
 # In the order in which "auto" prefers them; those of other packages come between the accelerators and the host.
 BACKENDS = {"cuda": "c4d.backends.cuda:Cuda", "cpu": "c4d.backends.reference:Reference"}
 
-__all__ = ["Backend", "BackendUnavailable", "Memory", "Unsupported", "known", "load", "select"]
+__all__ = ["Backend", "BackendUnavailable", "Memory", "Unsupported", "known", "load", "missing", "select"]
 
 
 def known() -> dict[str, str]:
     """Name -> where its class is, ``"module:class"``, in the order in which "auto" prefers them."""
-    theirs = {entry.name: entry.value for entry in entry_points(group=GROUP) if entry.name not in BACKENDS}
+    theirs = {entry.name: entry.value for entry in entry_points(group=GROUP) if entry.name not in (AUTO, *BACKENDS)}
     *accelerators, host = BACKENDS.items()
     return dict([*accelerators, *sorted(theirs.items()), host])
+
+
+def taken() -> dict[str, str]:
+    """Entry points that are ignored, since their names have a meaning here: name -> where its class is."""
+    return {entry.name: entry.value for entry in entry_points(group=GROUP) if entry.name in (AUTO, *BACKENDS)}
 
 
 def load(name: str) -> Backend:
@@ -39,36 +46,49 @@ def load(name: str) -> Backend:
         return _made(BACKENDS[name])
     places = known()  # looks at every installed package, so not without need
     if name not in places:
-        raise ValueError(f"unknown backend {name!r}: known are auto, {', '.join(places)}")
+        raise ValueError(f"unknown backend {name!r}: known are {AUTO}, {', '.join(places)}")
+    place = f"backend {name!r} ({places[name]})"
     try:
         backend = _made(places[name])
-    except Exception as error:  # whatever a package of others raises
-        reason = f"{type(error).__name__}: {error}"
-        raise BackendUnavailable(f"backend {name!r} ({places[name]}) cannot be loaded: {reason}") from error
-    members = [*Backend.__annotations__, *(name for name in vars(Backend) if not name.startswith("_"))]
-    lacking = [member for member in members if not hasattr(backend, member)]
-    if lacking:
-        raise BackendUnavailable(f"backend {name!r} ({places[name]}) is incomplete: it lacks {', '.join(lacking)}")
+        wrong = _wrong(name, backend)
+    except (Exception, SystemExit) as error:  # whatever a package of others raises
+        raise BackendUnavailable(f"{place} cannot be loaded: {type(error).__name__}: {error}") from error
+    if wrong is not None:
+        raise BackendUnavailable(f"{place} is no backend: {wrong}")
     return backend
 
 
-def select(name: str = "auto") -> Backend:
+def missing(backend: Backend) -> str | None:
+    """What keeps ``backend`` from running here, also if asking it fails; None if nothing does."""
+    try:
+        said = backend.missing()
+    except Exception as error:  # one of another package may raise what it likes
+        return f"it cannot say whether it can run: {type(error).__name__}: {error}"
+    if said is None or (isinstance(said, str) and said):
+        return said
+    return f"it cannot say whether it can run: missing() gave {said!r} instead of a text or None"
+
+
+def select(name: str = AUTO) -> Backend:
     """The named backend, or with ``"auto"`` the first that can run here.
 
-    Raises :class:`BackendUnavailable`, saying what is missing, if the named one cannot. "auto" warns if it has to
-    leave an accelerator unused that torch sees.
+    Raises :class:`BackendUnavailable`, saying what is missing, if the named one cannot. "auto" never takes a backend
+    of another package that runs on the host, and warns if it has to leave an accelerator unused that torch sees.
     """
-    if name != "auto":
+    if name != AUTO:
         backend = load(name)
-        if (missing := backend.missing()) is not None:
-            raise BackendUnavailable(f"backend {name!r} cannot run here: {missing}")
+        if (reason := missing(backend)) is not None:
+            raise BackendUnavailable(f"backend {name!r} cannot run here: {reason}")
         return backend
     reasons: list[str] = []
     for each in known():
         try:
-            return _seen(select(each), reasons)
+            backend = select(each)
         except BackendUnavailable as error:
             reasons.append(str(error))
+            continue
+        if each in BACKENDS or backend.device_type != "cpu":
+            return _seen(backend, reasons)
     raise BackendUnavailable("; ".join(reasons))
 
 
@@ -76,6 +96,25 @@ def _made(place: str) -> Backend:
     module, _, attribute = place.partition(":")
     backend: Backend = getattr(import_module(module), attribute)()
     return backend
+
+
+def _wrong(name: str, backend: Backend) -> str | None:
+    """What of a backend of another package is not as the protocol says."""
+    members = [*Backend.__annotations__, *(member for member in vars(Backend) if not member.startswith("_"))]
+    if lacking := [member for member in members if not hasattr(backend, member)]:
+        return f"it lacks {', '.join(lacking)}"
+    if backend.name != name:
+        return f"its name is {backend.name!r}; it has to be that of its entry point"
+    torch.device(backend.device_type)
+    dtypes, default = backend.dtypes, backend.default_dtype
+    if default not in dtypes or not all(isinstance(dtype, torch.dtype) for dtype in dtypes):
+        return f"its dtypes {dtypes!r} have to be torch dtypes, its default_dtype {default!r} among them"
+    kernels = backend.attention_kernels
+    if not isinstance(kernels, Mapping) or not all(isinstance(kernel, Kernel) for kernel in kernels.values()):
+        return "its attention_kernels have to map names to c4d.backends.kernels.Kernel"
+    if not kernels or (meant := {AUTO, "own"} & set(kernels)):
+        return "it has no attention kernel" if not kernels else f"a kernel cannot be named {', '.join(sorted(meant))}"
+    return None
 
 
 def _seen(backend: Backend, reasons: list[str]) -> Backend:

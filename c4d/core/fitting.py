@@ -27,6 +27,8 @@ class Fitting:
         self._chosen: dict[tuple[Any, ...], tuple[str, Any]] = {}
         self._handles: list[Any] = []
         self._placed: list[tuple[nn.Module, Processor]] = []
+        self._entered = False
+        self._exchanged: Counter[str] = Counter()  # processors that others put in the place of ours
 
     def plan(self, kernel: str) -> None:
         """Sorts the declared modules; raises what keeps ``kernel`` from them, before anything is touched."""
@@ -73,6 +75,7 @@ class Fitting:
     def remove(self) -> None:
         for handle in self._handles:
             handle.remove()
+        self._look()
         for module, processor in self._placed:
             processor.work.rest()
             if module.__dict__.get("processor") is processor:
@@ -81,6 +84,13 @@ class Fitting:
 
     def enter(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Before a forward: padding goes, kernels are chosen."""
+        self._entered = True
+        self._look()
+        if self._exchanged and self._kernel != "auto":
+            raise RuntimeError(
+                f"attention kernel {self._kernel!r} is to run in every attention, but {self.label} was given other "
+                f"processors ({', '.join(self._exchanged)}) inside the with block; leave it before exchanging them"
+            )
         absent, masked = None, False
         if self.trim is not None:
             if not self._left:  # a processor of others may count on the text as it came
@@ -102,6 +112,11 @@ class Fitting:
         for work in self._works.values():
             work.rest()
 
+    def _look(self) -> None:
+        if self._placed:
+            found = [(module.__dict__.get("processor"), ours) for module, ours in self._placed]
+            self._exchanged = Counter(type(there).__name__ for there, ours in found if there is not ours)
+
     def _attend(self, dtype: Any, size: int, masked: bool) -> tuple[str, Any]:
         key = (dtype, size, masked)
         if key not in self._chosen:
@@ -121,7 +136,11 @@ class Fitting:
         if self._ours:
             counts = Counter(cls.kind for _, cls in self._ours)
             what = " and ".join(f"{n} {kind}{'s' if n > 1 else ''}" for kind, n in counts.items())
-            said.append(f"{self.label}: {what} through {' and '.join(sorted(self._names))}")
+            through = "through" if self._entered else "will go through"
+            said.append(f"{self.label}: {what} {through} {' and '.join(sorted(self._names))}")
+        self._look()
+        for name, n in self._exchanged.items():
+            said.append(f"{self.label}: {n} of them given another processor inside the with block, {name}")
         for name, n in self._left.items():
             which = "1 attention left to its" if n == 1 else f"{n} attentions left to their"
             said.append(f"{self.label}: {which} own processor {name}")

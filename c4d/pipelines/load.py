@@ -26,9 +26,8 @@ def parse_dtype(text: str, what: str = "dtype", backend: Backend | None = None) 
     if text not in DTYPES:
         raise InputError(f"unknown {what} {text!r}: known are {', '.join(DTYPES)}")
     if backend is not None and DTYPES[text] not in backend.dtypes:
-        raise InputError(
-            f"{what} {text!r}: backend {backend.name!r} computes in {names(backend.dtypes)}; take one of them"
-        )
+        able = f"backend {backend.name!r} computes in {names(backend.dtypes)}"
+        raise InputError(f"{what} {text!r}: {able}; take one of these, or another --backend")
     return DTYPES[text]
 
 

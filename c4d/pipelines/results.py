@@ -81,10 +81,14 @@ def kept(
             folders.add(folder)
         else:
             held = record["asked"]
-            differing = ", ".join(name for name in {**held, **wanted} if held.get(name) != wanted.get(name))
+            differing = ", ".join(
+                f"{name}: {held.get(name)!r} there, {wanted.get(name)!r} asked for"
+                for name in {**held, **wanted}
+                if held.get(name) != wanted.get(name)
+            )
             raise InputError(
                 f"{str(folder)!r} holds the result of another job: prompt {held['prompt']!r}, seed {held['seed']}, "
-                f"method {held['cache'] or 'none'} (they differ in {differing}); {WAYS}"
+                f"method {held['cache'] or 'none'} ({differing}); {WAYS}"
             )
     return folders
 

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 import c4d
-from c4d.backends import Backend
+from c4d.backends import BACKENDS, Backend, load
 from c4d.core.grammar import parse
 from c4d.models import SPECS, spec_for
 from c4d.pipelines.directory import INDEX, STEMS, Shapes, check_directory, components, locate, read_json
@@ -74,7 +74,9 @@ def check_attention(pipe: Any, kernel: str, dtype: torch.dtype, *, backend: Back
     try:
         c4d.attention(pipe, kernel, backend=backend)
     except ValueError as error:
-        raise InputError(f"--attention {kernel!r}: {error} (c4d doctor says what each takes)") from error
+        others = [name for name in BACKENDS if name != backend.name and kernel in load(name).attention_kernels]
+        where = f"; backend {' and '.join(others)} has one of that name" if others else ""
+        raise InputError(f"--attention {kernel!r}: {error}, or own{where} (c4d doctor says what each takes)") from error
 
 
 def _from_hub(model: str) -> Mapping[str, Any]:

@@ -47,7 +47,7 @@ class Moved:
 
 DEVICE = Moved(select()) if os.environ.get("C4D_TEST_DEVICE") else None  # the best that can run here
 if DEVICE is not None and DEVICE.device_type == "cpu":
-    raise RuntimeError("C4D_TEST_DEVICE is set, but no backend of an accelerator can run here: see c4d doctor")
+    pytest.exit("C4D_TEST_DEVICE is set, but no backend of an accelerator can run here: see c4d doctor", 2)
 HERE = {"reference": Reference(), "interpreted": Interpreted()}  # what refuses does so before a device is touched
 BACKENDS = HERE if DEVICE is None else {"device": DEVICE}
 

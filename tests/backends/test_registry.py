@@ -78,6 +78,8 @@ def test_an_accelerator_names_what_torch_has_instead(monkeypatch):
 # -- backends of other packages
 
 TOY = """
+import torch
+from c4d.backends.kernels import Kernel, Limits
 from c4d.backends.reference import Reference
 
 class Toy(Reference):
@@ -92,7 +94,56 @@ class Half:
     name = "half"
     def missing(self):
         return None
+
+class Leaving:
+    def __init__(self):
+        raise SystemExit(5)
+
+class Renamed(Toy):
+    name = "cpu"
+
+class Nowhere(Toy):
+    name, device_type = "nowhere", "warp"
+
+class Untyped(Toy):
+    name, dtypes = "untyped", ("float32",)
+
+class Listed(Toy):
+    name, attention_kernels = "listed", []
+
+class Owning(Toy):
+    name = "owning"
+    attention_kernels = {"own": Reference.attention_kernels["sdpa"]}
+
+class Raising(Toy):
+    name = "raising"
+    def missing(self):
+        raise OSError("no permission on /dev/toy0")
+
+class Silent(Toy):
+    name = "silent"
+    def missing(self):
+        return ""
+
+class Forgetful(Toy):
+    name = "forgetful"
+    def memory(self):
+        raise OSError("no memory to be seen")
+
+class Shrinking(Toy):
+    name = "shrinking"
+    attention_kernels = {"first": Kernel("", Limits((torch.float32,)), lambda q, *rest: (q[:, :1], None))}
 """
+# Name -> what is said of it; the class is the name with a capital.
+WRONG = {
+    "leaving": "cannot be loaded: SystemExit: 5",
+    "renamed": "is no backend: its name is 'cpu'; it has to be that of its entry point",
+    "nowhere": "cannot be loaded: RuntimeError: Expected one of cpu",
+    "untyped": "is no backend: its dtypes ('float32',) have to be torch dtypes",
+    "listed": "is no backend: its attention_kernels have to map names to",
+    "owning": "is no backend: a kernel cannot be named own",
+}
+UNABLE = {"raising": "OSError: no permission on /dev/toy0", "silent": "missing() gave '' instead of a text or None"}
 
 
 def wheel(folder, entries):
@@ -137,18 +188,28 @@ def test_a_package_brings_a_backend_by_its_entry_point(installed):
         gone = toy_backend:Gone
         cpu = toy_backend:Toy
     """)
+    entries += "".join(f"{name} = toy_backend:{name.title()}\n" for name in (*WRONG, *UNABLE, "forgetful", "shrinking"))
     code, out, err = installed(entries, "-m", "c4d.cli", "doctor")
     assert code == 0, err
     assert "  toy           usable" in out and "verified: in a test" in out
-    assert "  half          missing: backend 'half' (toy_backend:Half) is incomplete: it lacks device_type, coll" in out
+    assert "  half          missing: backend 'half' (toy_backend:Half) is no backend: it lacks device_type, coll" in out
+    for name, words in WRONG.items():
+        assert f"  {name:<13} missing: backend '{name}' (toy_backend:{name.title()}) {words}" in out, name
+    for name, words in UNABLE.items():
+        assert f"  {name:<13} cannot run here: it cannot say whether it can run: {words}" in out, name
+    assert "forgetful     usable" in out and "cannot tell what it can do: OSError: no memory to be seen" in out
+    assert "cpu           ignored: toy_backend:Toy registers a name that is taken" in out
     assert "  gone          missing: backend 'gone' (toy_backend:Gone) cannot be loaded: AttributeError" in out
     assert "verified: every test of the suite" in out, "the name of one of ours is not theirs to take"
-    assert "auto          takes toy" in out
+    assert "auto          takes cpu" in out, "a backend of others on the host is not taken unasked"
     command = ["-m", "c4d.cli", "generate", "--cache", "fora:interval=2@stack", "--steps", "3", "--frames", "1"]
     code, out, err = installed(entries, *command, "--prompt", "a red circle on a black background", "--backend", "toy")
     assert code == 0 and "toy: lincomb of 2" in out, err
     code, out, err = installed(entries, *command, "--prompt", "a red circle", "--backend", "half")
-    assert code == 3 and "is incomplete" in err and "Traceback" not in err
+    assert code == 3 and "is no backend" in err and "Traceback" not in err
+    shrinking = ["--prompt", "a red circle", "--backend", "shrinking", "--out", "other"]
+    code, out, err = installed(entries, *command, *shrinking)
+    assert code == 1 and "attention kernel 'first' of backend 'shrinking' gave [" in err and "for queries [" in err
 
 
 # -- what backends do beyond arithmetic

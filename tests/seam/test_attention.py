@@ -457,11 +457,39 @@ def test_a_copy_or_a_saved_model_is_plain(case, tmp_path):
         assert not ours(other)
 
 
+@pytest.mark.parametrize("kernel", ["auto", "sdpa"])
+def test_processors_exchanged_inside_are_told(kernel):
+    case = CASES["wan-t2v"]
+    model, x = lively(case), rand(*case.latents)
+    stock = dict(processors(model))
+    with c4d.attention(model, kernel) as session:
+        case.run(model, x, 700.0)
+        module = next(iter(attentions(model).values()))
+        module.processor = Own(next(iter(stock.values())))
+        if kernel == "auto":
+            case.run(model, x, 700.0)
+        else:
+            with pytest.raises(RuntimeError, match=r"'sdpa' is to run in every attention, .* other processors \(Own\)"):
+                case.run(model, x, 700.0)
+    assert session.lines()[1] == "transformer: 1 of them given another processor inside the with block, Own"
+
+
+def test_one_inside_another_is_told(family):
+    model = family.build()
+    with (
+        c4d.attention(model),
+        pytest.raises(ValueError, match=r"has the processor of another c4d.attention; give it its"),
+    ):
+        c4d.attention(model, "sdpa")
+    with c4d.attention(model), c4d.attention(model) as inner:
+        assert "left to their own processor of another c4d.attention" in inner.lines()[0]
+
+
 def test_a_pipeline_with_two_experts():
     pipe = two_experts()[0]
     with c4d.attention(pipe) as session:
         assert ours(pipe.transformer) == ours(pipe.transformer_2) == 8
-    through = "4 self-attentions and 4 cross-attentions through sdpa"
+    through = "4 self-attentions and 4 cross-attentions will go through sdpa"  # nothing ran
     assert session.lines() == [f"transformer: {through}", f"transformer_2: {through}"]
 
 
