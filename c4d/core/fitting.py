@@ -93,14 +93,15 @@ class Fitting:
             )
         absent, masked = None, False
         if self.trim is not None:
-            if not self._left:  # a processor of others may count on the text as it came
+            if not (self._left or self._exchanged):  # a processor of others may count on the text as it came
                 (args, kwargs), absent = self.trim(args, kwargs)
             masked = absent is None and self.trim.mask(args, kwargs) is not None
         dtype = compute_dtype(args[0] if args else kwargs.get("hidden_states"), self.transformer)
+        self._names = set()
         for size, work in self._works.items():
             work.rest()
             name, plain = self._attend(dtype, size, False)
-            self._names = {name}
+            self._names.add(name)
             if masked:
                 self._names.add((choice := self._attend(dtype, size, True))[0])
                 work.choose(plain, choice[1])
