@@ -1,4 +1,4 @@
-"""Runs every file of ``simulated`` against the real torch_npu, over a stand-in for CANN: no NPU is needed, none is shown.
+"""Runs every file of ``simulated`` with the real torch_npu over a stand-in for CANN: no NPU is needed, none is shown.
 
 One process a file, started with the environment that torch_npu needs. One test alone, by hand:
 ``python -m tests.ascend.test_simulated test_order.py -k pinned``.

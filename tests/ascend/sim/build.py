@@ -1,6 +1,6 @@
 """Builds the stand-in for CANN beside an installed torch_npu: its symbols are those that the wheel asks for.
 
-What cann.c and hccl.c do not implement answers 0. libopapi gets every ``aclnn`` kernel whose name stands in the wheel:
+What the sources here do not implement answers 0. libopapi gets every ``aclnn`` kernel whose name stands in the wheel:
 each notes its name, in the order of the calls, and computes nothing.
 """
 
@@ -12,14 +12,24 @@ import subprocess
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SOURCES = [HERE / "cann.c", HERE / "hccl.c"]
-MADE = ("Tensor", "Scalar", "IntArray", "FloatArray", "BoolArray", "TensorList", "ScalarList")  # aclCreateX, aclDestroyX
+SOURCES = [HERE / "cann.c", HERE / "memory.c", HERE / "hccl.c"]
+MADE = (
+    "Tensor",
+    "Scalar",
+    "IntArray",
+    "FloatArray",
+    "BoolArray",
+    "TensorList",
+    "ScalarList",
+)  # aclCreateX, aclDestroyX
 
 
 def build(torch: Path, npu: Path, into: Path) -> Path:
     """The folder for LD_LIBRARY_PATH, built once for a wheel and these sources. ``torch``, ``npu``: the packages."""
     version = re.search(r"__version__ = '(.+?)'", (npu / "version.py").read_text())
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in (*SOURCES, Path(__file__)))).hexdigest()[:12]
+    digest = hashlib.sha256(
+        b"".join(path.read_bytes() for path in (*SOURCES, HERE / "sim.h", Path(__file__)))
+    ).hexdigest()[:12]
     out = into / f"cann-{version[1] if version else 'unknown'}-{digest}"
     if (out / "complete").exists():
         return out
@@ -41,7 +51,7 @@ def build(torch: Path, npu: Path, into: Path) -> Path:
 
 
 def rest(users: list[Path], there: list[Path]) -> str:
-    """A function that answers 0 for each plain symbol that the wheel wants and nobody has (versioned ones are libc's)."""
+    """A function that answers 0 for each plain symbol that the wheel wants and nobody has (versioned: libc's)."""
     wanted = set(re.findall(r" U ([A-Za-z_]\w*)$", run("nm", "-D", "--undefined-only", *users), re.M))
     libraries, objects = [p for p in there if p.suffix != ".o"], [p for p in there if p.suffix == ".o"]
     listed = run("nm", "-D", "--defined-only", *libraries) + run("nm", "--defined-only", *objects)

@@ -10,24 +10,24 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <time.h>
 
+#include "sim.h"
+
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-#define LOCKED(...) do { pthread_mutex_lock(&lock); __VA_ARGS__; pthread_mutex_unlock(&lock); } while (0)
 
 /* -- device */
 
-enum { DEVICES = 16, CORES = 24 };
+enum { CORES = 24 };
 static _Thread_local int current = -1;
 static int last = -1; /* of any thread: new threads start on it */
 
-static long setting(const char *name, long otherwise) {
+long sim_setting(const char *name, long otherwise) {
   const char *value = getenv(name);
   return value && *value ? atol(value) : otherwise;
 }
-static int devices(void) { return setting("C4D_SIM_DEVICES", 1); }
-static int device(void) { return current >= 0 ? current : last >= 0 ? last : 0; }
+static int devices(void) { return sim_setting("C4D_SIM_DEVICES", 1); }
+int sim_device(void) { return current >= 0 ? current : last >= 0 ? last : 0; }
 
 aclError aclInit(const char *config) { return 0; }
 aclError aclFinalize(void) { return 0; }
@@ -38,13 +38,13 @@ const char *aclrtGetSocName(void) {
 }
 aclError aclrtGetDeviceCount(uint32_t *count) { *count = devices(); return 0; }
 aclError aclrtSetDevice(int32_t wanted) {
-  if (wanted < 0 || wanted >= devices() || wanted >= DEVICES) return ACL_ERROR_RT_INVALID_DEVICEID;
+  if (wanted < 0 || wanted >= devices() || wanted >= SIM_DEVICES) return ACL_ERROR_RT_INVALID_DEVICEID;
   current = last = wanted;
   return 0;
 }
 aclError aclrtGetDevice(int32_t *found) {
   if (current < 0 && last < 0) return ACL_ERROR_RT_CONTEXT_NULL;
-  *found = device();
+  *found = sim_device();
   return 0;
 }
 aclError aclrtResetDevice(int32_t which) { return 0; }
@@ -166,86 +166,6 @@ aclError aclrtLaunchCallback(aclrtCallback call, void *data, aclrtCallbackBlockT
   return 0;
 }
 
-/* -- memory: of the host, but no more than the device has; a header before each block knows its size */
-
-enum { HEADER = 512 };
-typedef struct { size_t size; int device; } Block;
-static size_t used[DEVICES];
-
-static size_t total(void) { return (size_t)setting("C4D_SIM_MEMORY_MB", 65536) << 20; }
-static int take(size_t size, int from) {
-  int fits;
-  LOCKED(fits = used[from] + size <= total(); if (fits) used[from] += size);
-  return fits;
-}
-static void give(size_t size, int to) { LOCKED(used[to] -= size); }
-
-aclError aclrtGetMemInfo(aclrtMemAttr what, size_t *free_, size_t *total_) {
-  *total_ = total();
-  *free_ = *total_ - used[device()];
-  return 0;
-}
-aclError aclrtMalloc(void **out, size_t size, aclrtMemMallocPolicy policy) {
-  int here = device();
-  void *whole = *out = NULL;
-  if (!take(size, here)) return ACL_ERROR_RT_MEMORY_ALLOCATION;
-  if (posix_memalign(&whole, 512, size + HEADER)) return give(size, here), ACL_ERROR_RT_MEMORY_ALLOCATION;
-  *(Block *)whole = (Block){size, here};
-  *out = (char *)whole + HEADER;
-  return 0;
-}
-aclError aclrtMallocAlign32(void **out, size_t size, aclrtMemMallocPolicy policy) { return aclrtMalloc(out, size, policy); }
-aclError aclrtFree(void *address) {
-  if (!address) return 0;
-  Block *block = (Block *)((char *)address - HEADER);
-  aclrtSynchronizeDevice();
-  give(block->size, block->device);
-  free(block);
-  return 0;
-}
-aclError aclrtMallocHost(void **out, size_t size) {
-  return posix_memalign(out, 4096, size ? size : 1) ? ACL_ERROR_RT_MEMORY_ALLOCATION : 0;
-}
-aclError aclrtMallocHostWithCfg(void **out, uint64_t size, aclrtMallocConfig *config) { return aclrtMallocHost(out, size); }
-aclError aclrtFreeHost(void *address) { free(address); return 0; }
-
-aclError aclrtMemcpy(void *to, size_t room, const void *from, size_t size, aclrtMemcpyKind kind) {
-  if (size > room) return ACL_ERROR_INVALID_PARAM;
-  memmove(to, from, size);
-  return 0;
-}
-aclError aclrtMemcpyAsync(void *to, size_t room, const void *from, size_t size, aclrtMemcpyKind kind, aclrtStream on) {
-  return aclrtMemcpy(to, room, from, size, kind);
-}
-aclError aclrtMemset(void *to, size_t room, int32_t value, size_t size) { memset(to, value, size); return 0; }
-aclError aclrtMemsetAsync(void *to, size_t room, int32_t value, size_t size, aclrtStream on) {
-  return aclrtMemset(to, room, value, size);
-}
-
-/* Virtual memory, for expandable segments: addresses first, memory when it is mapped. */
-aclError aclrtReserveMemAddress(void **out, size_t size, size_t alignment, void *near, uint64_t flags) {
-  *out = mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  return *out == MAP_FAILED ? ACL_ERROR_RT_MEMORY_ALLOCATION : 0;
-}
-aclError aclrtReleaseMemAddress(void *address) { return 0; }
-aclError aclrtMallocPhysical(aclrtDrvMemHandle *out, size_t size, const aclrtPhysicalMemProp *kind, uint64_t flags) {
-  if (!take(size, device())) return ACL_ERROR_RT_MEMORY_ALLOCATION;
-  Block *block = malloc(sizeof *block);
-  *block = (Block){size, device()};
-  *out = (void *)block;
-  return 0;
-}
-aclError aclrtFreePhysical(aclrtDrvMemHandle handle) {
-  Block *block = (void *)handle;
-  give(block->size, block->device);
-  free(block);
-  return 0;
-}
-aclError aclrtMapMem(void *address, size_t size, size_t offset, aclrtDrvMemHandle handle, uint64_t flags) {
-  return mprotect(address, size, PROT_READ | PROT_WRITE) ? ACL_ERROR_INVALID_PARAM : 0;
-}
-aclError aclrtUnmapMem(void *address) { return 0; }
-
 /* -- what was launched: names of kernels, and the buffers of collectives, for the tests to take */
 
 static char names[1 << 17];
@@ -266,11 +186,12 @@ aclError aclopCompileAndExecuteV2(const char *name, int inputs, aclTensorDesc *i
   return 0;
 }
 
-typedef struct { aclrtStream stream; const void *buffer; int64_t writes; } Touch;
+typedef struct { aclrtStream stream; const void *buffer; int64_t writes; uint64_t tick; } Touch;
 static Touch touches[1024];
 static int touched;
 void sim_touch(aclrtStream stream, const void *buffer, int writes) {
-  LOCKED(if (touched < 1024) touches[touched++] = (Touch){stream, buffer, writes});
+  uint64_t tick = sim_launch(stream); /* now: events that are recorded next come after it */
+  LOCKED(if (touched < 1024) touches[touched++] = (Touch){stream, buffer, writes, tick});
 }
 int sim_take_touches(Touch *out) {
   int n;

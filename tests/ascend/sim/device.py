@@ -20,9 +20,11 @@ from tests.ascend.sim import order
 from tests.ascend.sim.doubles import DOUBLES
 
 # What torch_npu's own code does right without a kernel.
-HOST = {"aten::" + name for name in ("empty", "empty_strided", "empty_like", "set_", "detach", "record_stream", "resize_")}
+HOST = {
+    "aten::" + name for name in ("empty", "empty_strided", "empty_like", "set_", "detach", "record_stream", "resize_")
+}
 HOST |= {"aten::is_pinned", "aten::_pin_memory", "npu::get_npu_format", "npu::npu_format_cast"}
-COLLECTIVES = ("c10d::", "_c10d_functional::")
+COLLECTIVES = ("c10d::", "_c10d_functional::", "npu_custom_dist::")
 
 
 def on_npu(x: object) -> bool:
@@ -65,9 +67,9 @@ class Simulation(TorchDispatchMode):
             return self._on_host(func, leaves, args, kwargs)
         self.calls.append(name)
         if name.startswith(COLLECTIVES):
-            return self._collective(func, args, kwargs)
+            return self._collective(func, name, args, kwargs)
         if func.is_view or name in HOST:
-            return func(*args, **kwargs)
+            return without_kernels(func, *args, **kwargs)
         if name == "aten::copy_":
             return self._copy(args[0], args[1], *args[2:], **kwargs)
         if name == "aten::_to_copy":
@@ -122,7 +124,7 @@ class Simulation(TorchDispatchMode):
             self._host_touches([of if on_npu(to) else to])
         self.order.touch(stream, [of], [to], "a copy")
         if to.dtype == of.dtype and to.shape == of.shape and to.is_contiguous() and of.is_contiguous() and not within:
-            to.copy_(of, non_blocking=beside)
+            without_kernels(torch.ops.aten.copy_.default, to, of, beside)
         else:
             (alias(to) if on_npu(to) else to).copy_(alias(of) if on_npu(of) else of)
         if not within and not beside:
@@ -131,7 +133,9 @@ class Simulation(TorchDispatchMode):
 
     def _to_copy(self, x: Tensor, *, dtype=None, device=None, non_blocking=False, memory_format=None, **rest) -> Tensor:
         device = torch.device(device or x.device)
-        like = torch.empty_like(alias(x) if on_npu(x) else x, dtype=dtype, memory_format=memory_format or torch.preserve_format)
+        like = torch.empty_like(
+            alias(x) if on_npu(x) else x, dtype=dtype, memory_format=memory_format or torch.preserve_format
+        )
         pinned = non_blocking and device.type == "cpu"
         if pinned:  # as torch does: the host may read it only after it waited
             made = torch.empty(like.shape, dtype=like.dtype, pin_memory=True).as_strided(like.shape, like.stride())
@@ -139,15 +143,29 @@ class Simulation(TorchDispatchMode):
             made = torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device=device)
         return self._copy(made, x, non_blocking)
 
-    def _collective(self, func, args, kwargs):
+    def _collective(self, func, name, args, kwargs):
+        if name == "c10d::allgather_":
+            return self._all_gather(*args, **kwargs)
         order.taken_touches()
-        out = func(*args, **kwargs)
+        out = without_kernels(func, *args, **kwargs)
         tensors = {x.data_ptr(): x for x in tree_leaves((args, kwargs, out)) if on_npu(x)}
         for touch in order.taken_touches():
             if touch.buffer in tensors:
                 x = [tensors[touch.buffer]]
-                self.order.touch(touch.stream, *(([], x) if touch.writes else (x, [])), func._schema.name)
+                reads, writes = ([], x) if touch.writes else (x, [])
+                self.order.touch(touch.stream, reads, writes, name, touch.tick)
         return out
+
+    def _all_gather(self, outs, ins, group, *rest, **named):
+        """Into a list: torch_npu gathers into one tensor, as here, and has kernels copy its parts."""
+        (outs,), (x,) = outs, ins
+        flat = torch.empty((len(outs), *x.shape), dtype=x.dtype, device=x.device)
+        gather = torch.ops.c10d._allgather_base_.default
+        _, work = self._collective(gather, gather._schema.name, (flat, x, group, *rest), named)
+        work.wait()
+        for out, part in zip(outs, flat, strict=True):
+            self._copy(out, part)
+        return [outs], work
 
     def _on_host(self, func, leaves, args, kwargs):
         """Work of the host is looked at where it meets memory that a device copies from or into."""
@@ -168,6 +186,16 @@ class Simulation(TorchDispatchMode):
         if of.device.type == "cpu":
             return of
         return self.generators.setdefault(of, torch.Generator().manual_seed(of.initial_seed()))
+
+
+def without_kernels(func, *args, **kwargs):
+    """Of torch_npu's own, if it launches nothing: kernels compute nothing here."""
+    before = len(order.launched())
+    out = func(*args, **kwargs)
+    missed = order.launched()[before:]
+    if missed and func is not torch.ops.c10d.barrier.default:  # which fills a tensor of its own
+        raise NotImplementedError(f"{func} launched {', '.join(missed)}, which the simulation does not compute")
+    return out
 
 
 def written(func, args, kwargs) -> list[Tensor]:

@@ -199,7 +199,7 @@ def _(input, r1, r2, rotary_mode="half", rotate=None):
     refuse_unless(x.dim() == 4 and r1.shape == r2.shape and r1.dim() == 4, f"x {shape(x)} beside tables {shape(r1)}")
     # Which of the first three dimensions holds the tokens is for the tables to say; the others are 1.
     tokens = [i for i in range(3) if r1.shape[i] == x.shape[i] and r1.numel() == x.shape[i] * size]
-    refuse_unless(tokens and r1.shape[-1] == size, f"tables are 1S1D, 11SD or S11D beside x {shape(x)}, not {shape(r1)}")
+    refuse_unless(tokens and r1.shape[-1] == size, f"tables are 1S1D, 11SD or S11D of x {shape(x)}, not {shape(r1)}")
     others = [x.shape[i] for i in range(3) if i != tokens[-1]]
     refuse_unless(max(others) < 1000, f"batch and heads below 1000, not {others}")
     refuse_unless(rotary_mode == "half" or others[0] * others[1] < 1000, f"batch times heads below 1000, not {others}")

@@ -11,6 +11,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "sim.h"
+
 typedef int HcclResult, HcclDataType, HcclReduceOp;
 typedef void *HcclComm, HcclCommConfig;
 typedef struct { char internal[4108]; } HcclRootInfo;
@@ -27,15 +29,12 @@ enum { RANKS = 16, TABLE = 64 * RANKS };
 typedef struct { atomic_ulong arrived, full[RANKS][RANKS]; } Control;
 typedef struct { uint32_t size, rank; unsigned long round; Control *control; char *slots, *boxes, name[128]; } Comm;
 
-void sim_touch(aclrtStream stream, const void *buffer, int writes); /* cann.c: for the check of order */
-
 static char *slot(Comm *c, uint32_t rank) { return c->slots + rank * SLOT; }
 
 /* A rank that does not come is an error after a while, as with HCCL_EXEC_TIMEOUT. */
 static int late(time_t since) {
-  const char *limit = getenv("C4D_SIM_TIMEOUT");
   sched_yield();
-  return time(NULL) - since > (limit ? atol(limit) : 60);
+  return time(NULL) - since > sim_setting("C4D_SIM_TIMEOUT", 60);
 }
 static int meet(Comm *c) {
   unsigned long all = ++c->round * c->size;

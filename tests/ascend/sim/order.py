@@ -23,7 +23,12 @@ class OutOfOrder(AssertionError):
 
 
 class Touch(ctypes.Structure):
-    _fields_ = [("stream", ctypes.c_void_p), ("buffer", ctypes.c_void_p), ("writes", ctypes.c_int64)]
+    _fields_ = (
+        ("stream", ctypes.c_void_p),
+        ("buffer", ctypes.c_void_p),
+        ("writes", ctypes.c_int64),
+        ("tick", ctypes.c_uint64),
+    )
 
 
 def taken_touches() -> list[Touch]:
@@ -32,21 +37,34 @@ def taken_touches() -> list[Touch]:
     return list(into[: LIBRARY.sim_take_touches(into)])
 
 
+TRACE: list[str] = []
+
+
+def launched() -> list[str]:
+    """The kernels launched since ``taken_trace``, by their names in CANN."""
+    TRACE.extend(LIBRARY.sim_take_trace().decode().split())
+    return TRACE
+
+
 def taken_trace() -> list[str]:
-    """The kernels launched since the last call, by their names in CANN."""
-    return LIBRARY.sim_take_trace().decode().split()
+    taken = list(launched())
+    TRACE.clear()
+    return taken
 
 
 class Order:
-    """``written`` and ``read``: storage -> {stream: its clock then}; a storage is one thing, its parts are not told apart."""
+    """``written`` and ``read``: storage -> {stream: its clock then}; parts of a storage are not told apart."""
 
     def __init__(self) -> None:
         self.written: dict[int, dict[int, int]] = {}
         self.read: dict[int, dict[int, int]] = {}
 
-    def touch(self, stream: int | None, reads: list[Tensor], writes: list[Tensor], what: str) -> None:
-        """One piece of work of ``stream`` (``HOST``: of the host)."""
-        tick, me = LIBRARY.sim_launch(stream), LIBRARY.sim_id(stream)
+    def touch(
+        self, stream: int | None, reads: list[Tensor], writes: list[Tensor], what: str, tick: int | None = None
+    ) -> None:
+        """One piece of work of ``stream`` (``HOST``: of the host); ``tick`` if it has been launched already."""
+        me = LIBRARY.sim_id(stream)
+        tick = tick or LIBRARY.sim_launch(stream)
         for x in reads:
             self._waits_for(stream, x, self.written, "reads", "was written", what)
             if at := address(x):
@@ -63,7 +81,7 @@ class Order:
             if LIBRARY.sim_knows(stream, other) < tick:
                 who = f"stream {LIBRARY.sim_id(stream)}" if stream else "the host"
                 raise OutOfOrder(
-                    f"{what} of {who} {does} {list(x.shape)}, which {done} by stream {other}, and waited for no event of it"
+                    f"{what} of {who} {does} {list(x.shape)}, which {done} by stream {other}, without waiting for that"
                 )
 
     def knows(self, x: Tensor) -> bool:

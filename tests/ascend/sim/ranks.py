@@ -13,7 +13,7 @@ LIMIT = 90  # seconds
 
 
 def run(work, ranks: int = 2, *args) -> None:
-    """``work(rank, *args)``, a function of a module, on every rank within a simulation; an error of one is raised here."""
+    """``work(rank, *args)``, a module's function, on every rank within a simulation; an error of one is raised here."""
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "store")
         context = torch.multiprocessing.spawn(start, (work, ranks, path, args), nprocs=ranks, join=False)
@@ -33,7 +33,9 @@ def start(rank: int, work, ranks: int, path: str, args) -> None:
     torch.set_num_threads(1)
     torch.npu.set_device(rank)
     store = torch.distributed.FileStore(path, ranks)
-    torch.distributed.init_process_group("hccl", store=store, rank=rank, world_size=ranks, timeout=timedelta(seconds=60))
+    torch.distributed.init_process_group(
+        "hccl", store=store, rank=rank, world_size=ranks, timeout=timedelta(seconds=60)
+    )
     with Simulation(), torch.no_grad():
         work(rank, *args)
         torch.distributed.barrier()

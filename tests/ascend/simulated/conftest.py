@@ -1,10 +1,6 @@
 """Every test here runs on the simulated device."""
 
-import warnings
-
 import pytest
-
-warnings.simplefilter("ignore")
 import torch
 import torch_npu  # noqa: F401 - makes the device known
 

@@ -1,4 +1,4 @@
-"""What every accelerator does the same way, on an NPU: memory, copies beside the work, and the primitives in plain torch."""
+"""What every accelerator does the same way, on an NPU: memory, copies beside the work, primitives in plain torch."""
 
 from __future__ import annotations
 

@@ -56,7 +56,9 @@ def test_a_result_that_does_not_fit():
     assert (torch.ones(2, device="npu") + 1).tolist() == [2, 2]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.bool, torch.float64])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.bool, torch.float64]
+)
 def test_round_trip(dtype):
     x = torch.randn(3, 4, 5).mul(3).to(dtype)
     for there in (x.npu(), x.mT.npu().mT, x.to("npu:0", non_blocking=True), x.npu()[:, 1:, ::2]):

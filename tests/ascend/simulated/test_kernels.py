@@ -32,7 +32,9 @@ def keep(*shape):
 
 def fused(q, k, v, heads=N, layout="BSND", scale=SCALE, **rest):
     back = LAYOUTS.get(layout, LAYOUTS["BSND"])[1]
-    return torch_npu.npu_fusion_attention(*(back(x).contiguous().npu() for x in (q, k, v)), heads, layout, scale=scale, **rest)
+    return torch_npu.npu_fusion_attention(
+        *(back(x).contiguous().npu() for x in (q, k, v)), heads, layout, scale=scale, **rest
+    )
 
 
 def inferred(q, k, v, heads=N, layout="BSND", scale=SCALE, **rest):
@@ -133,11 +135,18 @@ def test_who_refuses_what(mistake):
         call(*qkv(), **arguments)
 
 
-@pytest.mark.parametrize("call, dtype, size", [(fused, torch.float32, 776), (inferred, torch.float32, 64),
-                                               (inferred, torch.bfloat16, 72), (inferred, torch.bfloat16, 528)])  # fmt: skip
+@pytest.mark.parametrize(
+    "call, dtype, size",
+    [
+        (fused, torch.float32, 776),
+        (inferred, torch.float32, 64),
+        (inferred, torch.bfloat16, 72),
+        (inferred, torch.bfloat16, 528),
+    ],
+)
 def test_dtypes_and_head_sizes(call, dtype, size):
     q = torch.randn(1, 4, N, size).to(dtype)
-    with pytest.raises(Refused, match="head sizes|takes fp16"):
+    with pytest.raises(Refused, match=r"head sizes|takes fp16"):
         call(q, q, q)
     near(fused(q[..., :768], q[..., :768], q[..., :768])[0].cpu(), exact(*[q[..., :768]] * 3, scale=SCALE)[0], dtype)
 
@@ -161,14 +170,13 @@ def test_one_norm_where_many_kernels_would_run(trace):
     near(out.cpu(), wide * (wide.square().mean(-1, keepdim=True) + 1e-6).rsqrt() * gamma.double(), x.dtype)
     assert factor.shape == (2, 7, 1)
     with torch.utils._python_dispatch._disable_current_modes():  # torch_npu's own F.rms_norm: launched, not computed
-        on_device = [torch.empty(2, 7, 32, dtype=torch.bfloat16, device="npu"), torch.empty(32, dtype=torch.bfloat16, device="npu")]
+        x, gamma = (torch.empty_like(tensor, device="npu") for tensor in (x, gamma))
         trace()
-        F.rms_norm(on_device[0], (32,), on_device[1], 1e-6)
+        F.rms_norm(x, (32,), gamma, 1e-6)
     assert len(trace()) == 8
-    with pytest.raises(Refused, match="gamma"):
-        torch_npu.npu_rms_norm(x.npu(), gamma[:16].npu())
-    with pytest.raises(Refused, match="gamma"):
-        torch_npu.npu_rms_norm(x.npu(), gamma.float().npu())
+    for wrong in (gamma[:16], gamma.float()):
+        with pytest.raises(Refused, match="gamma"):
+            torch_npu.npu_rms_norm(x, wrong)
 
 
 @pytest.mark.parametrize("mode", ["half", "interleave"])
