@@ -44,6 +44,21 @@ def test_simulated(libraries, file):
         pytest.fail(done.stdout, pytrace=False)
 
 
+@pytest.mark.parametrize(
+    "lacks, says",
+    [
+        (("shutil.which", lambda tool: None), "no gcc"),
+        (("sys.platform", "darwin"), "built for Linux"),
+        (("importlib.metadata.version", lambda name: "2.11.0+cu130"), "this is torch 2.11.0"),
+    ],
+    ids=["gcc", "platform", "torch"],
+)
+def test_what_is_lacking_is_named(lacks, says, monkeypatch):
+    monkeypatch.setattr(f"tests.ascend.install.{lacks[0]}", lacks[1])
+    with pytest.raises(NotHere, match=says):
+        prepared()
+
+
 def test_torch_npu_stays_in_its_folder():
     """It would break ``import torch`` of everybody."""
     assert "torch_npu" not in sys.modules

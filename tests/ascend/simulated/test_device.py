@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -119,3 +122,23 @@ def test_streams_and_events():
     after.synchronize()
     assert after.query() and before.elapsed_time(after) >= 0
     assert x.tolist() == [2, 2, 2, 2]
+
+
+def test_expandable_segments():
+    """What is recommended against fragmentation; read when the allocator starts, so in a process of its own."""
+    code = """
+import torch, torch_npu
+for size in (30, 50):
+    x = torch.empty(size * 2**20, dtype=torch.uint8, device="npu")
+    del x
+assert 50 * 2**20 <= torch.npu.memory_reserved() < 80 * 2**20, torch.npu.memory_reserved()  # the first one grew
+torch.npu.empty_cache()
+assert torch.npu.memory_reserved() == 0
+try:
+    torch.empty(80 * 2**30, dtype=torch.uint8, device="npu")
+except torch.OutOfMemoryError:
+    print("ran out")
+"""
+    environment = os.environ | {"PYTORCH_NPU_ALLOC_CONF": "expandable_segments:True"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout.endswith("ran out\n"), done.stderr

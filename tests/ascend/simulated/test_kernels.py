@@ -86,6 +86,13 @@ def test_true_is_masked_out(shape):
     assert (flipped.double() - wanted).abs().nan_to_num(9).max() > 0.5
 
 
+def test_a_query_that_sees_nothing_is_nowhere_documented():
+    mask = torch.zeros(SQ, SK, dtype=torch.bool)
+    mask[3] = True
+    out = fused(*qkv(), atten_mask=mask.npu())[0].cpu()
+    assert out[:, 3].isnan().all() and not out[:, 4:].isnan().any()
+
+
 def test_grouped_heads():
     q, k, v = qkv(torch.float32, heads=2)
     wanted, _ = exact(q, *(x.repeat_interleave(2, 2) for x in (k, v)), scale=SCALE)

@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 import torch
 import torch.distributed as dist
+import torch.distributed._functional_collectives as funcol
 
 from tests.ascend.sim import ranks
 from tests.ascend.sim.order import OutOfOrder
@@ -43,6 +44,8 @@ def exchanges(rank):
     into = torch.empty(sum(takes), 2, device="npu")
     dist.all_to_all_single(into, even[:, None].expand(4, 2).contiguous(), takes, gives)
     assert into[:, 0].tolist() == ([0, 1, 2, 10, 11, 12], [3, 13])[rank]
+    functional = funcol.all_to_all_single(even, [2, 2], [2, 2], dist.group.WORLD)  # as diffusers does it
+    assert funcol.wait_tensor(functional).tolist() == ([0, 1, 10, 11], [2, 3, 12, 13])[rank]
     other = torch.empty(4, device="npu")
     pair = [dist.P2POp(dist.isend, even, 1 - rank), dist.P2POp(dist.irecv, other, 1 - rank)]
     for work in dist.batch_isend_irecv(pair):
@@ -75,6 +78,11 @@ def a_rank_that_fails(rank):
         raise ValueError("this one")
 
 
+def a_rank_that_does_not_come(rank):
+    if rank == 0:
+        dist.all_reduce(torch.ones(3, device="npu"))
+
+
 def everything(rank):
     for work in (reductions, exchanges, groups, order):
         work(rank)
@@ -87,3 +95,9 @@ def test_two_ranks():
 def test_the_error_of_a_rank_is_raised():
     with pytest.raises(torch.multiprocessing.ProcessRaisedException, match="this one"):
         ranks.run(a_rank_that_fails)
+
+
+def test_nobody_waits_for_ever(monkeypatch):
+    monkeypatch.setenv("C4D_SIM_TIMEOUT", "1")
+    with pytest.raises(torch.multiprocessing.ProcessRaisedException, match="error code is 9"):
+        ranks.run(a_rank_that_does_not_come)
