@@ -76,6 +76,19 @@ def test_fused_infer_attention(trace, layout):
     near(lse[..., 0].cpu(), wanted_lse, torch.float32)
 
 
+def test_second_versions_spell_it_otherwise():
+    q, k, v = qkv()
+    mask = keep(1, SQ, SK)
+    wanted, _ = exact(q, k, v, mask, SCALE)
+    q, k, v, out_of_sight = (x.npu() for x in (q, k, v, ~mask))
+    infer = dict(num_query_heads=N, input_layout="BSND", softmax_scale=SCALE, atten_mask=out_of_sight)
+    near(torch_npu.npu_fused_infer_attention_score_v2(q, k, v, **infer)[0].cpu(), wanted, q.dtype)
+    fusion = torch_npu.npu_fusion_attention_v2(q, k, v, N, "BSND", scale=SCALE, atten_mask=out_of_sight[0])
+    near(fusion[0].cpu(), wanted, q.dtype)
+    with pytest.raises(Refused, match="cut off"):
+        torch_npu.npu_fusion_attention_v2(q, k, v, N, "BSND", scale=SCALE, atten_mask=out_of_sight[0], next_tokens=0)
+
+
 @pytest.mark.parametrize("shape", [(B, N, SQ, SK), (B, 1, SQ, SK), (1, 1, SQ, SK), (SQ, SK)], ids=str)
 def test_true_is_masked_out(shape):
     q, k, v = qkv(torch.float32)
@@ -184,6 +197,14 @@ def test_one_norm_where_many_kernels_would_run(trace):
     for wrong in (gamma[:16], gamma.float()):
         with pytest.raises(Refused, match="gamma"):
             torch_npu.npu_rms_norm(x, wrong)
+
+
+def test_sum_and_norm_and_gelu():
+    x, y, gamma = (torch.randn(shape) for shape in ((2, 7, 32), (2, 7, 32), (32,)))
+    out, _, total = torch_npu.npu_add_rms_norm(x.npu(), y.npu(), gamma.npu(), 1e-6)
+    near(total.cpu(), (x + y).double(), x.dtype)
+    near(out.cpu(), F.rms_norm((x + y).double(), (32,), gamma.double(), 1e-6), x.dtype)
+    near(torch_npu.npu_gelu(x.npu(), approximate="tanh").cpu(), F.gelu(x.double(), approximate="tanh"), x.dtype)
 
 
 @pytest.mark.parametrize("mode", ["half", "interleave"])
