@@ -1,6 +1,6 @@
-"""Runs every file of ``simulated`` with the real torch_npu over a stand-in for CANN: no NPU is needed, none is shown.
+"""Runs the tests in ``simulated`` with the real torch_npu over a stand-in for CANN: no NPU is needed, none is shown.
 
-One process a file, started with the environment that torch_npu needs. One test alone, by hand:
+In two processes, for two cores, started with the environment that torch_npu needs. One test alone, by hand:
 ``python -m tests.ascend.test_simulated test_order.py -k pinned``.
 """
 
@@ -16,11 +16,14 @@ import pytest
 from tests.ascend.install import ROOT, NotHere, environment, prepared
 
 SIMULATED = Path(__file__).parent / "simulated"
-FILES = sorted(path.name for path in SIMULATED.glob("test_*.py"))
+RANKS = "test_ranks.py"
+SHARES = {"ranks": [RANKS], "rest": sorted({path.name for path in SIMULATED.glob("test_*.py")} - {RANKS})}
 
 
-def run(libraries, file, *options, **how):
-    command = [sys.executable, "-m", "pytest", "-p", "no:xdist", SIMULATED / file, *options]
+def run(libraries, *options, **how):
+    """``options`` of pytest; names of files in ``simulated`` are found there."""
+    options = [SIMULATED / each if (SIMULATED / each).is_file() else each for each in options]
+    command = [sys.executable, "-m", "pytest", "-p", "no:xdist", *options]
     return subprocess.run(command, cwd=ROOT, env=environment(libraries), text=True, **how)
 
 
@@ -33,13 +36,13 @@ def libraries():
         pytest.skip(str(why))
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_simulated(libraries, file):
+@pytest.mark.slow
+@pytest.mark.parametrize("share", SHARES)
+def test_simulated(libraries, share):
     try:
-        done = run(libraries, file, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=240)
+        done = run(libraries, *SHARES[share], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)
     except subprocess.TimeoutExpired as late:
-        pytest.fail(f"{file} did not end:\n{(late.stdout or b'').decode()[-6000:]}", pytrace=False)
-    print(done.stdout.strip().splitlines()[-1])
+        pytest.fail(f"the {share} did not end:\n{(late.stdout or b'').decode()[-6000:]}", pytrace=False)
     if done.returncode:
         pytest.fail(done.stdout, pytrace=False)
 

@@ -73,11 +73,6 @@ def order(rank):
     assert (x + 1).tolist() == [3, 3, 3]
 
 
-def a_rank_that_fails(rank):
-    if rank == 1:
-        raise ValueError("this one")
-
-
 def a_rank_that_does_not_come(rank):
     if rank == 0:
         dist.all_reduce(torch.ones(3, device="npu"))
@@ -90,11 +85,6 @@ def everything(rank):
 
 def test_two_ranks():
     ranks.run(everything)
-
-
-def test_the_error_of_a_rank_is_raised():
-    with pytest.raises(torch.multiprocessing.ProcessRaisedException, match="this one"):
-        ranks.run(a_rank_that_fails)
 
 
 def test_nobody_waits_for_ever(monkeypatch):
