@@ -56,7 +56,8 @@ HcclResult HcclGetRootInfo(HcclRootInfo *root) {
 HcclResult HcclCommInitRootInfo(uint32_t size, const HcclRootInfo *root, uint32_t rank, HcclComm *out) {
   if (size > RANKS) return NOT_SUPPORTED;
   char path[256];
-  snprintf(path, sizeof path, "/dev/shm/%s", root->internal);
+  const char *folder = getenv("C4D_SIM_FOLDER");
+  snprintf(path, sizeof path, "%s/%s", folder ? folder : "/dev/shm", root->internal);
   size_t bytes = sizeof(Control) + size * SLOT + (size_t)size * size * BOX; /* sparse: only what is used exists */
   int file = open(path, O_RDWR | O_CREAT, 0600);
   if (file < 0 || ftruncate(file, bytes)) return SYSTEM;

@@ -14,8 +14,8 @@ LIMIT = 90  # seconds
 
 def run(work, ranks: int = 2, *args) -> None:
     """``work(rank, *args)``, a module's function, on every rank within a simulation; an error of one is raised here."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "store")
+    with tempfile.TemporaryDirectory(prefix="c4d-", dir="/dev/shm") as folder:  # what killed ranks leave goes with it
+        os.environ["C4D_SIM_FOLDER"], path = folder, os.path.join(folder, "store")
         context = torch.multiprocessing.spawn(start, (work, ranks, path, args), nprocs=ranks, join=False)
         end = time.monotonic() + LIMIT
         while not context.join(timeout=max(0.1, end - time.monotonic())):
