@@ -1,12 +1,13 @@
 # make demo: install, generate one clip uncached and cached with the embedded model, leave video and report in out/demo
 # make test: install, then the linters and the whole CPU suite
+# make test-ascend: only what runs the real torch_npu over a simulated NPU (part of make test; see tests/ascend)
 # make bench: install the other systems too, and measure: isolation, step cost, fidelity (see docs/measurements/README.md)
 PYTHON ?= python3
 export OMP_WAIT_POLICY ?= passive
 export TOKENIZERS_PARALLELISM ?= false
 RUN = .venv/bin/python
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-ascend lint bench clean
 
 .venv/installed: pyproject.toml
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
@@ -17,7 +18,12 @@ demo: .venv/installed
 	$(RUN) launch/infer.py --config launch/demo.yaml
 
 test: .venv/installed lint
+	$(RUN) -m tests.ascend.install
 	$(RUN) -m pytest -n 2 --dist loadgroup
+
+test-ascend: .venv/installed
+	$(RUN) -m tests.ascend.install
+	$(RUN) -m pytest -n 2 -rs tests/ascend
 
 lint: .venv/installed
 	.venv/bin/ruff check c4d launch tools bench tests

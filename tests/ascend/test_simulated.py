@@ -1,0 +1,72 @@
+"""Runs the tests in ``simulated`` with the real torch_npu over a stand-in for CANN: no NPU is needed, none is shown.
+
+In two processes, for two cores, started with the environment that torch_npu needs. One test alone, by hand:
+``python -m tests.ascend.test_simulated test_order.py -k pinned``.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+
+from tests.ascend.install import ROOT, NotHere, environment, prepared
+
+SIMULATED = Path(__file__).parent / "simulated"
+RANKS = "test_ranks.py"
+SHARES = {"ranks": [RANKS], "rest": sorted({path.name for path in SIMULATED.glob("test_*.py")} - {RANKS})}
+
+
+def run(libraries, *options, **how):
+    """``options`` of pytest; names of files in ``simulated`` are found there."""
+    options = [SIMULATED / each if (SIMULATED / each).is_file() else each for each in options]
+    command = [sys.executable, "-m", "pytest", "-p", "no:xdist", *options]
+    return subprocess.run(command, cwd=ROOT, env=environment(libraries), text=True, **how)
+
+
+@pytest.fixture(scope="session")
+def libraries():
+    try:
+        return prepared()
+    except NotHere as why:
+        warnings.warn(f"NOT TESTED: the Ascend simulation cannot run here: {why}", stacklevel=1)
+        pytest.skip(str(why))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", SHARES)
+def test_simulated(libraries, share):
+    try:
+        done = run(libraries, *SHARES[share], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)
+    except subprocess.TimeoutExpired as late:
+        pytest.fail(f"the {share} did not end:\n{(late.stdout or b'').decode()[-6000:]}", pytrace=False)
+    if done.returncode:
+        pytest.fail(done.stdout, pytrace=False)
+
+
+@pytest.mark.parametrize(
+    "lacks, says",
+    [
+        (("shutil.which", lambda tool: None), "no gcc"),
+        (("sys.platform", "darwin"), "built for Linux"),
+        (("importlib.metadata.version", lambda name: "2.11.0+cu130"), "this is torch 2.11.0"),
+    ],
+    ids=["gcc", "platform", "torch"],
+)
+def test_what_is_lacking_is_named(lacks, says, monkeypatch):
+    monkeypatch.setattr(f"tests.ascend.install.{lacks[0]}", lacks[1])
+    with pytest.raises(NotHere, match=says):
+        prepared()
+
+
+def test_torch_npu_stays_in_its_folder():
+    """It would break ``import torch`` of everybody."""
+    assert "torch_npu" not in sys.modules
+    assert not any("torch_npu" in path for path in sys.path)
+
+
+if __name__ == "__main__":
+    sys.exit(run(prepared(), *sys.argv[1:]).returncode)
