@@ -97,16 +97,18 @@ class Fitting:
                 (args, kwargs), absent = self.trim(args, kwargs)
             masked = absent is None and self.trim.mask(args, kwargs) is not None
         dtype = compute_dtype(args[0] if args else kwargs.get("hidden_states"), self.transformer)
-        self._names = set()
+        names = set()
         for size, work in self._works.items():
             work.rest()
             name, plain = self._attend(dtype, size, False)
-            self._names.add(name)
+            names.add(name)
             if masked:
-                self._names.add((choice := self._attend(dtype, size, True))[0])
-                work.choose(plain, choice[1])
+                name, of_keys = self._attend(dtype, size, True)
+                names.add(name)
+                work.choose(plain, of_keys)
             else:
                 work.choose(plain, work._masked, absent)
+        self._names = names
         return args, kwargs
 
     def leave(self, args: Any, output: Any) -> None:
