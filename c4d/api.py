@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from c4d.backends import Backend, Unsupported, select
-from c4d.backends.kernels import KEYS, NONE, Call, choose, names
+from c4d.backends.kernels import KEYS, NONE, Call, choose, name_of, names
 from c4d.core.attention import Attend
 from c4d.core.clock import Clock, NoClock, SchedulerClock
 from c4d.core.fitting import AttentionSession
@@ -106,7 +106,7 @@ def attention(
 
     def resolve(dtype: torch.dtype, head_size: int, masked: bool) -> tuple[str, Attend]:
         found = choose(kernels, Call(dtype, head_size, KEYS if masked else NONE), kernel)
-        name = next(name for name, each in kernels.items() if each is found)
+        name = name_of(kernels, found)
 
         def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
             out = found.run(q, k, v, mask, None, False, False)[0]

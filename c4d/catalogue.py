@@ -15,7 +15,8 @@ from c4d.core.forecast import FORECASTERS
 from c4d.core.grammar import describe
 from c4d.core.methods import METHODS
 from c4d.models import SPECS
-from c4d.pipelines import EMBEDDED, versions
+from c4d.pipelines import EMBEDDED
+from c4d.versions import versions
 
 WIDTH = 100
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import tempfile
 import traceback
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -16,12 +15,12 @@ import torch
 
 import c4d
 from c4d.backends import Backend, BackendUnavailable, Unsupported, select
+from c4d.backends.kernels import OWN
 from c4d.catalogue import doctor_text, methods_text, models_text
 from c4d.core.grammar import MethodError, parse
 from c4d.options import Options, Parser, add_options, read_options, read_prompts
 from c4d.pipelines import (
     EMBEDDED,
-    OWN,
     GenerationError,
     InputError,
     OutputError,
@@ -31,6 +30,7 @@ from c4d.pipelines import (
     call_arguments,
     check_attention,
     check_method,
+    check_writable,
     compile_blocks,
     kept,
     load_pipeline,
@@ -223,7 +223,7 @@ def _prepare(options: Options) -> tuple[Backend, Settings, list[Request]]:
         check_attention(pipe, settings.attention, dtype, backend=backend)
     if callable(pipe):  # else only the whole pipeline can tell, in _load
         call_arguments(pipe, requests[0])  # they differ in their prompts alone
-    _check_writable(options.out)
+    check_writable(options.out)
     return backend, settings, requests
 
 
@@ -244,15 +244,6 @@ def _load(options: Options, settings: Settings, backend: Backend, requests: Sequ
     for note in notes if not options.quiet else ():
         print(note)
     return pipe, notes
-
-
-def _check_writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InputError(f"cannot write to --out {str(folder)!r}: {error.strerror}; name another folder") from error
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bench.gpu.machine import Machine
 from bench.gpu.records import Case, Record
-from c4d.backends.kernels import Call, choose
+from c4d.backends.kernels import Call, choose, name_of
 
 SHAPES = {  # batch, tokens, heads, head size, guessed seconds
     "FLUX": (1, 4608, 24, 128, 8),
@@ -75,7 +75,7 @@ def measure(machine: Machine, model: str, masked: bool) -> Record:
                 taken[name].append(machine.ms(first, last))
     kernels = machine.backend.attention_kernels
     chosen = choose(kernels, Call.of(q, k, v, mask, False))
-    auto = next(name for name, kernel in kernels.items() if kernel is chosen)
+    auto = name_of(kernels, chosen)
     short = {name: lambda i, turn=turn: turn() for name, turn in turns.items() if rows[name]["once_ms"] < SHORT_MS}
     queued = machine.batches(short, calls=8) if short else {}  # else the host's time to launch them would be in it
     for name in turns:

@@ -13,17 +13,16 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import date
-from importlib.metadata import PackageNotFoundError, version
 from statistics import median
 from typing import Any
 
 import torch
 
-import c4d
 from bench.stamp import ROOT, commit
 from c4d.backends import Backend, BackendUnavailable, known, load, select
+from c4d.versions import versions
 
-PACKAGES = ("torch", "triton", "diffusers", "transformers", "accelerate", "cache-dit")
+PACKAGES = ("triton", "diffusers", "transformers", "accelerate", "cache-dit")
 DRIVERS = (
     ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"],
     ["npu-smi", "info", "-t", "board", "-i", "0"],
@@ -160,22 +159,12 @@ class Machine:
             "backend": self.backend.name,
             "driver": driver(),
             "host": f"{os.cpu_count()} cores, {platform.system()}",
-            "versions": {"python": platform.python_version(), **versions(), "c4d": c4d.__version__},
+            "versions": versions(*PACKAGES),
             "commit": os.environ.get("C4D_COMMIT") or commit(),
             "source": source(),
             "command": command,
             "date": date.today().isoformat(),
         }
-
-
-def versions() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "missing"
-    return found
 
 
 def driver() -> str:

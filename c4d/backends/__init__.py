@@ -14,7 +14,7 @@ from importlib.metadata import entry_points
 import torch
 
 from c4d.backends.base import Backend, BackendUnavailable, Memory
-from c4d.backends.kernels import Kernel, Unsupported
+from c4d.backends.kernels import OWN, Kernel, Unsupported
 
 GROUP = "c4d.backends"
 AUTO = "auto"
@@ -112,7 +112,7 @@ def _wrong(name: str, backend: Backend) -> str | None:
     kernels = backend.attention_kernels
     if not isinstance(kernels, Mapping) or not all(isinstance(kernel, Kernel) for kernel in kernels.values()):
         return "its attention_kernels have to map names to c4d.backends.kernels.Kernel"
-    if not kernels or (meant := {AUTO, "own"} & set(kernels)):
+    if not kernels or (meant := {AUTO, OWN} & set(kernels)):
         return "it has no attention kernel" if not kernels else f"a kernel cannot be named {', '.join(sorted(meant))}"
     return None
 

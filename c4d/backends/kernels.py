@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+OWN = "own"  # what a user calls the model's own attention; no kernel has that name
 NONE, KEYS, FULL, ADDITIVE, CAUSAL = "none", "keys", "full", "additive", "causal"
 MASKS = {
     NONE: "no mask",
@@ -134,6 +135,10 @@ def choose(kernels: Mapping[str, Kernel], call: Call, name: str = "auto") -> Ker
         raise Unsupported(f"no attention kernel takes this: {said}")
     able = [each for each, kernel in kernels.items() if not (kernel.limits.refusal(call) or kernel.missing())]
     raise Unsupported(f"attention kernel {name!r} {reasons[name]}; these would do: {', '.join(able) or 'none'}")
+
+
+def name_of(kernels: Mapping[str, Kernel], kernel: Kernel) -> str:
+    return next(name for name, each in kernels.items() if each is kernel)
 
 
 def names(dtypes: tuple[torch.dtype, ...] | list[torch.dtype]) -> str:

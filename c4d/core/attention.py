@@ -52,14 +52,14 @@ class Work:
         self.rest()
 
     def rest(self) -> None:
-        self.choose(self._any, self._any)
+        self.choose(self._any)
 
-    def choose(self, plain: Attend, masked: Attend, absent: tuple[int, ...] | None = None) -> None:
-        """Kernels for no mask and for a boolean mask of keys.
+    def choose(self, plain: Attend, masked: Attend | None = None, absent: tuple[int, ...] | None = None) -> None:
+        """Kernels for no mask and for a boolean mask of keys (None: each call with one chooses for itself).
 
         ``absent``: how many of the last keys of each sample the model's masks leave out, None if that is not known.
         """
-        self._plain, self._masked, self._absent = plain, masked, absent
+        self._plain, self._masked, self._absent = plain, masked or self._any, absent
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """[B, Sq, H, D] for q [B, Sq, H, D] and k, v [B, Sk, H, D]."""

@@ -107,7 +107,7 @@ class Fitting:
                 names.add(name)
                 work.choose(plain, of_keys)
             else:
-                work.choose(plain, work._masked, absent)
+                work.choose(plain, absent=absent)
         self._names = names
         return args, kwargs
 

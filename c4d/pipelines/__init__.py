@@ -7,17 +7,15 @@ from c4d.pipelines.errors import GenerationError, InputError, OutputError
 from c4d.pipelines.generate import Clip, generate
 from c4d.pipelines.job import produce
 from c4d.pipelines.load import compile_blocks, load_pipeline, parse_dtype
-from c4d.pipelines.output import alone_in
-from c4d.pipelines.report import versions
+from c4d.pipelines.output import alone_in, check_writable
 from c4d.pipelines.request import Request
 from c4d.pipelines.results import kept, results, write_manifest
-from c4d.pipelines.settings import OWN, Settings
+from c4d.pipelines.settings import Settings
 from c4d.pipelines.skeleton import check_attention, check_method, skeleton
 from c4d.pipelines.why import NAMES as PHASES
 
 __all__ = [
     "EMBEDDED",
-    "OWN",
     "PHASES",
     "Clip",
     "Defaults",
@@ -31,6 +29,7 @@ __all__ = [
     "call_arguments",
     "check_attention",
     "check_method",
+    "check_writable",
     "compile_blocks",
     "effective",
     "generate",
@@ -41,6 +40,5 @@ __all__ = [
     "produce",
     "results",
     "skeleton",
-    "versions",
     "write_manifest",
 ]

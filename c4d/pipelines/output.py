@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from fractions import Fraction
@@ -195,3 +196,13 @@ def _encode(path: Path, pixels: Any, fps: float) -> None:
         raise OSError(f"ffmpeg cannot read back what it wrote ({str(error).splitlines()[-1]})") from error
     if written != length:
         raise OSError(f"ffmpeg wrote {written} of {length} frames")
+
+
+def check_writable(folder: Path) -> None:
+    """Makes ``folder``; :class:`InputError` if no file can be made in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"cannot write to --out {str(folder)!r}: {error.strerror}; name another folder") from error

@@ -7,7 +7,6 @@ import io
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +15,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 from torch import Tensor
 
-import c4d
 from c4d.pipelines.compare import work
 from c4d.pipelines.output import to_bytes
 from c4d.pipelines.why import NAMES
+from c4d.versions import versions
 
 COLUMNS = 7  # frames shown, evenly spaced
 ROW_STEPS = 50  # steps in one line of the timeline
 MOST_VIDEO_BYTES = 12 * 2**20  # beyond, the page would be slow to open: the clips stay beside it
 BRANCHES = {"cond": "the pass with the prompt", "uncond": "the pass without it, which the clip is steered away from"}
-
-
-def versions() -> dict[str, str]:
-    """Of Python and the packages that a result depends on; torch's says for which device it was built."""
-    found = {"python": platform.python_version(), "c4d": c4d.__version__, "torch": torch.__version__}
-    for package in ("diffusers", "transformers"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "missing"
-    return found
 
 
 def about_here() -> dict[str, Any]:

@@ -9,7 +9,6 @@ from c4d.core.grammar import parse
 from c4d.pipelines.errors import InputError
 from c4d.pipelines.load import parse_dtype
 
-OWN = "own"
 LEAST_FPS = 0.01  # the video writer keeps two decimals
 
 
