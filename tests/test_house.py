@@ -25,7 +25,7 @@ ANYWHERE = {
 INSIDE = {
     "core": set(),
     "models": {"diffusers"},
-    "backends": {"psutil", "flash_attn", "flash_attn_interface", "sageattention"},
+    "backends": {"psutil", "flash_attn", "flash_attn_interface", "sageattention", "torch_npu"},
 }
 # What the files of a backend's own folder import, all but its ``__init__``, which imports them when they are asked for.
 VENDOR = {"cuda": {"triton"}}

@@ -19,7 +19,11 @@ from c4d.backends.kernels import OWN, Kernel, Unsupported
 GROUP = "c4d.backends"
 AUTO = "auto"
 # In the order in which "auto" prefers them; those of other packages come between the accelerators and the host.
-BACKENDS = {"cuda": "c4d.backends.cuda:Cuda", "cpu": "c4d.backends.reference:Reference"}
+BACKENDS = {
+    "cuda": "c4d.backends.cuda:Cuda",
+    "ascend": "c4d.backends.ascend:Ascend",
+    "cpu": "c4d.backends.reference:Reference",
+}
 
 __all__ = ["Backend", "BackendUnavailable", "Memory", "Unsupported", "known", "load", "missing", "select"]
 

@@ -58,7 +58,7 @@ def test_a_backend_that_cannot_run_says_what_is_missing(monkeypatch):
     monkeypatch.setattr(Cuda, "missing", lambda self: "torch finds no CUDA device")
     with pytest.raises(BackendUnavailable, match="backend 'cuda' cannot run here: torch finds no CUDA device"):
         backends.select("cuda")
-    with pytest.raises(ValueError, match="unknown backend 'gpu': known are auto, cuda, cpu"):
+    with pytest.raises(ValueError, match="unknown backend 'gpu': known are auto, cuda, ascend, cpu"):
         backends.select("gpu")
 
 

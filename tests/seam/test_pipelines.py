@@ -101,7 +101,7 @@ def test_a_method_that_fits_nothing_is_refused():
         c4d.cached(model, "fora:interval=2@total")
     with pytest.raises(ValueError, match="measures modulated_input, but WanTransformer3DModel offers time_embedding"):
         c4d.cached(model, "teacache:threshold=0.15,fit=hunyuanvideo-t2v")
-    with pytest.raises(ValueError, match="unknown backend 'tpu': known are auto, cuda, cpu"):
+    with pytest.raises(ValueError, match="unknown backend 'tpu': known are auto, cuda, ascend, cpu"):
         c4d.cached(model, "fora:interval=2", backend="tpu")
 
 
