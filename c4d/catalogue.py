@@ -110,6 +110,8 @@ def _abilities(backend: Backend) -> list[str]:
         takes += ["lossy: runs only by name"] * kernel.lossy
         indent = " " * 15
         lines += textwrap.wrap("; ".join(takes), WIDTH - 16, initial_indent=indent, subsequent_indent=indent)
+    for advice in backend.advice():
+        lines += textwrap.wrap(f"advice: {advice}", WIDTH - 16, subsequent_indent=" " * 8)
     return [f"  {'':<13} {line}" for line in lines]
 
 
