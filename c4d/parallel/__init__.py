@@ -1,0 +1,5 @@
+"""One request on several devices: its tokens are spread over them, and every rank takes the same decisions."""
+
+from c4d.parallel.degrees import Degrees, SequenceParallel
+
+__all__ = ["Degrees", "SequenceParallel"]

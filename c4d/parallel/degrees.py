@@ -1,0 +1,100 @@
+"""How the ranks of a job are divided: over the heads and the tokens of a request, its guidance branches, and requests.
+
+Ranks are numbered with Ulysses fastest, then Ring, then guidance, then data: the exchanges that carry most stay inside
+a node (as xfuser and yunchang order them, ``use_ulysses_low``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import NamedTuple
+
+
+class Degrees(NamedTuple):
+    """``ulysses`` x ``ring`` ranks share a forward, ``cfg`` of these the branches of guidance, ``data`` the prompts."""
+
+    ulysses: int
+    ring: int
+    cfg: int = 1
+    data: int = 1
+
+    @property
+    def sequence(self) -> int:
+        return self.ulysses * self.ring
+
+    @property
+    def world(self) -> int:
+        return self.sequence * self.cfg * self.data
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {n}" for name, n in self._asdict().items() if n > 1) or "one rank alone"
+
+
+@dataclass(frozen=True)
+class SequenceParallel:
+    """Spreads one request over the ranks of a job.
+
+    Args:
+        ulysses: ranks that exchange heads for tokens around each self-attention (arXiv 2309.14509); heads that do not
+            divide are filled up with zeros.
+        ring: ranks that pass keys and values round (arXiv 2310.01889).
+        cfg: 2 gives each branch of guidance ranks of its own; 1 lets all ranks make both, one after the other.
+        data: groups of ranks with prompts of their own.
+        timeout: seconds that a collective may take before the job fails.
+
+    What is None is chosen from the number of ranks, of those in a node, of heads and of branches: guidance first,
+    then as much Ulysses as divides the heads and stays inside a node, then Ring.
+    """
+
+    ulysses: int | None = None
+    ring: int | None = None
+    cfg: int | None = None
+    data: int = 1
+    timeout: float = 600.0
+
+    def __post_init__(self) -> None:
+        for name in ("ulysses", "ring", "cfg", "data"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+        if self.cfg is not None and self.cfg > 2:
+            raise ValueError(f"cfg must be 1 or 2, the branches of guidance, got {self.cfg}")
+        if not isinstance(self.timeout, int | float) or isinstance(self.timeout, bool) or not self.timeout > 0:
+            raise ValueError(f"timeout must be seconds above 0, got {self.timeout!r}")
+
+    def degrees(self, world: int, *, node: int, heads: int, branches: int) -> Degrees:
+        """What to use on ``world`` ranks, ``node`` of them in each machine, for a model of so many ``heads``.
+
+        Raises ValueError, listing what is possible, if what was given does not fit.
+        """
+        fits = [d for d in possible(world, heads, branches) if self._asked(d)]
+        if not fits:
+            others = possible(world, heads, branches)
+            listed = "; ".join(str(d) for d in others if d.data == 1 and d.cfg in (1, self.cfg or 1)) or "none"
+            asked = ", ".join(
+                f"{n}={v}" for n in ("ulysses", "ring", "cfg", "data") if (v := getattr(self, n)) is not None
+            )
+            raise ValueError(
+                f"{asked} does not fit {world} ranks, {heads} heads and {branches} "
+                f"branch{'es' if branches > 1 else ''} of guidance; possible with data=1: {listed}"
+            )
+        return max(fits, key=lambda d: (d.cfg, d.ulysses <= node, heads % d.ulysses == 0, d.ulysses))
+
+    def _asked(self, d: Degrees) -> bool:
+        wanted = {"ulysses": self.ulysses, "ring": self.ring, "cfg": self.cfg, "data": self.data}
+        return all(n is None or getattr(d, name) == n for name, n in wanted.items())
+
+
+def possible(world: int, heads: int, branches: int) -> list[Degrees]:
+    """Every division of ``world`` ranks that a model of so many heads and branches of guidance allows."""
+    divisors = [n for n in range(1, world + 1) if world % n == 0]
+
+    def found() -> Iterator[Degrees]:
+        for data, cfg, ulysses in product(divisors, (1, 2), divisors):
+            ring, rest = divmod(world, data * cfg * ulysses)
+            if rest == 0 and ring and cfg <= branches and ulysses <= heads:
+                yield Degrees(ulysses, ring, cfg, data)
+
+    return list(found())
