@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+# attend_all(q, k, v, mask, how many of the last keys of each sample are left out, whether text stands first)
+AttendAll = Callable[[Tensor, Tensor, Tensor, Tensor | None, "tuple[int, ...] | None", bool], Tensor]
 # resolve(dtype, heads, head size, masked) -> the kernel's name and the kernel; raises ValueError if none can take it
 Resolve = Callable[[torch.dtype, int, int, bool], tuple[str, Attend]]
 
@@ -49,6 +51,7 @@ class Work:
 
     def __init__(self, primitives: AttentionPrimitives, kernel: str) -> None:
         self.primitives, self._kernel = primitives, kernel
+        self.spread: AttendAll | None = None  # where tokens are spread over ranks
         self.rest()
 
     def rest(self) -> None:
@@ -76,6 +79,13 @@ class Work:
         kept = [k.shape[1] - n for n in self._absent]
         parts = zip(*(x.chunk(len(kept)) for x in (q, k, v)), kept, strict=True)
         return torch.cat([self._plain(x, y[:, :n], z[:, :n], None) for x, y, z, n in parts])
+
+    def attend_all(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, text_first: bool) -> Tensor:
+        """[B, S, H, D], where q, k and v [B, S, H, D] may be a rank's part of the tokens, beside all of the text."""
+        if self.spread is None:
+            return self.attend(q, k, v, mask)
+        q, k = q.to(v.dtype), k.to(v.dtype)
+        return self.spread(q, k, v, mask, self._absent, text_first)
 
     def _any(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         return self.primitives.attention(q, k, v, mask=mask, kernel=self._kernel)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -69,15 +69,50 @@ class Padding:
     mask: str
 
 
+class Split(Protocol):
+    """Cuts tensors of all tokens to those of a rank."""
+
+    def __call__(self, x: Tensor, dim: int) -> Tensor:
+        """``x`` without the tokens of other ranks along ``dim``; filled up at the end if the tokens do not divide."""
+        ...
+
+    def tail(self, x: Tensor, dim: int) -> Tensor:
+        """The same for the last entries of ``x`` along ``dim``, as many as there are tokens; those before them stay."""
+        ...
+
+    def tokens(self, x: Tensor) -> Tensor:
+        """Of tokens [B, S, D], or [B, D, ...] with a grid that is flattened later: then [B, D, n, 1, ...]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How a transformer's tokens are spread over ranks: where they arise, what goes with them, where they are gathered.
+
+    ``tokens``: the module whose output they are (:meth:`Split.tokens`). ``alike`` maps the path of a module to what its output becomes, ``cut(output, split)``. ``counts`` names
+    arguments of blocks that count leading tokens. ``gather``: the module whose output [B, S, C] is gathered; from the
+    blocks to there everything is done token by token.
+    """
+
+    tokens: str
+    gather: str
+    alike: Mapping[str, Callable[[Any, Split], Any]] = field(default_factory=dict)
+    counts: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True)
 class ModelSpec:
-    """One transformer class as data: its stacks, the module the hidden state enters after them, signals, padding."""
+    """One transformer class as data: its stacks, the module the hidden state enters after them, signals, padding.
+
+    A signal is [B, D], or [B, tokens, D].
+    """
 
     transformer: str
     stacks: tuple[Stack, ...]
     exit: str
     signals: Mapping[Probe, OutputOf | AtEntry] = field(default_factory=dict)
     padding: Padding | None = None
+    spread: Spread | None = None
     about: str = ""
 
     def kinds(self) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from c4d.core.spec import AtEntry, ModelSpec, Site, Stack
+from c4d.core.spec import AtEntry, ModelSpec, Site, Split, Spread, Stack
 from c4d.core.types import Probe
 from c4d.models.hunyuan_video import no_features
 from c4d.models.processors import FluxDual, FluxSingle
@@ -24,6 +24,11 @@ def modulated_input(block: nn.Module, named: Mapping[str, Any]) -> Tensor:
 def keep_stream(hidden_states: Tensor, **_: Any) -> Tensor:
     """An attention that changes nothing."""
     return hidden_states
+
+
+def tables(rotary: tuple[Tensor, Tensor], split: Split) -> tuple[Tensor, ...]:
+    """Cosines and sines of text, then of image tokens, [T + S, D]."""
+    return tuple(split.tail(table, 0) for table in rotary)
 
 
 # As in HunyuanVideo, but the attention of a single-stream block takes and returns one sequence.
@@ -49,6 +54,7 @@ SPECS = (
             ),
         ),
         exit="norm_out",
+        spread=Spread("x_embedder", "proj_out", alike={"pos_embed": tables}),
         signals={Probe.MODULATED_INPUT: AtEntry(modulated_input)},
         about="FLUX.1, with or without a ControlNet",
     ),

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from c4d.core.spec import AtEntry, ModelSpec, Padding, Site, Stack
+from c4d.core.spec import AtEntry, ModelSpec, Padding, Site, Split, Spread, Stack
 from c4d.core.types import Probe
 from c4d.models.processors import HunyuanVideoDual, HunyuanVideoSingle
 
@@ -40,6 +40,11 @@ def no_features(x: Tensor) -> Tensor:
     return x[..., :0]
 
 
+def tables(rotary: tuple[Tensor, Tensor], split: Split) -> tuple[Tensor, ...]:
+    """Cosines and sines, [S, D]."""
+    return tuple(split(table, 0) for table in rotary)
+
+
 # A single-stream block projects attention and MLP together; what its reuse leaves are modulation and adds.
 TOTAL = Site("proj_out", bypasses={"attn": keep_streams, "proj_mlp": no_features, "act_mlp": no_features})
 
@@ -64,6 +69,7 @@ SPECS = (
         ),
         exit="norm_out",
         signals={Probe.MODULATED_INPUT: AtEntry(modulated_input)},
+        spread=Spread("x_embedder", "proj_out", alike={"rope": tables}, counts=("num_tokens",)),
         padding=Padding("encoder_hidden_states", "encoder_attention_mask"),
         about="HunyuanVideo T2V and I2V (latent concatenation and token replacement)",
     ),

@@ -61,8 +61,14 @@ class Fused(Processor):
         return x if turn is None else primitives.rotary(x, *turn, interleaved=True, tokens=tokens)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-        """[B, Sq, H * D]"""
+        """[B, Sq, H * D], over keys that every rank has: cross-attention."""
         return self.work.attend(q, k, v, mask).flatten(2)
+
+    def attend_all(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, text_first: bool = False
+    ) -> Tensor:
+        """[B, S, H * D], over the tokens of all ranks; text stands behind (or before) them, and every rank has it."""
+        return self.work.attend_all(q, k, v, mask, text_first).flatten(2)
 
 
 class Wan(Fused):
@@ -87,7 +93,8 @@ class Wan(Fused):
         q, k, v = self.heads(attn, *self.projected(attn, hidden_states, source))
         turn = tables(rotary_emb)
         q, k = self.normed(attn.norm_q, q, turn), self.normed(attn.norm_k, k, turn)
-        out = self.attend(q, k, v, attention_mask)
+        attend = self.attend_all if encoder_hidden_states is None else self.attend
+        out = attend(q, k, v, attention_mask)
         if image is not None:
             k, v = self.heads(attn, *self.projected_image(attn, image))
             out = out + self.attend(q, self.normed(attn.norm_added_k, k), v)
@@ -131,7 +138,7 @@ class HunyuanVideoDual(Fused):
         added = self.heads(attn, attn.add_q_proj(text), attn.add_k_proj(text), attn.add_v_proj(text))
         q = torch.cat((self.normed(attn.norm_q, q, turn), self.normed(attn.norm_added_q, added[0])), 1)
         k = torch.cat((self.normed(attn.norm_k, k, turn), self.normed(attn.norm_added_k, added[1])), 1)
-        out = self.attend(q, k, torch.cat((v, added[2]), 1), attention_mask)
+        out = self.attend_all(q, k, torch.cat((v, added[2]), 1), attention_mask)
         x, text = out.split((x.shape[1], text.shape[1]), 1)
         return attn.to_out[1](attn.to_out[0](x)), attn.to_add_out(text)
 
@@ -154,7 +161,7 @@ class HunyuanVideoSingle(Fused):
         x, turn = torch.cat((hidden_states, encoder_hidden_states), 1), tables(image_rotary_emb)
         q, k, v = self.heads(attn, attn.to_q(x), attn.to_k(x), attn.to_v(x))
         q, k = self.normed(attn.norm_q, q, turn, lengths[0]), self.normed(attn.norm_k, k, turn, lengths[0])
-        x, text = self.attend(q, k, v, attention_mask).split(lengths, 1)
+        x, text = self.attend_all(q, k, v, attention_mask).split(lengths, 1)
         return x, text
 
 
@@ -180,7 +187,8 @@ class FluxDual(Fused):
         added = self.heads(attn, *projected_text(attn, text))
         q = torch.cat((self.normed(attn.norm_added_q, added[0], head), self.normed(attn.norm_q, q, tail)), 1)
         k = torch.cat((self.normed(attn.norm_added_k, added[1], head), self.normed(attn.norm_k, k, tail)), 1)
-        text, x = self.attend(q, k, torch.cat((added[2], v), 1), attention_mask).split(lengths, 1)
+        v = torch.cat((added[2], v), 1)
+        text, x = self.attend_all(q, k, v, attention_mask, text_first=True).split(lengths, 1)
         return attn.to_out[1](attn.to_out[0](x)), attn.to_add_out(text)
 
 
@@ -200,7 +208,8 @@ class FluxSingle(Fused):
     ) -> Tensor:
         turn = tables(image_rotary_emb)
         q, k, v = self.heads(attn, *projected(attn, hidden_states))
-        return self.attend(self.normed(attn.norm_q, q, turn), self.normed(attn.norm_k, k, turn), v, attention_mask)
+        q, k = self.normed(attn.norm_q, q, turn), self.normed(attn.norm_k, k, turn)
+        return self.attend_all(q, k, v, attention_mask, text_first=True)
 
 
 def projected(attn: Any, x: Tensor) -> tuple[Tensor, ...]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from c4d.core.spec import ModelSpec, OutputOf, Site, Stack
+from c4d.core.spec import ModelSpec, OutputOf, Site, Split, Spread, Stack
 from c4d.core.types import Probe
 from c4d.models.processors import Wan, WanCross
 
@@ -26,6 +26,25 @@ def timestep_proj(embedded: tuple[Any, ...]) -> Tensor:
     return embedded[1]
 
 
+def tables(rotary: tuple[Tensor, Tensor], split: Split) -> tuple[Tensor, ...]:
+    """Cosines and sines, [1, S, 1, D]."""
+    return tuple(split(table, 1) for table in rotary)
+
+
+def conditions(embedded: tuple[Any, ...], split: Split) -> tuple[Any, ...]:
+    """Timesteps of each token go with the tokens, [B, S, ...]; one of a sample, text and image stay."""
+    steps, rest = embedded[:2], embedded[2:]
+    return (*(split(x, 1) if x.ndim == 3 else x for x in steps), *rest)
+
+
+def control(embedded: Tensor, split: Split) -> Tensor:
+    """The hints' tokens, of which there may be fewer: those at the end are without."""
+    return split.tokens(embedded)
+
+
+ALIKE = {"rope": tables, "condition_embedder": conditions}
+SPREAD = Spread("patch_embedding", "proj_out", alike=ALIKE)
+
 SIGNALS = {
     Probe.TIME_EMBEDDING: OutputOf("condition_embedder", temb),
     Probe.TIME_PROJECTION: OutputOf("condition_embedder", timestep_proj),
@@ -37,6 +56,7 @@ SPECS = (
         stacks=(BLOCKS,),
         exit="norm_out",
         signals=SIGNALS,
+        spread=SPREAD,
         about="Wan 2.1 T2V and I2V, Wan 2.2 A14B (two experts) and TI2V-5B",
     ),
     ModelSpec(
@@ -44,6 +64,7 @@ SPECS = (
         stacks=(Stack("vace_blocks", sites={"total": (Site(""),)}, attention=ATTENTION, side=True), BLOCKS),
         exit="norm_out",
         signals=SIGNALS,
+        spread=Spread("patch_embedding", "proj_out", alike={**ALIKE, "vace_patch_embedding": control}),
         about="Wan VACE: the hints' blocks are skipped together with those they feed",
     ),
 )
