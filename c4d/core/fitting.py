@@ -82,6 +82,15 @@ class Fitting:
                 module.processor = processor.before
         self._handles, self._placed = [], []
 
+    @property
+    def works(self) -> list[Work]:
+        return list(self._works.values())
+
+    @property
+    def left(self) -> list[str]:
+        """Attentions whose processor stays, by the name of its class."""
+        return [*self._left, *self._exchanged]
+
     def enter(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Before a forward: padding goes, kernels are chosen."""
         self._entered = True
@@ -195,6 +204,10 @@ class AttentionSession:
     def lines(self) -> list[str]:
         """Plain sentences for a report: which attentions run through which kernel, and which were left alone."""
         return [line for fitting in self._fittings for line in fitting.lines()]
+
+    @property
+    def fittings(self) -> list[Fitting]:
+        return list(self._fittings)
 
     @property
     def host_reads(self) -> int:

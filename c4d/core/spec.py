@@ -89,15 +89,17 @@ class Split(Protocol):
 class Spread:
     """How a transformer's tokens are spread over ranks: where they arise, what goes with them, where they are gathered.
 
-    ``tokens``: the module whose output they are (:meth:`Split.tokens`). ``alike`` maps the path of a module to what its output becomes, ``cut(output, split)``. ``counts`` names
-    arguments of blocks that count leading tokens. ``gather``: the module whose output [B, S, C] is gathered; from the
-    blocks to there everything is done token by token.
+    ``tokens``: the module whose output they are (:meth:`Split.tokens`). ``gather``: the module whose output [B, S, C]
+    is gathered; from the blocks to there everything is done token by token. ``alike`` maps the path of a module to what
+    its output becomes, ``cut(output, split)``. ``counts`` names arguments of blocks that count leading tokens,
+    ``arguments`` those of the forward that are [B, S, D], or lists of such, and join the tokens between the blocks.
     """
 
     tokens: str
     gather: str
     alike: Mapping[str, Callable[[Any, Split], Any]] = field(default_factory=dict)
     counts: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

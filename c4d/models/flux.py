@@ -54,7 +54,12 @@ SPECS = (
             ),
         ),
         exit="norm_out",
-        spread=Spread("x_embedder", "proj_out", alike={"pos_embed": tables}),
+        spread=Spread(
+            "x_embedder",
+            "proj_out",
+            alike={"pos_embed": tables},
+            arguments=("controlnet_block_samples", "controlnet_single_block_samples"),
+        ),
         signals={Probe.MODULATED_INPUT: AtEntry(modulated_input)},
         about="FLUX.1, with or without a ControlNet",
     ),

@@ -1,0 +1,151 @@
+"""One transformer on several ranks: its tokens are cut where they arise and gathered where they leave.
+
+What a rank has between these two places are n = ⌈S/P⌉ tokens, the last ranks' filled up with zeros; nobody attends to
+the filling, nobody measures it, and it is cut off again.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+from c4d.core.fitting import Fitting
+from c4d.core.hooks import Hook
+from c4d.core.spec import ModelSpec, Stack
+from c4d.parallel.attention import Text, sp_attention
+from c4d.parallel.collectives import gather
+from c4d.parallel.mesh import Mesh
+
+
+class Cut:
+    """A rank's part of the tokens; ``length`` is how many there are, known from where they arise on."""
+
+    def __init__(self, position: int, ranks: int) -> None:
+        self._position, self._ranks = position, ranks
+        self.length: int | None = None
+
+    def __call__(self, x: Tensor, dim: int) -> Tensor:
+        n = -(-(x.shape[dim] if self.length is None else self.length) // self._ranks)
+        start = min(n * self._position, x.shape[dim])
+        mine = x.narrow(dim, start, min(n, x.shape[dim] - start))
+        missing = n - mine.shape[dim]
+        return F.pad(mine, [0, 0] * (x.ndim - 1 - dim % x.ndim) + [0, missing]) if missing else mine.contiguous()
+
+    def tail(self, x: Tensor, dim: int) -> Tensor:
+        assert self.length is not None, "the tokens arise after what goes with them; the spec is wrong"
+        head, tokens = x.split((x.shape[dim] - self.length, self.length), dim)
+        return torch.cat((head, self(tokens, dim)), dim)
+
+    def tokens(self, x: Tensor) -> Tensor:
+        return self(x, 1) if x.ndim == 3 else self(x.flatten(2), 2).unflatten(2, (-1, *[1] * (x.ndim - 3)))
+
+    @property
+    def here(self) -> int:
+        """Tokens of this rank; the rest of its n is filling."""
+        return self.before(self.length or 0)
+
+    @property
+    def each(self) -> int:
+        return -(-(self.length or 0) // self._ranks)
+
+    def before(self, count: int) -> int:
+        """How many of the ``count`` leading tokens are this rank's."""
+        return max(0, min(self.each, count - self._position * self.each))
+
+
+class Sharding:
+    """The hooks that spread one transformer's tokens over the ranks of ``mesh``, for the time of a ``with`` block."""
+
+    def __init__(self, transformer: nn.Module, spec: ModelSpec, mesh: Mesh, fitting: Fitting, kernels: Any) -> None:
+        if spec.spread is None:
+            raise ValueError(
+                f"the spec of {spec.transformer} does not say how its tokens are spread over ranks (spread=, "
+                "docs/adding_a_model.md)"
+            )
+        assert mesh.sequence is not None
+        self.transformer, self.spec, self._spread, self._group = transformer, spec, spec.spread, mesh.sequence
+        self._mesh, self._fitting, self._kernels = mesh, fitting, kernels
+        self.cut = Cut(mesh.position, mesh.sequence.size)
+        self._names = list(inspect.signature(type(transformer).forward).parameters)[1:]
+        self._handles: list[Any] = []
+
+    def install(self) -> None:
+        get, before, after = self.transformer.get_submodule, self._before, self._after
+        before(self.transformer, self.enter)
+        after(get(self._spread.tokens), self.arise)
+        for path, cut in self._spread.alike.items():
+            after(get(path), self.follow, cut)
+        after(get(self._spread.gather), self.leave)
+        if self._spread.counts:
+            for stack in self.spec.stacks:
+                for block in get(stack.path).children():
+                    before(block, self.count, stack)
+        for work in self._fitting.works:
+            work.spread = self.attend
+
+    def remove(self) -> None:
+        for work in self._fitting.works:
+            work.spread = None
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def valid(self, x: Tensor) -> Tensor:
+        """A signal of a forward without its filling."""
+        return x[:, : self.cut.here] if x.ndim == 3 else x
+
+    # -- called by the hooks, which are the first of each module: others see what is spread already
+
+    def enter(self, args: Any, kwargs: Any) -> Any:
+        self.cut.length = None
+
+        def mine(name: str, value: Any) -> Any:
+            return tree_map_only(Tensor, lambda x: self.cut(x, 1), value) if name in self._spread.arguments else value
+
+        return tuple(map(mine, self._names, args)), {name: mine(name, x) for name, x in kwargs.items()}
+
+    def arise(self, args: Any, output: Tensor) -> Tensor:
+        self.cut.length = output.shape[1] if output.ndim == 3 else output[0, 0].numel()
+        return self.cut.tokens(output)
+
+    def follow(self, cut: Any, args: Any, output: Any) -> Any:
+        return cut(output, self.cut)
+
+    def leave(self, args: Any, output: Tensor) -> Tensor:
+        """[B, n, C] of this rank -> [B, S, C]."""
+        assert self.cut.length is not None
+        return gather(output, self._group).transpose(0, 1).flatten(1, 2)[:, : self.cut.length]
+
+    def count(self, stack: Stack, args: Any, kwargs: Any) -> Any:
+        def mine(name: str, value: Any) -> Any:
+            return self.cut.before(value) if name in self._spread.counts and value is not None else value
+
+        places = [*stack.takes, *[""] * len(args)]
+        return tuple(map(mine, places, args)), {name: mine(name, x) for name, x in kwargs.items()}
+
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, absent: tuple[int, ...] | None, text_first: bool
+    ) -> Tensor:
+        n, length = self.cut.each, self.cut.length
+        assert length is not None
+        words = q.shape[1] - n
+        if not words:
+            return sp_attention((q, k, v), length, self._kernels, self._mesh.ulysses, self._mesh.ring)[0]
+        parts = [x.split((words, n) if text_first else (n, words), 1) for x in (q, k, v)]
+        (tokens, said) = zip(*(part[::-1] if text_first else part for part in parts), strict=True)
+        kept = None if absent is None else tuple(words - missing for missing in absent)
+        seen = None if mask is None or kept is not None else mask[:, 0, 0, -words:].expand(q.shape[0], -1)
+        text = Text(said, kept, seen)
+        out, said = sp_attention(tokens, length, self._kernels, self._mesh.ulysses, self._mesh.ring, text)
+        return torch.cat((said, out) if text_first else (out, said), 1)
+
+    def _before(self, module: nn.Module, call: Any, *data: Any) -> None:
+        self._handles.append(module.register_forward_pre_hook(Hook(self, call, *data), prepend=True, with_kwargs=True))
+
+    def _after(self, module: nn.Module, call: Any, *data: Any) -> None:
+        self._handles.append(module.register_forward_hook(Hook(self, call, *data), prepend=True))
