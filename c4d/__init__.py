@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from c4d import backends as backends
     from c4d.api import attention as attention
     from c4d.api import cached as cached
+    from c4d.api import sharded as sharded
     from c4d.core import methods as methods
     from c4d.core.grammar import MethodError as MethodError
     from c4d.core.spec import ModelSpec as ModelSpec
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from c4d.core.spec import Stack as Stack
     from c4d.core.types import CacheMethod as CacheMethod
     from c4d.core.types import Rule as Rule
+    from c4d.parallel import SequenceParallel as SequenceParallel
 
 __version__ = "0.1.0"
 PLACES = {
@@ -22,6 +24,7 @@ PLACES = {
     "MethodError": "c4d.core.grammar:MethodError",
     "ModelSpec": "c4d.core.spec:ModelSpec",
     "Padding": "c4d.core.spec:Padding",
+    "SequenceParallel": "c4d.parallel:SequenceParallel",
     "Rule": "c4d.core.types:Rule",
     "Site": "c4d.core.spec:Site",
     "Stack": "c4d.core.spec:Stack",
@@ -29,6 +32,7 @@ PLACES = {
     "backends": "c4d.backends:",
     "cached": "c4d.api:cached",
     "methods": "c4d.core.methods:",
+    "sharded": "c4d.api:sharded",
 }
 __all__ = [*PLACES]
 

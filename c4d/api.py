@@ -19,6 +19,11 @@ from c4d.core.session import Session
 from c4d.core.spec import ModelSpec
 from c4d.core.types import CacheMethod
 from c4d.models import spec_for
+from c4d.parallel import SequenceParallel
+from c4d.parallel.attention import Kernels
+from c4d.parallel.mesh import build
+from c4d.parallel.session import Parallel
+from c4d.parallel.start import start
 
 
 def cached(
@@ -30,6 +35,7 @@ def cached(
     backend: Backend | str = "auto",
     history_dtype: torch.dtype | None = None,
     history_on: str = "device",
+    ranks: Parallel | None = None,
 ) -> Session:
     """Caches ``model`` with ``method`` inside a ``with`` block; outside it the model is exactly what it was.
 
@@ -42,6 +48,7 @@ def cached(
         backend: a name from ``c4d doctor`` or an object; ``"auto"`` takes the best one that can run here.
         history_dtype: what stored features are kept in (``None``: as computed).
         history_on: ``"device"``, or ``"host"`` to keep stored features in host memory.
+        ranks: what :func:`sharded` gave for this model: all ranks then take the same decisions.
 
     Raises:
         TypeError: a transformer without a spec (the message lists the supported ones), no transformer at all, or an
@@ -71,6 +78,7 @@ def cached(
         clock=clock,
         backend=chosen,
         storage=storage,
+        ranks=ranks,
     )
 
 
@@ -121,6 +129,50 @@ def attention(
 
     transformers = {name: (module, spec or spec_for(module)) for name, module in _transformers_of(model).items()}
     return AttentionSession(transformers, kernel, chosen, resolve)
+
+
+def sharded(
+    model: Any,
+    how: SequenceParallel | None = None,
+    *,
+    branches: int = 1,
+    kernel: str = "auto",
+    backend: Backend | str = "auto",
+    spec: ModelSpec | None = None,
+) -> Parallel:
+    """Spreads every forward of ``model`` over the ranks of a job inside a ``with`` block; each gets the whole result.
+
+    All ranks call it, and the pipeline, with the same arguments. For caching, give it on:
+    ``with c4d.sharded(pipe) as ranks, c4d.cached(pipe, method, ranks=ranks): …``.
+
+    Args:
+        how: the degrees; what it leaves open is chosen (:class:`SequenceParallel`).
+        branches: 2 if every step calls the model for two branches of guidance.
+        model, kernel, backend, spec: as in :func:`attention`.
+
+    Raises:
+        ValueError: degrees that do not fit, with those that do; a model whose spec does not say how it is spread; an
+            attention whose processor is not the stock one; as :func:`attention`.
+        RuntimeError: a process that no launcher started.
+    """
+    how = SequenceParallel() if how is None else how
+    _check_kinds((how, (SequenceParallel,), "how", "a c4d.SequenceParallel"))
+    chosen = select(backend) if isinstance(backend, str) else backend
+    transformers = {name: (module, spec or spec_for(module)) for name, module in _transformers_of(model).items()}
+    session = attention(model, kernel, backend=chosen, spec=spec)
+    heads = min(heads for fitting in session.fittings for heads in fitting.heads)
+    job = start(chosen, how.timeout)
+    mesh = build(
+        how.degrees(job.world, node=job.node, heads=heads, branches=branches), job.rank, chosen.group, how.timeout
+    )
+
+    def plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        return chosen.attention(q, k, v, mask=mask, kernel=kernel)
+
+    def lse(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        return chosen.attention_lse(q, k, v, mask=mask, kernel=kernel)
+
+    return Parallel(transformers, mesh, session, Kernels(plain, lse))
 
 
 def _check_kinds(*arguments: tuple[Any, tuple[type, ...], str, str]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -54,6 +55,11 @@ class Attachment:
                 module = transformer.get_submodule(signal.module)
                 add(module.register_forward_hook(Hook(session, session.signal, probe, signal.read)))
         self.refresh(method)
+
+    def named(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """A forward's arguments by name."""
+        names = list(inspect.signature(type(self.transformer).forward).parameters)[1:]
+        return {**dict(zip(names, args, strict=False)), **kwargs}
 
     def refresh(self, method: CacheMethod) -> None:
         """Hooks the module sites, again where the model's modules were exchanged (LoRA injection replaces some)."""

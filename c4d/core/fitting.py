@@ -87,6 +87,11 @@ class Fitting:
         return list(self._works.values())
 
     @property
+    def heads(self) -> list[int]:
+        """Of its attentions."""
+        return [heads for heads, _ in self._works]
+
+    @property
     def left(self) -> list[str]:
         """Attentions whose processor stays, by the name of its class."""
         return [*self._left, *self._exchanged]

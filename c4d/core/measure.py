@@ -2,36 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from c4d.core.types import Change, Primitives, Probe
 
-Agree = Callable[[Tensor], Tensor]
+
+class Ranks(Protocol):
+    """The processes that make one request together, as a session asks for them."""
+
+    def begin(self, method: str, inputs: Mapping[str, Any]) -> None:
+        """A run opens with these arguments of a forward; raises unless all ranks open the same one."""
+        ...
+
+    def valid(self, transformer: nn.Module, x: Tensor) -> Tensor:
+        """A signal of a forward under way, [B, D] or [B, tokens, D], without tokens that are nobody's."""
+        ...
+
+    def sums(self, partial: Tensor, counts: Sequence[int], failed: bool) -> list[list[float]]:
+        """[n, k] numbers of every rank -> their sums, on the host; raises if a rank ``failed`` to measure.
+
+        ``counts``: of how many numbers each row is made here.
+        """
+        ...
 
 
-def alone(partial: Tensor) -> Tensor:
-    """The agreement of a single process: its own sums are the sums over all ranks."""
-    return partial
+class Alone:
+    """A single process: its own sums are the sums over all ranks."""
+
+    def begin(self, method: str, inputs: Mapping[str, Any]) -> None:
+        return None
+
+    def valid(self, transformer: nn.Module, x: Tensor) -> Tensor:
+        return x
+
+    def sums(self, partial: Tensor, counts: Sequence[int], failed: bool) -> list[list[float]]:
+        return [] if failed else partial.tolist()
 
 
 class Meter:
     """Measures changes and counts the host reads that this takes."""
 
-    def __init__(self, backend: Primitives, agree: Agree = alone) -> None:
-        self._backend, self._agree = backend, agree
+    def __init__(self, backend: Primitives, ranks: Ranks) -> None:
+        self._backend, self._ranks = backend, ranks
         self.host_reads = 0
 
     def read(self, pairs: Mapping[Probe, tuple[Tensor, Tensor]]) -> dict[Probe, Change]:
         """{probe: (now, before)} -> {probe: change summed over the ranks}; no pairs, no read.
 
-        The partial sums of all probes travel as one [probes, 2] fp32 tensor through one ``agree``.
+        The partial sums of all probes travel as one [probes, 2] fp32 tensor.
         """
         if not pairs:
             return {}
-        changes = [self._backend.change(now, before) for now, before in pairs.values()]
-        rows = self._agree(torch.stack(changes) if len(changes) > 1 else changes[0][None]).tolist()
+        failure = None
+        try:
+            changes = [self._backend.change(now, before) for now, before in pairs.values()]
+            partial = torch.stack(changes) if len(changes) > 1 else changes[0][None]
+        except Exception as error:  # the other ranks are told before it is raised: they wait for this one's numbers
+            now, _ = next(iter(pairs.values()))
+            failure, partial = error, torch.zeros(len(pairs), 2, device=now.device)
+        rows = self._ranks.sums(partial, [now.numel() for now, _ in pairs.values()], failure is not None)
         self.host_reads += 1
+        if failure is not None:
+            raise failure
         return {probe: Change(delta, base) for probe, (delta, base) in zip(pairs, rows, strict=True)}

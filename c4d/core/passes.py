@@ -29,6 +29,7 @@ class Pass:
     entered = exited = answered = restarted = False
     blocks = modules = modules_reused = 0
     bridge: Bridge | None = None
+    valid: Callable[[Tensor], Tensor] = staticmethod(lambda x: x)  # a signal without tokens that are nobody's
 
     def __init__(self, spec: ModelSpec, method: CacheMethod, branch: Branch, step: Step, tools: Tools) -> None:
         self.spec, self.method, self.branch, self.step, self.tools = spec, method, branch, step, tools
@@ -68,6 +69,7 @@ class Pass:
             self._decide(self._signals)
 
     def _decide(self, now: Mapping[Probe, Tensor]) -> None:
+        now = {probe: self.valid(value) for probe, value in now.items()}
         broken, states = bool(now) and self._measure(now), self.branch.states
         for i, rule in enumerate(self.rules):
             ready = self._ready(rule)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from c4d.core.attach import Attachment, check_fit
 from c4d.core.clock import Clock, CountingClock
 from c4d.core.history import Storage
-from c4d.core.measure import Agree, Meter, alone
+from c4d.core.measure import Alone, Meter, Ranks
 from c4d.core.offload import Bridge, tracing
 from c4d.core.passes import Pass
 from c4d.core.run import Run, Tools, signature_of
@@ -36,7 +37,7 @@ class Session:
         clock: Clock,
         backend: Primitives,
         storage: Storage | None = None,
-        agree: Agree = alone,
+        ranks: Ranks | None = None,
     ) -> None:
         for _, spec in transformers:
             check_fit(method, spec)
@@ -44,7 +45,8 @@ class Session:
         self.current: Pass | None = None
         self._turns = Turns()
         self._clock = clock
-        self._tools = Tools(backend, Meter(backend, agree), storage or Storage())
+        self._ranks = ranks or Alone()
+        self._tools = Tools(backend, Meter(backend, self._ranks), storage or Storage())
         self._attachments = [Attachment(self, model, spec, i) for i, (model, spec) in enumerate(transformers)]
         self._run: Run | None = None
         self._trace: list[Entry] = []
@@ -149,6 +151,7 @@ class Session:
         new_run, step = self._clock.tick(self.name, kwargs.get("timestep"), expert)
         if new_run or self._run is None:
             self._open_run()
+            self._ranks.begin(self.method.name, attachment.named(args, kwargs))
         attachment.wake()
         assert self._run is not None
         rules = self.method.rules
@@ -163,6 +166,7 @@ class Session:
             attachment.refresh(self.method)
         branch.last = step.index
         self.current = current = Pass(attachment.spec, self.method, branch, step, self._tools)
+        current.valid = partial(self._ranks.valid, attachment.transformer)
         current.restarted = restarted
         if attachment.offloaded and current.whole and current.action is Action.REUSE:
             current.bridge = Bridge(attachment.offloaded, attachment.blocks)

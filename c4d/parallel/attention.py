@@ -58,7 +58,7 @@ def sp_attention(
         words = None if words is None else own_heads(words, ulysses)
     q, k, v = qkv
     joined = q if words is None else torch.cat((q, words[0]), 1)
-    block, size, here = q.shape[1], 1 if ring is None else ring.size, 0 if ring is None else ring.index
+    block, size, here = q.shape[1], 1 if ring is None else ring.size, 0 if ring is None else ring.rank
     held, total, words_parts = torch.stack((k, v)), None, dict[int, Part]()
     for hop in range(size):
         source = (here - hop) % size
@@ -101,7 +101,7 @@ def to_tokens(out: Tensor, group: Group) -> Tensor:
 
 
 def own_heads(qkv: QKV, group: Group) -> QKV:
-    q, k, v = (_filled(x[None], group)[0].chunk(group.size, 2)[group.index] for x in qkv)
+    q, k, v = (_filled(x[None], group)[0].chunk(group.size, 2)[group.rank] for x in qkv)
     return q, k, v
 
 

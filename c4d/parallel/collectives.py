@@ -15,7 +15,7 @@ class Group(NamedTuple):
 
     name: str
     size: int
-    index: int
+    rank: int
 
 
 def exchange(x: Tensor, group: Group) -> Tensor:
@@ -26,10 +26,10 @@ def exchange(x: Tensor, group: Group) -> Tensor:
 
 def pass_on(x: Tensor, group: Group) -> Tensor:
     """Starts to send x to the next rank and to receive the previous one's, which :func:`wait` gives."""
-    flat, index, size = x.reshape(-1), group.index, group.size
+    flat, index, size = x.reshape(-1), group.rank, group.size
     give, take = [0] * size, [0] * size
     give[(index + 1) % size] = take[(index - 1) % size] = flat.numel()
-    return ops.all_to_all_single(flat, take, give, group.name)  # type: ignore[no-any-return]
+    return ops.all_to_all_single(flat, take, give, group.name)
 
 
 def gather(x: Tensor, group: Group) -> Tensor:
@@ -38,4 +38,4 @@ def gather(x: Tensor, group: Group) -> Tensor:
 
 
 def wait(pending: Tensor) -> Tensor:
-    return ops.wait_tensor(pending)  # type: ignore[no-any-return]
+    return ops.wait_tensor(pending)

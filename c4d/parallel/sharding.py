@@ -34,7 +34,9 @@ class Cut:
         start = min(n * self._position, x.shape[dim])
         mine = x.narrow(dim, start, min(n, x.shape[dim] - start))
         missing = n - mine.shape[dim]
-        return F.pad(mine, [0, 0] * (x.ndim - 1 - dim % x.ndim) + [0, missing]) if missing else mine.contiguous()
+        if missing:
+            return F.pad(mine, [0, 0] * (x.ndim - 1 - dim % x.ndim) + [0, missing])
+        return mine.clone(memory_format=torch.contiguous_format)  # a view would keep the other ranks' tokens
 
     def tail(self, x: Tensor, dim: int) -> Tensor:
         assert self.length is not None, "the tokens arise after what goes with them; the spec is wrong"
@@ -137,11 +139,12 @@ class Sharding:
         if not words:
             return sp_attention((q, k, v), length, self._kernels, self._mesh.ulysses, self._mesh.ring)[0]
         parts = [x.split((words, n) if text_first else (n, words), 1) for x in (q, k, v)]
-        (tokens, said) = zip(*(part[::-1] if text_first else part for part in parts), strict=True)
+        tokens, others = zip(*(part[::-1] if text_first else part for part in parts), strict=True)
         kept = None if absent is None else tuple(words - missing for missing in absent)
         seen = None if mask is None or kept is not None else mask[:, 0, 0, -words:].expand(q.shape[0], -1)
-        text = Text(said, kept, seen)
+        text = Text(others, kept, seen)
         out, said = sp_attention(tokens, length, self._kernels, self._mesh.ulysses, self._mesh.ring, text)
+        assert said is not None
         return torch.cat((said, out) if text_first else (out, said), 1)
 
     def _before(self, module: nn.Module, call: Any, *data: Any) -> None:

@@ -1,0 +1,79 @@
+"""One decision on all ranks: the numbers that it depends on are gathered, and summed in the order of the ranks.
+
+A reduction would do, too, but not in an order that is the same for every backend; and what is gathered tells which rank
+is at fault.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from c4d.parallel.collectives import Group, gather
+
+SAMPLED, ROWS = 16, 8  # numbers of an input that ranks compare, and rows of such: a digest and as many inputs
+NEAR = 0.02  # of the largest of them: what text encoders may differ by on two devices, and no two prompts do
+ADVICE = "all ranks that share a request need the same prompt, seed, sizes and options"
+
+
+class Disagreement(RuntimeError):
+    """Ranks that make one request were given different ones, or one of them failed."""
+
+
+class Agreement:
+    """Of the ranks of ``group``; ``calls`` counts its collectives."""
+
+    def __init__(self, group: Group) -> None:
+        self._group = group
+        self.calls = 0
+
+    def sums(self, partial: Tensor, counts: Sequence[int], failed: bool) -> list[list[float]]:
+        """[n, k] of every rank -> sums in the order of the ranks, [n][k]; raises if any rank failed."""
+        more = torch.tensor([[float(count), float(failed)] for count in counts], device=partial.device)
+        ranks = self._read(torch.cat((partial, more), 1))
+        broken = [str(rank) for rank, rows in enumerate(ranks) if rows[0][-1]]
+        if broken and not failed:
+            raise Disagreement(f"rank {', '.join(broken)} of this request failed in this step; see what it says")
+        return [[math.fsum(of) for of in zip(*rows, strict=True)][:-2] for rows in zip(*ranks, strict=True)]
+
+    def check(self, method: str, inputs: Mapping[str, Any]) -> None:
+        """Raises :class:`Disagreement` on every rank unless all have the same method and nearly the same inputs.
+
+        One collective of a fixed size: ranks that were given different shapes meet in it, too.
+        """
+        tensors = {name: x for name, x in sorted(inputs.items()) if isinstance(x, Tensor) and x.numel()}
+        said = "\n".join([method, *(f"{name} {list(x.shape)} {x.dtype}" for name, x in tensors.items())])
+        names = list(tensors)[: ROWS - 1]
+        device = next((x.device for x in tensors.values()), torch.device("cpu"))
+        rows = torch.zeros(ROWS, SAMPLED, device=device)
+        rows[0] = torch.tensor(list(sha256(said.encode()).digest()[:SAMPLED]), device=device)
+        for row, name in enumerate(names, 1):
+            rows[row] = sample(tensors[name])
+        first, *others = self._read(rows)
+        for rank, found in enumerate(others, 1):
+            if found[0] != first[0]:
+                raise Disagreement(f"ranks 0 and {rank} of this request have different methods or shapes: {ADVICE}")
+            for row, name in enumerate(names, 1):
+                if not near(first[row], found[row]):
+                    raise Disagreement(f"ranks 0 and {rank} of this request were given different {name}: {ADVICE}")
+
+    def _read(self, x: Tensor) -> list[list[list[float]]]:
+        self.calls += 1
+        return gather(x, self._group).tolist()
+
+
+def sample(x: Tensor) -> Tensor:
+    """Numbers of x at even distances, repeated if it has too few."""
+    flat = x.detach().reshape(-1)
+    at = torch.linspace(0, flat.numel() - 1, SAMPLED, device=flat.device).long()
+    return flat[at].float()
+
+
+def near(one: Sequence[float], other: Sequence[float]) -> bool:
+    limit = NEAR * max(map(abs, one))
+    return all(a == b or abs(a - b) <= limit for a, b in zip(one, other, strict=True))
