@@ -1,0 +1,81 @@
+"""What a case has on its rank: the others, the ways of spreading a model over them, and one process to compare with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+import c4d
+from c4d import SequenceParallel
+
+Case = Callable[[], None]
+
+# A way that gives each branch of guidance its own ranks (cfg=2) belongs here, too; ``whole`` then tells it apart.
+WAYS = {
+    2: {"U2": SequenceParallel(2, 1, cfg=1), "R2": SequenceParallel(1, 2, cfg=1)},
+    4: {
+        "U4": SequenceParallel(4, 1, cfg=1),
+        "R4": SequenceParallel(1, 4, cfg=1),
+        "U2R2": SequenceParallel(2, 2, cfg=1),
+    },
+}
+BOTH = {2: "U2", 4: "U2R2"}  # for what needs no more than one way
+
+
+def sharded(model: Any, how: SequenceParallel, seconds: float = 60.0) -> Any:
+    how = SequenceParallel(how.ulysses, how.ring, how.cfg, timeout=seconds)
+    return c4d.sharded(model, how, branches=how.cfg or 1, backend="cpu")
+
+
+def rank() -> int:
+    return dist.get_rank()
+
+
+def gathered(value: Any) -> list[Any]:
+    """``value`` of every rank."""
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, value)
+    return found
+
+
+def same(value: Any) -> None:
+    found = gathered(value)
+    assert all(other == found[0] for other in found), f"ranks differ: {found}"
+
+
+def error(got: Any, want: Any) -> float:
+    """The largest difference in any number."""
+    if isinstance(got, torch.Tensor):
+        assert got.shape == want.shape, (got.shape, want.shape)
+        return float((got.double() - want.double()).abs().max())
+    return max(error(a, b) for a, b in zip(got, want, strict=True))
+
+
+def passes(session: Any) -> list[Any]:
+    return [(entry.run, entry.step, entry.actions, entry.blocks, entry.modules_reused) for entry in session.trace]
+
+
+def raised(act: Callable[[], Any], *kinds: type[BaseException]) -> str:
+    """What ``act`` raises, which is one of ``kinds``; an error here if it raises nothing."""
+    try:
+        act()
+    except kinds as found:
+        return f"{type(found).__name__}: {found}"
+    raise AssertionError(f"raised nothing; expected {', '.join(kind.__name__ for kind in kinds)}")
+
+
+def state(model: nn.Module) -> list[Any]:
+    """What hangs on a model: every module's hooks and attributes, by identity where they are objects."""
+    found: list[Any] = list(model.state_dict())
+    for name, module in model.named_modules():
+        hooks = [
+            [id(hook) for hook in getattr(module, kind).values()]
+            for kind in ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs")
+        ]
+        processor = id(module.__dict__.get("processor"))
+        found.append((name, type(module), hooks, sorted(module.__dict__), processor))
+    return found
