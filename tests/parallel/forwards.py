@@ -27,6 +27,10 @@ def words(batch: int, count: int) -> dict[str, Any]:
     return dict(encoder_hidden_states=rand(batch, count, 16, seed=1))
 
 
+def vace(frames: int) -> Callable[[], dict[str, Any]]:
+    return lambda: dict(**words(1, 12), control_hidden_states=3.0 * rand(1, 6, frames, 10, 10, seed=5))
+
+
 def hunyuan(*rows: list[int]) -> Callable[[], dict[str, Any]]:
     """HunyuanVideo's inputs for one sample a mask."""
 
@@ -73,9 +77,8 @@ def variants() -> dict[str, Model]:
         "wan, 3 tokens": of("wan-t2v", latents=few),
         "wan, image": of("wan-i2v", latents=(1, 8, *odd[2:])),
         "wan, timesteps of each token": of("wan-ti2v", latents=odd),
-        "wan, vace": of(
-            "wan-vace", latents=odd, inputs=lambda: dict(**words(1, 12), control_hidden_states=rand(1, 6, 3, 10, 10))
-        ),
+        "wan, vace": of("wan-vace", latents=odd, inputs=vace(3)),
+        "wan, vace with fewer hints": of("wan-vace", latents=odd, inputs=vace(2)),
         "hunyuan": of("hunyuan-t2v", latents=(1, 4, 3, 5, 5)),
         "hunyuan, mixed lengths of text": of(
             "hunyuan-t2v", latents=(2, 4, 3, 5, 5), inputs=hunyuan([1] * 6 + [0] * 6, [1] * 9 + [0] * 3)

@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from tests.parallel import forwards
+from tests.parallel import agreement, decisions, forwards, generations, neighbours, traffic
 from tests.parallel.job import Case
 
-PARTS = (forwards,)
+PARTS = (forwards, generations, decisions, agreement, traffic, neighbours)
 
 
 def cases(world: int) -> dict[str, Case]:

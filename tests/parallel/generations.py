@@ -1,0 +1,111 @@
+"""A whole cached generation on several ranks: its result and its passes are those of one process."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import c4d
+from c4d import SequenceParallel
+from c4d.core.grammar import parse
+from tests.parallel.forwards import VARIANTS
+from tests.parallel.job import BOTH, WAYS, Case, error, passes, same, sharded
+from tests.subjects import SUBJECTS
+from tests.tiny import signal_of
+
+EXACT = 1e-4
+STEPS = 5
+MODELS = {  # thresholds of first-block and teacache at which decisions mix
+    "wan": (0.2, 1.0),
+    "wan, timesteps of each token": (0.16, 0.6),
+    "hunyuan, mixed lengths of text": (0.335, 0.23),
+    "flux": (0.45, 0.23),
+}
+FIXED = {  # by what decides: every site, forecasts that extrapolate
+    "modules": "taylorseer:interval=2,order=1",
+    "output": "taylorseer-lite:interval=2,order=1",
+    "stack": "taylorseer-lite:interval=2,order=1@stack",
+}
+WHOLE = ("wan", "hunyuan, mixed lengths of text")
+
+
+def methods(name: str) -> dict[str, str]:
+    head, signal = MODELS[name]
+    probe = signal_of(VARIANTS[name].name)
+    return {
+        **(FIXED if name in WHOLE else {}),
+        "head": f"first-block:threshold={head},last=0",
+        "signal": f"teacache:threshold={signal},coefficients=1/0,signal={probe},last=0",
+    }
+
+
+@functools.cache
+def alone(name: str, method: str) -> tuple[Any, Any, Any]:
+    """A model, its loop in this process, and the session."""
+    model = VARIANTS[name].build(num_attention_heads=4)
+    with c4d.cached(model, method, backend="cpu") as session:
+        return model, VARIANTS[name].loop(model, STEPS, session.begin), session
+
+
+def firm(session: Any) -> None:
+    """Decisions mix, and stay what they are if every measurement is off by a hundredth."""
+    actions = [entry.computed for entry in session.trace]
+    assert any(actions) and not all(actions), session.report().timelines
+    for off in (0.99, 1.01):
+        states: dict[str, Any] = {}
+        policy = session.method.rules[0].policy
+        for entry in session.trace:
+            seen = {probe: change._replace(delta=off * change.delta) for probe, change in entry.seen.items()}
+            state = states.get(entry.step.branch, policy.init())
+            action, states[entry.step.branch] = policy.decide(state, entry.step, seen)
+            assert (action,) == entry.actions, f"{entry.step}: {seen} is at the boundary"
+
+
+def generation(name: str, kind: str, how: SequenceParallel) -> None:
+    method = methods(name)[kind]
+    model, want, by_itself = alone(name, method)
+    with sharded(model, how) as ranks, c4d.cached(model, method, backend="cpu", ranks=ranks) as session:
+        got = VARIANTS[name].loop(model, STEPS, session.begin)
+    same(passes(session))
+    same([out.numpy().tobytes() for out in got])
+    if parse(method).probes:
+        firm(by_itself)
+    assert passes(session) == passes(by_itself), (session.report().timelines, by_itself.report().timelines)
+    found = error(got, want)
+    assert found <= EXACT, found
+
+
+@functools.cache
+def pipeline(kind: str) -> tuple[Any, Any, Any]:
+    subject = SUBJECTS["wan-tiny"]
+    pipe = subject.build()
+    with c4d.cached(pipe, subject.methods[kind], backend="cpu") as session:
+        return pipe, subject.ask(pipe), session
+
+
+def end_to_end(kind: str, how: SequenceParallel) -> None:
+    """The embedded model in its pipeline, from a prompt to latents."""
+    subject = SUBJECTS["wan-tiny"]
+    pipe, want, by_itself = pipeline(kind)
+    with sharded(pipe, how) as ranks, c4d.cached(pipe, subject.methods[kind], backend="cpu", ranks=ranks) as session:
+        got = subject.ask(pipe)
+    same((passes(session), got.numpy().tobytes()))
+    if parse(subject.methods[kind]).probes:
+        firm(by_itself)
+    assert passes(session) == passes(by_itself)
+    found = error(got, want)
+    assert found <= EXACT, found
+
+
+def cases(world: int) -> dict[str, Case]:
+    found: dict[str, Case] = {}
+    for way, how in WAYS[world].items():
+        for name in MODELS:
+            for kind in methods(name):
+                # Everything on one way of spreading; on the others what depends on the way.
+                if way == BOTH[world] or (name == WHOLE[1] and kind in ("stack", "head")):
+                    found[f"{way}, {name}, {kind}"] = functools.partial(generation, name, kind, how)
+        for kind in SUBJECTS["wan-tiny"].methods:
+            if way == BOTH[world] or (world == 2 and kind == "head"):
+                found[f"{way}, wan-tiny end to end, {kind}"] = functools.partial(end_to_end, kind, how)
+    return found
