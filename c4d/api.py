@@ -175,7 +175,7 @@ def sharded(
     def place() -> Any:
         return getattr(getattr(model, "scheduler", None), "step_index", None)
 
-    return Parallel(transformers, mesh, session, Kernels(plain, lse), place)
+    return Parallel(transformers, mesh, session, Kernels(plain, lse), place, how.jointly)
 
 
 def _check_kinds(*arguments: tuple[Any, tuple[type, ...], str, str]) -> None:

@@ -29,11 +29,13 @@ class Parallel:
         attention: AttentionSession,
         kernels: Kernels,
         place: Callable[[], Any],
+        jointly: bool,
     ) -> None:
         self.mesh = mesh
         self._attention = attention
         self._together = None if mesh.request is None else Agreement(mesh.request)
         self._agreement = None if mesh.sequence is None else Agreement(mesh.sequence)
+        self._deciding = self._together if jointly else self._agreement
         modules = [module for module, _ in transformers.values()]
         self._branchings = [] if mesh.cfg is None else [Branching(module, mesh.cfg, place) for module in modules]
         self._shardings = (
@@ -94,6 +96,6 @@ class Parallel:
         return x
 
     def sums(self, partial: Tensor, counts: Sequence[int], failed: bool) -> list[list[float]]:
-        if self._agreement is not None:
-            return self._agreement.sums(partial, counts, failed)
+        if self._deciding is not None:
+            return self._deciding.sums(partial, counts, failed)
         return [] if failed else partial.tolist()
