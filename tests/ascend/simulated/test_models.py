@@ -166,7 +166,8 @@ class There:
 
 @pytest.mark.parametrize(
     "name, how",
-    [("wan-t2v", how) for how in METHODS] + [("hunyuan-t2v", "head"), ("flux", "signal"), ("flux", "modules, on the host")],
+    [("wan-t2v", how) for how in METHODS]
+    + [("hunyuan-t2v", "head"), ("flux", "signal"), ("flux", "modules, on the host")],
 )
 def test_a_cached_loop(simulation, name, how):
     case, (text, storage) = CASES[name], METHODS[how]
