@@ -176,11 +176,11 @@ def test_a_cached_loop(simulation, name, how):
     model = case.build()
     with c4d.cached(model, text, backend="cpu", **storage) as here:
         wanted = case.loop(model, 8, here.begin)
-    with c4d.attention(model.npu(), backend="ascend") as attention:
-        with c4d.cached(model, text, backend="ascend", **storage) as session:
-            before = simulation.waits
-            outs = case.loop(There(model), 8, session.begin)
-            waited = simulation.waits - before
+    attention = c4d.attention(model.npu(), backend="ascend")
+    with attention, c4d.cached(model, text, backend="ascend", **storage) as session:
+        before = simulation.waits
+        outs = case.loop(There(model), 8, session.begin)
+        waited = simulation.waits - before
     report = session.report()
     assert passes(session) == passes(here) and report.computed and (report.reused or report.modules_reused)
     # One wait for each pass that decides by what it sees; those of the loop and for masks are not caching's.

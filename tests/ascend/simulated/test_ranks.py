@@ -9,9 +9,9 @@ import torch
 import torch.distributed as dist
 import torch.distributed._functional_collectives as funcol
 
+from c4d.backends.ascend import Ascend
 from tests.ascend.sim import ranks
 from tests.ascend.sim.order import OutOfOrder
-from c4d.backends.ascend import Ascend
 
 
 def reductions(rank):
