@@ -104,8 +104,8 @@ def attention(
     chosen = select(backend) if isinstance(backend, str) else backend
     kernels = chosen.attention_kernels
 
-    def resolve(dtype: torch.dtype, head_size: int, masked: bool) -> tuple[str, Attend]:
-        found = choose(kernels, Call(dtype, head_size, KEYS if masked else NONE), kernel)
+    def resolve(dtype: torch.dtype, heads: int, head_size: int, masked: bool) -> tuple[str, Attend]:
+        found = choose(kernels, Call(dtype, head_size, KEYS if masked else NONE, heads=heads), kernel)
         name = name_of(kernels, found)
 
         def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:

@@ -105,7 +105,7 @@ def _abilities(backend: Backend) -> list[str]:
             lines.append(f"  {'':<12} {reason}")
             continue
         masks = [kind for kind in MASKS if kind in limits.masks and kind != NONE]
-        takes = [names(limits.dtypes), f"head sizes {limits.heads()}", f"masks: {', '.join(masks) or 'none'}"]
+        takes = [names(limits.dtypes), f"head sizes {limits.sizes()}", f"masks: {', '.join(masks) or 'none'}"]
         takes += ["gives no log-sum-exp (Ring attention needs it)"] * (not limits.lse)
         takes += ["lossy: runs only by name"] * kernel.lossy
         indent = " " * 15

@@ -31,6 +31,7 @@ class Call(NamedTuple):
     head_size: int
     mask: str = NONE
     lse: bool = False
+    heads: int = 1
 
     @classmethod
     def of(cls, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, lse: bool = False) -> Call:
@@ -47,7 +48,7 @@ class Call(NamedTuple):
         for name, x in (("q", q), ("k", k), ("v", v)):
             if x.numel() and x.stride(-1) != 1:
                 raise Unsupported(f"attention takes heads whose numbers are adjacent; {name} has strides {x.stride()}")
-        return cls(q.dtype, q.shape[-1], mask_kind(q, k, mask, causal), lse)
+        return cls(q.dtype, q.shape[3], mask_kind(q, k, mask, causal), lse, q.shape[2])
 
 
 def mask_kind(q: Tensor, k: Tensor, mask: Tensor | None, causal: bool) -> str:
@@ -75,24 +76,33 @@ def mask_kind(q: Tensor, k: Tensor, mask: Tensor | None, causal: bool) -> str:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a kernel takes: dtypes, kinds of masks (``MASKS``; no mask always), head sizes (None: any), LSE or not."""
+    """What a kernel takes: dtypes, kinds of masks (``MASKS``; no mask always), head sizes (None: any), LSE or not.
+
+    ``heads``: the most heads (None: any number); ``width``: the most numbers of a token, heads times head size.
+    """
 
     dtypes: tuple[torch.dtype, ...]
     masks: tuple[str, ...] = tuple(MASKS)
     head_sizes: Sequence[int] | None = None
     lse: bool = True
+    heads: int | None = None
+    width: int | None = None
 
     def refusal(self, call: Call) -> str | None:
         """The first limit that ``call`` passes, in words; None if it passes none."""
         if call.dtype not in self.dtypes:
             return f"takes {names(self.dtypes)}, not {names([call.dtype])}"
         if self.head_sizes is not None and call.head_size not in self.head_sizes:
-            return f"takes head sizes {self.heads()}, not {call.head_size}"
+            return f"takes head sizes {self.sizes()}, not {call.head_size}"
+        if self.heads is not None and call.heads > self.heads:
+            return f"takes up to {self.heads} heads, not {call.heads}"
+        if self.width is not None and call.heads * call.head_size > self.width:
+            return f"takes up to {self.width} numbers a token, not {call.heads} heads of {call.head_size}"
         if call.mask != NONE and call.mask not in self.masks:
             return f"does not take {MASKS[call.mask]}"
         return "does not give the log-sum-exp" if call.lse and not self.lse else None
 
-    def heads(self) -> str:
+    def sizes(self) -> str:
         sizes = self.head_sizes
         if isinstance(sizes, range):
             return f"from {sizes[0]} to {sizes[-1]} in steps of {sizes.step}"

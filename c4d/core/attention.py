@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
-# resolve(dtype, head size, masked) -> the kernel's name and the kernel; raises ValueError if none can take it
-Resolve = Callable[[torch.dtype, int, bool], tuple[str, Attend]]
+# resolve(dtype, heads, head size, masked) -> the kernel's name and the kernel; raises ValueError if none can take it
+Resolve = Callable[[torch.dtype, int, int, bool], tuple[str, Attend]]
 
 
 class AttentionPrimitives(Protocol):
@@ -41,7 +41,7 @@ class AttentionPrimitives(Protocol):
 
 
 class Work:
-    """What processors of one transformer and head size share: the primitives, and the kernels that were chosen.
+    """What processors of one transformer share whose heads are as many and as large: primitives and chosen kernels.
 
     Kernels are chosen before a forward and hold until its end. In between, as in a forward that was called past the
     hooks, each call chooses for itself.
@@ -98,8 +98,9 @@ class Processor:
         raise NotImplementedError
 
     @staticmethod
-    def head_size(attn: Any) -> int:
-        return int(attn.inner_dim // attn.heads)
+    def heads_of(attn: Any) -> tuple[int, int]:
+        """How many heads, and of what size."""
+        return int(attn.heads), int(attn.inner_dim // attn.heads)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Others configure attention through their processor's attributes; here that would be lost in silence."""

@@ -37,14 +37,14 @@ class Fitting:
                 f"{type(self.transformer).__name__} is compiled as a whole: compile its blocks instead "
                 "(transformer.compile_repeated_blocks(fullgraph=True), or --compile)"
             )
-        self._kernel, self._works = kernel, dict[int, Work]()
+        self._kernel, self._works = kernel, dict[tuple[int, int], Work]()
         self._ours: list[tuple[nn.Module, type[Processor]]] = []
         self._left: Counter[str] = Counter()
         for path, module, cls in self._declared():
             strange = changed(getattr(module, "processor", None), cls.replaces)
             if strange is None:
                 self._ours.append((module, cls))
-                self._works.setdefault(cls.head_size(module), Work(self._primitives, kernel))
+                self._works.setdefault(cls.heads_of(module), Work(self._primitives, kernel))
             elif kernel == "auto":
                 self._left[strange] += 1
             else:
@@ -57,7 +57,7 @@ class Fitting:
                 f"attention kernel {kernel!r} has nowhere to run: the spec of {self.spec.transformer} declares no "
                 "attention (docs/adding_a_model.md)"
             )
-        self._names = {self._attend(compute_dtype(None, self.transformer), size, False)[0] for size in self._works}
+        self._names = {self._attend(compute_dtype(None, self.transformer), heads, False)[0] for heads in self._works}
 
     def install(self) -> None:
         if not self._ours:
@@ -68,7 +68,7 @@ class Fitting:
         add(self.transformer.register_forward_pre_hook(Hook(self, self.enter), prepend=True, with_kwargs=True))
         add(self.transformer.register_forward_hook(Hook(self, self.leave), always_call=True))
         for module, cls in self._ours:
-            processor = cls(self._works[cls.head_size(module)], module.processor)
+            processor = cls(self._works[cls.heads_of(module)], module.processor)
             self._placed.append((module, processor))
             module.processor = processor  # type: ignore[assignment]
 
@@ -98,12 +98,12 @@ class Fitting:
             masked = absent is None and self.trim.mask(args, kwargs) is not None
         dtype = compute_dtype(args[0] if args else kwargs.get("hidden_states"), self.transformer)
         names = set()
-        for size, work in self._works.items():
+        for heads, work in self._works.items():
             work.rest()
-            name, plain = self._attend(dtype, size, False)
+            name, plain = self._attend(dtype, heads, False)
             names.add(name)
             if masked:
-                name, of_keys = self._attend(dtype, size, True)
+                name, of_keys = self._attend(dtype, heads, True)
                 names.add(name)
                 work.choose(plain, of_keys)
             else:
@@ -120,8 +120,8 @@ class Fitting:
             found = [(module.__dict__.get("processor"), ours) for module, ours in self._placed]
             self._exchanged = Counter(type(there).__name__ for there, ours in found if there is not ours)
 
-    def _attend(self, dtype: Any, size: int, masked: bool) -> tuple[str, Any]:
-        key = (dtype, size, masked)
+    def _attend(self, dtype: Any, heads: tuple[int, int], masked: bool) -> tuple[str, Any]:
+        key = (dtype, *heads, masked)
         if key not in self._chosen:
             self._chosen[key] = self._resolve(*key)
         return self._chosen[key]

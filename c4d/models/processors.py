@@ -46,7 +46,7 @@ class Fused(Processor):
 
     def heads(self, attn: Any, *projected: Tensor) -> list[Tensor]:
         """[B, S, H, D] of each [B, S, H * D]; a rank of tensor parallelism has fewer heads than the module says."""
-        size = self.head_size(attn)
+        _, size = self.heads_of(attn)
         return [x.unflatten(-1, (-1, size)) for x in projected]
 
     def normed(self, norm: Any, x: Tensor, turn: Tables | None = None, tokens: int | None = None) -> Tensor:

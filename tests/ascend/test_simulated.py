@@ -16,14 +16,20 @@ from tests.ascend.install import ROOT, NotHere, environment, prepared
 
 SIMULATED = Path(__file__).parent / "simulated"
 RANKS = "test_ranks.py"
-SHARES = {"ranks": [RANKS], "rest": sorted({path.name for path in SIMULATED.glob("test_*.py")} - {RANKS})}
+PRIMITIVES = ["tests/backends", "-p", "tests.ascend.simulated.conftest"]  # every backend's, told to take the device
+SHARES = {
+    "ranks": [RANKS],
+    "rest": sorted({path.name for path in SIMULATED.glob("test_*.py")} - {RANKS}),
+    "primitives": PRIMITIVES,
+}
 
 
 def run(libraries, *options, **how):
     """``options`` of pytest; names of files in ``simulated`` are found there."""
+    settings = {"C4D_TEST_DEVICE": 1} if PRIMITIVES[0] in options else {}
     options = [SIMULATED / each if (SIMULATED / each).is_file() else each for each in options]
     command = [sys.executable, "-m", "pytest", "-p", "no:xdist", *options]
-    return subprocess.run(command, cwd=ROOT, env=environment(libraries), text=True, **how)
+    return subprocess.run(command, cwd=ROOT, env=environment(libraries, **settings), text=True, **how)
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ from tests.backends.guard import DEVICE
 # probabilities too.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 5e-6, torch.bfloat16: 1.6e-2, torch.float16: 2e-3}
 SHAPES = ((1, 1, 1, 1, 8), (2, 37, 37, 3, 16), (1, 5, 130, 2, 64), (2, 65, 1, 1, 128), (1, 33, 64, 4, 72))
-EMPTY = ((1, 0, 5, 2, 8), (1, 5, 0, 2, 8), (0, 5, 5, 2, 8), (2, 3, 3, 0, 8))
+EMPTY = ((1, 0, 5, 2, 16), (1, 5, 0, 2, 16), (0, 5, 5, 2, 16), (2, 3, 3, 0, 16))
 
 
 class Hopper(Cuda):
@@ -77,9 +77,9 @@ def a_mask(kind, shape, dtype):
 def ok(backend, name, shape, dtype, kind, lse):
     if kind == "causal" and shape[1] != shape[2]:
         return False
-    if name == "auto":
-        return True
-    return BACKENDS[backend]().attention_kernels[name].limits.refusal(Call(dtype, shape[-1], kind, lse)) is None
+    kernels = BACKENDS[backend]().attention_kernels
+    call = Call(dtype, shape[-1], kind, lse)
+    return any(kernels[each].limits.refusal(call) is None for each in (kernels if name == "auto" else [name]))
 
 
 @pytest.mark.parametrize("kind", MASKS)
@@ -108,7 +108,9 @@ def test_attention_and_its_lse_are_those_of_double_precision(backend, name, dtyp
                 out = made.attention(q, k, v, **options)
             assert out.dtype == dtype and out.shape == q.shape
             assert (out.double() - want).abs().max() <= TOLERANCE[dtype] * max(1.0, want.abs().max())
-    assert tried or name not in ("auto", "written-out", "sdpa")
+    if not tried:
+        assert dtype not in made.dtypes or name not in ("auto", "written-out")
+        pytest.skip("refused by its limits")
 
 
 @pytest.mark.parametrize(("backend", "name"), KERNELS)

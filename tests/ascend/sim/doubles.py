@@ -88,14 +88,18 @@ def check_mask(mask, dtypes, shapes, band, q, k):
 def fusion_attention(query, key, value, heads, layout, mask, scale, keep_prob, band, sparse_mode):
     refuse_unless(query.dtype in FLOATS, f"fusion attention takes fp16, bf16 and fp32, not {query.dtype}")
     refuse_unless(scale != 1.0, "the scale is 1 unless given: give it")
-    refuse_unless(keep_prob == 1.0 and sparse_mode == 0, "the double models neither dropout nor compressed masks")
+    refuse_unless(keep_prob == 1.0 and sparse_mode in (0, 2), "the double models no dropout and sparse modes 0 and 2")
     kv_heads = heads
     if key.dim() == 3 and heads and query.shape[-1] % heads == 0:
         kv_heads = key.shape[-1] // (query.shape[-1] // heads)
     q, k, v = heads_of(query, key, value, heads, kv_heads, layout)
     refuse_unless(1 <= v.shape[3] <= q.shape[3] <= 768, f"head sizes up to 768, not {q.shape[3]}")
-    if mask is not None:
-        B, N, Sq, Sk = q.shape[0], q.shape[2], q.shape[1], k.shape[1]
+    B, N, Sq, Sk = q.shape[0], q.shape[2], q.shape[1], k.shape[1]
+    if sparse_mode == 2 and mask is not None:  # one triangle stands for all sizes; the band is ignored
+        upper = torch.ones(2048, 2048, dtype=torch.bool).triu(1)
+        refuse_unless(mask.shape == upper.shape and torch.equal(mask.bool(), upper), "mode 2 takes the upper triangle")
+        mask = torch.ones(Sq, Sk, dtype=torch.bool).triu(1)
+    elif mask is not None:
         shapes = [[B, N, Sq, Sk], [B, 1, Sq, Sk], [1, 1, Sq, Sk], [Sq, Sk]]
         check_mask(mask, (torch.bool, torch.uint8), shapes, band, q, k)
     out, largest, total = softmax(q, k, v, scale, mask)
