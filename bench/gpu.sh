@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Measurements on a machine with an accelerator: bench/gpu.sh [PART ...] (bench/gpu/README.md; --help).
+# Measurements on a machine with an accelerator: bench/gpu.sh [PART ...] (bench/accelerator/README.md; --help).
 # bench/gpu.sh wheels [X.Y]: fetch what such a machine without an index may lack into .whl/, for its Python X.Y (3.12).
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -21,4 +21,4 @@ if compgen -G '.whl/*.whl' >/dev/null && ! "$python" -c "$there"; then
     path=$site:$path
 fi
 export CACHE_DIT_LOG_LEVEL=${CACHE_DIT_LOG_LEVEL:-ERROR} # it tells of every call
-PYTHONUNBUFFERED=1 PYTHONPATH=$path "$python" -m bench.gpu "$@"
+PYTHONUNBUFFERED=1 PYTHONPATH=$path "$python" -m bench.accelerator "$@"

@@ -7,12 +7,12 @@ import json
 import pytest
 import torch
 
-from bench.gpu import __main__ as bench
-from bench.gpu import device, loops, page, sweep, verdicts
-from bench.gpu.machine import Machine
-from bench.gpu.records import Absent, Case, Lost, Store, run
-from bench.gpu.subjects import Subject
-from bench.gpu.verdicts import KEPT, MISSED, UNKNOWN
+from bench.accelerator import __main__ as bench
+from bench.accelerator import device, loops, page, sweep, verdicts
+from bench.accelerator.machine import Machine
+from bench.accelerator.records import Absent, Case, Lost, Store, run
+from bench.accelerator.subjects import Subject
+from bench.accelerator.verdicts import KEPT, MISSED, UNKNOWN
 from c4d.backends import select
 
 

@@ -18,10 +18,10 @@ import torch
 
 import c4d
 from bench import peers
-from bench.gpu.bandwidth import copy_bandwidth
-from bench.gpu.machine import Machine
-from bench.gpu.records import Absent, Case, Record
-from bench.gpu.subjects import Subject
+from bench.accelerator.bandwidth import copy_bandwidth
+from bench.accelerator.machine import Machine
+from bench.accelerator.records import Absent, Case, Record
+from bench.accelerator.subjects import Subject
 from c4d.core.grammar import parse
 from c4d.core.methods.teacache import published_fits
 from c4d.models import SPECS

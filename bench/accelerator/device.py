@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.gpu.machine import Machine
-from bench.gpu.records import Absent, Record
+from bench.accelerator.machine import Machine
+from bench.accelerator.records import Absent, Record
 from bench.stamp import ROOT
 
 Checks = Iterable[tuple[str, Callable[[], float], float]]  # what, its error, the limit

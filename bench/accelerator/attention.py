@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from bench.gpu.machine import Machine
-from bench.gpu.records import Case, Record
+from bench.accelerator.machine import Machine
+from bench.accelerator.records import Case, Record
 from c4d.backends.kernels import Call, choose, name_of
 
 SHAPES = {  # batch, tokens, heads, head size, guessed seconds

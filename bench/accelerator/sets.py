@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from bench.gpu.machine import Machine
+from bench.accelerator.machine import Machine
 
 SHAPES = {
     "FLUX": ((1, 4608, 3072), torch.bfloat16),

@@ -20,9 +20,9 @@ from pathlib import Path
 
 import torch
 
-from bench.gpu import attention, bandwidth, check, loops, page, verdicts
-from bench.gpu.machine import Machine, NoAccelerator
-from bench.gpu.records import Case, Lost, Store, run
+from bench.accelerator import attention, bandwidth, check, loops, page, verdicts
+from bench.accelerator.machine import Machine, NoAccelerator
+from bench.accelerator.records import Case, Lost, Store, run
 from bench.stamp import ROOT
 
 PARTS: dict[str, Callable[[Machine], list[Case]]] = {

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.gpu import sweep
-from bench.gpu.machine import Machine
-from bench.gpu.records import Case, Record
-from bench.gpu.sets import COLD, HEADS, SHAPES, TINY, WEIGHTS, heads, rotating, shape_of
+from bench.accelerator import sweep
+from bench.accelerator.machine import Machine
+from bench.accelerator.records import Case, Record
+from bench.accelerator.sets import COLD, HEADS, SHAPES, TINY, WEIGHTS, heads, rotating, shape_of
 from c4d.backends.reference import Reference
 
 ROUNDS = 7

@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.gpu import verdicts
-from bench.gpu.records import Record, Records
-from bench.gpu.verdicts import UNKNOWN, contenders, floor_ms, formula, measured, of_best, share_of_copy
+from bench.accelerator import verdicts
+from bench.accelerator.records import Record, Records
+from bench.accelerator.verdicts import UNKNOWN, contenders, floor_ms, formula, measured, of_best, share_of_copy
 
 REHEARSAL = "rehearsal on a CPU: no figure here means anything"
 SAID = {

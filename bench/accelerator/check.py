@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.gpu import device
-from bench.gpu.device import Checks, off, worst
-from bench.gpu.machine import Machine
-from bench.gpu.records import Absent, Case, Record
+from bench.accelerator import device
+from bench.accelerator.device import Checks, off, worst
+from bench.accelerator.machine import Machine
+from bench.accelerator.records import Absent, Case, Record
 from c4d.backends.kernels import Call
 from c4d.backends.reference import Reference
 

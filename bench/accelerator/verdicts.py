@@ -6,7 +6,7 @@ from collections.abc import Callable
 from statistics import median
 from typing import NamedTuple
 
-from bench.gpu.records import Record, Records
+from bench.accelerator.records import Record, Records
 
 KEPT, MISSED, UNKNOWN = "kept", "MISSED", "not measured"
 COPY_SHARE = 0.85  # of the copy's bandwidth, for lincomb
