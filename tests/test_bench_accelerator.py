@@ -46,12 +46,20 @@ def test_a_rehearsal_stops_goes_on_and_reports(tmp_path, capsys, monkeypatch):
     assert whole["lincomb K=2, FLUX"]["stamp"] == 1  # what the second command was made with
 
     text = (out / "report.md").read_text()
-    assert text.startswith("# Measurements on an accelerator (rehearsal on a CPU: no figure here means anything)")
+    assert text.startswith(
+        "# Measurements on an accelerator (rehearsal with tiny sizes: no figure here means anything)"
+    )
     for part, said in page.SAID.items():
         section = text.partition(f"## {said}\n\n")[2].partition("\n## ")[0]
         assert section.startswith("Not measured.") == (part not in ("bandwidth", "attention")), part
     assert "sweep of change, FLUX: not measured: the backend cpu has no kernels to sweep" in text
-    for said in ("Command: bench/gpu.sh bandwidth attention --rehearse", "Device", "Driver", "Versions", "Commit"):
+    for said in (
+        "Command: python -m bench.accelerator bandwidth attention --rehearse",
+        "Device",
+        "Driver",
+        "Versions",
+        "Commit",
+    ):
         assert f"- {said}" in text
     assert (tmp_path / "elsewhere/kept/report.md").read_text() == text
     assert kept(tmp_path / "elsewhere/kept") == kept(out)
@@ -60,14 +68,14 @@ def test_a_rehearsal_stops_goes_on_and_reports(tmp_path, capsys, monkeypatch):
 def test_the_primitives_of_the_host_pass(tmp_path):
     assert bench.main(["check", "--rehearse", "--out", str(tmp_path)]) == 0
     found = Store(tmp_path).cases
-    assert verdicts.primitives(found).state == KEPT
+    assert verdicts.right(found, "check").state == KEPT
     assert found["check", "captured graph"]["absent"] and found["check", "lincomb, bfloat16"]["checked"] == 48
 
 
 @pytest.mark.parametrize("part", verdicts.MODELS)
 def test_contenders_leave_the_model_as_it_was(part):
     pytest.importorskip("cache_dit")
-    machine = Machine.find(rehearsal=True)
+    machine = Machine.find("cpu", rehearsal=True)
     t = torch.full((1,), 500.0)
     with torch.no_grad():
         subject = loops.subject_of(machine, part)
@@ -92,7 +100,11 @@ def test_a_sweep_compares_what_the_kernel_takes_with_what_is_set():
             raise RuntimeError("out of resources")
 
     found = sweep.points(
-        Machine.find(rehearsal=True), kernel, {"block": 2, "warps": 1}, {"block": (1, 2, 4), "warps": (1, 2)}, 2**29
+        Machine.find("cpu", rehearsal=True),
+        kernel,
+        {"block": 2, "warps": 1},
+        {"block": (1, 2, 4), "warps": (1, 2)},
+        2**29,
     )
     assert found["chosen"] == "block=2 warps=1" == next(iter(found["ms"]))
     assert len(found["ms"]) == 5 and found["refused"] == ["block=4 warps=2: RuntimeError"]
@@ -279,7 +291,7 @@ def test_a_limit_that_is_missed_is_called_so(change, limit):
 def test_an_error_among_the_primitives_is_a_miss():
     found = records()
     found["check", "change, float32"] = {"part": "check", "case": "change, float32", "error": "RuntimeError: x"}
-    assert verdicts.primitives(found).state == MISSED
+    assert verdicts.right(found, "check").state == MISSED
 
 
 def test_rounds_are_merged_by_their_medians():

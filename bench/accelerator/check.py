@@ -1,4 +1,7 @@
-"""Part "check": every primitive of the device's backend against double precision on the same device."""
+"""Part "check": every primitive of the device's backend against double precision.
+
+That is computed on the device where it can be, else on the host (``Machine.exact``).
+"""
 
 from __future__ import annotations
 
@@ -48,11 +51,10 @@ def lincomb(machine: Machine, dtype: str) -> Checks:
                 xs[-1] = xs[-1].transpose(0, 1).contiguous().transpose(0, 1)  # another layout
             for weights in ([1.0, 0.25, -0.5, 2.0][:K], [-0.5, 3.0, 1e-3, -1.0][:K]):
                 there = torch.tensor(weights, device=machine.device)
-                exact = sum(
-                    (w * x.double() for w, x in zip(there.double(), xs, strict=True)), torch.zeros(()).to(xs[0])
-                )
+                terms = [w * machine.exact(x) for w, x in zip(machine.exact(there), xs, strict=True)]
+                exact = torch.stack(terms).sum(0)
                 # Terms that cancel leave less than they were: the limit is of the terms.
-                scale = float(sum(abs(w) * x.double().norm() for w, x in zip(weights, xs, strict=True)) / exact.norm())
+                scale = float(sum(term.norm() for term in terms) / exact.norm())
                 for where, given in (("host", weights), ("device", there)):
                     yield (
                         f"{shape} K={K} weights on the {where}",
@@ -66,14 +68,14 @@ def change(machine: Machine, dtype: str) -> Checks:
         now, before = (machine.rand(*shape, dtype=DTYPES[dtype], seed=k) for k in (0, 1))
         if len(shape) > 1:
             before = before.transpose(0, 1).contiguous().transpose(0, 1)
-        wide = (now.double() - before.double()).abs().sum(), before.double().abs().sum()
+        wide = machine.exact(before)
+        sums = torch.stack(((machine.exact(now) - wide).abs().sum(), wide.abs().sum()))
 
-        def error(now: Tensor = now, before: Tensor = before, wide: tuple[Tensor, Tensor] = wide) -> float:
-            exact = torch.stack(wide)
+        def error(now: Tensor = now, before: Tensor = before, exact: Tensor = sums) -> float:
             found = machine.backend.change(now, before)
             if not torch.equal(found, machine.backend.change(now, before)):
                 raise AssertionError("the same inputs give other bits")
-            return float(((found.double() - exact) / exact).abs().max())
+            return float(((machine.exact(found) - exact) / exact).abs().max())
 
         yield f"{shape}", error, SUMS
 
@@ -85,7 +87,7 @@ def norm_rotary(machine: Machine, dtype: str) -> Checks:
         x = machine.rand(B, S, H, D, dtype=kind)
         for wide in (None, D, H * D):
             w = None if wide is None else machine.rand(wide, dtype=kind, seed=1)
-            exact = REFERENCE.rms_norm(x.double(), None if w is None else w.double(), eps=1e-6)
+            exact = REFERENCE.rms_norm(machine.exact(x), None if w is None else machine.exact(w), eps=1e-6)
             yield (
                 f"rms_norm {[B, S, H, D]}, weight {wide}",
                 lambda x=x, w=w, exact=exact: off(backend.rms_norm(x, w, eps=1e-6), exact),
@@ -96,7 +98,8 @@ def norm_rotary(machine: Machine, dtype: str) -> Checks:
                 cos, sin = angles.cos(), angles.sin()
                 for pairs in (True, False):
                     how: dict[str, Any] = {"interleaved": pairs, "tokens": tokens}
-                    turned = REFERENCE.rotary(exact, cos.double(), sin.double(), **how)
+                    tables = machine.exact(cos), machine.exact(sin)
+                    turned = REFERENCE.rotary(exact, *tables, **how)
                     yield (
                         f"norm_rotary {[B, S, H, D]}, weight {wide}, {how}",
                         lambda x=x, w=w, c=cos, s=sin, how=how, exact=turned: off(
@@ -105,7 +108,7 @@ def norm_rotary(machine: Machine, dtype: str) -> Checks:
                         TWICE[dtype],
                     )
                     if w is None:
-                        plain = REFERENCE.rotary(x.double(), cos.double(), sin.double(), **how)
+                        plain = REFERENCE.rotary(machine.exact(x), *tables, **how)
                         yield (
                             f"rotary {[B, S, H, D]}, {how}",
                             lambda x=x, c=cos, s=sin, how=how, exact=plain: off(backend.rotary(x, c, s, **how), exact),
@@ -139,11 +142,11 @@ def attention(machine: Machine, kernel: str, dtype: str) -> Checks:
             **({"causal": {"causal": True}} if Sq == Sk else {}),
         }
         for kind, how in kinds.items():
-            wide = {key: x.double() if kind == "additive" else x for key, x in how.items()}
-            exact = REFERENCE.attention_lse(q.double(), k.double(), v.double(), kernel="written-out", **wide)
+            wide = {key: machine.exact(x) if isinstance(x, Tensor) else x for key, x in how.items()}
+            exact = REFERENCE.attention_lse(*map(machine.exact, (q, k, v)), kernel="written-out", **wide)
             mask = kind if kind != "scale" else "none"
             for lse in (False, True):
-                call = Call(DTYPES[dtype], D, mask, lse)
+                call = Call(DTYPES[dtype], D, mask, lse, H)
                 if kernel != "auto" and kernels[kernel].limits.refusal(call):
                     continue
 
@@ -151,7 +154,7 @@ def attention(machine: Machine, kernel: str, dtype: str) -> Checks:
                     if not lse:
                         return off(backend.attention(q, k, v, kernel=kernel, **how), exact[0])
                     out, total = backend.attention_lse(q, k, v, kernel=kernel, **how)
-                    aside = float((total.double() - exact[1].double()).abs().max()) / LSE
+                    aside = float((machine.exact(total) - exact[1].double()).abs().max()) / LSE
                     return max(off(out, exact[0]), limit * aside)
 
                 yield f"{[B, Sq, Sk, H, D]} {kind}{' with LSE' if lse else ''}", error, limit

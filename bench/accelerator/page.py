@@ -10,11 +10,13 @@ from bench.accelerator import verdicts
 from bench.accelerator.records import Record, Records
 from bench.accelerator.verdicts import UNKNOWN, contenders, floor_ms, formula, measured, of_best, share_of_copy
 
-REHEARSAL = "rehearsal on a CPU: no figure here means anything"
+REHEARSAL = "rehearsal with tiny sizes: no figure here means anything"
 SAID = {
-    "check": "Primitives against double precision on the device",
+    "check": "Primitives against double precision",
     "bandwidth": "What caching moves, against a copy",
     "attention": "Attention kernels at the models' shapes",
+    "generate": "Clips of the embedded model, from the command line",
+    "cards": "Several devices: collectives, sharded attention, the time of its exchanges",
     "flux": "FLUX.1-dev, 1024 x 1024, 50 steps",
     "wan": "Wan 2.1 1.3B, 480 x 832 x 81, 50 guided steps",
     "wan14b": "Wan 2.1 14B, 720 x 1280 x 81, passes with the prompt",
@@ -110,6 +112,12 @@ def _bandwidth(records: Records, part: str) -> list[str]:
                 f"{' | '.join(speed)} | {share_of_copy(record):.3f} | {times:.3f} ({best}) | "
                 f"{host['c4d']:.1f}, {host['eager']:.1f} |"
             )
+        lacking: dict[tuple[str, str], list[str]] = {}
+        for case, record in found.items():
+            for reason in record.get("without", {}).items():
+                lacking.setdefault(reason, []).append(case)
+        for (name, reason), without in lacking.items():
+            lines += ["", f"- {name}: {UNKNOWN} in {', '.join(without)}: {reason}"]
     for case, record in measured(records, part, "sweep").items():
         best = min(record["ms"], key=lambda name: record["ms"][name])
         chosen = record["chosen"]
@@ -141,6 +149,47 @@ def _attention(records: Records, part: str) -> list[str]:
             lines.append(
                 f"| {case} {record['shape']} | {name}{note} | {row['ms']:.3f} | {rate:.1f} | {row['error']:.2e} |"
             )
+    return lines
+
+
+def _generate(records: Records, part: str) -> list[str]:
+    lines = [
+        "`launch/infer.py --compare`, beside the same command with `--backend cpu --dtype float32`: dB between the saved "
+        "films (99: the very same pixels). Bytes are the device's allocator's, of the whole process.",
+        "",
+        "| case | passes computed + reused | cached, dB to the host's | uncached, dB | most held MB | of that the cache MB "
+        "| beyond a limit |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for case, record in measured(records, part).items():
+        near, held = record["psnr"], record["peak_bytes"] / 1e6
+        lines.append(
+            f"| {case} | {record['computed']} + {record['reused']} | {near['cached']:.1f} | {near['uncached']:.1f} "
+            f"| {record['peak'] / 1e6:.1f} | {held:.3f} | {_cell('; '.join(record['failures']))} |"
+        )
+    for case, record in measured(records, part).items():
+        lines += ["", f"{case}: {'; '.join(record['attention'])}."]
+    return lines
+
+
+def _cards(records: Records, part: str) -> list[str]:
+    lines = [
+        "Ranks of torchrun, a device each; nothing is generated on several yet. Times are those of the slowest rank, "
+        "medians of single exchanges that all ranks begin together; GB/s is what a rank sends.",
+        "",
+        "| case | checked | largest error, as a share of its limit | beyond it |",
+        "|---|---|---|---|",
+    ]
+    found = measured(records, part)
+    for case, record in found.items():
+        if record["checked"]:
+            beyond = _cell("; ".join(record["failures"][:3]))
+            lines.append(f"| {case} | {record['checked']} | {record['worst']:.3g} | {beyond} |")
+    lines += ["", "| exchange, bf16 | ranks | MB a rank sends | ms | GB/s |", "|---|---|---|---|---|"]
+    for record in found.values():
+        for name, time in record["times"].items():
+            cells = f"{time['sent'] / 1e6:.1f} | {time['ms']:.3f} | {time['gb_s']:.1f}"
+            lines.append(f"| {name} | {record['ranks']} | {cells} |")
     return lines
 
 
@@ -199,6 +248,8 @@ SECTIONS = {
     "check": _check,
     "bandwidth": _bandwidth,
     "attention": _attention,
+    "generate": _generate,
+    "cards": _cards,
     **dict.fromkeys(verdicts.MODELS, _model),
 }
 
@@ -210,6 +261,8 @@ def made_with(stamps: Sequence[Record], records: Records) -> list[str]:
     lines = []
     for label, key in (("Command", "command"), ("Device", "device"), ("Driver", "driver"), ("Host", "host")):
         lines.append(f"- {label}: {'; '.join(dict.fromkeys(str(stamp[key]) for stamp in kept))}")
+    if settings := dict.fromkeys(stamp["settings"] for stamp in kept if stamp.get("settings")):
+        lines.append(f"- Settings: {'; '.join(settings)}")
     said = dict.fromkeys(", ".join(f"{name} {v}" for name, v in stamp["versions"].items()) for stamp in kept)
     commits = dict.fromkeys(f"{stamp['commit']} (sources {stamp['source']})" for stamp in kept)
     lines += [f"- Versions: {'; '.join(said)}", f"- Commit: {'; '.join(commits)}"]
