@@ -1,4 +1,4 @@
-"""Measurements on an accelerator: kernels, bandwidth, attention, and loops of real-size transformers.
+"""Measurements on an accelerator: kernels, bandwidth, attention, clips, ranks, and loops of real-size transformers.
 
-``bench/gpu.sh`` runs it; bench/accelerator/README.md says how.
+``bench/gpu.sh`` and ``bench/npu.sh`` run it; bench/accelerator/README.md says how.
 """

@@ -14,7 +14,7 @@ import torch
 
 from bench.accelerator import processes
 from bench.accelerator.machine import Machine
-from bench.accelerator.rank import LIMIT, TOPICS
+from bench.accelerator.rank import CHECKS, LIMIT, TIMES
 from bench.accelerator.records import Absent, Case, Record
 
 RANKS = (2, 8)
@@ -22,14 +22,17 @@ LONGER = 60.0  # seconds that torchrun has beyond its ranks
 
 
 def cases(machine: Machine) -> list[Case]:
+    """Each topic in processes of its own, so that what fails takes nothing else with it; in a rehearsal in one."""
+    topics = [*CHECKS, TIMES]
+    together = [topics] if machine.rehearsal else [[topic] for topic in topics]
     return [
-        Case(f"{topic}, {ranks} ranks", 60, partial(measure, machine, topic, ranks))
+        Case(f"{' and '.join(own)}, {ranks} ranks", 60, partial(measure, machine, own, ranks))
         for ranks in RANKS
-        for topic in TOPICS
+        for own in together
     ]
 
 
-def measure(machine: Machine, topic: str, ranks: int, worker: str = "bench.accelerator.rank") -> Record:
+def measure(machine: Machine, topics: list[str], ranks: int, worker: str = "bench.accelerator.rank") -> Record:
     """RuntimeError with the words of the ranks that failed; none is waited for longer than ``LIMIT``."""
     host = machine.backend.device_type == "cpu"
     if host and ranks > min(RANKS):
@@ -37,12 +40,14 @@ def measure(machine: Machine, topic: str, ranks: int, worker: str = "bench.accel
     if not host and (there := torch.accelerator.device_count()) < ranks:
         raise Absent(f"{there} of {ranks} devices are here")
     machine.release()  # the first rank's device is this process's, too
-    folder = machine.folder / "cards" / f"{topic}-{ranks}"
+    folder = machine.folder / "cards" / f"{'-'.join(topics)}-{ranks}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m", worker]
     size = ["--tiny"] if machine.rehearsal else []
-    how, said = processes.run([*torchrun, topic, machine.backend.name, folder.resolve(), *size], LIMIT + LONGER)
+    how, said = processes.run(
+        [*torchrun, ",".join(topics), machine.backend.name, folder.resolve(), *size], LIMIT + LONGER
+    )
     if how != 0:
         failed = [f"{path.stem}: {path.read_text()}" for path in sorted(folder.glob("*.error"))]
         raise RuntimeError("; ".join(failed) or f"torchrun ended with {how}: {said[-1]}")

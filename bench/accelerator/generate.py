@@ -22,7 +22,7 @@ from c4d.eval import psnr
 METHOD = "taylorseer-lite:interval=3@stack"
 PROMPT = "a red circle moving left on a black background"
 LIMIT = 300.0  # seconds of one command
-CLIPS = {"cached": "video.mp4", "uncached": "uncached.mp4"}
+FILMS = {"cached": "video.mp4", "uncached": "uncached.mp4"}
 LEAST = {"float32": 40.0, "bfloat16": 30.0, "float16": 30.0}  # dB to the host's clip; below, it is another clip
 SAME = 99.0  # dB, in place of infinity: the very same pixels
 
@@ -34,50 +34,39 @@ def cases(machine: Machine) -> list[Case]:
 
 
 def measure(machine: Machine, dtype: str) -> Record:
-    there = made(machine, machine.backend.name, dtype, machine.folder / "generate" / dtype)
+    there, host = machine.folder / "generate" / dtype, machine.folder / "generate" / "host"
+    found = made(machine, machine.backend.name, dtype, there)
     if "host" not in machine.kept:
-        machine.kept["host"] = made(machine, "cpu", "float32", machine.folder / "generate" / "host")
-    here, failures = machine.kept["host"], []
-    close = {clip: closeness(there["clips"][clip], here["clips"][clip]) for clip in CLIPS}
-    if there["timelines"] != here["timelines"]:
-        failures.append(f"other steps are computed than on the host: {there['timelines']}, {here['timelines']}")
-    if there["nonfinite"]:
+        machine.kept["host"] = made(machine, "cpu", "float32", host)
+    wanted, failures = machine.kept["host"]["timelines"], []
+    if found["timelines"] != wanted:
+        failures.append(f"other steps are computed than on the host: {found['timelines']}, {wanted}")
+    if found["nonfinite"]:
         failures.append("numbers that are not finite were predicted")
+    close = {clip: closeness(there / film, host / film) for clip, film in FILMS.items()}
     for clip, db in close.items():
         if not db >= LEAST[dtype]:
             failures.append(f"{clip}: {db:.1f} dB to the host's clip, less than {LEAST[dtype]:g}")
-    return {"checked": 2 + len(close), "failures": failures, "psnr": close, **there, "clips": None}
+    return {"checked": 2 + len(close), "failures": failures, "psnr": close, **found}
 
 
 def made(machine: Machine, backend: str, dtype: str, folder: Path) -> Record:
-    """What one command made, and its report's figures; RuntimeError if it did not end well."""
+    """Makes the clips and returns their report's figures; RuntimeError if the command does not end well."""
     memory = folder.with_suffix(".memory.json")
     folder.mkdir(parents=True, exist_ok=True)
     options: list[object] = ["--backend", backend, "--dtype", dtype, "--cache", METHOD, "--prompt", PROMPT]
     options += ["--steps", 4] if machine.rehearsal else []
-    command = [
-        "-m",
-        "bench.accelerator.infer",
-        memory,
-        *options,
-        "--compare",
-        "--quiet",
-        "--overwrite",
-        "--out",
-        folder,
-    ]
-    how, said = processes.run(command, LIMIT)
+    options += ["--compare", "--quiet", "--overwrite", "--out", folder.resolve()]
+    how, lines = processes.run(["-m", "bench.accelerator.infer", memory.resolve(), *options], LIMIT)
     if how != 0:
-        raise RuntimeError(f"launch/infer.py --backend {backend} ended with {how}: {said[-1]}")
+        raise RuntimeError(f"launch/infer.py --backend {backend} ended with {how}: {lines[-1]}")
     report: dict[str, Any] = json.loads((folder / "report.json").read_text())
-    session = report["session"]
     return {
         "exit": how,
-        "clips": {clip: folder / name for clip, name in CLIPS.items()},
         "attention": report["attention"],
         "peak": json.loads(memory.read_text())["peak"],
         "seconds_clip": report["timing"]["median"],
-        **{key: session[key] for key in ("computed", "reused", "timelines", "nonfinite", "peak_bytes")},
+        **{key: report["session"][key] for key in ("computed", "reused", "timelines", "nonfinite", "peak_bytes")},
     }
 
 

@@ -186,9 +186,9 @@ class Machine:
 
 
 def driver(device_type: str) -> str:
-    command, wanted = DRIVERS.get(device_type, ([""], ""))
-    if shutil.which(command[0]) is None:
+    if device_type not in DRIVERS or shutil.which(DRIVERS[device_type][0][0]) is None:
         return "unknown (no tool of its vendor)"
+    command, wanted = DRIVERS[device_type]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     found = [" ".join(said.split()) for said in re.findall(wanted, done.stdout)]
     return ", ".join(dict.fromkeys(found)) or f"{command[0]} says nothing"

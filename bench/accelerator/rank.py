@@ -1,4 +1,4 @@
-"""One rank of part "cards", which torchrun starts: ``-m bench.accelerator.rank TOPIC BACKEND FOLDER [--tiny]``.
+"""One rank of part "cards", which torchrun starts: ``-m bench.accelerator.rank TOPICS BACKEND FOLDER [--tiny]``.
 
 Writes ``rank N.json`` into the folder, or ``rank N.error`` with its own words. After ``LIMIT`` seconds the system ends
 it, whatever it waits for.
@@ -108,7 +108,7 @@ def sharded(r: Rank) -> Found:
 
 
 def ulysses(r: Rank, *own: Tensor) -> Tensor:
-    """Attention [1, S/N, H, D] of this rank's q, k and v of that shape: all tokens of its share of the heads between."""
+    """Attention [1, S/N, H, D] of this rank's q, k, v of that shape; in between, all tokens of its share of heads."""
     q, k, v = (
         r.all_to_all(x.unflatten(2, (r.ranks, -1)).movedim(2, 0).contiguous()).movedim(0, 1).flatten(1, 2) for x in own
     )
@@ -130,10 +130,10 @@ def ring(r: Rank, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return (torch.stack(outs) * weights).sum(0)
 
 
-def times(r: Rank, tiny: bool) -> dict[str, Record]:
+def times(r: Rank) -> dict[str, Record]:
     """Medians of this rank, ms by the device's order of work, and the bytes that a rank sends."""
     found = {}
-    for model, (tokens, heads, size) in (TINY if tiny else TOKENS).items():
+    for model, (tokens, heads, size) in (TINY if r.machine.rehearsal else TOKENS).items():
         x = r.machine.rand(tokens // r.ranks * heads * size, dtype=torch.bfloat16)
         found[f"all-to-all of queries, {model}"] = timed(r, lambda x=x: r.all_to_all(x)) | {
             "sent": x.nbytes // r.ranks * (r.ranks - 1)
@@ -159,26 +159,28 @@ def timed(r: Rank, act: Callable[[], Any]) -> Record:
     return {"ms": median(taken)}
 
 
-TOPICS = {"collectives": collectives, "sharded attention": sharded, "times": None}
+CHECKS = {"collectives": collectives, "sharded attention": sharded}
+TIMES = "times"
 
 
 # -- a process
 
 
-def measure(r: Rank, topic: str) -> Record:
-    checks = TOPICS[topic]
+def measure(r: Rank, topics: list[str]) -> Record:
+    """An error ends the rank, and so all of them: the others wait for it."""
     count, most, failures = 0, 0.0, []
-    for what, error, limit in checks(r) if checks else ():
-        count, share = count + 1, error / limit
-        most = max(most, share if share == share else 1e30)
-        if not share <= 1:
-            failures.append(f"{what}: {share:.3g} of its limit")
-    exchanges = {} if checks else times(r, r.machine.rehearsal)
+    for topic in topics:
+        for what, error, limit in CHECKS[topic](r) if topic in CHECKS else ():
+            count, share = count + 1, error / limit
+            most = max(most, share if share == share else 1e30)
+            if not share <= 1:
+                failures.append(f"{what}: {share:.3g} of its limit")
+    exchanges = times(r) if TIMES in topics else {}
     return {"checked": count, "worst": most, "failures": failures, "times": exchanges}
 
 
-def main(work: Callable[[Rank, str], Record] = measure) -> None:
-    topic, name, folder, *tiny = sys.argv[1:]
+def main(work: Callable[[Rank, list[str]], Record] = measure) -> None:
+    topics, name, folder, *tiny = sys.argv[1:]
     rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     signal.alarm(LIMIT)
     try:
@@ -187,7 +189,7 @@ def main(work: Callable[[Rank, str], Record] = measure) -> None:
             torch.accelerator.set_device_index(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group(machine.backend.collectives, timeout=TIMEOUT)
         with torch.no_grad():
-            found = work(Rank(machine, machine.backend.group(None, TIMEOUT), rank, ranks), topic)
+            found = work(Rank(machine, machine.backend.group(None, TIMEOUT), rank, ranks), topics.split(","))
         dist.destroy_process_group()
     except BaseException as error:
         Path(folder, f"rank {rank}.error").write_text(said(error))

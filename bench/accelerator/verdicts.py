@@ -89,6 +89,8 @@ def alternatives(records: Records) -> Verdict:
 def best_kernel(records: Records) -> Verdict:
     def ratio(record: Record) -> tuple[float, str]:
         exact = {n: row["ms"] for n, row in record["kernels"].items() if row.get("ms") and not row.get("lossy")}
+        if not exact:
+            return float("inf"), "no kernel that could"
         best = min(exact, key=lambda name: exact[name])
         return exact.get("auto", float("inf")) / exact[best], best
 
