@@ -12,6 +12,7 @@ collect_ignore = [] if os.environ.get("C4D_SIM_DEVICES") else ["simulated"]
 
 @pytest.fixture(scope="session")
 def libraries():
+    """The folder of the stand-in for CANN; torch_npu lies beside it."""
     try:
         return prepared()
     except NotHere as why:
