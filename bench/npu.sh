@@ -2,9 +2,12 @@
 # Measurements on a machine with Ascend NPUs: bench/npu.sh [PART ...] (bench/accelerator/README.md; --help).
 set -euo pipefail
 
-if [ -z "${ASCEND_HOME_PATH:-}" ]; then # some containers have CANN's libraries without it, so that this only warns
-    echo "bench/npu.sh: ASCEND_HOME_PATH is not set. If torch_npu cannot be loaded, source CANN's set_env.sh first:" \
-        "/usr/local/Ascend/ascend-toolkit/set_env.sh (from CANN 8.5 on: /usr/local/Ascend/cann/set_env.sh)" >&2
+# Without CANN's libraries torch_npu breaks torch itself. (Some containers have them without this variable.)
+if [ -z "${ASCEND_HOME_PATH:-}" ] && ! "${PYTHON:-python3}" -c "import torch" 2>/dev/null; then
+    echo "bench/npu.sh: torch cannot be imported, and CANN's environment is not set: source" \
+        "/usr/local/Ascend/cann/set_env.sh (before CANN 8.5: /usr/local/Ascend/ascend-toolkit/set_env.sh), and see" \
+        "c4d doctor (docs/ascend.md)" >&2
+    exit 2
 fi
 
 # What is set already stays as it is; the page says what it was.
