@@ -324,6 +324,13 @@ def test_a_command_ends_in_time_with_what_it_started():
             time.sleep(0.05)
 
 
+@pytest.mark.parametrize(("how", "error"), [(3, Absent), (1, RuntimeError), ("its time being up", RuntimeError)])
+def test_a_command_that_does_not_end_well(how, error, tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "run", lambda command, limit: (how, ["progress", "c4d: error: why"]))
+    with pytest.raises(error, match="c4d: error: why"):
+        generate.measure(Machine(Reference(), True, tmp_path), "float32")
+
+
 def test_clips_that_differ_are_told(tmp_path, monkeypatch):
     made = {"exit": 0, "timelines": {"cond": "CrrC"}, "nonfinite": 0}
     monkeypatch.setattr(generate, "made", lambda machine, backend, dtype, folder: dict(made))

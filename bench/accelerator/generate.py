@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from imageio_ffmpeg import read_frames
 from torch import Tensor
 
 from bench.accelerator import processes
 from bench.accelerator.machine import Machine
-from bench.accelerator.records import Case, Record
+from bench.accelerator.records import Absent, Case, Record
 from c4d.eval import psnr
 
 METHOD = "taylorseer-lite:interval=3@stack"
 PROMPT = "a red circle moving left on a black background"
+MISSING = 3  # exit status of launch/infer.py
 LIMIT = 600.0  # seconds of one command
 FILMS = {"cached": "video.mp4", "uncached": "uncached.mp4"}
 LEAST = {"float32": 40.0, "bfloat16": 30.0, "float16": 30.0}  # dB to the host's clip; below, it is another clip
@@ -58,6 +58,8 @@ def made(machine: Machine, backend: str, dtype: str, folder: Path) -> Record:
     options += ["--steps", 4] if machine.rehearsal else []
     options += ["--compare", "--quiet", "--overwrite", "--out", folder.resolve()]
     how, lines = processes.run(["-m", "bench.accelerator.infer", memory.resolve(), *options], LIMIT)
+    if how == MISSING:  # the backend is here: a package of the command is not
+        raise Absent(lines[-1])
     if how != 0:
         raise RuntimeError(f"launch/infer.py --backend {backend} ended with {how}: {lines[-1]}")
     report: dict[str, Any] = json.loads((folder / "report.json").read_text())
@@ -77,6 +79,8 @@ def closeness(film: Path, other: Path) -> float:
 
 def frames(film: Path) -> Tensor:
     """[1, 3, T, H, W] in [0, 1]."""
+    from imageio_ffmpeg import read_frames
+
     reader = read_frames(str(film), pix_fmt="rgb24")
     width, height = next(reader)["size"]
     pixels = np.stack([np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader])
