@@ -24,7 +24,8 @@ from bench.stamp import ROOT, commit
 from c4d.backends import AUTO, Backend, BackendUnavailable, known, select
 from c4d.versions import versions
 
-PACKAGES = ("triton", "diffusers", "transformers", "accelerate", "cache-dit")
+PACKAGES = ("diffusers", "transformers", "accelerate", "cache-dit")
+VENDORS = {"cuda": ("triton",), "npu": ("torch_npu",)}  # type of a device -> the packages that it is used through
 # Type of a device -> what its vendor's tool says, and what of that is a version (a board's serial number is nobody's).
 DRIVERS = {
     "cuda": (["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"], r"\S+"),
@@ -178,7 +179,7 @@ class Machine:
             "driver": driver(self.backend.device_type),
             "settings": " ".join(f"{name}={os.environ[name]}" for name in sorted(filter(SETTINGS.match, os.environ))),
             "host": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
-            "versions": versions(*PACKAGES),
+            "versions": versions(*VENDORS.get(self.backend.device_type, ()), *PACKAGES),
             "commit": os.environ.get("C4D_COMMIT") or commit(),
             "source": source(),
             "command": command,
