@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from c4d.core.hooks import Forward, Hook
+from c4d.parallel.agree import refuse_alone
 from c4d.parallel.collectives import Group, gather
 
 BRANCHES = 2
@@ -63,6 +64,7 @@ class Branching:
         return self._call != self._group.rank
 
     def enter(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        refuse_alone(self.transformer)
         latents, place = args[0] if args else kwargs["hidden_states"], self._place()
         self._call = (self._call + 1) % BRANCHES
         if self._call and place != self._step:

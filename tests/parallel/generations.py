@@ -7,9 +7,8 @@ from typing import Any
 
 import c4d
 from c4d import SequenceParallel
-from c4d.core.grammar import parse
 from tests.parallel.forwards import VARIANTS
-from tests.parallel.job import BOTH, WAYS, Case, error, passes, same, sharded
+from tests.parallel.job import BOTH, BRANCHED, WAYS, Case, error, passes, same, sharded
 from tests.subjects import SUBJECTS
 from tests.tiny import signal_of
 
@@ -66,13 +65,17 @@ def generation(name: str, kind: str, how: SequenceParallel) -> None:
     model, want, by_itself = alone(name, method)
     with sharded(model, how) as ranks, c4d.cached(model, method, backend="cpu", ranks=ranks) as session:
         got = VARIANTS[name].loop(model, STEPS, session.begin)
-    same(passes(session))
-    same([out.numpy().tobytes() for out in got])
-    if parse(method).probes:
+    compare(session, got, by_itself, want, ranks)
+
+
+def compare(session: Any, got: Any, by_itself: Any, want: Any, ranks: Any) -> None:
+    if session.method.probes:
         firm(by_itself)
-    assert passes(session) == passes(by_itself), (session.report().timelines, by_itself.report().timelines)
+    own = passes(by_itself)[ranks.mesh.branch :: 2] if ranks.mesh.cfg else passes(by_itself)
+    assert passes(session) == own, (session.report().timelines, by_itself.report().timelines)
     found = error(got, want)
     assert found <= EXACT, found
+    same([out.numpy().tobytes() for out in got])
 
 
 @functools.cache
@@ -89,23 +92,18 @@ def end_to_end(kind: str, how: SequenceParallel) -> None:
     pipe, want, by_itself = pipeline(kind)
     with sharded(pipe, how) as ranks, c4d.cached(pipe, subject.methods[kind], backend="cpu", ranks=ranks) as session:
         got = subject.ask(pipe)
-    same((passes(session), got.numpy().tobytes()))
-    if parse(subject.methods[kind]).probes:
-        firm(by_itself)
-    assert passes(session) == passes(by_itself)
-    found = error(got, want)
-    assert found <= EXACT, found
+    compare(session, got, by_itself, want, ranks)
 
 
 def cases(world: int) -> dict[str, Case]:
     found: dict[str, Case] = {}
-    for way, how in WAYS[world].items():
+    for way, how in {**WAYS[world], **BRANCHED[world]}.items():
+        # Everything on one way of spreading; on the others what depends on the way.
         for name in MODELS:
             for kind in methods(name):
-                # Everything on one way of spreading; on the others what depends on the way.
                 if way == BOTH[world] or (name == WHOLE[1] and kind in ("stack", "head")):
                     found[f"{way}, {name}, {kind}"] = functools.partial(generation, name, kind, how)
         for kind in SUBJECTS["wan-tiny"].methods:
-            if way == BOTH[world] or (world == 2 and kind == "head"):
+            if way in (BOTH[world], *BRANCHED[world]):
                 found[f"{way}, wan-tiny end to end, {kind}"] = functools.partial(end_to_end, kind, how)
     return found

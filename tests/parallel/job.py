@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,7 +15,6 @@ from c4d import SequenceParallel
 
 Case = Callable[[], None]
 
-# A way that gives each branch of guidance its own ranks (cfg=2) belongs here, too; ``whole`` then tells it apart.
 WAYS = {
     2: {"U2": SequenceParallel(2, 1, cfg=1), "R2": SequenceParallel(1, 2, cfg=1)},
     4: {
@@ -24,10 +24,18 @@ WAYS = {
     },
 }
 BOTH = {2: "U2", 4: "U2R2"}  # for what needs no more than one way
+BRANCHED = {  # of loops that call the model twice a step; other ranks make the other branch of guidance
+    2: {"cfg2": SequenceParallel(1, 1, cfg=2), "cfg2, jointly": SequenceParallel(1, 1, cfg=2, jointly=True)},
+    4: {
+        "cfg2 x U2": SequenceParallel(2, 1, cfg=2),
+        "cfg2 x R2": SequenceParallel(1, 2, cfg=2),
+        "cfg2 x U2, jointly": SequenceParallel(2, 1, cfg=2, jointly=True),
+    },
+}
 
 
 def sharded(model: Any, how: SequenceParallel, seconds: float = 60.0) -> Any:
-    how = SequenceParallel(how.ulysses, how.ring, how.cfg, timeout=seconds)
+    how = replace(how, timeout=seconds)
     return c4d.sharded(model, how, branches=how.cfg or 1, backend="cpu")
 
 
