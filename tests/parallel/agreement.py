@@ -105,7 +105,7 @@ SAYS = {
     "timesteps": "different timestep",
     **dict.fromkeys(
         ("lengths of prompts", "sizes", "batches", "dtypes", "methods", "thresholds", "numbers of steps"),
-        "different methods",
+        "different methods, numbers of steps or shapes",
     ),
 }
 

@@ -27,13 +27,27 @@ def cases(world: int) -> dict[str, Case]:
     return {name: case for part in PARTS for name, case in part.cases(world).items()}
 
 
+def fails() -> None:
+    assert dist.get_rank() != 1, "on purpose"
+
+
+def ends() -> None:
+    if dist.get_rank() == 1:
+        os._exit(3)
+
+
+LAUNCHER = {"launcher: a rank fails": fails, "launcher: a rank ends": ends, "launcher: and then": fails}  # if named
+
+
 def main(folder: str, *names: str) -> None:
     faulthandler.dump_traceback_later(float(os.environ.get("C4D_RANKS_LIMIT", "600")), exit=True)
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
     dist.init_process_group("gloo", timeout=timedelta(seconds=60))
     rank, world = dist.get_rank(), dist.get_world_size()
-    found = {name: case for name, case in cases(world).items() if not names or any(each in name for each in names)}
+    found = cases(world)
+    if names:
+        found = {name: case for name, case in {**found, **LAUNCHER}.items() if any(each in name for each in names)}
     with (Path(folder) / f"{rank}.jsonl").open("w") as lines:
         for name, case in found.items():
             meet(f"before {name}", world)

@@ -8,7 +8,7 @@ from typing import Any
 import c4d
 from c4d import SequenceParallel
 from tests.parallel.forwards import EXACT, VARIANTS
-from tests.parallel.job import BOTH, WAYS, Case, error, passes, raised, same, sharded, state
+from tests.parallel.job import BOTH, BRANCHED, WAYS, Case, error, passes, raised, same, sharded, state
 from tests.seam.test_coexist import COMPILE, OFFLOADS, add_lora, graphs
 from tests.subjects import Stop, raising_at
 from tests.tiny import rand
@@ -39,7 +39,7 @@ def compiled(name: str, how: SequenceParallel) -> None:
     (got, session), count = graphs(lambda: cached(name, model, STACK, how))
     found = error(got, want)
     assert found <= 1e-5 and passes(session) == passes(by_itself), found
-    assert count == (1 if name == "wan" else 2), count
+    assert count == (1 if name == "wan" else 2), count  # a kind of block, a graph
     x, plain = rand(*VARIANTS[name].latents, seed=3), VARIANTS[name]
     assert error(plain.run(model, x, 500.0), plain.run(eager, x, 500.0)) <= EXACT  # all of the work is its own again
 
@@ -111,6 +111,8 @@ def cases(world: int) -> dict[str, Case]:
     for name in FAMILIES:
         found[f"{way}, {name}, left as it was"] = functools.partial(restored, name, how)
         found[f"{way}, {name}, after one that was given up"] = functools.partial(aborted, name, how)
+    for each, branched in BRANCHED[world].items():
+        found[f"{each}, wan, after one that was given up"] = functools.partial(aborted, "wan", branched)
     found[f"{way}, cache entered first"] = functools.partial(inside_out, "wan", how)
     found[f"{way}, cache not told of the ranks"] = functools.partial(forgotten, "wan", how)
     for name, offload in (("wan", "group-blocks"), ("hunyuan, mixed lengths of text", "group-leaves")):
@@ -118,5 +120,5 @@ def cases(world: int) -> dict[str, Case]:
     if world == 2:  # compilation takes seconds, and what it does is the same on four
         for each in WAYS[2]:
             found[f"{each}, wan, compiled"] = functools.partial(compiled, "wan", WAYS[2][each])
-        found["U2, hunyuan, compiled"] = functools.partial(compiled, "hunyuan, mixed lengths of text", WAYS[2]["U2"])
+        found["U2, flux, compiled"] = functools.partial(compiled, "flux", WAYS[2]["U2"])
     return found
