@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 
 import c4d
 from c4d import SequenceParallel
+from c4d.backends import load
 
 Case = Callable[[], None]
 
@@ -34,9 +36,32 @@ BRANCHED = {  # of loops that call the model twice a step; other ranks make the 
 }
 
 
-def sharded(model: Any, how: SequenceParallel, seconds: float = 60.0) -> Any:
-    how = replace(how, timeout=seconds)
-    return c4d.sharded(model, how, branches=how.cfg or 1, backend="cpu")
+class Cpu:
+    """The CPU backend; a group that it has made it gives again, for making one takes longer than most cases."""
+
+    def __init__(self) -> None:
+        self._backend = load("cpu")
+        self._groups: dict[tuple[int, ...], Any] = {}
+
+    def group(self, ranks: Any, limit: timedelta) -> Any:
+        key = tuple(ranks)
+        if key not in self._groups:
+            self._groups[key] = self._backend.group(ranks, limit)
+        return self._groups[key]
+
+    def forget(self) -> None:
+        """After a failure, on all ranks: groups that it may have broken are made anew."""
+        self._groups.clear()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+
+CPU = Cpu()
+
+
+def sharded(model: Any, how: SequenceParallel) -> Any:
+    return c4d.sharded(model, replace(how, timeout=60.0), branches=how.cfg or 1, backend=CPU)
 
 
 def rank() -> int:

@@ -18,9 +18,12 @@ import torch
 import torch.distributed as dist
 
 from tests.parallel import agreement, decisions, forwards, generations, neighbours, traffic
-from tests.parallel.job import Case
+from tests.parallel.job import CPU, Case
 
 PARTS = (forwards, generations, decisions, agreement, traffic, neighbours)
+
+
+FAILED = "a case failed"
 
 
 def cases(world: int) -> dict[str, Case]:
@@ -44,30 +47,35 @@ def main(folder: str, *names: str) -> None:
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
     dist.init_process_group("gloo", timeout=timedelta(seconds=60))
-    rank, world = dist.get_rank(), dist.get_world_size()
+    rank, world, store = dist.get_rank(), dist.get_world_size(), dist.distributed_c10d._get_default_store()
     found = cases(world)
     if names:
         found = {name: case for name, case in {**found, **LAUNCHER}.items() if any(each in name for each in names)}
     with (Path(folder) / f"{rank}.jsonl").open("w") as lines:
         for name, case in found.items():
-            meet(f"before {name}", world)
+            if meet(f"before {name}", world):
+                CPU.forget()
             start, error = time.perf_counter(), None
             try:
                 case()
             except Exception:
                 error = traceback.format_exc()
+                store.set(FAILED, "")
             seconds = round(time.perf_counter() - start, 2)
             print(json.dumps({"case": name, "seconds": seconds, "error": error}), file=lines, flush=True)
     meet("the end", world)
     dist.destroy_process_group()
 
 
-def meet(place: str, world: int) -> None:
-    """Waits until all ranks are at ``place``: one that failed may be far ahead of those that wait for it."""
+def meet(place: str, world: int) -> bool:
+    """Waits until all ranks are at ``place``: one that failed may be far ahead of those that wait for it. True if any
+    has failed since they met before."""
     store = dist.distributed_c10d._get_default_store()
     if store.add(place, 1) == world:
-        store.set(f"{place}, all", "")
+        store.set(f"{place}, all", "failed" if store.check([FAILED]) else "fine")
+        store.delete_key(FAILED)
     store.wait([f"{place}, all"], timedelta(seconds=120))
+    return store.get(f"{place}, all") == b"failed"
 
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ def output(how: SequenceParallel) -> None:
 
 def saving(kind: str, how: SequenceParallel) -> None:
     """The share of blocks and of bytes that a cache saves does not depend on how many ranks there are."""
-    name, steps = "wan, even", 6
+    name, steps = "wan, even", 4
     case, method = VARIANTS[name], {**{k: m for k, (m, _, _) in METHODS.items()}, "modules": "fora:interval=2"}[kind]
     model = case.build(num_attention_heads=4)
     with c4d.cached(model, method, backend="cpu") as by_itself:
