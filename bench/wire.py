@@ -10,6 +10,9 @@ from torch.distributed.distributed_c10d import _resolve_process_group
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
+HERE = ("wait_tensor", "_wrap_tensor_autograd")  # which send nothing
+
+
 class Sent(NamedTuple):
     """One collective: its name, and how many bytes of this rank went to others."""
 
@@ -31,7 +34,7 @@ class Wire(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         space, name = func._schema.name.split("::")
-        if space in ("_c10d_functional", "c10d") and name != "wait_tensor":
+        if space in ("_c10d_functional", "c10d") and name not in HERE:
             self.sent.append(Sent(name, sent(name, args)))
         return func(*args, **(kwargs or {}))
 
