@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import _resolve_process_group
 from torch.utils._python_dispatch import TorchDispatchMode
 
-
 HERE = ("wait_tensor", "_wrap_tensor_autograd")  # which send nothing
 
 
