@@ -8,6 +8,7 @@ from __future__ import annotations
 import faulthandler
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -196,7 +197,7 @@ def main(folder: str, trial: str, system: str) -> None:
     try:
         (planted if trial == "planted" else exact)(trial, system, say)
     except Exception as error:  # the measurement: what a system says is its answer
-        say(raised=short(error))
+        say(raised=re.sub(r"\[\S+\] ", "", short(error)))  # less the place in the source
     os._exit(0)  # groups with ranks that wait in them do not end well
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from bench import peers
 from bench.peers.rank import GRIDS, RANKS, STEPS, SYSTEMS, WAITS
+from bench.peers.rig import BLOCKS
 from bench.stamp import ROOT, stamp
 
 OUT = ROOT / "docs/measurements/peers/ranks.md"
@@ -64,17 +65,18 @@ def outcome(said: list[dict[str, Any]]) -> str:
     if all(rank.get("done") for rank in said):
         same = len({rank["passes"] for rank in said}) == 1
         return "the same decisions; completes" if same else "**different decisions**; completes"
-    parted = len({(rank.get("passes"), rank.get("ran")) for rank in said}) > 1
-    if raised := [rank["raised"] for rank in said if "raised" in rank]:
-        return ("**the ranks part**; " if parted else "") + f"raises {raised[0]}"
-    return f"**the ranks part and wait for each other**; ended after {LIMIT} s"
+    if not any(said):
+        return "its processes end without a word"
+    parted = "**the ranks part**; " if len({(rank.get("passes"), rank.get("ran")) for rank in said}) > 1 else ""
+    raised = [rank["raised"] for rank in said if "raised" in rank]
+    return parted + (f"raises {raised[0]}" if raised else f"ended after {LIMIT} s")
 
 
 def path(rank: dict[str, Any]) -> str:
     """Passes that ended, and how many blocks the one ran that did not."""
     if "passes" not in rank:
         return "nothing"
-    return f"`{rank['passes'] or '-'}`" + ("" if rank.get("done") else f", then {rank['ran']} blocks")
+    return f"`{rank['passes'] or '-'}`" + ("" if rank.get("done") else f", then {rank['ran']} of {BLOCKS} blocks")
 
 
 def row(said: list[dict[str, Any]]) -> str:
@@ -108,8 +110,8 @@ def main() -> int:
         "ranks by Ulysses. Each rank's change is the relative L1 change of the first block's residual over its own "
         "tokens, measured beforehand. Passes that came to an end: C all blocks computed, r fewer. A rank that "
         "computes meets the others in every block; one that reuses does not come there. "
-        f"c4d's groups give up after {WAITS:.0f} s here, which bounds the row in which its ranks are made to decide "
-        "alone; in use they do not.",
+        f"Groups give up after {WAITS:.0f} s here, so that ranks which wait for each other end. In the second row c4d "
+        "is made to decide as diffusers does, by each rank's own numbers; it offers no such option.",
         "",
         "## One forward, against one process",
         "",

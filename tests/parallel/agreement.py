@@ -15,7 +15,7 @@ from c4d import SequenceParallel
 from c4d.backends import load
 from c4d.parallel.agree import Disagreement
 from tests.parallel.forwards import VARIANTS, words
-from tests.parallel.job import BOTH, WAYS, Case, error, raised, rank, same, sharded
+from tests.parallel.job import BOTH, WAYS, Case, bits, error, gathered, raised, rank, same, sharded
 from tests.tiny import Case as Model
 from tests.tiny import rand
 
@@ -96,7 +96,7 @@ def differing(what: str, how: SequenceParallel) -> None:
         assert SAYS[what] in said, said
         same(said)
         with c4d.cached(model, HEAD, backend="cpu", ranks=ranks) as session:
-            same([out.numpy().tobytes() for out in request(VARIANTS[NAME], model, session)])
+            same(bits(*request(VARIANTS[NAME], model, session)))
 
 
 SAYS = {
@@ -124,6 +124,22 @@ def nearly(how: SequenceParallel) -> None:
     same(session.report().timelines)
 
 
+def replicas() -> None:
+    """Two prompts at once, each on two ranks of its own: nobody asks the others, and both come out right."""
+    case, x = VARIANTS[NAME], rand(*VARIANTS[NAME].latents, seed=rank() // 2)
+    model = case.build(num_attention_heads=4)
+    with c4d.cached(model, HEAD, backend="cpu") as session:
+        want = request(case, model, session, x)
+    with (
+        sharded(model, SequenceParallel(2, 1, cfg=1, data=2)) as ranks,
+        c4d.cached(model, HEAD, backend="cpu", ranks=ranks) as session,
+    ):
+        got = request(case, model, session, x)
+    found, digests = error(got, want), gathered(bits(*got))
+    assert found <= 1e-4, found
+    assert digests[0] == digests[1] != digests[2] == digests[3], digests
+
+
 def cases(world: int) -> dict[str, Case]:
     way = BOTH[world]
     how = WAYS[world][way]
@@ -132,4 +148,5 @@ def cases(world: int) -> dict[str, Case]:
         **found,
         f"{way}, a rank that cannot measure": functools.partial(failing, how),
         f"{way}, nearly the same prompt": functools.partial(nearly, how),
+        **({"data2 x U2, a prompt each": replicas} if world == 4 else {}),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from hashlib import sha256
 from typing import Any
 
 import torch
@@ -78,6 +79,11 @@ def gathered(value: Any) -> list[Any]:
 def same(value: Any) -> None:
     found = gathered(value)
     assert all(other == found[0] for other in found), f"ranks differ: {found}"
+
+
+def bits(*tensors: torch.Tensor) -> str:
+    """A digest of tensors: equal only for the same numbers."""
+    return sha256(b"".join(x.double().numpy().tobytes() for x in tensors)).hexdigest()
 
 
 def error(got: Any, want: Any) -> float:

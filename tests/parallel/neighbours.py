@@ -8,7 +8,7 @@ from typing import Any
 import c4d
 from c4d import SequenceParallel
 from tests.parallel.forwards import EXACT, VARIANTS
-from tests.parallel.job import BOTH, BRANCHED, WAYS, Case, error, passes, raised, same, sharded, state
+from tests.parallel.job import BOTH, BRANCHED, WAYS, Case, bits, error, passes, raised, same, sharded, state
 from tests.seam.test_coexist import COMPILE, OFFLOADS, add_lora, graphs
 from tests.subjects import Stop, raising_at
 from tests.tiny import rand
@@ -81,7 +81,7 @@ def aborted(name: str, how: SequenceParallel) -> None:
         got = case.loop(model, 4, session.begin)
     found = error(got, want)
     assert found <= 1e-4, found
-    same([out.numpy().tobytes() for out in got])
+    same(bits(*got))
 
 
 def inside_out(name: str, how: SequenceParallel) -> None:
