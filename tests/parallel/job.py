@@ -31,7 +31,6 @@ BRANCHED = {  # of loops that call the model twice a step; other ranks make the 
     2: {"cfg2": SequenceParallel(1, 1, cfg=2), "cfg2, jointly": SequenceParallel(1, 1, cfg=2, jointly=True)},
     4: {
         "cfg2 x U2": SequenceParallel(2, 1, cfg=2),
-        "cfg2 x R2": SequenceParallel(1, 2, cfg=2),
         "cfg2 x U2, jointly": SequenceParallel(2, 1, cfg=2, jointly=True),
     },
 }

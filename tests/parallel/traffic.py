@@ -143,13 +143,14 @@ def saving(kind: str, how: SequenceParallel) -> None:
 def cases(world: int) -> dict[str, Case]:
     found: dict[str, Case] = {}
     for way, how in WAYS[world].items():
-        for name in ("wan, batch of 2", "wan, vace", "hunyuan, mixed lengths of text", "flux, batch of 2"):
+        for name in ("wan, batch of 2", "hunyuan, mixed lengths of text", "flux, batch of 2"):
             found[f"{way}, bytes of {name}"] = functools.partial(formulas, name, how, 4)
         odd = HEADS[how.ulysses or 1]
         found[f"{way}, bytes of wan, {odd} heads"] = functools.partial(formulas, "wan", how, odd)
-        found[f"{way}, bytes of flux, bf16"] = functools.partial(formulas, "flux, batch of 2", how, 4, narrow=True)
     way = BOTH[world]
     how = WAYS[world][way]
+    found[f"{way}, bytes of wan, vace"] = functools.partial(formulas, "wan, vace", how, 4)
+    found[f"{way}, bytes of flux, bf16"] = functools.partial(formulas, "flux, batch of 2", how, 4, narrow=True)
     for kind in METHODS:
         found[f"{way}, a reused pass sends little, {kind}"] = functools.partial(reused, kind, how)
     found[f"{way}, a reused pass sends nothing, output"] = functools.partial(output, how)
