@@ -44,7 +44,8 @@ def test_what_is_possible_is_all_there_is(world, heads, branches):
     [
         (8, 8, 12, 2, Degrees(4, 1, 2)),  # Wan 1.3B: guidance first, then what divides the heads
         (8, 8, 24, 1, Degrees(8, 1)),  # HunyuanVideo
-        (16, 8, 24, 1, Degrees(8, 2)),  # Ulysses stays inside a node
+        (16, 8, 24, 1, Degrees(8, 2)),
+        (16, 8, 32, 1, Degrees(8, 2)),  # 32 heads divide by 16, but Ulysses stays inside a node
         (8, 8, 12, 1, Degrees(4, 2)),  # 12 heads do not divide by 8
         (16, 8, 40, 2, Degrees(8, 1, 2)),
         (1, 1, 24, 2, Degrees(1, 1)),

@@ -130,7 +130,7 @@ def ranks(monkeypatch):
 
 def test_sums_are_in_the_order_of_the_ranks(ranks):
     """And exact: the numbers of which the sum is made do not decide it by their order."""
-    ranks.others = [torch.tensor([[1e8, 2.0, 5.0, 0.0]]), torch.tensor([[-1e8, 4.0, 5.0, 0.0]])]
+    ranks.others = [torch.tensor([[1e20, 2.0, 5.0, 0.0]]), torch.tensor([[-1e20, 4.0, 5.0, 0.0]])]
     own = Agreement(None)
     assert own.sums(torch.tensor([[0.5, 1.0]]), [5], False) == [[0.5, 7.0]]
     assert own.calls == 1
