@@ -153,7 +153,7 @@ def sharded(
     Raises:
         ValueError: degrees that do not fit, with those that do; a model whose spec does not say how it is spread; an
             attention whose processor is not the stock one; as :func:`attention`.
-        RuntimeError: a process that no launcher started.
+        NoLauncher: a process that no launcher started.
     """
     how = SequenceParallel() if how is None else how
     _check_kinds((how, (SequenceParallel,), "how", "a c4d.SequenceParallel"))

@@ -16,7 +16,7 @@ from c4d.backends import Backend, select
 from c4d.backends.kernels import OWN
 from c4d.core.grammar import parse
 from c4d.options import Options, read_prompts
-from c4d.parallel import Degrees, Job, SequenceParallel, start
+from c4d.parallel import Degrees, Job, NoLauncher, SequenceParallel, start
 from c4d.pipelines import (
     EMBEDDED,
     InputError,
@@ -134,7 +134,10 @@ def prepare(options: Options) -> Plan:
         )
     except ValueError as error:
         raise InputError(str(error)) from error
-    job = start(backend, how.timeout) if os.environ.get("WORLD_SIZE", "1") != "1" else Job()
+    try:
+        job = start(backend, how.timeout) if os.environ.get("WORLD_SIZE", "1") != "1" else Job()
+    except NoLauncher as error:
+        raise InputError(f"WORLD_SIZE={os.environ['WORLD_SIZE']}: {error}") from error
     model = EMBEDDED.get(options.model)
     settings = Settings(
         model=options.model,

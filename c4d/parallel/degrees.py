@@ -73,14 +73,12 @@ class SequenceParallel:
         """
         fits = [d for d in possible(world, heads, branches) if self._asked(d)]
         if not fits:
-            others = possible(world, heads, branches)
-            listed = "; ".join(str(d) for d in others if d.data == 1 and d.cfg in (1, self.cfg or 1)) or "none"
-            asked = ", ".join(
-                f"{n}={v}" for n in ("ulysses", "ring", "cfg", "data") if (v := getattr(self, n)) is not None
-            )
+            listed = "; ".join(str(d) for d in possible(world, heads, branches) if d.data == 1)
+            given = {name: getattr(self, name) for name in ("ulysses", "ring", "cfg", "data")}
+            asked = ", ".join(f"{name}={n}" for name, n in given.items() if n not in (None, 1)) or "this division"
             raise ValueError(
-                f"{asked} does not fit {world} ranks, {heads} heads and {branches} "
-                f"branch{'es' if branches > 1 else ''} of guidance; possible with data=1: {listed}"
+                f"{asked} does not fit {_counted(world, 'rank')}, {_counted(heads, 'head')} and "
+                f"{_counted(branches, 'branch', 'es')} of guidance; possible without data: {listed}"
             )
         return max(fits, key=lambda d: (d.cfg, d.ulysses <= node, heads % d.ulysses == 0, d.ulysses))
 
@@ -100,3 +98,7 @@ def possible(world: int, heads: int, branches: int) -> list[Degrees]:
                 yield Degrees(ulysses, ring, cfg, data)
 
     return list(found())
+
+
+def _counted(n: int, what: str, more: str = "s") -> str:
+    return f"{n} {what}{more if n > 1 else ''}"

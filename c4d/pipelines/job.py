@@ -39,7 +39,8 @@ def produce(
 
     What the folder held stays until all clips are made. Returns what ``report.json`` says, and the clip (the cached one
     if there is a method). ``attention`` is what is at work in ``pipe`` (None: the model's own), ``ranks`` those
-    that share it, of which this one writes; ``notes`` are remarks for the reader of the report. Raises like :func:`c4d.pipelines.generate`, and OutputError for a file that cannot be
+    that share it, of which this one writes; ``notes`` are remarks for
+    the reader of the report. Raises like :func:`c4d.pipelines.generate`, and OutputError for a file that cannot be
     written.
     """
     made = take_turns(pipe, request, settings, backend=backend, progress=progress, ranks=ranks)

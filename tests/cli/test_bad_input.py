@@ -87,7 +87,7 @@ class TestTheMachine:
 
     def test_several_ranks(self, fails, generate, weights, monkeypatch):
         monkeypatch.setenv("WORLD_SIZE", "2")
-        fails(generate, 2, "WORLD_SIZE=2", "sequence parallelism", "one rank")
+        fails(generate, 2, "WORLD_SIZE=2", "RANK, LOCAL_RANK, MASTER_ADDR is not set", "torchrun")
         assert not weights
 
     def test_a_backend_that_cannot_run_here(self, fails, generate, weights, monkeypatch):
