@@ -48,11 +48,14 @@ class Attention(NamedTuple):
     dtype: torch.dtype = BF16
     scale: float | None = None
     causal: bool = False
+    strided: bool = False
 
     def tensors(self):
         """q, k, v and the mask. In masks of queries some see nothing."""
         B, Sq, Sk, H, D = self.shape
         q, k, v = (rand(B, S, H, D, dtype=self.dtype, seed=seed) for seed, S in enumerate((Sq, Sk, Sk)))
+        if self.strided:  # as out of a projection of all three
+            q, k, v = torch.stack((q, k, v), 2).unbind(2)
         mask = None if self.mask is None else rand(*self.mask, seed=3) > 0.2
         if mask is not None and self.mask[2] > 1:
             mask[:, :, ::7] = False
@@ -71,6 +74,7 @@ class Attention(NamedTuple):
 ATTENTION = {
     "no mask": Attention(INFER),
     "a scale": Attention(INFER, scale=0.3, dtype=FP16),
+    "of one projection": Attention(INFER, [COPY] * 3, (2, 48, 48, 4, 64), strided=True),
     "many heads": Attention(INFER, shape=(1, 5, 6, 256, 16)),
     "fp32": Attention(FUSION, dtype=FP32),
     "a head size of its own": Attention(FUSION, shape=(1, 9, 7, 3, 72), scale=0.2),
@@ -141,10 +145,16 @@ TURNS = {
 # -- the rungs
 
 
+def there(*tensors):
+    """On the device, with the same strides."""
+    made = [x if x is None else torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="npu") for x in tensors]
+    return [x if x is None else x.copy_(of) for x, of in zip(made, tensors, strict=True)]
+
+
 def shapes_of_attention(backend):
     """The real operators take the call, and their meta implementations say the shapes that the adapter counts on."""
     for case in ATTENTION.values():
-        tensors = [x if x is None else x.to("npu") for x in case.tensors()]
+        tensors = there(*case.tensors())
         for lse in (False, True):
             out, *total = case.run(backend, lse, *tensors)
             B, Sq, _, H, D = case.shape
@@ -154,7 +164,7 @@ def shapes_of_attention(backend):
 
 def shapes_of_norm_and_rotary(backend):
     for case in TURNS.values():
-        x, *rest = [x if x is None else x.to("npu") for x in case.tensors()]
+        x, *rest = there(*case.tensors())
         out = case.run(backend, x, *rest)
         assert (out.shape, out.dtype, out.device) == (x.shape, x.dtype, x.device)
 
@@ -162,7 +172,7 @@ def shapes_of_norm_and_rotary(backend):
 def kernels_of_attention(backend):
     """torch_npu's own code takes the call and launches exactly one kernel of attention, and what is named beside it."""
     for name, case in ATTENTION.items():
-        tensors = [x if x is None else x.npu() for x in case.tensors()]
+        tensors = there(*case.tensors())
         for lse in (False, True):
             order.taken_trace()
             case.run(backend, lse, *tensors)
@@ -171,7 +181,7 @@ def kernels_of_attention(backend):
 
 def kernels_of_norm_and_rotary(backend):
     for name, case in TURNS.items():
-        tensors = [x if x is None else x.npu() for x in case.tensors()]
+        tensors = there(*case.tensors())
         order.taken_trace()
         case.run(backend, *tensors)
         assert order.taken_trace() == case.kernels, name
@@ -183,7 +193,7 @@ def numbers_of_attention(backend):
         q, k, v, mask = case.tensors()
         wanted, wanted_lse = exact(q, k, v, mask, case.scale, case.causal)
         for lse in (False, True):
-            out, *total = case.run(backend, lse, *(x if x is None else x.npu() for x in (q, k, v, mask)))
+            out, *total = case.run(backend, lse, *there(q, k, v, mask))
             close(backend, out.cpu(), wanted, v.double().abs().max())
             for found in total:
                 unseen = wanted_lse == -torch.inf
@@ -195,7 +205,7 @@ def numbers_of_additive_masks(backend):
     q, k, v, _ = Attention(FUSION).tensors()
     mask = rand(1, 4, 48, 33, dtype=BF16, seed=3)
     for lse in (False, True):
-        out, *_ = Attention(FUSION).run(backend, lse, *(x.npu() for x in (q, k, v, mask)))
+        out, *_ = Attention(FUSION).run(backend, lse, *there(q, k, v, mask))
         torch.testing.assert_close(out.cpu().double(), exact(q, k, v, mask)[0], rtol=1.6e-2, atol=1.6e-2)
 
 
@@ -205,7 +215,7 @@ def numbers_merged(backend):
         case = Attention(FUSION, mask=(1, 1, 48, 33), dtype=dtype)
         q, k, v, mask = case.tensors()
         mask[:, :, 1, :20] = False
-        q, k, v, hidden = (x.npu() for x in (q, k, v, mask))
+        q, k, v, hidden = there(q, k, v, mask)
         for given in (hidden, None):
             parts = []
             for at in (slice(0, 20), slice(20, 21), slice(21, 33)):
@@ -223,7 +233,7 @@ def numbers_of_norm_and_rotary(backend):
     for case in TURNS.values():
         tensors = case.tensors()
         wanted, magnitude = case.exact(*tensors)
-        close(backend, case.run(backend, *(x if x is None else x.npu() for x in tensors)).cpu(), wanted, magnitude)
+        close(backend, case.run(backend, *there(*tensors)).cpu(), wanted, magnitude)
 
 
 class Rung(NamedTuple):

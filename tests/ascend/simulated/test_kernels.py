@@ -141,6 +141,7 @@ MISTAKES = {
     "infer heads": (OURS, "head count 2", inferred, dict(heads=2)),
     "infer no scale": (OURS, "scale", inferred, dict(scale=1.0)),
     "infer mask of heads": (OURS, "nothing is broadcast", inferred, dict(atten_mask=MASK.expand(B, N, SQ, SK).clone())),
+    "infer one query": (OURS, "another operator", lambda q, k, v: inferred(q[:, :1], k, v), {}),
     "infer float mask": (OURS, "boolean", inferred, dict(atten_mask=MASK.float())),
 }
 
