@@ -10,6 +10,7 @@ import operator
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -17,8 +18,8 @@ import pytest
 import torch
 
 from c4d.backends import ascend
-from c4d.backends.ascend import attention, fused
-from c4d.backends.kernels import ADDITIVE, Kernel
+from c4d.backends.ascend import attention
+from c4d.backends.kernels import ADDITIVE
 from tests.ascend.install import environment, prepared
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/ascend.md"
@@ -83,10 +84,10 @@ def infer_of(strided, singles):
 
 def fusion_takes_additive_masks(real):
     def kernels(chip, dtypes):
-        table = dict(real(chip, dtypes))
+        table = real(chip, dtypes)
         fusion = table["fusion"]
-        limits = fusion.limits.__class__(dtypes, (*fusion.limits.masks, ADDITIVE), fusion.limits.head_sizes)
-        return table | {"fusion": Kernel(fusion.about, limits, fusion_as_it_comes(None))}
+        limits = replace(fusion.limits, masks=(*fusion.limits.masks, ADDITIVE))
+        return {**table, "fusion": replace(fusion, limits=limits)}
 
     return kernels
 
@@ -130,7 +131,6 @@ MUTATIONS = {
     "fusion: LSE without the largest logit": {LSE: lambda real: lambda largest, sums: sums[..., 0].log()},
     "fusion: LSE with a wrong sign": {LSE: lambda real: lambda most, sums: most[..., 0] - sums[..., 0].log()},
     "fusion: LSE with largest logit and sum exchanged": {LSE: lambda real: lambda most, sums: real(sums, most)},
-    "fusion: LSE of all eight copies": {LSE: lambda real: lambda largest, sums: largest + sums.log()},
     "infer: no scale": {INFER: keeps_to_itself("scale")},
     "infer: tokens as the number of heads": {INFER: tokens_for_heads("num_heads")},
     "infer: BNSD is said of BSND": {INFER: says(input_layout="BNSD")},
@@ -157,8 +157,8 @@ MUTATIONS = {
     },
     "rotary: tables of samples as if of one": {"fused.per_sample": lambda real: lambda table: False},
     "norm and rotary: rounded in between": {
-        "Ascend.norm_rotary": lambda real: lambda self, x, weight, cos, sin, *, eps, interleaved, tokens=None: (
-            self.rotary(self.rms_norm(x, weight, eps=eps), cos, sin, interleaved=interleaved, tokens=tokens)
+        "Ascend.norm_rotary": lambda real: (
+            lambda self, x, weight, *tables, eps, **how: self.rotary(self.rms_norm(x, weight, eps=eps), *tables, **how)
         )
     },
 }
@@ -200,7 +200,10 @@ def parts() -> tuple[str, str, str]:
 
 if __name__ == "__main__":
     if not os.environ.get("C4D_SIM_DEVICES"):
-        sys.exit(subprocess.run([sys.executable, "-m", "tests.ascend.mutations"], env=environment(prepared())).returncode)
+        again = [sys.executable, "-m", "tests.ascend.mutations"]  # where torch_npu is found
+        sys.exit(subprocess.run(again, env=environment(prepared())).returncode)
     logging.disable(logging.CRITICAL)  # torch logs what a meta implementation refuses
+    for ladder in rungs().values():
+        ladder.climb()  # without a mistake there is nothing to notice
     before, _, after = parts()
     PAGE.write_text(before + table() + after)

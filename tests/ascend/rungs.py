@@ -8,7 +8,7 @@ alone does not, and runs for everybody in tests/backends/test_ascend_arguments.p
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import NamedTuple
@@ -42,7 +42,7 @@ class Attention(NamedTuple):
     """A call of attention; ``before``: the kernels before that of the operator."""
 
     operator: str
-    before: list[str] = []
+    before: Sequence[str] = ()
     shape: tuple[int, ...] = (2, 48, 33, 4, 64)  # B, Sq, Sk, H, D
     mask: tuple[int, ...] | None = None
     dtype: torch.dtype = BF16

@@ -1,6 +1,6 @@
 """Runs the tests in ``simulated`` with the real torch_npu over a stand-in for CANN: no NPU is needed, none is shown.
 
-In two processes, for two cores, started with the environment that torch_npu needs. One test alone, by hand:
+In processes of their own, two at a time, started with the environment that torch_npu needs. One test alone, by hand:
 ``python -m tests.ascend.test_simulated test_order.py -k pinned``.
 """
 
@@ -16,11 +16,12 @@ import pytest
 from tests.ascend.install import ROOT, NotHere, environment, prepared
 
 SIMULATED = Path(__file__).parent / "simulated"
-RANKS = "test_ranks.py"
+RANKS, MUTATIONS = "test_ranks.py", "test_mutations.py"
 PRIMITIVES = ["tests/backends", "-p", "tests.ascend.simulated.conftest"]  # every backend's, told to take the device
 SHARES = {
     "ranks": [RANKS],
-    "rest": sorted({path.name for path in SIMULATED.glob("test_*.py")} - {RANKS}),
+    "mutations": [MUTATIONS],
+    "rest": sorted({path.name for path in SIMULATED.glob("test_*.py")} - {RANKS, MUTATIONS}),
     "primitives": PRIMITIVES,
 }
 
