@@ -1,23 +1,45 @@
 """c4d: diffusion transformers made fast by not recomputing what can be predicted."""
 
-from c4d import backends
-from c4d.api import attention, cached
-from c4d.core import methods
-from c4d.core.grammar import MethodError
-from c4d.core.spec import ModelSpec, Padding, Site, Stack
-from c4d.core.types import CacheMethod, Rule
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from c4d import backends as backends
+    from c4d.api import attention as attention
+    from c4d.api import cached as cached
+    from c4d.core import methods as methods
+    from c4d.core.grammar import MethodError as MethodError
+    from c4d.core.spec import ModelSpec as ModelSpec
+    from c4d.core.spec import Padding as Padding
+    from c4d.core.spec import Site as Site
+    from c4d.core.spec import Stack as Stack
+    from c4d.core.types import CacheMethod as CacheMethod
+    from c4d.core.types import Rule as Rule
 
 __version__ = "0.1.0"
-__all__ = [
-    "CacheMethod",
-    "MethodError",
-    "ModelSpec",
-    "Padding",
-    "Rule",
-    "Site",
-    "Stack",
-    "attention",
-    "backends",
-    "cached",
-    "methods",
-]
+PLACES = {
+    "CacheMethod": "c4d.core.types:CacheMethod",
+    "MethodError": "c4d.core.grammar:MethodError",
+    "ModelSpec": "c4d.core.spec:ModelSpec",
+    "Padding": "c4d.core.spec:Padding",
+    "Rule": "c4d.core.types:Rule",
+    "Site": "c4d.core.spec:Site",
+    "Stack": "c4d.core.spec:Stack",
+    "attention": "c4d.api:attention",
+    "backends": "c4d.backends:",
+    "cached": "c4d.api:cached",
+    "methods": "c4d.core.methods:",
+}
+__all__ = [*PLACES]
+
+if not TYPE_CHECKING:  # to a type checker it would make every name a public one
+
+    def __getattr__(name: str) -> Any:
+        """Public names are imported when asked for: they need torch, and ``c4d doctor`` runs where torch cannot be."""
+        if name not in PLACES:
+            raise AttributeError(f"module 'c4d' has no attribute {name!r}: public are {', '.join(PLACES)}")
+        return resolve_name(PLACES[name])
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *PLACES})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import textwrap
 import warnings
@@ -14,8 +15,10 @@ from c4d.backends.kernels import MASKS, NONE, names
 from c4d.core.forecast import FORECASTERS
 from c4d.core.grammar import describe
 from c4d.core.methods import METHODS
+from c4d.importing import CannotImport
 from c4d.models import SPECS
-from c4d.pipelines import EMBEDDED
+from c4d.pipelines import EMBEDDED, base_pipeline
+from c4d.start import AUTOLOAD, TORCH_FAILED
 from c4d.versions import versions
 
 WIDTH = 100
@@ -62,7 +65,7 @@ def models_text() -> str:
 
 def doctor_text() -> str:
     """Never raises: a backend that cannot even be imported is a line like the others."""
-    lines = ["VERSIONS", *(f"  {name:<13} {found}" for name, found in versions().items())]
+    lines = [*_failed(), "VERSIONS", *(f"  {name:<13} {found}" for name, found in versions().items())]
     lines += ["", "BACKENDS  (--backend NAME)"]
     for name in known():
         try:
@@ -91,6 +94,25 @@ def doctor_text() -> str:
     return "\n".join([*lines, f"  {'auto':<13} takes {automatic}", *(f"  {'':<13} {w.message}" for w in said)])
 
 
+def _failed() -> list[str]:
+    """Of the packages that every model needs, those that cannot be imported here."""
+    failed = {}
+    if TORCH_FAILED in os.environ:
+        failed["torch"] = f"{os.environ[TORCH_FAILED]} (imported for this page with {AUTOLOAD}=0)"
+    try:
+        base_pipeline()
+    except CannotImport as error:
+        failed["diffusers"] = error.reason
+    if not failed:
+        return []
+    title = f"{' AND '.join(failed)} CANNOT BE IMPORTED AS THINGS STAND".upper()
+    return [
+        f"{title}  (what to do about an extension: see BACKENDS)",
+        *(f"  {name:<13} {why}" for name, why in failed.items()),
+        "",
+    ]
+
+
 def _abilities(backend: Backend) -> list[str]:
     memory, gib = backend.memory(), 2**30
     lines = [
@@ -110,6 +132,8 @@ def _abilities(backend: Backend) -> list[str]:
         takes += ["lossy: runs only by name"] * kernel.lossy
         indent = " " * 15
         lines += textwrap.wrap("; ".join(takes), WIDTH - 16, initial_indent=indent, subsequent_indent=indent)
+    for advice in backend.advice():
+        lines += textwrap.wrap(f"advice: {advice}", WIDTH - 16, subsequent_indent=" " * 8)
     return [f"  {'':<13} {line}" for line in lines]
 
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__":  # python -m c4d.cli, before torch, which may not be importable
+    from c4d.start import main as start
+
+    sys.exit(start())
 
 import torch
 
@@ -18,6 +22,7 @@ from c4d.backends import Backend, BackendUnavailable, Unsupported, select
 from c4d.backends.kernels import OWN
 from c4d.catalogue import doctor_text, methods_text, models_text
 from c4d.core.grammar import MethodError, parse
+from c4d.importing import CannotImport
 from c4d.options import Options, Parser, add_options, read_options, read_prompts
 from c4d.pipelines import (
     EMBEDDED,
@@ -41,6 +46,7 @@ from c4d.pipelines import (
     write_manifest,
 )
 from c4d.signals import Stops, Terminated, stoppable
+from c4d.start import fail
 from c4d.summary import listed, summary, time_spent
 
 EPILOG = """\
@@ -64,29 +70,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # --help
         return int(stop.code or 0)
     except KeyboardInterrupt:
-        return _fail(f"interrupted; {RESUME}" if arguments[:1] == ["generate"] else "interrupted", arguments, 130)
+        return fail(f"interrupted; {RESUME}" if arguments[:1] == ["generate"] else "interrupted", arguments, 130)
     except Terminated:
-        return _fail(f"terminated; {RESUME}", arguments, 143)
+        return fail(f"terminated; {RESUME}", arguments, 143)
     except OutputError as error:
-        return _fail(f"{error}; make room or name another --out: {RESUME}", arguments, 4)
+        return fail(f"{error}; make room or name another --out: {RESUME}", arguments, 4)
     except (InputError, MethodError, Unsupported) as error:
-        return _fail(str(error), arguments, 2)
+        return fail(str(error), arguments, 2)
     except GenerationError as error:
-        return _fail(str(error), arguments, 1)
+        return fail(str(error), arguments, 1)
     except BackendUnavailable as error:
-        return _fail(f"{error}; c4d doctor lists what can", arguments, 3)
+        return fail(f"{error}; c4d doctor lists what can", arguments, 3)
+    except CannotImport as error:
+        return fail(f"{error}; {error.way_out}", arguments, 3)
     except ImportError as error:
-        return _fail(f"a dependency is missing: {error}; install c4d with its dependencies", arguments, 3)
+        return fail(f"a dependency is missing: {error}; install c4d with its dependencies", arguments, 3)
     except Exception as error:
         hint = "" if "--debug" in arguments else " (unexpected; --debug shows where)"
-        return _fail(f"{type(error).__name__}: {error}{hint}", arguments, 1)
-
-
-def _fail(message: str, arguments: Sequence[str], code: int) -> int:
-    if "--debug" in arguments:
-        traceback.print_exc()
-    print(f"c4d: error: {' '.join(line.strip() for line in message.splitlines())}", file=sys.stderr)
-    return code
+        return fail(f"{type(error).__name__}: {error}{hint}", arguments, 1)
 
 
 def _run(arguments: list[str]) -> int:
@@ -244,7 +245,3 @@ def _load(options: Options, settings: Settings, backend: Backend, requests: Sequ
     for note in notes if not options.quiet else ():
         print(note)
     return pipe, notes
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -119,9 +119,10 @@ def test_the_core_stands_alone():
 import sys
 for name in ("torch_npu", "triton", "xfuser", "yunchang", "diffusers", "transformers", "accelerate", "PIL", "imageio"):
     sys.modules[name] = None
-import c4d.core.session, c4d.core.grammar, c4d.core.methods, c4d.models, c4d.backends.reference, c4d
+import c4d.core.session, c4d.core.grammar, c4d.core.methods, c4d.models, c4d.backends.reference, c4d.api
 assert not any(m.startswith(("c4d.pipelines", "c4d.cli", "c4d.backends.cuda")) for m in sys.modules)
 assert c4d.core.grammar.parse("fora:interval=3").name
+assert all(getattr(c4d, name) for name in c4d.__all__)
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 

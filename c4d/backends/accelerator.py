@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
 import torch
 from torch import Tensor
 
@@ -13,11 +17,15 @@ from c4d.core.types import Parked
 class Accelerator(Reference):
     """The reference primitives on a device that torch calls its accelerator.
 
-    Memory figures are those of its allocator, on the current device.
+    Memory figures are those of its allocator, on the current device. ``allocator``: the variables that set up this
+    allocator, of which one may be given, the preferred one first; ``waiting``: what makes the host wait at every call,
+    by variable.
     """
 
     asynchronous = True
     default_dtype = torch.bfloat16
+    allocator: tuple[str, ...] = ("PYTORCH_ALLOC_CONF",)
+    waiting: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self) -> None:
         self._side: dict[torch.device, torch.Stream] = {}  # a stream of copies for each device that was used
@@ -27,6 +35,23 @@ class Accelerator(Reference):
         if found is None:
             return "torch finds no accelerator"
         return None if found.type == self.device_type else f"torch's accelerator here is {found.type}"
+
+    def advice(self) -> Sequence[str]:
+        given = {name: os.environ[name] for name in self.allocator if os.environ.get(name)}
+        said = [
+            f"unset {name}={value}: it makes the host wait for every call"
+            for name, value in self.waiting.items()
+            if os.environ.get(name) == value
+        ]
+        if len(given) > 1:
+            said.append(f"set one of {' and '.join(given)}, not both")
+        if not any(word in value for value in given.values() for word in ("expandable_segments", "max_split_size_mb")):
+            name = next(iter(given), self.allocator[0])
+            said.append(
+                f"set {name}={','.join([*given.values(), 'expandable_segments:True'])} before the process starts: "
+                "memory in pieces of many sizes is then not lost between them"
+            )
+        return said
 
     def synchronize(self) -> None:
         torch.accelerator.synchronize()

@@ -63,6 +63,10 @@ class Backend(Protocol):
         """The device in words, such as "NVIDIA H200"; only where nothing is missing."""
         ...
 
+    def advice(self) -> Sequence[str]:
+        """What to change in the environment of the process, a sentence each; empty if there is nothing to gain."""
+        ...
+
     # -- attention
 
     def attention(

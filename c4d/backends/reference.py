@@ -82,6 +82,9 @@ class Reference:
     def hardware(self) -> str:
         return platform.processor() or platform.machine()
 
+    def advice(self) -> Sequence[str]:
+        return ()
+
     # -- attention
 
     def attention(

@@ -11,7 +11,7 @@ from c4d.pipelines.output import alone_in, check_writable
 from c4d.pipelines.request import Request
 from c4d.pipelines.results import kept, results, write_manifest
 from c4d.pipelines.settings import Settings
-from c4d.pipelines.skeleton import check_attention, check_method, skeleton
+from c4d.pipelines.skeleton import base_pipeline, check_attention, check_method, skeleton
 from c4d.pipelines.why import NAMES as PHASES
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "Request",
     "Settings",
     "alone_in",
+    "base_pipeline",
     "call_arguments",
     "check_attention",
     "check_method",

@@ -16,7 +16,7 @@ from c4d.pipelines.directory import components, locate
 from c4d.pipelines.embedded import EMBEDDED
 from c4d.pipelines.errors import InputError
 from c4d.pipelines.quiet import quiet
-from c4d.pipelines.skeleton import AGAIN, TRANSFORMERS, listed, skeleton
+from c4d.pipelines.skeleton import AGAIN, TRANSFORMERS, base_pipeline, listed, skeleton
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -50,24 +50,24 @@ def load_pipeline(
 
     Raises:
         InputError: as :func:`skeleton`, and for weights or a tokenizer that cannot be loaded or leave something random.
+        CannotImport: as :func:`skeleton`.
     """
     weights = parse_dtype(dtype, backend=backend) if isinstance(dtype, str) else dtype or backend.default_dtype
     source, local = locate(model)
-    from diffusers import DiffusionPipeline
-
+    base = base_pipeline()
     safe = None if allow_pickle else True  # what diffusers calls both
     with quiet(bars=progress and model not in EMBEDDED), _as_input_errors(f"model {model!r} cannot be loaded"):
         if not local:
             kind = "with its weights" if allow_pickle else "with weights in safetensors (pickles need --allow-pickle)"
             with _as_input_errors(f"model {model!r} cannot be downloaded {kind}"):
-                source = DiffusionPipeline.download(source, use_safetensors=safe)
+                source = base.download(source, use_safetensors=safe)
         skeleton(source, allow_pickle=allow_pickle)
-        index = DiffusionPipeline.load_config(source)
+        index = base.load_config(source)
         kinds = {"default": weights}
         if components(index).get("vae", ("", ""))[1] == "AutoencoderKLWan":
             kinds["vae"] = torch.float32
         read = _from_transformers(Path(source), components(index), weights, safe)
-        pipe = DiffusionPipeline.from_pretrained(source, dtype=kinds, use_safetensors=safe, **read)
+        pipe = base.from_pretrained(source, dtype=kinds, use_safetensors=safe, **read)
     return pipe.to(backend.device_type)
 
 

@@ -17,6 +17,7 @@ from torch import nn
 import c4d
 from c4d.backends import BACKENDS, Backend, load
 from c4d.core.grammar import parse
+from c4d.importing import importing
 from c4d.models import SPECS, spec_for
 from c4d.pipelines.directory import INDEX, STEMS, Shapes, check_directory, components, locate, read_json
 from c4d.pipelines.errors import InputError
@@ -31,7 +32,8 @@ def skeleton(model: str, *, allow_pickle: bool = False) -> Any:
 
     Reads configuration files and the headers of weights (for a hub id: downloads the configuration files). Raises
     :class:`InputError` for a model that does not exist, is incomplete or damaged, has no supported transformer, or
-    whose weights are not those of its configuration.
+    whose weights are not those of its configuration; :class:`CannotImport` if the library of its classes cannot be
+    imported.
     """
     with quiet(bars=False):
         return _skeleton(model, allow_pickle)
@@ -40,6 +42,7 @@ def skeleton(model: str, *, allow_pickle: bool = False) -> Any:
 def _skeleton(model: str, allow_pickle: bool) -> Any:
     source, local = locate(model)
     index = read_json(Path(source) / INDEX) if local else _from_hub(source)
+    base_pipeline()  # first: where diffusers fails, parts of it or of transformers would be blamed
     classes = _supported(model, index)
     held = check_directory(Path(source), allow_pickle=allow_pickle) if local else {}
     parts = {
@@ -79,11 +82,17 @@ def check_attention(pipe: Any, kernel: str, dtype: torch.dtype, *, backend: Back
         raise InputError(f"--attention {kernel!r}: {error}, or own{where} (c4d doctor says what each takes)") from error
 
 
-def _from_hub(model: str) -> Mapping[str, Any]:
-    from diffusers import DiffusionPipeline
+def base_pipeline() -> Any:
+    """The class of diffusers that all pipelines are made of. Raises :class:`CannotImport` if diffusers cannot be."""
+    with importing("diffusers"):
+        from diffusers import DiffusionPipeline
+    return DiffusionPipeline
 
+
+def _from_hub(model: str) -> Mapping[str, Any]:
+    base = base_pipeline()
     try:
-        return _config(DiffusionPipeline, model)
+        return _config(base, model)
     except OSError as error:
         raise InputError(
             f"model {model!r} cannot be found on this disk or on the hub: {str(error).splitlines()[0]}; check its "
@@ -116,8 +125,9 @@ def _supported(model: str, index: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _class(what: str, model: str, name: Any, library: str = "diffusers") -> Any:
-    module = import_module(library)
-    cls = getattr(module, name, None) if isinstance(name, str) else None
+    with importing(library):
+        module = import_module(library)
+        cls = getattr(module, name, None) if isinstance(name, str) else None  # imports what it is made of
     if cls is None:
         raise InputError(
             f"the {what} of model {model!r} is of class {name!r}, which {library} {module.__version__} does not know; "

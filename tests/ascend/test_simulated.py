@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import pytest
@@ -32,15 +31,6 @@ def run(libraries, *options, chip="Ascend910B3", **how):
     options = [SIMULATED / each if (SIMULATED / each).is_file() else each for each in options]
     command = [sys.executable, "-m", "pytest", "-p", "no:xdist", *options]
     return subprocess.run(command, cwd=ROOT, env=environment(libraries, **settings), text=True, **how)
-
-
-@pytest.fixture(scope="session")
-def libraries():
-    try:
-        return prepared()
-    except NotHere as why:
-        warnings.warn(f"NOT TESTED: the Ascend simulation cannot run here: {why}", stacklevel=1)
-        pytest.skip(str(why))
 
 
 def passes(libraries, *options, **how):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -25,6 +26,8 @@ class Ascend(Accelerator):
     name = "ascend"
     device_type = "npu"
     collectives = "hccl"
+    allocator = ("PYTORCH_NPU_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
+    waiting = MappingProxyType({"ASCEND_LAUNCH_BLOCKING": "1", "TASK_QUEUE_ENABLE": "0"})
     verified = "torch_npu's own host code over a simulated device; not verified on hardware"
 
     @cached_property

@@ -60,7 +60,7 @@ def left_out(q: Tensor, k: Tensor, mask: Tensor) -> Tensor:
 
 
 def triangle(device: torch.device) -> Tensor:
-    return torch.ones(COMPRESSED, COMPRESSED, dtype=torch.bool, device=device).triu_(1)
+    return torch.ones(COMPRESSED, COMPRESSED, device=device).triu(1).bool()
 
 
 def log_sum_exp(largest: Tensor, sums: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -24,6 +25,8 @@ class Cuda(Accelerator):
     name = "cuda"
     device_type = "cuda"
     collectives = "nccl"
+    allocator = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+    waiting = MappingProxyType({"CUDA_LAUNCH_BLOCKING": "1"})
     dtypes = (torch.bfloat16, torch.float16, torch.float32)
     verified = "kernels interpreted on a CPU, compiled for sm_80, sm_90 and sm_100; not verified on hardware"
 
