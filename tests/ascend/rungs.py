@@ -33,7 +33,7 @@ COPY = "aclnnInplaceCopy"  # into contiguous memory, or into another dtype
 NOT = "aclnnBitwiseNot"  # what a mask lets through becomes what it leaves out
 CAUSAL = ["aclnnInplaceOne", "aclnnTriu", COPY]  # the triangle
 LSE = ["aclnnLog", "aclnnAdd"]
-SEEN, UNSEEN = "aclnnAny", [NOT, COPY, "aclnnInplaceMaskedFillScalar"]
+SEEN, FILL = ["aclnnAny", NOT], [COPY, "aclnnInplaceMaskedFillScalar"]
 PAIRS, HALVES = ["aclnnRepeatInterleaveIntWithDim"] * 2, ["aclnnRepeat"] * 2  # of both tables
 ONES = "aclnnInplaceFillScalar"
 
@@ -67,7 +67,7 @@ class Attention(NamedTuple):
 
     def kernels(self, lse):
         after = LSE if lse and self.operator == FUSION else []
-        after = after if self.mask is None else [*after, SEEN, *UNSEEN * (1 + lse)]
+        after = after if self.mask is None else [*after, *SEEN, *FILL * (1 + lse)]
         return [*self.before, self.operator, *after]
 
 
