@@ -1,7 +1,7 @@
 """Runs the tests in ``simulated`` with the real torch_npu over a stand-in for CANN: no NPU is needed, none is shown.
 
-In processes of their own, two at a time, started with the environment that torch_npu needs. One test alone, by hand:
-``python -m tests.ascend.test_simulated test_order.py -k pinned``.
+In processes of about the same length, for two workers, started with the environment that torch_npu needs. One test
+alone, by hand: ``python -m tests.ascend.test_simulated test_order.py -k pinned``.
 """
 
 from __future__ import annotations
@@ -15,12 +15,16 @@ import pytest
 from tests.ascend.install import ROOT, NotHere, environment, prepared
 
 SIMULATED = Path(__file__).parent / "simulated"
-RANKS, MUTATIONS = "test_ranks.py", "test_mutations.py"
+HEAVY = {
+    "ranks": ["test_ranks.py"],
+    "models": ["test_models.py", "test_command.py"],
+    "memory": ["test_memory.py"],
+    "mutations": ["test_mutations.py"],
+}
 PRIMITIVES = ["tests/backends", "-p", "tests.ascend.simulated.conftest"]  # every backend's, told to take the device
 SHARES = {
-    "ranks": [RANKS],
-    "mutations": [MUTATIONS],
-    "rest": sorted({path.name for path in SIMULATED.glob("test_*.py")} - {RANKS, MUTATIONS}),
+    **HEAVY,
+    "rest": sorted({path.name for path in SIMULATED.glob("test_*.py")}.difference(*HEAVY.values())),
     "primitives": PRIMITIVES,
 }
 
