@@ -54,14 +54,9 @@ def unfit(x: object) -> bool:
 
 
 class Simulation(TorchDispatchMode):
-<<<<<<< HEAD
-    """``calls``: the operators that ran on the device, by name.
-=======
     """``calls``: the operators that ran on the device, by name; ``unfit`` those of them that met float64 or complex.
 
     ``waits``: how often the host waited for numbers of the device.
-    """
->>>>>>> whole
 
     Without ``compute`` every operator is left to torch_npu's own host code, which refuses, allocates and launches: the
     kernels' names are all there is to see, and what is in the results is whatever lay in that memory.
@@ -87,17 +82,14 @@ class Simulation(TorchDispatchMode):
         if device is None:
             return self._on_host(func, leaves, args, kwargs)
         self.calls.append(name)
-<<<<<<< HEAD
         if not self.compute:
             with _disable_current_modes():  # a simulation around this one would compute it
                 return func(*args, **kwargs)
-=======
         out = self._on_device(func, name, device, args, kwargs)
         self.unfit += {f"{name} {x.dtype}" for x in [*leaves, *tree_leaves(out)] if unfit(x)}
         return out
 
     def _on_device(self, func, name, device, args, kwargs):
->>>>>>> whole
         if name.startswith(COLLECTIVES):
             return self._collective(func, name, args, kwargs)
         if func.is_view or name in HOST:
