@@ -20,7 +20,8 @@ COMPRESSED = 2048  # rows and columns of the triangle that stands for causal mas
 DENSE, UPPER_LEFT = 0, 2  # sparse_mode: a mask as it lies; that triangle
 HEADS, WIDTH = 256, 65534
 
-# Chips by the beginning of the name that the driver gives them, for which the operators' documentation names them.
+# Chips by the beginning of the name that the driver gives them. The documentation names A2 for all operators and A3 for
+# all but npu_fusion_attention, which others run there; of the 950 torch_npu's own code knows.
 FUSED = {"Ascend910B": "Atlas A2", "Ascend910_93": "Atlas A3", "Ascend950": "Atlas 950"}
 
 
@@ -87,9 +88,10 @@ def fusion(
     total = log_sum_exp(largest, sums) if lse else None
     if mask is None:
         return out, total
-    seen = mask.any(-1, keepdim=True)  # [B, N, Sq, 1], or 1 in their place: what comes out of no key is not documented
-    out = out.masked_fill(~seen.transpose(1, 2), 0.0)
-    return out, None if total is None else total.masked_fill(~seen[..., 0], -torch.inf)
+    # [B, N, Sq, 1], or 1 in their place. What comes out where nothing is seen is not documented.
+    blind = ~mask.any(-1, keepdim=True)
+    out = out.masked_fill(blind.transpose(1, 2), 0.0)
+    return out, None if total is None else total.masked_fill(blind[..., 0], -torch.inf)
 
 
 def kernels(chip: str | None, dtypes: tuple[torch.dtype, ...]) -> Mapping[str, Kernel]:
@@ -110,7 +112,7 @@ def kernels(chip: str | None, dtypes: tuple[torch.dtype, ...]) -> Mapping[str, K
             missing=_needs(chip),
         ),
         # torch_npu's, which hands on to the operators above unless a mask is additive: alone for that.
-        "sdpa": Kernel(own["sdpa"].about, Limits(dtypes, (ADDITIVE,), lse=False), own["sdpa"].run),
+        "sdpa": Kernel(own["sdpa"].about, Limits(dtypes, (ADDITIVE,), lse=False, heads=HEADS), own["sdpa"].run),
         "written-out": Kernel(own["written-out"].about, Limits(dtypes), own["written-out"].run),
     }
 
@@ -125,5 +127,5 @@ def _needs(chip: str | None) -> Callable[[], str | None]:
         reason = "has no NPU here"
     elif not documented(chip):
         known = ", ".join(f"{name} ({about})" for name, about in FUSED.items())
-        reason = f"is documented for {known}; this NPU is an {chip}"
+        reason = f"needs one of {known}; this NPU is an {chip}"
     return lambda: reason
