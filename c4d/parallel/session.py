@@ -66,7 +66,8 @@ class Parallel:
         return 0 if self._agreement is None else self._agreement.calls
 
     def lines(self) -> list[str]:
-        return [f"ranks: {self.mesh.degrees}", *self._attention.lines()]
+        groups = [f"groups of ranks: {self.mesh.made_by}"] if self.mesh.degrees.world > 1 else []
+        return [f"ranks: {self.mesh.degrees}", *groups, *self._attention.lines()]
 
     # -- for a cache session
 
