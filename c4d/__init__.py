@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from c4d.core.spec import ModelSpec as ModelSpec
     from c4d.core.spec import Padding as Padding
     from c4d.core.spec import Site as Site
+    from c4d.core.spec import Spread as Spread
     from c4d.core.spec import Stack as Stack
     from c4d.core.types import CacheMethod as CacheMethod
     from c4d.core.types import Rule as Rule
@@ -27,6 +28,7 @@ PLACES = {
     "SequenceParallel": "c4d.parallel:SequenceParallel",
     "Rule": "c4d.core.types:Rule",
     "Site": "c4d.core.spec:Site",
+    "Spread": "c4d.core.spec:Spread",
     "Stack": "c4d.core.spec:Stack",
     "attention": "c4d.api:attention",
     "backends": "c4d.backends:",

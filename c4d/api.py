@@ -172,7 +172,10 @@ def sharded(
     def lse(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         return chosen.attention_lse(q, k, v, mask=mask, kernel=kernel)
 
-    return Parallel(transformers, mesh, session, Kernels(plain, lse))
+    def place() -> Any:
+        return getattr(getattr(model, "scheduler", None), "step_index", None)
+
+    return Parallel(transformers, mesh, session, Kernels(plain, lse), place, how.jointly)
 
 
 def _check_kinds(*arguments: tuple[Any, tuple[type, ...], str, str]) -> None:

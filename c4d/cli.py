@@ -39,6 +39,7 @@ from c4d.pipelines import (
     compile_blocks,
     kept,
     load_pipeline,
+    memory_explained,
     parse_dtype,
     produce,
     results,
@@ -77,6 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return fail(f"{error}; make room or name another --out: {RESUME}", arguments, 4)
     except (InputError, MethodError, Unsupported) as error:
         return fail(str(error), arguments, 2)
+    except torch.OutOfMemoryError as error:
+        return fail(f"{error}; {RESUME}", arguments, 1)
     except GenerationError as error:
         return fail(str(error), arguments, 1)
     except BackendUnavailable as error:
@@ -128,7 +131,7 @@ def _generate(options: Options, stops: Stops) -> None:
     several = options.prompt_file is not None
     folders = [options.out / f"{index:03d}" if several else options.out for index in range(len(requests))]
     jobs = list(zip(folders, requests, strict=True))
-    with alone_in(options.out) as notes, ExitStack() as until_done:
+    with alone_in(options.out) as notes, memory_explained(backend, settings), ExitStack() as until_done:
         for note in notes:
             print(f"note: {note}")
         records = results(options.out)

@@ -46,7 +46,7 @@ class History:
         return len(self._entries[-1])
 
     def push(self, time: float, tensors: Sequence[Tensor]) -> None:
-        """Stores the tensors as they are (detached, no copy unless dtype or place ask for one).
+        """Stores the tensors as they are (detached, no copy unless dtype or place ask for one, or it is a slice).
 
         A change in number or shape of the tensors begins anew: features of different shapes do not combine.
         """
@@ -74,9 +74,10 @@ class History:
     def _keep(self, x: Tensor) -> Tensor | Parked:
         if self._storage.dtype is not None:
             x = x.to(self._storage.dtype)
-        elif not x.is_contiguous() and x.untyped_storage().nbytes() != x.nbytes:
-            x = x.contiguous()  # a strided slice would keep its whole parent alive
-        return self._backend.offload(x) if self._storage.place == "host" else x
+        if self._storage.place == "host":
+            return self._backend.offload(x)
+        slice_of_more = x.untyped_storage().nbytes() > x.nbytes  # it would keep its whole parent alive
+        return x.clone(memory_format=torch.contiguous_format) if slice_of_more else x
 
 
 def _tensor(x: Tensor | Parked) -> Tensor:

@@ -18,6 +18,10 @@ class Ranks(Protocol):
         """A run opens with these arguments of a forward; raises unless all ranks open the same one."""
         ...
 
+    def elsewhere(self, transformer: nn.Module) -> bool:
+        """Whether the call of it that is under way is made by other ranks alone."""
+        ...
+
     def valid(self, transformer: nn.Module, x: Tensor) -> Tensor:
         """A signal of a forward under way, [B, D] or [B, tokens, D], without tokens that are nobody's."""
         ...
@@ -35,6 +39,9 @@ class Alone:
 
     def begin(self, method: str, inputs: Mapping[str, Any]) -> None:
         return None
+
+    def elsewhere(self, transformer: nn.Module) -> bool:
+        return False
 
     def valid(self, transformer: nn.Module, x: Tensor) -> Tensor:
         return x

@@ -152,6 +152,8 @@ class Session:
         if new_run or self._run is None:
             self._open_run()
             self._ranks.begin(self.method.name, attachment.named(args, kwargs))
+        if self._ranks.elsewhere(attachment.transformer):
+            return
         attachment.wake()
         assert self._run is not None
         rules = self.method.rules

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,11 +11,15 @@ ops = torch.ops._c10d_functional
 
 
 class Group(NamedTuple):
-    """Ranks that talk to each other: the name that torch.distributed has for them, how many, and which this one is."""
+    """Ranks that talk to each other, as torch.distributed has them; how many, and which this one is."""
 
-    name: str
+    handle: Any
     size: int
     rank: int
+
+    @property
+    def name(self) -> str:
+        return str(self.handle.group_name)
 
 
 def exchange(x: Tensor, group: Group) -> Tensor:

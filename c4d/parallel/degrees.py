@@ -42,6 +42,7 @@ class SequenceParallel:
         ring: ranks that pass keys and values round (arXiv 2310.01889).
         cfg: 2 gives each branch of guidance ranks of its own; 1 lets all ranks make both, one after the other.
         data: groups of ranks with prompts of their own.
+        jointly: both branches of guidance take the same decisions: each is as slow as the other anyway.
         timeout: seconds that a collective may take before the job fails.
         groups: who makes the groups of ranks, "xfuser" or "torch", in the same order of ranks; "auto" takes xfuser
             where it runs.
@@ -54,6 +55,7 @@ class SequenceParallel:
     ring: int | None = None
     cfg: int | None = None
     data: int = 1
+    jointly: bool = False
     timeout: float = 600.0
     groups: str = "auto"
 

@@ -69,5 +69,5 @@ def build(degrees: Degrees, rank: int, new_group: NewGroup, timeout: float, made
                 made[tuple(ranks)] = new_group(ranks, limit)
             if rank in ranks:
                 handle = made.get(tuple(ranks))
-                mine[name] = None if handle is None else Group(handle.group_name, len(ranks), ranks.index(rank))
+                mine[name] = None if handle is None else Group(handle, len(ranks), ranks.index(rank))
     return Mesh(degrees, rank, **mine, made_by=made_by)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from c4d.core.fitting import AttentionSession
 from c4d.core.spec import ModelSpec
 from c4d.parallel.agree import Agreement
 from c4d.parallel.attention import Kernels
+from c4d.parallel.branches import Branching
 from c4d.parallel.mesh import Mesh
 from c4d.parallel.sharding import Sharding
 
@@ -27,10 +28,16 @@ class Parallel:
         mesh: Mesh,
         attention: AttentionSession,
         kernels: Kernels,
+        place: Callable[[], Any],
+        jointly: bool,
     ) -> None:
         self.mesh = mesh
         self._attention = attention
+        self._together = None if mesh.request is None else Agreement(mesh.request)
         self._agreement = None if mesh.sequence is None else Agreement(mesh.sequence)
+        self._deciding = self._together if jointly else self._agreement
+        modules = [module for module, _ in transformers.values()]
+        self._branchings = [] if mesh.cfg is None else [Branching(module, mesh.cfg, place) for module in modules]
         self._shardings = (
             [
                 Sharding(module, spec, mesh, fitting, kernels)
@@ -43,19 +50,24 @@ class Parallel:
     def __enter__(self) -> Parallel:
         self._attention.__enter__()
         try:
-            for fitting, sharding in zip(self._attention.fittings, self._shardings, strict=True):
+            for fitting in self._attention.fittings if self._shardings else ():
                 if fitting.left:
                     raise ValueError(
                         f"{fitting.label} has attentions with another processor ({', '.join(fitting.left)}), which "
                         "would see a part of the tokens alone; give them their stock processor again"
                     )
+            for sharding in self._shardings:
                 sharding.install()
+            for branching in self._branchings:
+                branching.install()
         except BaseException:
             self.__exit__()
             raise
         return self
 
     def __exit__(self, *exc: object) -> None:
+        for branching in self._branchings:
+            branching.remove()
         for sharding in self._shardings:
             sharding.remove()
         self._attention.__exit__(*exc)
@@ -63,7 +75,7 @@ class Parallel:
     @property
     def collectives(self) -> int:
         """How many were made to agree on decisions."""
-        return 0 if self._agreement is None else self._agreement.calls
+        return sum(agreement.calls for agreement in (self._agreement, self._together) if agreement is not None)
 
     def lines(self) -> list[str]:
         groups = [f"groups of ranks: {self.mesh.made_by}"] if self.mesh.degrees.world > 1 else []
@@ -72,8 +84,11 @@ class Parallel:
     # -- for a cache session
 
     def begin(self, method: str, inputs: Mapping[str, Any]) -> None:
-        if self._agreement is not None:
-            self._agreement.check(method, inputs)
+        if self._together is not None:
+            self._together.check(method, inputs)
+
+    def elsewhere(self, transformer: nn.Module) -> bool:
+        return any(b.transformer is transformer and b.elsewhere for b in self._branchings)
 
     def valid(self, transformer: nn.Module, x: Tensor) -> Tensor:
         for sharding in self._shardings:
@@ -82,6 +97,6 @@ class Parallel:
         return x
 
     def sums(self, partial: Tensor, counts: Sequence[int], failed: bool) -> list[list[float]]:
-        if self._agreement is not None:
-            return self._agreement.sums(partial, counts, failed)
+        if self._deciding is not None:
+            return self._deciding.sums(partial, counts, failed)
         return [] if failed else partial.tolist()

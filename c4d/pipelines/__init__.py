@@ -7,6 +7,7 @@ from c4d.pipelines.errors import GenerationError, InputError, OutputError
 from c4d.pipelines.generate import Clip, generate
 from c4d.pipelines.job import produce
 from c4d.pipelines.load import compile_blocks, load_pipeline, parse_dtype
+from c4d.pipelines.memory import memory_explained
 from c4d.pipelines.output import alone_in, check_writable
 from c4d.pipelines.request import Request
 from c4d.pipelines.results import kept, results, write_manifest
@@ -37,6 +38,7 @@ __all__ = [
     "kept",
     "load_pipeline",
     "locate",
+    "memory_explained",
     "parse_dtype",
     "produce",
     "results",

@@ -69,7 +69,7 @@ def produce(
         "fidelity": {kind: fidelity(frames[kind], frames["uncached"]) for kind in compared},
         "adherence": {kind: seen for kind in frames if (seen := adherence(request.prompt, frames[kind]))},
         "session": session,
-        "backend": {"name": backend.name, "verified": backend.verified},
+        "backend": {"name": backend.name, "hardware": backend.hardware(), "verified": backend.verified},
         "attention": attention.lines() if attention is not None else ["the model's own"],
         **about_here(),
         "notes": list(notes),

@@ -57,9 +57,14 @@ def install(site: Path) -> None:
     (site / "installed").touch()
 
 
-def environment(libraries: Path, **settings: object) -> dict[str, str]:
-    """Of a process that finds torch_npu and the stand-in; the dynamic loader reads it before the process starts."""
-    path = [ROOT, libraries.parent, *filter(None, [os.environ.get("PYTHONPATH")])]
+def environment(libraries: Path, simulate: bool = False, **settings: object) -> dict[str, str]:
+    """Of a process that finds torch_npu and the stand-in; the dynamic loader reads it before the process starts.
+
+    ``simulate``: Python programs are within the simulation from their start on, also those that they start
+    (sim/site); C4D_SIM_FOLDER, on /dev/shm, is then for the caller to give where ranks meet.
+    """
+    site = [Path(__file__).parent / "sim" / "site"] if simulate else []
+    path = [*site, ROOT, libraries.parent, *filter(None, [os.environ.get("PYTHONPATH")])]
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "C4D_"))}
     return kept | {
         "PYTHONPATH": os.pathsep.join(map(str, path)),

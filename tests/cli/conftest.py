@@ -32,7 +32,7 @@ def c4d(capsys, monkeypatch):
 
 @pytest.fixture
 def fails(c4d):
-    """Runs ``c4d ...`` and checks that it ends in one clear line that has every one of ``words``."""
+    """Runs ``c4d ...`` and gives the one clear line that it ends in, which has every one of ``words``."""
 
     def run(arguments, code, *words):
         outcome = c4d(*arguments)
@@ -41,6 +41,7 @@ def fails(c4d):
         assert last.startswith("c4d: error: ") and "Traceback" not in outcome.err
         for word in words:
             assert word in last, (word, last)
+        return last
 
     return run
 

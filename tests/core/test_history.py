@@ -42,14 +42,16 @@ def test_host_is_a_copy_and_device_is_not():
 
 def test_two_views_of_one_tensor_count_once():
     ring, joint = History(1, Storage(), BACKEND), torch.randn(1, 10, 4)
-    ring.push(0, [joint[:, :6], joint[:, 6:]])
+    ring.push(0, [joint, joint.mT])
     assert held(ring) == joint.nbytes
 
 
-def test_a_strided_slice_does_not_keep_its_parent():
-    ring, joint = History(1, Storage(), BACKEND), torch.randn(2, 10, 4)
+@pytest.mark.parametrize("dtype", [None, torch.float32])
+@pytest.mark.parametrize("batch", [1, 2])  # of one, a slice of the tokens is contiguous
+def test_a_slice_does_not_keep_its_parent(batch, dtype):
+    ring, joint = History(1, Storage(dtype), BACKEND), torch.randn(batch, 10, 4)
     ring.push(0, [joint[:, :6]])
-    assert held(ring) == 2 * 6 * 4 * 4
+    assert held(ring) == batch * 6 * 4 * 4 and torch.equal(ring.features(0)[0], joint[:, :6])
 
 
 def test_another_shape_begins_anew():

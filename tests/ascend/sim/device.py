@@ -24,6 +24,8 @@ HOST = {
     "aten::" + name for name in ("empty", "empty_strided", "empty_like", "set_", "detach", "record_stream", "resize_")
 }
 HOST |= {"aten::is_pinned", "aten::_pin_memory", "npu::get_npu_format", "npu::npu_format_cast"}
+# Operators whose answer, or its shape, the host has to wait for.
+WAITS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 COLLECTIVES = ("c10d::", "_c10d_functional::", "npu_custom_dist::")
 
 
@@ -46,12 +48,22 @@ def stream_of(x: Tensor) -> int:
     return torch.npu.current_stream(x.device).npu_stream
 
 
+def unfit(x: object) -> bool:
+    """Numbers that the device's processors do not compute with: the slow one beside them does, or nobody."""
+    return on_npu(x) and (x.dtype.is_complex or x.dtype == torch.float64)
+
+
 class Simulation(TorchDispatchMode):
-    """``calls``: the operators that ran on the device, by name."""
+    """``calls``: the operators that ran on the device, by name; ``unfit`` those of them that met float64 or complex.
+
+    ``waits``: how often the host waited for numbers of the device.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[str] = []
+        self.unfit: list[str] = []
+        self.waits = 0
         self.order = order.Order()
         self.generators: dict[torch.Generator, torch.Generator] = {}
 
@@ -66,6 +78,11 @@ class Simulation(TorchDispatchMode):
         if device is None:
             return self._on_host(func, leaves, args, kwargs)
         self.calls.append(name)
+        out = self._on_device(func, name, device, args, kwargs)
+        self.unfit += {f"{name} {x.dtype}" for x in [*leaves, *tree_leaves(out)] if unfit(x)}
+        return out
+
+    def _on_device(self, func, name, device, args, kwargs):
         if name.startswith(COLLECTIVES):
             return self._collective(func, name, args, kwargs)
         if func.is_view or name in HOST:
@@ -81,6 +98,7 @@ class Simulation(TorchDispatchMode):
         return self._compute(func, name, device, args, kwargs)
 
     def _compute(self, func, name, device, args, kwargs):
+        self.waits += not WAITS.isdisjoint(func.tags)
         with torch.npu.device(device):
             stream = torch.npu.current_stream().npu_stream
             writes = written(func, args, kwargs)
@@ -128,6 +146,7 @@ class Simulation(TorchDispatchMode):
         else:
             (alias(to) if on_npu(to) else to).copy_(alias(of) if on_npu(of) else of)
         if not within and not beside:
+            self.waits += on_npu(of)
             torch.npu.current_stream((to if on_npu(to) else of).device).synchronize()
         return to
 

@@ -15,6 +15,7 @@ def simulation():
     order.taken_trace()
     with Simulation() as running, torch.no_grad():
         yield running
+    assert not running.unfit, "the device met numbers that it does not compute with"
 
 
 @pytest.fixture

@@ -62,11 +62,32 @@ def test_a_result_that_does_not_fit():
 @pytest.mark.parametrize(
     "dtype", [torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.bool, torch.float64]
 )
-def test_round_trip(dtype):
+def test_round_trip(simulation, dtype):
     x = torch.randn(3, 4, 5).mul(3).to(dtype)
     for there in (x.npu(), x.mT.npu().mT, x.to("npu:0", non_blocking=True), x.npu()[:, 1:, ::2]):
         assert there.device == torch.device("npu", 0)
         assert torch.equal(there.cpu(), x if there.shape == x.shape else x[:, 1:, ::2])
+    assert bool(simulation.unfit) == (dtype == torch.float64)
+    simulation.unfit.clear()
+
+
+def test_what_the_device_does_not_compute_with_is_seen(simulation):
+    x = torch.ones(4, device="npu")
+    torch.view_as_complex(x.view(2, 2))
+    x * torch.tensor(2.0, dtype=torch.float64)  # a number of the host's: it stays fp32
+    torch.linspace(0, 1, 3, device="npu", dtype=torch.float64)
+    assert simulation.unfit == ["aten::view_as_complex torch.complex64", "aten::linspace torch.float64"]
+    simulation.unfit.clear()
+
+
+def test_who_waits_for_the_device_is_counted(simulation):
+    x, host = torch.arange(4.0, device="npu"), torch.empty(4, pin_memory=True)
+    host.copy_(x, non_blocking=True)
+    torch.npu.synchronize()
+    assert simulation.waits == 0
+    for n, read in enumerate((x.sum().item, x.tolist, x.cpu, lambda: bool((x > 2).any()), x.nonzero), 1):
+        read()
+        assert simulation.waits == n
 
 
 def test_views_share_memory():

@@ -9,9 +9,9 @@ import torch
 import torch.distributed as dist
 import torch.distributed._functional_collectives as funcol
 
+from c4d.backends.ascend import Ascend
 from tests.ascend.sim import ranks
 from tests.ascend.sim.order import OutOfOrder
-from tests.ascend.simulated.test_backend import Npu
 
 
 def reductions(rank):
@@ -54,7 +54,7 @@ def exchanges(rank):
 
 
 def groups(rank):
-    backend = Npu()
+    backend = Ascend()
     everybody = backend.group(None, timedelta(seconds=30))
     alone = [backend.group([r], timedelta(seconds=30)) for r in range(2)]
     x = torch.ones(3, device="npu")

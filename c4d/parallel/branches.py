@@ -1,0 +1,109 @@
+"""Guidance on two groups of ranks: each computes one of the two calls of a step, and they exchange what comes out.
+
+A call that is another group's gives a tensor that is filled when the step's second call ends, before the pipeline
+combines the two. In a first step, when nobody knows the shape of it, each group waits for the other instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from c4d.core.hooks import Forward, Hook
+from c4d.parallel.collectives import Group, gather
+
+BRANCHES = 2
+PAIRS = "cfg=2 needs every step to call the transformer for both branches of guidance, one after the other"
+
+
+class Branching:
+    """The calls of one transformer, of which this rank computes every other one.
+
+    ``place()`` is the same in both calls of a step and another one in the next, or always None if that is not known.
+    """
+
+    name: str | None = None
+
+    def __init__(self, transformer: nn.Module, group: Group, place: Callable[[], Any]) -> None:
+        self.transformer, self._group, self._place = transformer, group, place
+        self.current = self  # what Forward hands to its wrapper
+        self._handles: list[Any] = []
+        self._forward: Forward | None = None
+        self._reset()
+
+    def install(self) -> None:
+        add, enter = self._handles.append, Hook(self, self.enter)
+        add(self.transformer.register_forward_pre_hook(enter, prepend=True, with_kwargs=True))
+        add(self.transformer.register_forward_hook(Hook(self, self.leave)))
+        self._forward = Forward(self, self.transformer, unless_elsewhere)  # type: ignore[arg-type]
+
+    def remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        if self._forward is not None:
+            self._forward.remove()
+        self._handles, self._forward = [], None
+        self._reset()
+
+    def _reset(self) -> None:
+        self._call = BRANCHES - 1  # of the step under way
+        self._step: Any = None  # where the schedule stood in its first call
+        self._own: Tensor | None = None
+        self._open: Tensor | None = None  # given out for the other branch, not filled yet
+        self._known: dict[Any, Any] = {}  # what a forward returns, by what it is given
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether the call under way is another group's."""
+        return self._call != self._group.rank
+
+    def enter(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        latents, place = args[0] if args else kwargs["hidden_states"], self._place()
+        self._call = (self._call + 1) % BRANCHES
+        if self._call and place != self._step:
+            raise RuntimeError(f"{PAIRS}; the schedule went on between these two calls: use cfg=1")
+        self._step, self._device = place, latents.device
+        self._key = (latents.shape, latents.dtype, kwargs.get("return_dict"))
+
+    def skipped(self) -> Any:
+        """What the forward of another group's call returns; None while nobody knows its shape."""
+        known = self._known.get(self._key)
+        if known is None:
+            return None
+        self._open, structure = torch.empty_like(known[0]), known[1]
+        return pytree.tree_unflatten([self._open], structure)
+
+    def leave(self, args: Any, output: Any) -> Any:
+        """After a call: what it returns (None: what it did); the exchange, after a step's second one."""
+        if self._key not in self._known:
+            return self._first(output)
+        if not self.elsewhere:
+            (self._own,), _ = pytree.tree_flatten(output)
+        if self._call == BRANCHES - 1:
+            assert self._own is not None and self._open is not None
+            self._open.copy_(gather(self._own, self._group)[1 - self._group.rank])
+            self._own = self._open = None
+        return None
+
+    def _first(self, output: Any) -> Any:
+        """Both calls of a first step go to every rank at once, as they are."""
+        here = self._device
+        sent = [None if self.elsewhere else pytree.tree_map_only(Tensor, Tensor.cpu, output)]
+        source = dist.get_global_rank(self._group.handle, self._call)
+        dist.broadcast_object_list(sent, source, self._group.handle, device=here)
+        output = pytree.tree_map_only(Tensor, lambda x: x.to(here), sent[0]) if self.elsewhere else output
+        leaves, structure = pytree.tree_flatten(output)
+        if len(leaves) != 1:
+            raise RuntimeError(f"cfg=2 takes transformers that return one tensor, not {len(leaves)}: use cfg=1")
+        if self._call == BRANCHES - 1:
+            self._known[self._key] = leaves[0], structure
+        return output if self.elsewhere else None
+
+
+def unless_elsewhere(current: Branching, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    return current.skipped() if current.elsewhere else original(*args, **kwargs)

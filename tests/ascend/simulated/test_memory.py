@@ -1,0 +1,181 @@
+"""What a cache holds on the device is known beforehand to the byte, running out of it is survived, offloading helps."""
+
+from __future__ import annotations
+
+import functools
+import gc
+from contextlib import contextmanager
+from math import prod
+from typing import NamedTuple
+
+import pytest
+import torch
+
+import c4d
+from tests.subjects import SUBJECTS, passes
+from tests.tiny import CASES, rand
+
+MIB = 2**20
+HALF, FULL = torch.bfloat16, torch.float32
+WAN = (1, 128, 24)  # tokens of a frame's patches and channels, as they run through the blocks
+IMAGE, TEXT, BOTH = (1, 20, 24), (1, 7, 24), (1, 27, 24)  # of flux
+FLUX = 2 * [IMAGE, TEXT, IMAGE, TEXT] + 3 * [BOTH]  # of two dual blocks attention and MLPs, of three single ones all
+
+
+class Plan(NamedTuple):
+    """What a branch stores when its histories are full: features of ``dtype``, or what they are told to be kept in,
+    where they are told to be kept; and signals to compare with, on the device as they are."""
+
+    name: str
+    method: str
+    features: list[tuple[int, ...]]
+    signals: list[tuple[int, ...]] = ()
+    dtype: torch.dtype = FULL
+    kept: torch.dtype | None = None
+    place: str = "device"
+    weights: torch.dtype | None = None  # of the model, None: as its features
+
+    def sizes(self) -> tuple[list[int], list[int]]:
+        """Bytes of the features, of the signals."""
+        return (
+            [prod(shape) * (self.kept or self.dtype).itemsize for shape in self.features],
+            [prod(shape) * self.dtype.itemsize for shape in self.signals],
+        )
+
+
+STACK, MODULES = "taylorseer-lite:interval=2,order=1@stack", "taylorseer:interval=2,order=1"
+TEACACHE = "teacache:threshold=0.6,coefficients=1/0,signal=time_projection"
+SITES = 4 * 3 * [WAN]  # attention, cross-attention and MLP of four blocks
+PLANS = [
+    Plan("wan-t2v", STACK, 2 * [WAN]),
+    Plan("wan-t2v", STACK, 2 * [WAN], weights=HALF),  # what leaves its blocks is fp32 even so
+    Plan("wan-t2v", STACK, 2 * [WAN], weights=HALF, kept=HALF),
+    Plan("wan-t2v", STACK, 2 * [WAN], kept=HALF, place="host"),
+    Plan("wan-t2v", "taylorseer-lite:interval=2,order=1", 2 * [(1, 4, 2, 16, 16)], dtype=HALF),  # what comes out
+    Plan("wan-t2v", "fora:interval=2", SITES, dtype=HALF),
+    Plan("wan-t2v", MODULES, 2 * SITES, kept=HALF),
+    Plan("wan-t2v", MODULES, 2 * SITES, dtype=HALF, place="host"),
+    Plan("wan-t2v", "first-block:threshold=0.1", [WAN], [WAN], dtype=HALF),
+    Plan("wan-t2v", "first-block:threshold=0.1", [WAN], [WAN], kept=HALF, place="host"),
+    Plan("wan-t2v", TEACACHE, [WAN], [(1, 6, 24)]),
+    Plan("flux", STACK, 2 * [IMAGE], dtype=HALF),
+    Plan("flux", MODULES, 2 * FLUX),
+]
+
+
+def allocated() -> int:
+    torch.npu.synchronize()
+    torch.empty(1, device="npu")  # the allocator looks now what streams have done
+    return torch.npu.memory_allocated()
+
+
+def padded(size: int) -> int:
+    """What the allocator gives for ``size`` bytes: 32 more, in steps of 512."""
+    return -(-(size + 32) // 512) * 512
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=lambda p: f"{p.name} {p.method} {p.dtype} {p.kept} {p.place}")
+def test_planned_is_measured(plan):
+    case, dtype = CASES[plan.name], plan.weights or plan.dtype
+    model, latents = case.build().to("npu", dtype), rand(*case.latents).to("npu", dtype)
+    kept = ("txt_ids", "img_ids", "guidance")
+    inputs = {name: x.to("npu", None if name in kept else dtype) for name, x in case.inputs().items()}
+
+    def step(k):
+        for name in ("cond", "uncond"):
+            with model.cache_context(name):
+                model(latents, timestep=torch.full((1,), 900.0 - k, device="npu"), **inputs)
+
+    step(0)  # what a model makes for itself the first time
+    gc.collect()  # what other tests left
+    before, (features, signals) = allocated(), plan.sizes()
+    there = 2 * [*signals, *(features if plan.place == "device" else [])]
+    with c4d.cached(model, plan.method, backend="ascend", history_on=plan.place, history_dtype=plan.kept) as session:
+        session.begin(range(4))
+        for k in range(3):  # computed, reused, computed
+            step(k)
+        assert session.bytes() == 2 * sum(features + signals)
+        assert allocated() - before == sum(map(padded, there))
+        step(3)
+        assert session.bytes() == 0 and allocated() == before
+        session.begin(range(4))
+        step(0)
+        assert session.bytes() > 0
+    assert session.bytes() == 0 and allocated() == before
+
+
+@contextmanager
+def limited(to: int):
+    """A device of so many bytes."""
+    gc.collect()
+    torch.npu.empty_cache()
+    torch.npu.set_per_process_memory_fraction(to / torch.npu.get_device_properties(0).total_memory)
+    try:
+        yield
+    finally:
+        torch.npu.set_per_process_memory_fraction(1.0)
+
+
+TINY = SUBJECTS["wan-tiny"]
+HUNGRY = "taylorseer:interval=3,order=1"  # at the modules: 6.75 MiB of LARGE for a pass that is computed
+SMALL, LARGE = dict(frames=5, steps=4), dict(frames=13, steps=4, size=(96, 96))
+ENOUGH = 52 * MIB  # for the weights and a pass of LARGE, and the features of two passes
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return TINY.build().to("npu")
+
+
+def test_running_out_of_memory_leaves_nothing_behind(pipe):
+    with c4d.cached(pipe, HUNGRY, backend="ascend") as alone:
+        wanted = TINY.ask(pipe, **SMALL)
+    plain = TINY.ask(pipe, **SMALL)
+    gc.collect()
+    before = allocated()
+    with limited(ENOUGH):
+        with c4d.cached(pipe, HUNGRY, backend="ascend") as session:
+            with pytest.raises(torch.OutOfMemoryError, match="NPU out of memory"):
+                TINY.ask(pipe, **LARGE)
+            assert len(session.trace) == 6  # of 8 passes; the seventh would have been computed again
+            assert torch.equal(TINY.ask(pipe, **SMALL), wanted) and passes(session) == passes(alone)
+            with pytest.raises(torch.OutOfMemoryError):
+                TINY.ask(pipe, **LARGE)
+        assert session.bytes() == 0
+        assert torch.equal(TINY.ask(pipe, **SMALL), plain)  # also the scheduler lets go of the large request
+        del session  # which knows the run by its timesteps
+        gc.collect()
+        assert allocated() == before
+        with c4d.cached(pipe, HUNGRY, backend="ascend", history_on="host") as session:
+            TINY.ask(pipe, **LARGE)  # there is room on the host
+        assert session.report().peak_bytes == 3 * 6.75 * MIB  # a branch that is done lets go
+
+
+@functools.cache
+def on_the_cpu(method):
+    pipe = TINY.build()
+    with c4d.cached(pipe, method, backend="cpu") as session:
+        return TINY.ask(pipe, **SMALL), passes(session)
+
+
+@pytest.mark.parametrize("way", ["group", "group with streams", "model"])
+def test_offloaded_weights(way):
+    """They are on the device only while they are needed, also where a cache skips what needs them."""
+    method = "taylorseer-lite:interval=3@stack"
+    wanted, trace = on_the_cpu(method)
+    gc.collect()
+    before, pipe = allocated(), TINY.build()
+    model = pipe.transformer
+    if way == "model":
+        pipe.enable_model_cpu_offload(device="npu")
+    else:
+        pipe.vae.npu(), pipe.text_encoder.npu()
+        streams = dict(use_stream=True) if "streams" in way else {}
+        model.enable_group_offload(torch.device("npu"), offload_type="block_level", num_blocks_per_group=1, **streams)
+    torch.npu.reset_peak_memory_stats()
+    with c4d.attention(pipe, backend="ascend"), c4d.cached(pipe, method, backend="ascend") as session:
+        found = TINY.ask(pipe, **SMALL)
+    parts = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
+    assert torch.npu.max_memory_allocated() - before < 0.8 * sum(p.nbytes for part in parts for p in part.parameters())
+    assert passes(session) == trace
+    torch.testing.assert_close(found.cpu(), wanted, rtol=1e-3, atol=1e-3)
