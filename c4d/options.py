@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
-
 from c4d.backends import known
+from c4d.config import from_file, read_text, unusable
 from c4d.pipelines import EMBEDDED, InputError
 
 
@@ -44,6 +43,12 @@ class Options:
     history_dtype: str | None = None
     history_on: str = "device"
     quiet: bool = False
+    ulysses: int | None = None
+    ring: int | None = None
+    cfg: int | None = None
+    data: int = 1
+    jointly: bool = False
+    timeout: float = 600.0
 
 
 class Parser(argparse.ArgumentParser):
@@ -105,6 +110,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     switch(how, "--compare", "also generate without the cache, and compare")
     option(how, "--repeats", whole, "N", "timed runs of each kind, in turns, after a warm-up; default 1 without one")
 
+    ranks = add("several devices (torchrun --nproc-per-node=N)")
+    option(ranks, "--ulysses", whole, "N", "ranks that share an attention by heads; default: chosen, and printed")
+    option(ranks, "--ring", whole, "N", "ranks that share an attention by keys; default: chosen, and printed")
+    option(ranks, "--cfg", whole, "N", "2: each branch of guidance has ranks of its own; default: chosen, and printed")
+    option(ranks, "--data", whole, "N", "groups of ranks with prompts of their own (--prompt-file); default 1")
+    switch(ranks, "--jointly", "both branches of guidance take the same caching decisions")
+    option(ranks, "--timeout", number, "X", "seconds that ranks wait for each other before the job fails; default 600")
+
     where = add("where to")
     option(
         where, "--out", path_to, "DIR", "folder for the files; with --prompt-file 000, 001, ... inside it; default out"
@@ -127,12 +140,13 @@ def read_options(given: Mapping[str, Any], parser: argparse.ArgumentParser) -> O
     not UTF-8.
     """
     flags = _own(given)
-    merged = {**(_from_file(given["config"], parser) if "config" in given else {}), **flags}
+    filed = from_file(given["config"], parser, Options.__dataclass_fields__) if "config" in given else {}
+    merged = {**filed, **flags}
     for one, other in (("prompt", "prompt_file"), ("prompt_file", "prompt")):
         if one in flags and other not in flags:
             merged.pop(other, None)  # the command line wins over the file for the pair
     for name, value in merged.items():
-        if isinstance(value, (str, Path)) and (wrong := _unusable(str(value))):
+        if isinstance(value, (str, Path)) and (wrong := unusable(str(value))):
             raise InputError(f"--{name.replace('_', '-')} {str(value)!r} {wrong}; write it in UTF-8")
     return Options(**merged)
 
@@ -146,7 +160,7 @@ def read_prompts(options: Options) -> list[str]:
     if options.prompt is not None:
         return [options.prompt]
     assert options.prompt_file is not None
-    lines = [line.strip() for line in _read(options.prompt_file, "prompt file").split("\n")]
+    lines = [line.strip() for line in read_text(options.prompt_file, "prompt file").split("\n")]
     prompts = [line for line in lines if line and not line.startswith("#")]
     if not prompts:
         raise InputError(f"prompt file {str(options.prompt_file)!r} has no prompt; write one a line")
@@ -184,70 +198,6 @@ def _digits(text: str) -> str:
     return text
 
 
-def _unusable(text: str) -> str | None:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return "is not UTF-8"
-    return "has a zero byte" if "\0" in text else None
-
-
-def _from_file(path: Path, parser: argparse.ArgumentParser) -> dict[str, Any]:
-    """The options of a YAML file, read as if each were given on the command line."""
-    file = f"config {str(path)!r}"
-    try:
-        root = yaml.compose(_read(path, "config"), Loader=yaml.SafeLoader)
-    except (yaml.YAMLError, RecursionError) as error:
-        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error)
-        line = f" in line {mark.line + 1}" if mark else ""
-        raise InputError(f"{file} is not valid YAML: {problem}{line}; write lines 'name: value'") from error
-    known = {action.dest: action for action in parser._actions if action.dest in Options.__dataclass_fields__}
-    names = ", ".join(name.replace("_", "-") for name in known)
-    if not isinstance(root, yaml.MappingNode):
-        raise InputError(f"{file} holds no options; write lines 'name: value' with names of {names}")
-    words: dict[str, str] = {}
-    for key, value in root.value:
-        name = str(key.value).replace("-", "_")
-        if name not in known:
-            raise InputError(f"unknown option {_written(key)!r} in {file}: known are {names}")
-        if name in words:
-            raise InputError(f"{key.value} is given twice in {file} (line {key.start_mark.line + 1}); keep one")
-        words[name] = _as_flag(known[name], key.value, value, file)
-    try:
-        return _own(vars(parser.parse_args(list(words.values()))))
-    except InputError as error:
-        raise InputError(f"{file}: {error}") from error
-
-
 def _own(given: Mapping[str, Any]) -> dict[str, Any]:
     """Without what belongs to the parser: the command, --config, --debug."""
     return {name: value for name, value in given.items() if name in Options.__dataclass_fields__}
-
-
-def _as_flag(action: argparse.Action, key: str, value: yaml.Node, file: str) -> str:
-    """The words of the file stay as written: YAML itself would read 012 as 10 and 2026-01-01 as a date."""
-    flag, kind = action.option_strings[0], value.tag.rpartition(":")[2]
-    is_switch = isinstance(action, argparse.BooleanOptionalAction)
-    if is_switch and kind == "bool":
-        return flag if yaml.SafeLoader.bool_values[value.value.lower()] else flag.replace("--", "--no-", 1)
-    if is_switch or kind not in ("str", "int", "float", "timestamp"):
-        wanted = "true or false" if is_switch else "one text or number (in quotes if it is a word such as yes or null)"
-        raise InputError(f"{file}: {key} is {_written(value)!r}; it takes {wanted}")
-    return f"{flag}={value.value}"
-
-
-def _written(node: yaml.Node) -> str:
-    """The words of the file that a node was read from, on one line."""
-    return " ".join(str(node.start_mark.buffer)[node.start_mark.pointer : node.end_mark.pointer].split())
-
-
-def _read(path: Path, what: str) -> str:
-    """Text of a file, with or without a byte order mark, its lines ended as on any system."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        reason = (error.strerror or str(error)) if isinstance(error, OSError) else "it is not UTF-8"
-        raise InputError(f"{what} {str(path)!r} cannot be read: {reason}; give a text file in UTF-8") from error
-    if wrong := _unusable(text):
-        raise InputError(f"{what} {str(path)!r} {wrong}: it is no text, or not UTF-8; save it as UTF-8")
-    return text

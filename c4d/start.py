@@ -11,6 +11,7 @@ from c4d.importing import CannotImport, importing
 
 AUTOLOAD = "TORCH_DEVICE_BACKEND_AUTOLOAD"  # torch's own: with 0 it imports no package that extends it
 TORCH_FAILED = "C4D_TORCH_FAILED"  # tells doctor, started again, why torch cannot be imported without that
+SHARED = (2, 130, 143)  # bad input, interrupted, terminated
 
 
 def main(*first: str) -> int:
@@ -36,10 +37,18 @@ def main(*first: str) -> int:
 
 
 def fail(message: str, arguments: Sequence[str], code: int) -> int:
-    """One line of error on stderr, after the traceback with ``--debug``; returns ``code``."""
+    """One line of error on stderr, after the traceback with ``--debug``; returns ``code``.
+
+    Of several ranks, only the first tells what all of them meet.
+    """
+    rank, who = os.environ.get("RANK", "0"), ""
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        if rank != "0" and code in SHARED:
+            return code
+        who = f" (rank {rank})"
     if "--debug" in arguments:
         traceback.print_exc()
-    print(f"c4d: error: {' '.join(line.strip() for line in message.splitlines())}", file=sys.stderr)
+    print(f"c4d: error{who}: {' '.join(line.strip() for line in message.splitlines())}", file=sys.stderr)
     return code
 
 

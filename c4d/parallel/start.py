@@ -3,21 +3,43 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from datetime import timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from c4d.backends import Backend
 
+T = TypeVar("T")
+
 
 class Job(NamedTuple):
     """``rank`` of ``world`` processes, ``node`` of them on this machine."""
 
-    rank: int
-    world: int
-    node: int
+    rank: int = 0
+    world: int = 1
+    node: int = 1
+
+    def first(self, act: Callable[[], T]) -> T:
+        """What ``act()`` gives, or raises, on rank 0; every rank gets or raises it."""
+        if self.world == 1:
+            return act()
+        said: list[Any] = [None, None]
+        if self.rank == 0:
+            try:
+                said[0] = act()
+            except Exception as error:
+                said[1] = error
+        dist.broadcast_object_list(said, 0)
+        if said[1] is not None:
+            raise said[1]
+        return said[0]
+
+    def end(self) -> None:
+        if self.world > 1:
+            dist.destroy_process_group()
 
 
 def start(backend: Backend, timeout: float) -> Job:

@@ -1,6 +1,7 @@
 """From a model's name to a saved clip: load, generate, compare, write. The command line is a thin layer over this."""
 
 from c4d.pipelines.arguments import call_arguments, effective
+from c4d.pipelines.compare import take_turns
 from c4d.pipelines.directory import locate
 from c4d.pipelines.embedded import EMBEDDED, Defaults, Embedded
 from c4d.pipelines.errors import GenerationError, InputError, OutputError
@@ -9,8 +10,9 @@ from c4d.pipelines.job import produce
 from c4d.pipelines.load import compile_blocks, load_pipeline, parse_dtype
 from c4d.pipelines.memory import memory_explained
 from c4d.pipelines.output import alone_in, check_writable
+from c4d.pipelines.ranks import check_ranks
 from c4d.pipelines.request import Request
-from c4d.pipelines.results import kept, results, write_manifest
+from c4d.pipelines.results import kept, results, write_manifest, write_manifest_together
 from c4d.pipelines.settings import Settings
 from c4d.pipelines.skeleton import base_pipeline, check_attention, check_method, skeleton
 from c4d.pipelines.why import NAMES as PHASES
@@ -31,6 +33,7 @@ __all__ = [
     "call_arguments",
     "check_attention",
     "check_method",
+    "check_ranks",
     "check_writable",
     "compile_blocks",
     "effective",
@@ -43,5 +46,7 @@ __all__ = [
     "produce",
     "results",
     "skeleton",
+    "take_turns",
     "write_manifest",
+    "write_manifest_together",
 ]

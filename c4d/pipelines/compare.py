@@ -14,6 +14,7 @@ from torch import Tensor
 from c4d.backends import Backend
 from c4d.eval import caption, judge, psnr, ssim
 from c4d.eval.clips import parse_caption
+from c4d.parallel.session import Parallel
 from c4d.pipelines.arguments import effective
 from c4d.pipelines.generate import Clip, generate
 from c4d.pipelines.load import parse_dtype
@@ -40,11 +41,20 @@ class Made:
     warm: bool
 
 
-def take_turns(pipe: Any, request: Request, settings: Settings, *, backend: Backend, progress: bool) -> Made:
+def take_turns(
+    pipe: Any,
+    request: Request,
+    settings: Settings,
+    *,
+    backend: Backend,
+    progress: bool,
+    ranks: Parallel | None = None,
+) -> Made:
     """Makes every kind of ``settings`` ``repeats`` times, in turns, every other round backwards.
 
     With ``settings.warm_up`` an untimed round comes first. The kind "fewer_steps" is an uncached generation with as
-    many steps as cost what the cached one cost; it is left out where the cache saved nothing.
+    many steps as cost what the cached one cost; it is left out where the cache saved nothing. ``ranks``: those that
+    share the pipeline, all of which call this.
     """
     clips: dict[str, Clip] = {}
     seconds: dict[str, list[float]] = {}
@@ -61,6 +71,7 @@ def take_turns(pipe: Any, request: Request, settings: Settings, *, backend: Back
                 method=settings.cache if kind == "cached" else None,
                 backend=backend,
                 progress=progress,
+                ranks=ranks,
                 history_dtype=parse_dtype(settings.history_dtype) if settings.history_dtype else None,
                 history_on=settings.history_on,
                 label=kind.replace("_", " ") + label,

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 import c4d
 from c4d.backends import Backend
+from c4d.parallel.session import Parallel
 from c4d.pipelines.arguments import call_arguments, effective
 from c4d.pipelines.errors import GenerationError
 from c4d.pipelines.phases import Stopwatch
@@ -43,13 +44,14 @@ def generate(
     progress: bool,
     history_dtype: torch.dtype | None = None,
     history_on: str = "device",
+    ranks: Parallel | None = None,
     label: str = "",
 ) -> Clip:
     """Runs ``pipe`` once, cached by ``method`` or (None) as it is.
 
     Args:
         progress: show one bar over the steps on stderr, under the name ``label``; the pipeline's own stays off.
-        history_dtype, history_on: as in :func:`c4d.cached`.
+        history_dtype, history_on, ranks: as in :func:`c4d.cached`.
 
     Raises:
         InputError: the request does not fit this pipeline.
@@ -59,7 +61,8 @@ def generate(
     pipe.set_progress_bar_config(disable=True)
     session = None
     if method is not None:
-        session = c4d.cached(pipe, method, backend=backend, history_dtype=history_dtype, history_on=history_on)
+        kept: dict[str, Any] = {"history_dtype": history_dtype, "history_on": history_on}
+        session = c4d.cached(pipe, method, backend=backend, ranks=ranks, **kept)
     steps = effective(pipe, request).get("num_inference_steps")
     with tqdm(total=steps, desc=label or None, unit="step", file=sys.stderr, disable=not progress, leave=False) as bar:
 
@@ -74,7 +77,7 @@ def generate(
                 watch.denoised()
             return values
 
-        watch = Stopwatch(pipe, backend)
+        watch = Stopwatch(pipe, backend, alone=ranks is None)
         with watch, session or nullcontext():
             output = pipe(
                 **arguments,

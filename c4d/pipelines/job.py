@@ -8,6 +8,7 @@ from typing import Any
 
 from c4d.backends import Backend
 from c4d.core.fitting import AttentionSession
+from c4d.parallel.session import Parallel
 from c4d.pipelines.arguments import effective, unknown_words
 from c4d.pipelines.compare import adherence, difference, fidelity, take_turns, timing, work
 from c4d.pipelines.generate import Clip
@@ -30,17 +31,18 @@ def produce(
     *,
     backend: Backend,
     progress: bool,
-    attention: AttentionSession | None = None,
+    attention: AttentionSession | Parallel | None = None,
+    ranks: Parallel | None = None,
     notes: Sequence[str] = (),
 ) -> tuple[dict[str, Any], Clip]:
     """Makes the clips of one request, then writes ``folder``; ``report.json`` comes last and marks it complete.
 
     What the folder held stays until all clips are made. Returns what ``report.json`` says, and the clip (the cached one
-    if there is a method). ``attention`` is what is at work in ``pipe`` (None: the model's own), ``notes`` are remarks
-    for the reader of the report. Raises like :func:`c4d.pipelines.generate`, and OutputError for a file that cannot be
+    if there is a method). ``attention`` is what is at work in ``pipe`` (None: the model's own), ``ranks`` those
+    that share it, of which this one writes; ``notes`` are remarks for the reader of the report. Raises like :func:`c4d.pipelines.generate`, and OutputError for a file that cannot be
     written.
     """
-    made = take_turns(pipe, request, settings, backend=backend, progress=progress)
+    made = take_turns(pipe, request, settings, backend=backend, progress=progress, ranks=ranks)
     clip = made.clips[settings.kinds[0]]
     frames = {kind: made.clips[kind].frames for kind in ("uncached", "cached", "fewer_steps") if kind in made.clips}
     if (words := unknown_words(pipe, request.prompt)) and words:
@@ -70,6 +72,7 @@ def produce(
         "adherence": {kind: seen for kind in frames if (seen := adherence(request.prompt, frames[kind]))},
         "session": session,
         "backend": {"name": backend.name, "hardware": backend.hardware(), "verified": backend.verified},
+        "ranks": {} if ranks is None else ranks.mesh.degrees._asdict(),
         "attention": attention.lines() if attention is not None else ["the model's own"],
         **about_here(),
         "notes": list(notes),

@@ -114,6 +114,18 @@ def alone_in(folder: Path) -> Iterator[list[str]]:
         _remove_unlocked(path)
 
 
+@contextmanager
+def in_turn(folder: Path) -> Iterator[None]:
+    """Processes of one job pass through the block one after the other."""
+    descriptor = os.open(folder, os.O_RDONLY)  # the folder itself: nothing to clean up
+    try:
+        with suppress(OSError):  # a file system without locks, which alone_in has told of
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _names(path: Path, descriptor: int) -> bool:
     with suppress(FileNotFoundError):
         return os.path.samestat(os.fstat(descriptor), os.stat(path))

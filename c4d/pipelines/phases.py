@@ -16,12 +16,14 @@ class Stopwatch:
     """Times one call of ``pipe`` inside its ``with`` block, with hooks on its transformers that leave with the block.
 
     The device is waited for at the borders of phases alone: before the first pass, after the last step, at the end.
+    ``alone``: no other rank makes a part of the passes, or lets this one wait in them.
     """
 
-    def __init__(self, pipe: Any, backend: Backend) -> None:
+    def __init__(self, pipe: Any, backend: Backend, alone: bool = True) -> None:
         modules = [getattr(pipe, name, None) for name in TRANSFORMERS]
         self._transformers = [module for module in modules if isinstance(module, nn.Module)]
         self._backend = backend
+        self._apart = alone and not backend.asynchronous
         self._passes: list[float] = []
         self._first: float | None = None
         self._last: float | None = None
@@ -49,13 +51,13 @@ class Stopwatch:
     def phases(self, computed: Sequence[bool] | None) -> dict[str, float]:
         """Seconds until the first pass ("preparing"), until the last step is done, and after it ("decoding").
 
-        What lies between is "denoising"; or, where the host's clock is the device's, passes "computed" and "reused"
+        What lies between is "denoising"; or, where the host's clock is that of one device, passes "computed" and "reused"
         (by ``computed``, one for each pass; None: no pass was reused) and what is "between" them.
         """
         first = self._ended if self._first is None else self._first
         last = max(first, self._ended if self._last is None else self._last)
         phases = {"preparing": first - self._started}
-        if self._passes and not self._backend.asynchronous:
+        if self._passes and self._apart:
             for kind, wanted in (("computed", True), ("reused", False)):
                 each = zip(self._passes, computed or [True] * len(self._passes), strict=True)
                 phases[kind] = sum(seconds for seconds, was in each if was is wanted)

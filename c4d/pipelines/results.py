@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from c4d.pipelines.errors import InputError
-from c4d.pipelines.output import write_text
+from c4d.pipelines.output import in_turn, write_text
 from c4d.pipelines.request import Request
 from c4d.pipelines.settings import Settings
 
@@ -121,3 +121,9 @@ def write_manifest(out: Path, records: Mapping[Path, Mapping[str, Any]]) -> None
     path, text = out / MANIFEST, "".join(lines)
     if text != (path.read_text(encoding="utf-8") if path.is_file() else ""):
         write_text(path, text)
+
+
+def write_manifest_together(out: Path) -> None:
+    """:func:`write_manifest` of what lies in ``out``, for processes that write different results at the same time."""
+    with in_turn(out):
+        write_manifest(out, results(out))

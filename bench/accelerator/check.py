@@ -1,4 +1,7 @@
-"""Part "check": every primitive of the device's backend against double precision on the same device."""
+"""Part "check": every primitive of the device's backend against double precision.
+
+That is computed on the device where it can be, else on the host (``Machine.exact``).
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.gpu import device
-from bench.gpu.device import Checks, off, worst
-from bench.gpu.machine import Machine
-from bench.gpu.records import Absent, Case, Record
+from bench.accelerator import device
+from bench.accelerator.device import Checks, off, worst
+from bench.accelerator.machine import Machine
+from bench.accelerator.records import Absent, Case, Record
 from c4d.backends.kernels import Call
 from c4d.backends.reference import Reference
 
@@ -33,9 +36,10 @@ def cases(machine: Machine) -> list[Case]:
             parts.append(Case(f"{what}, {name}", 5, lambda checks=checks, name=name: worst(checks(machine, name))))
         for kernel in ["auto", *machine.backend.attention_kernels]:
             parts.append(Case(f"attention {kernel}, {name}", 8, lambda k=kernel, n=name: attention_case(machine, k, n)))
-    parts.append(Case("captured graph", 5, lambda: device.graph(machine)))
     parts.append(Case("offload and fetch", 5, lambda: device.offload(machine)))
     parts.append(Case("memory figures", 2, lambda: device.memory(machine)))
+    # After these: where it cannot begin, there may be no pinned memory any more in this process.
+    parts.append(Case("captured graph", 5, lambda: device.graph(machine)))
     parts.append(Case("tests/backends", 60, lambda: device.suite(machine)))
     return parts
 
@@ -48,11 +52,10 @@ def lincomb(machine: Machine, dtype: str) -> Checks:
                 xs[-1] = xs[-1].transpose(0, 1).contiguous().transpose(0, 1)  # another layout
             for weights in ([1.0, 0.25, -0.5, 2.0][:K], [-0.5, 3.0, 1e-3, -1.0][:K]):
                 there = torch.tensor(weights, device=machine.device)
-                exact = sum(
-                    (w * x.double() for w, x in zip(there.double(), xs, strict=True)), torch.zeros(()).to(xs[0])
-                )
+                terms = [w * machine.exact(x) for w, x in zip(machine.exact(there), xs, strict=True)]
+                exact = torch.stack(terms).sum(0)
                 # Terms that cancel leave less than they were: the limit is of the terms.
-                scale = float(sum(abs(w) * x.double().norm() for w, x in zip(weights, xs, strict=True)) / exact.norm())
+                scale = float(sum(term.norm() for term in terms) / exact.norm())
                 for where, given in (("host", weights), ("device", there)):
                     yield (
                         f"{shape} K={K} weights on the {where}",
@@ -66,14 +69,14 @@ def change(machine: Machine, dtype: str) -> Checks:
         now, before = (machine.rand(*shape, dtype=DTYPES[dtype], seed=k) for k in (0, 1))
         if len(shape) > 1:
             before = before.transpose(0, 1).contiguous().transpose(0, 1)
-        wide = (now.double() - before.double()).abs().sum(), before.double().abs().sum()
+        wide = machine.exact(before)
+        sums = torch.stack(((machine.exact(now) - wide).abs().sum(), wide.abs().sum()))
 
-        def error(now: Tensor = now, before: Tensor = before, wide: tuple[Tensor, Tensor] = wide) -> float:
-            exact = torch.stack(wide)
+        def error(now: Tensor = now, before: Tensor = before, exact: Tensor = sums) -> float:
             found = machine.backend.change(now, before)
             if not torch.equal(found, machine.backend.change(now, before)):
                 raise AssertionError("the same inputs give other bits")
-            return float(((found.double() - exact) / exact).abs().max())
+            return float(((machine.exact(found) - exact) / exact).abs().max())
 
         yield f"{shape}", error, SUMS
 
@@ -85,7 +88,7 @@ def norm_rotary(machine: Machine, dtype: str) -> Checks:
         x = machine.rand(B, S, H, D, dtype=kind)
         for wide in (None, D, H * D):
             w = None if wide is None else machine.rand(wide, dtype=kind, seed=1)
-            exact = REFERENCE.rms_norm(x.double(), None if w is None else w.double(), eps=1e-6)
+            exact = REFERENCE.rms_norm(machine.exact(x), None if w is None else machine.exact(w), eps=1e-6)
             yield (
                 f"rms_norm {[B, S, H, D]}, weight {wide}",
                 lambda x=x, w=w, exact=exact: off(backend.rms_norm(x, w, eps=1e-6), exact),
@@ -96,7 +99,8 @@ def norm_rotary(machine: Machine, dtype: str) -> Checks:
                 cos, sin = angles.cos(), angles.sin()
                 for pairs in (True, False):
                     how: dict[str, Any] = {"interleaved": pairs, "tokens": tokens}
-                    turned = REFERENCE.rotary(exact, cos.double(), sin.double(), **how)
+                    tables = machine.exact(cos), machine.exact(sin)
+                    turned = REFERENCE.rotary(exact, *tables, **how)
                     yield (
                         f"norm_rotary {[B, S, H, D]}, weight {wide}, {how}",
                         lambda x=x, w=w, c=cos, s=sin, how=how, exact=turned: off(
@@ -105,7 +109,7 @@ def norm_rotary(machine: Machine, dtype: str) -> Checks:
                         TWICE[dtype],
                     )
                     if w is None:
-                        plain = REFERENCE.rotary(x.double(), cos.double(), sin.double(), **how)
+                        plain = REFERENCE.rotary(machine.exact(x), *tables, **how)
                         yield (
                             f"rotary {[B, S, H, D]}, {how}",
                             lambda x=x, c=cos, s=sin, how=how, exact=plain: off(backend.rotary(x, c, s, **how), exact),
@@ -125,7 +129,8 @@ def attention_case(machine: Machine, kernel: str, dtype: str) -> Record:
 def attention(machine: Machine, kernel: str, dtype: str) -> Checks:
     backend, kernels = machine.backend, machine.backend.attention_kernels
     limit = LOSSY if kernel != "auto" and kernels[kernel].lossy else ATTENTION[dtype]
-    for B, Sq, Sk, H, D in ((1, 333, 333, 3, 128), (2, 65, 257, 5, 64), (1, 1, 77, 2, 128), (1, 1153, 1153, 2, 128)):
+    shapes = ((1, 333, 333, 3, 128), (2, 65, 257, 5, 64), (1, 1, 77, 2, 128), (1, 1153, 1153, 2, 128))
+    for B, Sq, Sk, H, D in shapes[: 3 if machine.rehearsal else 4]:
         q, k, v = (machine.rand(B, S, H, D, dtype=DTYPES[dtype], seed=i) for i, S in enumerate((Sq, Sk, Sk)))
         keys = torch.arange(Sk, device=machine.device) < Sk - 19
         full = machine.rand(1, H, Sq, Sk, dtype=torch.float32, seed=4) > -1
@@ -139,11 +144,11 @@ def attention(machine: Machine, kernel: str, dtype: str) -> Checks:
             **({"causal": {"causal": True}} if Sq == Sk else {}),
         }
         for kind, how in kinds.items():
-            wide = {key: x.double() if kind == "additive" else x for key, x in how.items()}
-            exact = REFERENCE.attention_lse(q.double(), k.double(), v.double(), kernel="written-out", **wide)
+            wide = {key: machine.exact(x) if isinstance(x, Tensor) else x for key, x in how.items()}
+            exact = REFERENCE.attention_lse(*map(machine.exact, (q, k, v)), kernel="written-out", **wide)
             mask = kind if kind != "scale" else "none"
             for lse in (False, True):
-                call = Call(DTYPES[dtype], D, mask, lse)
+                call = Call(DTYPES[dtype], D, mask, lse, H)
                 if kernel != "auto" and kernels[kernel].limits.refusal(call):
                     continue
 
@@ -151,7 +156,7 @@ def attention(machine: Machine, kernel: str, dtype: str) -> Checks:
                     if not lse:
                         return off(backend.attention(q, k, v, kernel=kernel, **how), exact[0])
                     out, total = backend.attention_lse(q, k, v, kernel=kernel, **how)
-                    aside = float((total.double() - exact[1].double()).abs().max()) / LSE
+                    aside = float((machine.exact(total) - exact[1].double()).abs().max()) / LSE
                     return max(off(out, exact[0]), limit * aside)
 
                 yield f"{[B, Sq, Sk, H, D]} {kind}{' with LSE' if lse else ''}", error, limit

@@ -6,13 +6,18 @@ from collections.abc import Callable
 from statistics import median
 from typing import NamedTuple
 
-from bench.gpu.records import Record, Records
+from bench.accelerator.records import Record, Records
 
 KEPT, MISSED, UNKNOWN = "kept", "MISSED", "not measured"
 COPY_SHARE = 0.85  # of the copy's bandwidth, for lincomb
 BEST = 1.05  # times what the best alternative takes
 REUSED = 1.15  # times embedding, head and the bytes of lincomb
 LOOP_SHARE = 0.97  # of the formula's loop, in what the loop takes
+RIGHT = {
+    "check": "every primitive is within its limit",
+    "generate": "the embedded model's clips are those of the host",
+    "cards": "ranks exchange what they should, and attend to the whole sequence",
+}
 MODELS = ("flux", "wan", "wan14b", "hunyuan")
 
 
@@ -23,7 +28,7 @@ class Verdict(NamedTuple):
 
 
 def verdicts(records: Records) -> list[Verdict]:
-    found = [primitives(records), copies(records), alternatives(records), best_kernel(records)]
+    found = [*(right(records, part) for part in RIGHT), copies(records), alternatives(records), best_kernel(records)]
     for model in MODELS:
         found.append(reused(records, model))
     for model in MODELS[:2]:
@@ -40,14 +45,14 @@ def measured(records: Records, part: str, starts: str = "") -> dict[str, Record]
     }
 
 
-def primitives(records: Records) -> Verdict:
-    what = "every primitive is within its limit"
-    found = measured(records, "check")
+def right(records: Records, part: str) -> Verdict:
+    """Of a part whose cases count what they checked and name what was wrong."""
+    found = measured(records, part)
     broken = [f"{case}: {record['failures'][0]}" for case, record in found.items() if record["failures"]]
-    broken += [f"{case}: {r['error']}" for (part, case), r in records.items() if part == "check" and "error" in r]
+    broken += [f"{case}: {r['error']}" for (own, case), r in records.items() if own == part and "error" in r]
     if not found and not broken:
-        return Verdict(what, UNKNOWN)
-    return Verdict(what, MISSED if broken else KEPT, "; ".join(broken) or f"{len(found)} cases")
+        return Verdict(RIGHT[part], UNKNOWN)
+    return Verdict(RIGHT[part], MISSED if broken else KEPT, "; ".join(broken) or f"{len(found)} cases")
 
 
 def share_of_copy(record: Record, name: str = "c4d") -> float:
@@ -84,6 +89,8 @@ def alternatives(records: Records) -> Verdict:
 def best_kernel(records: Records) -> Verdict:
     def ratio(record: Record) -> tuple[float, str]:
         exact = {n: row["ms"] for n, row in record["kernels"].items() if row.get("ms") and not row.get("lossy")}
+        if not exact:
+            return float("inf"), "no kernel that could"
         best = min(exact, key=lambda name: exact[name])
         return exact.get("auto", float("inf")) / exact[best], best
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -18,16 +18,17 @@ import torch
 
 import c4d
 from bench import peers
-from bench.gpu.bandwidth import copy_bandwidth
-from bench.gpu.machine import Machine
-from bench.gpu.records import Absent, Case, Record
-from bench.gpu.subjects import Subject
+from bench.accelerator.bandwidth import copy_bandwidth
+from bench.accelerator.machine import Machine
+from bench.accelerator.records import Absent, Case, Record, theirs
+from bench.accelerator.subjects import Subject
 from c4d.core.grammar import parse
 from c4d.core.methods.teacache import published_fits
 from c4d.models import SPECS
 
 FOREVER = 10**6
 UNCACHED, EMPTIED, FUSED = "uncached", "stacks emptied", "c4d attention auto"
+PEERS = ("diffusers", "cache-dit")
 Attach = Callable[[Any, Subject, int], Iterator[Callable[[], None]]]  # machine, subject, steps -> begin()
 
 
@@ -70,7 +71,8 @@ def cases(machine: Machine, part: str) -> list[Case]:
         for name in [*turn[:: -1 if r % 2 else 1]]:
             attach, share = names[name]
             guess = plan.guess * plan.steps * (2 if part == "wan" else 1) * share
-            found.append(Case(f"{name}, {r + 1}", guess, lambda n=name, a=attach: loop(machine, part, plan, n, a)))
+            measure = partial(loop, machine, part, plan, name, attach)
+            found.append(Case(f"{name}, {r + 1}", guess, theirs(measure) if name.startswith(PEERS) else measure))
     return found
 
 
@@ -106,8 +108,6 @@ def contenders(part: str, plan: Plan) -> dict[str, tuple[Attach, float]]:
 def loop(machine: Machine, part: str, plan: Plan, name: str, attach: Attach) -> Record:
     if name.startswith("c4d") and (subject := subject_of(machine, part)).size.cls not in SPECS:
         raise Absent(f"c4d has no spec for {subject.size.cls}")
-    if name.startswith("cache-dit") and find_spec("cache_dit") is None:
-        raise Absent("cache-dit is missing (bench/gpu.sh wheels, or pip install -e '.[bench]')")
     subject = subject_of(machine, part)
     steps = plan.few_steps(name) if plan.few or name == FUSED or "1e9" in name else plan.steps
     steps = min(steps, 10) if machine.rehearsal else steps
@@ -220,8 +220,6 @@ def _emptied(machine: Machine, subject: Subject, steps: int) -> Iterator[Callabl
 
 def fused(machine: Machine, subject: Subject, steps: int) -> Iterator[Callable[[], None]]:
     """Nothing is cached; attention, norms and rotary embeddings are the backend's."""
-    if not hasattr(c4d, "attention"):
-        raise Absent("c4d.attention is not there")
     with c4d.attention(subject.model, backend=machine.backend):
         yield lambda: None
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.gpu.machine import Machine
+from bench.accelerator.machine import Machine
 
 SCALE = 0.02  # of matrices; norms are 1 and biases 0, so that nothing overflows however deep the model is
 

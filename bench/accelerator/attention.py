@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from bench.gpu.machine import Machine
-from bench.gpu.records import Case, Record
+from bench.accelerator.device import off
+from bench.accelerator.machine import Machine
+from bench.accelerator.records import Case, Record, said
 from c4d.backends.kernels import Call, choose, name_of
 
 SHAPES = {  # batch, tokens, heads, head size, guessed seconds
@@ -45,7 +46,7 @@ def measure(machine: Machine, model: str, masked: bool) -> Record:
     q, k, v = (machine.rand(B, S, H, D, dtype=torch.bfloat16, seed=i) for i in range(3))
     mask = torch.arange(S, device=machine.device)[None, None, None] < S - 200 if masked else None
     picked = torch.linspace(0, S - 1, min(S, QUERIES)).long().to(machine.device)
-    exact = reference(q[:, picked], k, v, mask)
+    exact = reference(machine, q[:, picked], k, v, mask)
     rows: dict[str, Record] = {}
     turns: dict[str, Callable[[], Tensor]] = {}
     for name, turn in contenders(machine, q, k, v, mask, rows).items():
@@ -57,10 +58,9 @@ def measure(machine: Machine, model: str, masked: bool) -> Record:
             last = machine.mark()
             machine.backend.synchronize()
         except Exception as error:  # a kernel that refuses or fails is a row of the table
-            rows[name] = {"absent": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:160]}"}
+            rows[name] = {"absent": said(error)}
             continue
-        off = (out[:, picked].double() - exact).norm() / exact.norm()
-        rows[name] = {"error": float(off), "once_ms": machine.ms(first, last)}
+        rows[name] = {"error": off(out[:, picked], exact), "once_ms": machine.ms(first, last)}
         turns[name] = turn
     machine.answers()
     reps = {name: int(min(MOST, max(2, SECONDS * 1e3 / rows[name]["once_ms"]))) for name in turns}
@@ -113,13 +113,14 @@ def forced(choice: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) ->
     return out.transpose(1, 2)
 
 
-def reference(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+def reference(machine: Machine, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """In double precision, a head at a time, for the memory's sake."""
-    out = torch.empty(q.shape, dtype=torch.float64, device=q.device)
-    for b in range(q.shape[0]):
-        for h in range(q.shape[2]):
-            logits = q[b, :, h].double() @ k[b, :, h].double().T * q.shape[-1] ** -0.5
-            if mask is not None:
-                logits.masked_fill_(~mask[0, 0], -torch.inf)
-            out[b, :, h] = logits.softmax(-1) @ v[b, :, h].double()
-    return out
+    heads = []
+    hidden = None if mask is None else ~machine.exact(mask[0, 0])
+    for h in range(q.shape[2]):
+        q_, k_, v_ = (machine.exact(x[:, :, h]) for x in (q, k, v))
+        logits = q_ @ k_.mT * q.shape[-1] ** -0.5
+        if hidden is not None:
+            logits.masked_fill_(hidden, -torch.inf)
+        heads.append(logits.softmax(-1) @ v_)
+    return torch.stack(heads, 2)

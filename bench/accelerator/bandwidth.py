@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.gpu import sweep
-from bench.gpu.machine import Machine
-from bench.gpu.records import Case, Record
-from bench.gpu.sets import COLD, HEADS, SHAPES, TINY, WEIGHTS, heads, rotating, shape_of
+from bench.accelerator import sweep
+from bench.accelerator.machine import Machine
+from bench.accelerator.records import Case, Record, said
+from bench.accelerator.sets import COLD, HEADS, SHAPES, TINY, WEIGHTS, heads, rotating, shape_of
 from c4d.backends.reference import Reference
 
 ROUNDS = 7
@@ -86,13 +86,29 @@ def norm_rotary(machine: Machine, model: str) -> Record:
 def record(machine: Machine, turns: dict[str, Turn], nbytes: int, traffic: int) -> Record:
     """``traffic``: how many times ``nbytes`` a call moves; a copy moves two."""
     rounds, calls = (2, 2) if machine.rehearsal else (ROUNDS, 32)
+    without = unable(machine, turns)
+    turns = {name: turn for name, turn in turns.items() if name not in without}
     found = machine.batches(turns, rounds, calls, keep=max(1, min(calls, COLD // nbytes)))
     return {
+        "without": without,
         "bytes": nbytes,
         "traffic": traffic,
         "ms": {name: figures["ms"] for name, figures in found.items()},
         "host_us": {name: figures["host_us"] for name, figures in found.items()},
     }
+
+
+def unable(machine: Machine, turns: dict[str, Turn]) -> dict[str, str]:
+    """Who of the others cannot do this here, and why: there may be no compiler for the device. c4d must be able."""
+    found = {}
+    for name in ("compiled", "cache-dit"):
+        try:
+            if name in turns:
+                turns[name](0)
+                machine.backend.synchronize()
+        except Exception as error:  # a compiler's are of many classes
+            found[name] = said(error)
+    return found
 
 
 def copy_bandwidth(machine: Machine) -> float:
@@ -128,8 +144,8 @@ def peer(sets: list[list[Tensor]], K: int) -> dict[str, Turn]:
     """cache-dit's evaluation of a Taylor series of K terms, on the derivatives that it keeps."""
     try:
         from cache_dit.caching.cache_contexts.calibrators.taylorseer import TaylorSeerState
-    except ImportError:
-        return {}
+    except Exception as error:  # it is not there, or it cannot be imported beside this device's packages
+        return {"cache-dit": raising(error)}
     states = []
     for tensors in sets:
         state = TaylorSeerState(n_derivatives=K - 1)
@@ -137,3 +153,10 @@ def peer(sets: list[list[Tensor]], K: int) -> dict[str, Turn]:
         state.current_step, state.last_non_approximated_step = 3, 1
         states.append(state)
     return {"cache-dit": lambda i: states[i % len(states)].approximate()}
+
+
+def raising(error: Exception) -> Turn:
+    def turn(i: int) -> Any:
+        raise error
+
+    return turn

@@ -6,6 +6,7 @@ import gc
 import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 import time
@@ -13,20 +14,27 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import date
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 
 from bench.stamp import ROOT, commit
-from c4d.backends import Backend, BackendUnavailable, known, load, select
+from c4d.backends import AUTO, Backend, BackendUnavailable, known, select
 from c4d.versions import versions
 
-PACKAGES = ("triton", "diffusers", "transformers", "accelerate", "cache-dit")
-DRIVERS = (
-    ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"],
-    ["npu-smi", "info", "-t", "board", "-i", "0"],
-)
+PACKAGES = ("diffusers", "transformers", "accelerate", "cache-dit")
+VENDORS = {"cuda": ("triton",), "npu": ("torch_npu",)}  # type of a device -> the packages that it is used through
+# Type of a device -> what its vendor's tool says, and what of that is a version (a board's serial number is nobody's).
+DRIVERS = {
+    "cuda": (["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"], r"\S+"),
+    "npu": (["npu-smi", "info", "-t", "board", "-i", "0"], r"(?:Software|Firmware) Version\s*:\s*\S+"),
+}
+SETTINGS = re.compile(
+    r"(TASK_QUEUE|CPU_AFFINITY|PYTORCH_|HCCL_|NCCL_|ASCEND_(RT|LAUNCH)_|CUDA_|OMP_)"
+)  # change figures
+DOUBLE = ("cpu", "cuda")  # types of devices that compute in double precision; others lack it, or are very slow at it
 QUEUE = 64  # calls timed at once: with a few kernels each they stay below what a driver's queue of launches takes
 
 
@@ -36,26 +44,30 @@ class NoAccelerator(RuntimeError):
 
 @dataclass
 class Machine:
-    """A backend and its device; in a rehearsal the host, with tiny sizes and figures that mean nothing."""
+    """A backend and its device; in a rehearsal with tiny sizes, on whatever it is, and figures that mean nothing."""
 
     backend: Backend
     rehearsal: bool = False
+    folder: Path = ROOT / "out"  # where cases that write files do so, each in a folder of its own
     kept: dict[str, Any] = field(default_factory=dict)  # what cases of one part share
 
     @classmethod
-    def find(cls, rehearsal: bool) -> Machine:
-        if rehearsal:
-            return cls(load("cpu"), rehearsal=True)
+    def find(cls, name: str = AUTO, rehearsal: bool = False, folder: Path = ROOT / "out") -> Machine:
+        """On the backend of that name, with "auto" the first one of an accelerator that can run here.
+
+        Raises :class:`NoAccelerator`, saying why, if there is none; the host is one for a rehearsal alone.
+        """
         reasons = []
-        for name in known():
+        for each in [name] if name != AUTO else known():
             try:
-                backend = select(name)
-            except BackendUnavailable as error:
+                backend = select(each)
+            except (BackendUnavailable, ValueError) as error:
                 reasons.append(str(error))
                 continue
-            if backend.device_type != "cpu":
-                return cls(backend)
-        raise NoAccelerator(f"no accelerator is found here ({'; '.join(reasons)}); --rehearse runs all on the host")
+            if backend.device_type != "cpu" or rehearsal:
+                return cls(backend, rehearsal, folder)
+        said = "; ".join(reasons) or f"{name} is the host"
+        raise NoAccelerator(f"no accelerator is found here ({said}); --rehearse runs all on the host")
 
     @property
     def device(self) -> torch.device:
@@ -74,6 +86,11 @@ class Machine:
     def rand(self, *shape: int, dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
         return torch.randn(*shape, dtype=dtype, device=self.device, generator=self.generator(seed))
 
+    def exact(self, x: torch.Tensor) -> torch.Tensor:
+        """Numbers in double precision (what is boolean stays so), on the host if the device does not compute in it."""
+        x = x if self.backend.device_type in DOUBLE else x.cpu()
+        return x.double() if x.is_floating_point() else x
+
     def answers(self) -> None:
         torch.zeros(1, device=self.device).add_(1)
         self.backend.synchronize()
@@ -90,7 +107,7 @@ class Machine:
         """A point in the device's own order of work; on the host, now."""
         if not self.backend.asynchronous:
             return time.perf_counter()
-        event = torch.Event(self.device, enable_timing=True)
+        event = torch.get_device_module(self.device).Event(enable_timing=True)
         event.record()
         return event
 
@@ -135,7 +152,8 @@ class Machine:
         """Keeps the device at work for at least the given seconds."""
         if not self.backend.asynchronous:
             return lambda seconds: None
-        x = torch.zeros(8192, 8192, dtype=torch.bfloat16, device=self.device)
+        size = 8 if self.rehearsal else 8192
+        x = torch.zeros(size, size, dtype=torch.float16, device=self.device)
         y = torch.empty_like(x)
         torch.mm(x, x, out=y)
         first = self.mark()
@@ -145,7 +163,8 @@ class Machine:
         one = self.ms(first, last) / 1e3
 
         def busy(seconds: float) -> None:
-            for _ in range(min(200, 2 + int(1.5 * seconds / one))):
+            # Three times: a second thread of the driver may be slower at launching than the first at preparing.
+            for _ in range(min(200, 2 + int(3 * seconds / one))):
                 torch.mm(x, x, out=y)
 
         return busy
@@ -157,9 +176,10 @@ class Machine:
             "rehearsal": self.rehearsal,
             "device": self.backend.hardware(),
             "backend": self.backend.name,
-            "driver": driver(),
-            "host": f"{os.cpu_count()} cores, {platform.system()}",
-            "versions": versions(*PACKAGES),
+            "driver": driver(self.backend.device_type),
+            "settings": " ".join(f"{name}={os.environ[name]}" for name in sorted(filter(SETTINGS.match, os.environ))),
+            "host": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
+            "versions": versions(*VENDORS.get(self.backend.device_type, ()), *PACKAGES),
             "commit": os.environ.get("C4D_COMMIT") or commit(),
             "source": source(),
             "command": command,
@@ -167,12 +187,13 @@ class Machine:
         }
 
 
-def driver() -> str:
-    for command in DRIVERS:
-        if shutil.which(command[0]):
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            return " ".join(done.stdout.split()) or f"{command[0]} says nothing"
-    return "unknown (no tool of its vendor)"
+def driver(device_type: str) -> str:
+    if device_type not in DRIVERS or shutil.which(DRIVERS[device_type][0][0]) is None:
+        return "unknown (no tool of its vendor)"
+    command, wanted = DRIVERS[device_type]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    found = [" ".join(said.split()) for said in re.findall(wanted, done.stdout)]
+    return ", ".join(dict.fromkeys(found)) or f"{command[0]} says nothing"
 
 
 def source() -> str:

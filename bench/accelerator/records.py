@@ -20,6 +20,11 @@ class Absent(Exception):
     """A case cannot be measured here; the message says why. The page says so, and the next run tries again."""
 
 
+def said(error: BaseException) -> str:
+    """An error in one line."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"
+
+
 class Lost(RuntimeError):
     """After an error the device does not answer: every further case of this process would fail with it."""
 
@@ -31,6 +36,21 @@ class Case:
     name: str
     seconds: float
     measure: Callable[[], Record]
+
+
+def theirs(measure: Callable[[], Record]) -> Callable[[], Record]:
+    """Of a case of another system: what that cannot do here is absent, with its reason, and no failure."""
+
+    def attempt() -> Record:
+        try:
+            return measure()
+        except Absent:
+            raise
+        except Exception as error:
+            traceback.print_exc()
+            raise Absent(said(error)) from error
+
+    return attempt
 
 
 class Store:
@@ -79,7 +99,8 @@ def run(
 ) -> tuple[list[str], list[str]]:
     """Measures the cases that are not done while ``budget`` (seconds) lasts; returns what is left and what failed.
 
-    ``answers`` must raise if the device no longer does; it is asked after an error. Those that failed before come
+    ``answers`` must raise if the device no longer does; it is asked after an error, also one that was the reason for
+    an :class:`Absent`. Those that failed before come
     last: they may fail again.
     """
     lacking = [case for case in cases if again or not store.done(part, case.name)]
@@ -90,21 +111,21 @@ def run(
         if i and time.monotonic() - opened + guess > budget:
             left.append(case.name)  # a shorter one behind it may still fit
             continue
-        started = time.monotonic()
+        started, suspect = time.monotonic(), False
         try:
             found = case.measure()
         except Absent as why:
-            found = {"absent": str(why)}
+            found, suspect = {"absent": str(why)}, why.__cause__ is not None
         except Exception as error:  # a case's error is its record, and the others go on
             traceback.print_exc()
-            found = {"error": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"}
+            found = {"error": said(error)}
             failed.append(case.name)
         took = time.monotonic() - started
         if "absent" not in found:
             ratios.append(took / max(case.seconds, 1e-3))
         store.add({"part": part, "case": case.name, "seconds": round(took, 2), **found})
         say(f"{part}: {case.name}: {found.get('error') or found.get('absent') or 'done'} ({took:.1f} s)")
-        if "error" in found:
+        if "error" in found or suspect:
             try:
                 answers()
             except Exception as error:

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import product
 from typing import Any
 
-from bench.gpu.machine import Machine
-from bench.gpu.records import Absent, Case, Record
-from bench.gpu.sets import COLD, WEIGHTS, heads, rotating, shape_of
+from bench.accelerator.machine import Machine
+from bench.accelerator.records import Absent, Case, Record
+from bench.accelerator.sets import COLD, WEIGHTS, heads, rotating, shape_of
 
 BLOCKS, WARPS, PROGRAMS = (1024, 2048, 4096, 8192), (2, 4, 8), (256, 512, 1024)
 TILES = (512, 1024, 2048, 4096)

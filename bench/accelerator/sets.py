@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from bench.gpu.machine import Machine
+from bench.accelerator.machine import Machine
 
 SHAPES = {
     "FLUX": ((1, 4608, 3072), torch.bfloat16),
@@ -20,7 +20,7 @@ TINY = {"FLUX": ((1, 48, 32), torch.bfloat16), "Wan 1.3B": ((1, 64, 16), torch.f
 # Queries, [batch, tokens, heads, head size]; True: all heads of a token are normed together.
 HEADS = {"FLUX": (1, 4608, 24, 128, False), "Wan 1.3B": (1, 32760, 12, 128, True)}
 WEIGHTS = ([1.0], [2.0, -1.0], [3.0, -3.0, 1.0], [4.0, -6.0, 4.0, -1.0])
-COLD = 2**29  # bytes that go by before a tensor is met again: several times the last cache
+COLD = 2**29  # bytes that go by before a tensor is met again: more than any last cache (50 to 192 MB)
 
 
 def shape_of(machine: Machine, model: str) -> tuple[tuple[int, ...], torch.dtype]:

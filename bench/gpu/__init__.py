@@ -1,4 +1,0 @@
-"""Measurements on an accelerator: kernels, bandwidth, attention, and loops of real-size transformers.
-
-``bench/gpu.sh`` runs it; bench/gpu/README.md says how.
-"""

@@ -1,0 +1,42 @@
+"""How the ranks of a job share a pipeline, before its weights are loaded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import c4d
+from c4d.backends import Backend
+from c4d.backends.kernels import OWN
+from c4d.parallel import Degrees, Job, SequenceParallel
+from c4d.pipelines.arguments import effective
+from c4d.pipelines.errors import InputError
+from c4d.pipelines.request import Request
+from c4d.pipelines.skeleton import TRANSFORMERS
+
+
+def check_ranks(
+    pipe: Any, how: SequenceParallel, job: Job, request: Request, kernel: str, *, backend: Backend
+) -> Degrees:
+    """How the ranks of ``job`` are divided for this pipeline; :class:`InputError` if they cannot be as asked for."""
+    fittings = c4d.attention(pipe, backend=backend).fittings
+    heads = min((heads for fitting in fittings for heads in fitting.heads), default=1)
+    try:
+        degrees = how.degrees(job.world, node=job.node, heads=heads, branches=branches(pipe, request))
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    if degrees.sequence > 1 and kernel == OWN:
+        raise InputError("--attention own sees a part of the tokens alone on several ranks; name a kernel, or auto")
+    lacking = [fitting.spec.transformer for fitting in fittings if fitting.spec.spread is None]
+    if degrees.sequence > 1 and lacking:
+        raise InputError(
+            f"{lacking[0]} cannot be spread over ranks: its spec does not say how (docs/adding_a_model.md)"
+        )
+    return degrees
+
+
+def branches(pipe: Any, request: Request) -> int:
+    """How often a step calls the transformer: twice with guidance that the model has not learned to do alone."""
+    scale = effective(pipe, request).get("guidance_scale")
+    transformer = next(x for name in TRANSFORMERS if (x := getattr(pipe, name, None)) is not None)
+    learned = getattr(transformer.config, "guidance_embeds", False)
+    return 2 if scale is not None and scale > 1 and not learned else 1
