@@ -17,12 +17,14 @@ import pytest
 import torch
 import torch.distributed as dist
 
+import c4d
 from c4d.backends.reference import Reference
 from c4d.parallel import groups, mesh, xfuser
 from c4d.parallel.agree import Disagreement
 from c4d.parallel.attention import Kernels, Text, sp_attention
 from c4d.parallel.collectives import gather
 from c4d.parallel.degrees import Degrees, SequenceParallel, possible
+from tests.tiny import CASES, rand
 from tests.xfuser import stub
 
 BACKEND = Reference()
@@ -108,7 +110,7 @@ def attention(theirs: mesh.Mesh, degrees: Degrees) -> None:
 
         def close(of: str, out, expected, near=near):
             error = (out.float() - expected.float()).abs().max().item()
-            assert out.dtype == expected.dtype and error <= near, f"{of}, {dtype}: {error:.1e}"
+            assert out.dtype == expected.dtype and error <= near, f"{of}, {expected.dtype}: {error:.1e}"
 
         ours, _ = sp_attention(tokens, 64, KERNELS, theirs.ulysses, theirs.ring)
         close("ours", ours, KERNELS.plain(*qkv.unbind(0), None)[:, mine])
@@ -130,6 +132,16 @@ def attention(theirs: mesh.Mesh, degrees: Degrees) -> None:
                 usp(*(x[:, :, :3].transpose(1, 2) for x in tokens))
 
 
+def whole_model(degrees: Degrees) -> None:
+    """c4d.sharded on xfuser's groups, and what it says of them."""
+    case = CASES["wan-t2v"]
+    model, x = case.build(), rand(*case.latents, seed=3)
+    alone = case.run(model, x, 500.0)
+    with c4d.sharded(model, asked(degrees)) as session:
+        assert (case.run(model, x, 500.0) - alone).abs().max() < 1e-5
+        assert session.lines()[:2] == [f"ranks: {degrees}", "groups of ranks: xfuser 0.7.0"]
+
+
 def dropped(degrees: Degrees, rank: int) -> None:
     """xfuser that finds no yunchang makes ulysses and ring 1 and says nothing; we do."""
     from xfuser.core.distributed import group_coordinator, parallel_state
@@ -137,7 +149,7 @@ def dropped(degrees: Degrees, rank: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         for module in (parallel_state, group_coordinator):
             patch.setattr(module, "HAS_LONG_CTX_ATTN", False)
-        with pytest.raises(RuntimeError, match="rank 0.*finds no yunchang"):
+        with pytest.raises(RuntimeError, match=r"rank 0.*finds no yunchang"):
             groups.make(asked(degrees), degrees, rank, BACKEND)
         with pytest.raises(RuntimeError, match=f"asked for {degrees} and set up one rank alone without a word"):
             xfuser.build(degrees, rank, BACKEND, SHORT)
@@ -182,6 +194,8 @@ def job(world: int, rank: int) -> None:
         if degrees.sequence == world:
             set_up_already(theirs, degrees, rank)
             attention(theirs, degrees)
+            if degrees.ulysses <= 2:  # its heads
+                whole_model(degrees)
         end()
         if rank == 0:
             print(f"{world} ranks: {degrees}: as by torch.distributed")

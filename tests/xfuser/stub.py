@@ -15,7 +15,7 @@ from types import ModuleType
 @contextmanager
 def device():
     import accelerate  # noqa: F401  they look for devices, too, and must not see this one
-    import diffusers.hooks
+    import diffusers  # noqa: F401
     import torch
     import transformers  # noqa: F401
 

@@ -43,7 +43,7 @@ def test_ranks_are_numbered_as_yunchang_numbers_them(site, monkeypatch):
     for degrees in EVERY:
         made.clear()
         module.set_seq_parallel_pg(degrees.ulysses, degrees.ring, 0, degrees.world)
-        ours, theirs = layout(degrees), [made[i : i + degrees.ring] for i in range(0, len(made), degrees.ring)]
+        ours = layout(degrees)
         each = degrees.ring + degrees.ulysses  # of a forward's groups: first those of Ulysses, then those of Ring
         theirs = [made[i : i + each] for i in range(0, len(made), each)]
         assert ours["ulysses"] == [ranks for part in theirs for ranks in part[: degrees.ring]], degrees
@@ -100,18 +100,19 @@ def test_new_group_is_put_back(monkeypatch):
     assert torch.distributed.new_group is before
 
 
-@pytest.mark.parametrize(
-    "lacks, says",
-    [
-        (("find_spec", lambda name: None), "needs triton and diffusers and peft"),
-        (("FOLDER", ROOT / "LICENSE"), "LICENSE"),
-    ],
-    ids=["environment", "folder"],
-)
-def test_what_is_lacking_is_named(lacks, says, monkeypatch):
-    monkeypatch.setattr(f"tests.xfuser.install.{lacks[0]}", lacks[1])
-    with pytest.raises((NotHere, OSError), match=says):
+def test_what_is_lacking_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr("tests.xfuser.install.WHEELS", ["no-such-package-as-this==0"])
+    monkeypatch.setattr("tests.xfuser.install.FOLDER", tmp_path)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    with pytest.raises(NotHere, match="cannot be installed: ERROR"):
         prepared()
+    monkeypatch.setattr("tests.xfuser.install.find_spec", lambda name: None)
+    with pytest.raises(NotHere, match="needs triton and diffusers and peft"):
+        prepared()
+
+
+def test_the_tests_have_the_version_that_is_used():
+    assert xfuser.VERSION == XFUSER
 
 
 def test_they_stay_in_their_folder():
