@@ -244,5 +244,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)  # no thread may live before a fork
     failed = ranks(1, plain)
     stub.load("xfuser.core.distributed.parallel_state", "xfuser.model_executor.layers.usp")
+    with pytest.raises(ImportError, match="update_npu_out"):  # why attention is ours (docs/parallel.md)
+        stub.load("xfuser.core.long_ctx_attention.ring")
     failed += sum(ranks(world, job) for world in (2, 4))
     sys.exit(failed)
