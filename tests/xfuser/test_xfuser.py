@@ -51,7 +51,6 @@ def test_ranks_are_numbered_as_yunchang_numbers_them(site, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("forks")
 def test_ranks(site):
     """Everything that needs processes: one import of xfuser, then 2 and 4 ranks (ranks.py)."""
     command = [sys.executable, "-m", "tests.xfuser.ranks"]
