@@ -19,6 +19,7 @@ demo: .venv/installed
 
 test: .venv/installed lint
 	$(RUN) -m tests.ascend.install
+	$(RUN) -m tests.xfuser.install
 	$(RUN) -m pytest -n 2 --dist loadgroup
 
 test-ascend: .venv/installed

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -129,9 +129,7 @@ def prepare(options: Options) -> Plan:
         parse(options.cache)
     try:
         backend = select(options.backend)
-        how = SequenceParallel(
-            options.ulysses, options.ring, options.cfg, options.data, options.jointly, options.timeout
-        )
+        how = SequenceParallel(**{field.name: getattr(options, field.name) for field in fields(SequenceParallel)})
     except ValueError as error:
         raise InputError(str(error)) from error
     try:

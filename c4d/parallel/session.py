@@ -78,7 +78,8 @@ class Parallel:
         return sum(agreement.calls for agreement in (self._agreement, self._together) if agreement is not None)
 
     def lines(self) -> list[str]:
-        return [f"ranks: {self.mesh.degrees}", *self._attention.lines()]
+        groups = [f"groups of ranks: {self.mesh.made_by}"] if self.mesh.degrees.world > 1 else []
+        return [f"ranks: {self.mesh.degrees}", *groups, *self._attention.lines()]
 
     # -- for a cache session
 

@@ -1,4 +1,4 @@
-"""``torchrun launch/infer.py`` on two ranks: the same files as one process leaves, and one clear line where it cannot."""
+"""``torchrun launch/infer.py`` on two ranks: the files that one process leaves, and one clear line where it cannot."""
 
 from __future__ import annotations
 
