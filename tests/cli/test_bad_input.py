@@ -44,7 +44,7 @@ def weights(monkeypatch):
         asked.append(model)
         return load_pipeline(model, **options)
 
-    monkeypatch.setattr("c4d.cli.load_pipeline", load)
+    monkeypatch.setattr("c4d.command.load_pipeline", load)
     return asked
 
 
@@ -143,7 +143,7 @@ class TestTheMachine:
         def fall(*_, **__):
             raise RuntimeError("hole\nin two lines")
 
-        monkeypatch.setattr("c4d.cli.produce", fall)
+        monkeypatch.setattr("c4d.command.produce", fall)
         fails(generate, 1, "RuntimeError", "hole in two lines", "--debug")
         assert "Traceback" in c4d(*generate, "--debug").err
 
