@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from c4d.backends.kernels import ADDITIVE, CAUSAL, FULL, KEYS, Kernel, Limits
-from c4d.backends.reference import Reference
+from c4d.backends.reference import KERNELS
 
 EVERYTHING = 2**31 - 1  # tokens before and behind a query that a mask is about; a narrower band would cut it off
 COMPRESSED = 2048  # rows and columns of the triangle that stands for causal masks of any size
@@ -97,7 +97,6 @@ def fusion(
 def kernels(chip: str | None, dtypes: tuple[torch.dtype, ...]) -> Mapping[str, Kernel]:
     """The kernels for a chip of this name (None: there is none) that computes in ``dtypes``, in the order of "auto"."""
     half = tuple(dtype for dtype in dtypes if dtype != torch.float32)
-    own = Reference.attention_kernels
     return {
         "infer": Kernel(
             "npu_fused_infer_attention_score; npu_fusion_attention for a single query or a gradient",
@@ -112,8 +111,8 @@ def kernels(chip: str | None, dtypes: tuple[torch.dtype, ...]) -> Mapping[str, K
             missing=_needs(chip),
         ),
         # torch_npu's, which hands on to the operators above unless a mask is additive: alone for that.
-        "sdpa": Kernel(own["sdpa"].about, Limits(dtypes, (ADDITIVE,), lse=False, heads=HEADS), own["sdpa"].run),
-        "written-out": Kernel(own["written-out"].about, Limits(dtypes), own["written-out"].run),
+        "sdpa": Kernel(KERNELS["sdpa"].about, Limits(dtypes, (ADDITIVE,), lse=False, heads=HEADS), KERNELS["sdpa"].run),
+        "written-out": Kernel(KERNELS["written-out"].about, Limits(dtypes), KERNELS["written-out"].run),
     }
 
 
