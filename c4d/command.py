@@ -107,6 +107,8 @@ def generate(options: Options, stops: Stops) -> None:
             elif not options.quiet:
                 for note in record["notes"]:
                     tell(f"note: {note}")
+                if ranks is not None:
+                    tell(f"ranks: {ranks.said()}")
                 for line in record["attention"]:
                     tell(f"attention: {line}")
                 tell(f"{clip.report or 'uncached'}\n{summary(record)}\ntimed: {record['timing']['how']}")
@@ -205,7 +207,7 @@ def _load(
     if plan.job.world > 1:
         ranks = c4d.sharded(pipe, plan.how, branches=plan.degrees.cfg, kernel=kernel, backend=plan.backend)
         until_done.enter_context(ranks)
-        return pipe, ranks, ranks
+        return pipe, ranks.attention, ranks
     if kernel == OWN:
         return pipe, None, None
     return pipe, until_done.enter_context(c4d.attention(pipe, kernel, backend=plan.backend)), None

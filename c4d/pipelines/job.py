@@ -31,7 +31,7 @@ def produce(
     *,
     backend: Backend,
     progress: bool,
-    attention: AttentionSession | Parallel | None = None,
+    attention: AttentionSession | None = None,
     ranks: Parallel | None = None,
     notes: Sequence[str] = (),
 ) -> tuple[dict[str, Any], Clip]:
@@ -73,7 +73,7 @@ def produce(
         "adherence": {kind: seen for kind in frames if (seen := adherence(request.prompt, frames[kind]))},
         "session": session,
         "backend": {"name": backend.name, "hardware": backend.hardware(), "verified": backend.verified},
-        "ranks": {} if ranks is None else ranks.mesh.degrees._asdict(),
+        "ranks": None if ranks is None else {**ranks.mesh.degrees._asdict(), "said": ranks.said()},
         "attention": attention.lines() if attention is not None else ["the model's own"],
         **about_here(),
         "notes": list(notes),

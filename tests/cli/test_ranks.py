@@ -62,7 +62,7 @@ def test_two_ranks_make_what_one_makes(tmp_path, degrees, used):
     assert code == 0, said
     alone("--prompt", PROMPTS[0], *COMMON, "--out", one)
     there, here = record(ranks), record(one)
-    assert there["ranks"] == used and here["ranks"] == {}
+    assert used.items() <= there["ranks"].items() and here["ranks"] is None
     assert np.abs(film(ranks) - film(one)).max() <= 2  # of 255: rounding, through the codec
     shown = there["session"]["timelines"]
     assert shown.items() <= here["session"]["timelines"].items() and "r" in shown["cond"]
