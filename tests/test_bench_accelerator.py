@@ -336,9 +336,13 @@ def test_clips_that_differ_are_told(tmp_path, monkeypatch):
     monkeypatch.setattr(generate, "made", lambda machine, backend, dtype, folder, ranks: dict(made))
     monkeypatch.setattr(generate, "closeness", lambda film, other: 29.0 if film.name == "uncached.mp4" else 55.0)
     machine = Machine(Reference(), True, tmp_path)
-    assert generate.measure(machine, "bfloat16", 1)["failures"] == ["uncached: 29.0 dB to the host's clip, less than 30"]
+    assert generate.measure(machine, "bfloat16", 1)["failures"] == [
+        "uncached: 29.0 dB to the host's clip, less than 30"
+    ]
     machine.kept["host"] = {"timelines": {"cond": "CCCC"}}
-    assert generate.measure(machine, "bfloat16", 1)["failures"][0].startswith("other steps are computed than on the host")
+    assert generate.measure(machine, "bfloat16", 1)["failures"][0].startswith(
+        "other steps are computed than on the host"
+    )
 
 
 # -- what is kept
