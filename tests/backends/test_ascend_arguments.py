@@ -7,11 +7,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from c4d.backends.ascend.attention import documented, kernels
+from c4d.backends.ascend.attention import kernels
+from c4d.backends.ascend.chips import fused
 from c4d.backends.kernels import ADDITIVE, CAUSAL, FULL, KEYS, MASKS, Call, Unsupported, choose, name_of
 from tests.backends.ascend_rules import BF16, FP16, FP32, RULES, OnPaper, noted
 
-FUSED, OTHERS = ["Ascend910B3", "Ascend910_9391", "Ascend950DT_9571"], ["Ascend910A", "Ascend910ProB", "Ascend310P3"]
+FUSED, OTHERS = (
+    ["Ascend910B3", "Ascend910_9391", "Ascend950DT_9571"],
+    ["Ascend910A", "Ascend910B", "Ascend910ProB", "Ascend310P3"],
+)
 
 
 @pytest.mark.filterwarnings("ignore:Mismatch dtype")  # torch's own norm, for a weight that the operator does not take
@@ -54,15 +58,15 @@ def test_every_call_is_taken_and_additive_masks_never_by_a_fused_operator(dtype,
 @pytest.mark.parametrize("mask, wanted", [("none", "infer"), (KEYS, "fusion"), (FULL, "fusion"), (CAUSAL, "fusion")])
 @pytest.mark.parametrize("chip", FUSED)
 def test_chips_with_fused_operators(chip, mask, wanted):
-    assert documented(chip) and chosen(Call(BF16, 128, mask), chip) == wanted
+    assert fused(chip) and chosen(Call(BF16, 128, mask), chip) == wanted
 
 
 @pytest.mark.parametrize("chip", [*OTHERS, "Warp9"])
 def test_chips_without_them_are_named(chip):
     """They have no bfloat16 either, but for the unknown one, of which nothing is said."""
-    assert not documented(chip) and chosen(Call(FP16, 128), chip, (FP16, FP32)) == "sdpa"
+    assert not fused(chip) and chosen(Call(FP16, 128), chip, (FP16, FP32)) == "sdpa"
     for name in ("infer", "fusion"):
-        with pytest.raises(Unsupported, match=rf"'{name}' needs one of Ascend910B .*; this NPU is an {chip}; "):
+        with pytest.raises(Unsupported, match=rf"'{name}' needs one of Atlas A2, .*; this NPU is an {chip}; "):
             chosen(Call(FP16, 128), chip, (FP16, FP32), name)
     with pytest.raises(Unsupported, match="takes float16, float32, not bfloat16"):
         chosen(Call(BF16, 128), chip, (FP16, FP32))

@@ -11,8 +11,10 @@ import torch.distributed._functional_collectives as funcol
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from c4d.backends.ascend import Ascend
-from c4d.core.measure import Meter
+from c4d.core.measure import Alone, Meter
 from c4d.core.types import Probe
+from c4d.parallel.agree import Agreement
+from c4d.parallel.collectives import Group
 from tests.ascend.sim import ranks
 from tests.ascend.sim.order import OutOfOrder
 from tests.backends.doubles import exact
@@ -133,19 +135,13 @@ def ring(rank):
 
 
 def numbers_that_decide(rank):
-    """Partial sums of fp32 are added up, so that every rank decides by the same bits."""
-    group = Ascend().group(None, timedelta(seconds=30))
-
-    def agree(partial):
-        assert partial.dtype == torch.float32
-        dist.all_reduce(partial, group=group)
-        return partial
-
+    """Partial sums are gathered and added up in the order of the ranks: every rank decides by the same bits."""
+    agreement = Agreement(Group(Ascend().group(None, timedelta(seconds=30)), 2, rank))
     make = torch.Generator().manual_seed(7)
     now, before = (torch.randn(2, 24, 8, generator=make).bfloat16() for _ in range(2))
     mine = slice(12 * rank, 12 * (rank + 1))
     pair = {Probe.HEAD: (now[:, mine].npu(), before[:, mine].npu())}
-    meter, alone = Meter(Ascend(), agree), Meter(Ascend())
+    meter, alone = Meter(Ascend(), agreement), Meter(Ascend(), Alone())
     seen, own = meter.read(pair)[Probe.HEAD], alone.read(pair)[Probe.HEAD]
     whole = [(now.double() - before.double()).abs().sum().item(), before.double().abs().sum().item()]
     assert meter.host_reads == 1 and list(seen) == pytest.approx(whole, rel=1e-6)
