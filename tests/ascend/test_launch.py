@@ -1,4 +1,4 @@
-"""The documented command, word for word, on the simulated NPU: ``torchrun … launch/infer.py --backend ascend …``."""
+"""The documented command on the simulated NPU: ``torchrun … launch/infer.py --backend ascend …``."""
 
 from __future__ import annotations
 

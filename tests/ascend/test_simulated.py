@@ -29,9 +29,11 @@ SHARES = {
 }
 
 
-def run(libraries, *options, chip="Ascend910B3", **how):
+def run(libraries, *options, chip="Ascend910B3", queue=0, **how):
     """``options`` of pytest; names of files in ``simulated`` are found there."""
-    settings = {"C4D_SIM_SOC": chip} | ({"C4D_TEST_DEVICE": 1} if PRIMITIVES[0] in options else {})
+    settings = {"C4D_SIM_SOC": chip, "TASK_QUEUE_ENABLE": queue} | (
+        {"C4D_TEST_DEVICE": 1} if PRIMITIVES[0] in options else {}
+    )
     options = [SIMULATED / each if (SIMULATED / each).is_file() else each for each in options]
     command = [sys.executable, "-m", "pytest", "-p", "no:xdist", *options]
     return subprocess.run(command, cwd=ROOT, env=environment(libraries, **settings), text=True, **how)
@@ -55,6 +57,11 @@ def test_simulated(libraries, share):
 @pytest.mark.parametrize("chip", ["Ascend950DT_9571", "Ascend910A"])
 def test_another_chip(libraries, chip):
     passes(libraries, "test_chips.py", chip=chip)
+
+
+def test_operators_that_a_second_thread_launches(libraries):
+    """As users are told to set it: TASK_QUEUE_ENABLE=2."""
+    passes(libraries, "test_backend.py", "test_order.py", queue=2)
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,20 @@ def noted():
 # -- attention
 
 # (heads, head size): sizes that either operator, both and none take; as many heads as they take, and one more
-HEADS = [(2, 1), (3, 16), (4, 64), (2, 72), (1, 128), (2, 512), (2, 528), (2, 768), (1, 776), (256, 16), (257, 16)]
+HEADS = [
+    (2, 1),
+    (3, 16),
+    (4, 64),
+    (2, 72),
+    (1, 128),
+    (2, 512),
+    (2, 528),
+    (2, 768),
+    (1, 776),
+    (256, 16),
+    (257, 16),
+    (256, 256),
+]
 
 
 def often(times):
