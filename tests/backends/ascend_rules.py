@@ -152,7 +152,7 @@ def attention_calls(draw, kind):
 
 
 def attention(backend):
-    for kind, times in {NONE: 40, KEYS: 20, FULL: 40, CAUSAL: 20, ADDITIVE: 10}.items():
+    for kind, times in {NONE: 100, KEYS: 20, FULL: 40, CAUSAL: 20, ADDITIVE: 10}.items():
 
         @often(times)
         @given(case=attention_calls(kind))
