@@ -2,7 +2,7 @@
 # make test: install, then the linters and the whole CPU suite
 # make test-ascend: only what runs the real torch_npu over a simulated NPU (part of make test, which skips it loudly where
 #   it cannot run; here it has to)
-# make bench: install the other systems too, and measure: isolation, step cost, fidelity (see docs/measurements/README.md)
+# make bench: install the other systems too, and measure: isolation, ranks, step cost, fidelity (see docs/measurements/README.md)
 PYTHON ?= python3
 export OMP_WAIT_POLICY ?= passive
 export TOKENIZERS_PARALLELISM ?= false
@@ -40,6 +40,7 @@ lint: .venv/installed
 
 bench: .venv/bench
 	$(RUN) -m bench.peers.isolation
+	$(RUN) -m bench.peers.ranks
 	$(RUN) -m bench.step_cost
 	$(RUN) -m bench.fidelity
 

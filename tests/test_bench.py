@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from bench.peers import isolation
+from bench.peers import isolation, ranks
 
 
 @pytest.fixture(autouse=True)
@@ -41,3 +41,34 @@ def test_a_leak_is_seen():
         handle.remove()
 
     assert leaks(forgetful) == {"after a request of 5 steps, no reset", isolation.SKIPPED}
+
+
+@pytest.mark.parametrize(
+    "said, says",
+    [
+        ([dict(passes="CrC", done=True)] * 2, "the same decisions; completes"),
+        ([dict(passes="CrC", done=True), dict(passes="CCC", done=True)], "**different decisions**; completes"),
+        ([dict(passes="C", ran=1), dict(passes="C", ran=2)], f"**the ranks part**; ended after {ranks.LIMIT} s"),
+        ([dict(passes="C", ran=1, raised="E: late"), dict(passes="C", ran=2)], "**the ranks part**; raises E: late"),
+        ([dict(passes="C", ran=8, raised="E: no")] * 2, "raises E: no"),
+        ([{}, {}], "its processes end without a word"),
+    ],
+)
+def test_what_became_of_ranks_is_told(said, says):
+    assert ranks.outcome(said) == says
+
+
+@pytest.mark.parametrize(
+    "said, says",
+    [
+        (
+            [dict(error=e, bytes=b, collectives=3) for e, b in ((0.0, 10), (4e-7, 12))],
+            "4.0e-07; 12 bytes in 3 collectives",
+        ),
+        ([dict(error=e, bytes=9, collectives=3) for e in (0.0, 1e-2)], "**1.0e-02**; 9 bytes in 3 collectives"),
+        ([dict(error=0.0, bytes=9, collectives=3), {}], "its processes end without a word"),
+        ([dict(raised="E: no"), {}], "raises E: no"),
+    ],
+)
+def test_a_wrong_result_is_told(said, says):
+    assert ranks.cell(said) == says

@@ -34,15 +34,15 @@ class Case:
     """A model, its inputs besides hidden_states and timestep, and how a pass of it is called."""
 
     name: str
-    make: Callable[[], nn.Module]
+    make: Callable[..., nn.Module]
     latents: tuple[int, ...]
     inputs: Callable[[], dict[str, Any]]
     per_token: bool = False
     unit: float = 1.0  # of timesteps
 
-    def build(self) -> nn.Module:
+    def build(self, **config: Any) -> nn.Module:
         torch.manual_seed(0)
-        return self.make().eval()
+        return self.make(**config).eval()
 
     def run(self, model: nn.Module, x: Tensor, t: float, seed: int = 0, **extra: Any) -> Tensor:
         """One forward at timestep t; the noise prediction, in the latents' channels."""
@@ -77,10 +77,10 @@ def _wan(**config: Any) -> nn.Module:
     return WanTransformer3DModel(**{**WAN, **config})
 
 
-def _vace() -> nn.Module:
+def _vace(**config: Any) -> nn.Module:
     from diffusers import WanVACETransformer3DModel
 
-    return WanVACETransformer3DModel(**WAN, vace_layers=[0, 2], vace_in_channels=6)
+    return WanVACETransformer3DModel(**{**WAN, **config}, vace_layers=[0, 2], vace_in_channels=6)
 
 
 def _hunyuan(**config: Any) -> nn.Module:
@@ -89,10 +89,10 @@ def _hunyuan(**config: Any) -> nn.Module:
     return HunyuanVideoTransformer3DModel(**{**HUNYUAN, **config})
 
 
-def _flux() -> nn.Module:
+def _flux(**config: Any) -> nn.Module:
     from diffusers import FluxTransformer2DModel
 
-    return FluxTransformer2DModel(**FLUX)
+    return FluxTransformer2DModel(**{**FLUX, **config})
 
 
 def _wan_text() -> dict[str, Any]:
@@ -127,7 +127,7 @@ CASES = {
         Case("wan-t2v", _wan, (1, 4, 2, 16, 16), _wan_text),
         Case(
             "wan-i2v",
-            lambda: _wan(in_channels=8, image_dim=20, added_kv_proj_dim=24),
+            lambda **config: _wan(in_channels=8, image_dim=20, **{"added_kv_proj_dim": 24, **config}),
             (1, 8, 2, 16, 16),
             lambda: dict(
                 # The processor cuts the last 512 tokens off as text, whatever the text's length.
@@ -145,13 +145,13 @@ CASES = {
         Case("hunyuan-t2v", _hunyuan, (1, 4, 2, 4, 4), _hunyuan_inputs),
         Case(
             "hunyuan-i2v-concat",
-            lambda: _hunyuan(in_channels=9, image_condition_type="latent_concat"),
+            lambda **config: _hunyuan(in_channels=9, image_condition_type="latent_concat", **config),
             (1, 9, 2, 4, 4),
             _hunyuan_inputs,
         ),
         Case(
             "hunyuan-i2v-replace",
-            lambda: _hunyuan(image_condition_type="token_replace"),
+            lambda **config: _hunyuan(image_condition_type="token_replace", **config),
             (1, 4, 2, 4, 4),
             _hunyuan_inputs,
         ),

@@ -23,12 +23,12 @@ class Stop(Exception):
 class Bench:
     """A model and a scheduler; ``passes`` says how many blocks each pass of the last request ran, by branch."""
 
-    def __init__(self) -> None:
+    def __init__(self, heads: int = 4) -> None:
         from diffusers import FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
 
         torch.manual_seed(0)
         self.model = WanTransformer3DModel(
-            num_attention_heads=4, attention_head_dim=16, in_channels=4, out_channels=4, text_dim=32, freq_dim=32,
+            num_attention_heads=heads, attention_head_dim=16, in_channels=4, out_channels=4, text_dim=32, freq_dim=32,
             ffn_dim=128, num_layers=BLOCKS, rope_max_seq_len=64,
         ).eval()  # fmt: skip
         self.scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)

@@ -90,8 +90,7 @@ class Attachment:
 
     def taken(self) -> bool:
         """True if a session is at work on this transformer."""
-        context = self.transformer.__dict__.get("cache_context")
-        return isinstance(context, CacheContext) and context._session is not None
+        return session_of(self.transformer) is not None
 
     def refuse_compiled(self, method: CacheMethod) -> None:
         """Raises RuntimeError for a model that is compiled in a way in which ``method`` cannot act."""
@@ -146,6 +145,12 @@ class Attachment:
                 if self._context_before is not None:
                     self.transformer.__dict__["cache_context"] = self._context_before
         self._handles, self._stacks, self._forwards = [], [], {}
+
+
+def session_of(transformer: nn.Module) -> Any:
+    """The session that is at work on it, None if there is none."""
+    context = transformer.__dict__.get("cache_context")
+    return context._session if isinstance(context, CacheContext) else None
 
 
 def is_compiled(module: nn.Module) -> bool:

@@ -14,8 +14,8 @@ from c4d.core.types import Change, Primitives, Probe
 class Ranks(Protocol):
     """The processes that make one request together, as a session asks for them."""
 
-    def begin(self, method: str, inputs: Mapping[str, Any]) -> None:
-        """A run opens with these arguments of a forward; raises unless all ranks open the same one."""
+    def begin(self, run: str, inputs: Mapping[str, Any]) -> None:
+        """A ``run`` (its method and steps) opens with these arguments of a forward; raises unless all ranks open it."""
         ...
 
     def elsewhere(self, transformer: nn.Module) -> bool:
@@ -37,7 +37,7 @@ class Ranks(Protocol):
 class Alone:
     """A single process: its own sums are the sums over all ranks."""
 
-    def begin(self, method: str, inputs: Mapping[str, Any]) -> None:
+    def begin(self, run: str, inputs: Mapping[str, Any]) -> None:
         return None
 
     def elsewhere(self, transformer: nn.Module) -> bool:

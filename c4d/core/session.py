@@ -93,6 +93,11 @@ class Session:
         """Every pass so far, oldest first."""
         return tuple(self._trace)
 
+    @property
+    def alone(self) -> bool:
+        """True if it asks no other rank before it decides."""
+        return isinstance(self._ranks, Alone)
+
     def bytes(self) -> int:
         """Bytes held right now by histories and probes.
 
@@ -151,7 +156,7 @@ class Session:
         new_run, step = self._clock.tick(self.name, kwargs.get("timestep"), expert)
         if new_run or self._run is None:
             self._open_run()
-            self._ranks.begin(self.method.name, attachment.named(args, kwargs))
+            self._ranks.begin(f"{self.method.name}, {step.total} steps", attachment.named(args, kwargs))
         if self._ranks.elsewhere(attachment.transformer):
             return
         attachment.wake()

@@ -12,8 +12,9 @@ from hashlib import sha256
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from c4d.core.attach import session_of
 from c4d.parallel.collectives import Group, gather
 
 SAMPLED, ROWS = 16, 8  # numbers of an input that ranks compare, and rows of such: a digest and as many inputs
@@ -41,13 +42,13 @@ class Agreement:
             raise Disagreement(f"rank {', '.join(broken)} of this request failed in this step; see what it says")
         return [[math.fsum(of) for of in zip(*rows, strict=True)][:-2] for rows in zip(*ranks, strict=True)]
 
-    def check(self, method: str, inputs: Mapping[str, Any]) -> None:
-        """Raises :class:`Disagreement` on every rank unless all have the same method and nearly the same inputs.
+    def check(self, run: str, inputs: Mapping[str, Any]) -> None:
+        """Raises :class:`Disagreement` on every rank unless all have the same ``run`` and nearly the same inputs.
 
         One collective of a fixed size: ranks that were given different shapes meet in it, too.
         """
         tensors = {name: x for name, x in sorted(inputs.items()) if isinstance(x, Tensor) and x.numel()}
-        said = "\n".join([method, *(f"{name} {list(x.shape)} {x.dtype}" for name, x in tensors.items())])
+        said = "\n".join([run, *(f"{name} {list(x.shape)} {x.dtype}" for name, x in tensors.items())])
         names = list(tensors)[: ROWS - 1]
         device = next((x.device for x in tensors.values()), torch.device("cpu"))
         rows = torch.zeros(ROWS, SAMPLED, device=device)
@@ -57,7 +58,9 @@ class Agreement:
         first, *others = self._read(rows)
         for rank, found in enumerate(others, 1):
             if found[0] != first[0]:
-                raise Disagreement(f"ranks 0 and {rank} of this request have different methods or shapes: {ADVICE}")
+                raise Disagreement(
+                    f"ranks 0 and {rank} of this request have different methods, numbers of steps or shapes: {ADVICE}"
+                )
             for row, name in enumerate(names, 1):
                 if not near(first[row], found[row]):
                     raise Disagreement(f"ranks 0 and {rank} of this request were given different {name}: {ADVICE}")
@@ -65,6 +68,16 @@ class Agreement:
     def _read(self, x: Tensor) -> list[list[list[float]]]:
         self.calls += 1
         return gather(x, self._group).tolist()
+
+
+def refuse_alone(transformer: nn.Module) -> None:
+    """Raises RuntimeError if a cache is at work on it that would decide without the other ranks."""
+    session = session_of(transformer)
+    if session is not None and session.alone:
+        raise RuntimeError(
+            f"{type(transformer).__name__} is spread over several ranks, but its cache would decide on each of them "
+            "alone: give it what c4d.sharded gave, c4d.cached(…, ranks=ranks)"
+        )
 
 
 def sample(x: Tensor) -> Tensor:
@@ -75,5 +88,7 @@ def sample(x: Tensor) -> Tensor:
 
 
 def near(one: Sequence[float], other: Sequence[float]) -> bool:
-    limit = NEAR * max(map(abs, one))
-    return all(a == b or abs(a - b) <= limit for a, b in zip(one, other, strict=True))
+    """Nothing but numbers on both sides is compared: what is broken on all ranks alike is no disagreement."""
+    limit = NEAR * max((abs(a) for a in one if math.isfinite(a)), default=0.0)
+    pairs = zip(one, other, strict=True)
+    return all(a == b or abs(a - b) <= limit or (math.isnan(a) and math.isnan(b)) for a, b in pairs)

@@ -59,7 +59,8 @@ def sp_attention(
     q, k, v = qkv
     joined = q if words is None else torch.cat((q, words[0]), 1)
     block, size, here = q.shape[1], 1 if ring is None else ring.size, 0 if ring is None else ring.rank
-    held, total, words_parts = torch.stack((k, v)), None, dict[int, Part]()
+    held, total = torch.stack((k, v)), None
+    words_parts: dict[int, Part] = {}  # a literal: compilers do not follow dict[…]()
     for hop in range(size):
         source = (here - hop) % size
         coming = pass_on(held, ring) if ring is not None and hop + 1 < size else None

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from c4d.core.hooks import Forward, Hook
+from c4d.parallel.agree import refuse_alone
 from c4d.parallel.collectives import Group, gather
 
 BRANCHES = 2
@@ -39,7 +40,7 @@ class Branching:
     def install(self) -> None:
         add, enter = self._handles.append, Hook(self, self.enter)
         add(self.transformer.register_forward_pre_hook(enter, prepend=True, with_kwargs=True))
-        add(self.transformer.register_forward_hook(Hook(self, self.leave)))
+        add(self.transformer.register_forward_hook(Hook(self, self.leave), always_call=True))
         self._forward = Forward(self, self.transformer, unless_elsewhere)  # type: ignore[arg-type]
 
     def remove(self) -> None:
@@ -63,6 +64,7 @@ class Branching:
         return self._call != self._group.rank
 
     def enter(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        refuse_alone(self.transformer)
         latents, place = args[0] if args else kwargs["hidden_states"], self._place()
         self._call = (self._call + 1) % BRANCHES
         if self._call and place != self._step:
@@ -71,15 +73,18 @@ class Branching:
         self._key = (latents.shape, latents.dtype, kwargs.get("return_dict"))
 
     def skipped(self) -> Any:
-        """What the forward of another group's call returns; None while nobody knows its shape."""
+        """What the forward of another group's call returns; nothing, (), while nobody knows its shape."""
         known = self._known.get(self._key)
         if known is None:
-            return None
+            return ()
         self._open, structure = torch.empty_like(known[0]), known[1]
         return pytree.tree_unflatten([self._open], structure)
 
     def leave(self, args: Any, output: Any) -> Any:
         """After a call: what it returns (None: what it did); the exchange, after a step's second one."""
+        if output is None:  # it raised, maybe in another call than on other ranks: what comes next is a first call
+            self._call, self._own, self._open = BRANCHES - 1, None, None
+            return None
         if self._key not in self._known:
             return self._first(output)
         if not self.elsewhere:

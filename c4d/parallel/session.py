@@ -88,9 +88,9 @@ class Parallel:
 
     # -- for a cache session
 
-    def begin(self, method: str, inputs: Mapping[str, Any]) -> None:
+    def begin(self, run: str, inputs: Mapping[str, Any]) -> None:
         if self._together is not None:
-            self._together.check(method, inputs)
+            self._together.check(run, inputs)
 
     def elsewhere(self, transformer: nn.Module) -> bool:
         return any(b.transformer is transformer and b.elsewhere for b in self._branchings)

@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_map_only
 from c4d.core.fitting import Fitting
 from c4d.core.hooks import Hook
 from c4d.core.spec import ModelSpec, Stack
+from c4d.parallel.agree import refuse_alone
 from c4d.parallel.attention import Text, sp_attention
 from c4d.parallel.collectives import gather
 from c4d.parallel.mesh import Mesh
@@ -104,6 +105,7 @@ class Sharding:
     # -- called by the hooks, which are the first of each module: others see what is spread already
 
     def enter(self, args: Any, kwargs: Any) -> Any:
+        refuse_alone(self.transformer)
         self.cut.length = None
 
         def mine(name: str, value: Any) -> Any:

@@ -1,0 +1,152 @@
+"""Ranks that share a request agree on it, or say on every rank who is at fault: never a hang, never a wrong result."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import c4d
+from c4d import SequenceParallel
+from c4d.backends import load
+from c4d.parallel.agree import Disagreement
+from tests.parallel.forwards import VARIANTS, words
+from tests.parallel.job import BOTH, WAYS, Case, bits, error, gathered, raised, rank, same, sharded
+from tests.tiny import Case as Model
+from tests.tiny import rand
+
+NAME, HEAD = "wan", "first-block:threshold=0.2,last=0"
+TIMES = [1000.0, 750.0, 500.0]
+
+
+def request(case: Model, model: Any, session: Any, x: Tensor | None = None, times: Any = TIMES) -> list[Tensor]:
+    session.begin(times)
+    x = rand(*case.latents, seed=3) if x is None else x
+    return [case.run(model, x * (1 - 0.1 * i), t) for i, t in enumerate(times)]
+
+
+class Failing:
+    """A backend that measures nothing once it is told to."""
+
+    def __init__(self) -> None:
+        self._backend, self.broken = load("cpu"), False
+
+    def change(self, now: Tensor, before: Tensor) -> Tensor:
+        if self.broken:
+            raise ArithmeticError("cannot measure")
+        return self._backend.change(now, before)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+
+def failing(how: SequenceParallel) -> None:
+    """One rank cannot measure: all raise, and the next request is right again."""
+    case, backend, faulty = VARIANTS[NAME], Failing(), 1
+    model = case.build(num_attention_heads=4)
+    with c4d.cached(model, HEAD, backend="cpu") as session:
+        want = request(case, model, session)
+    with sharded(model, how) as ranks, c4d.cached(model, HEAD, backend=backend, ranks=ranks) as session:
+        request(case, model, session)
+        backend.broken = rank() == faulty
+        said = raised(lambda: request(case, model, session), ArithmeticError, Disagreement)
+        backend.broken = False
+        got = request(case, model, session)
+    assert ("cannot measure" if rank() == faulty else f"rank {faulty} of this request failed") in said, said
+    found = error(got, want)
+    assert found <= 1e-4, found
+
+
+def differing(what: str, how: SequenceParallel) -> None:
+    """The last rank is given something else than the others: all raise before a block runs."""
+    case, method, x, other = VARIANTS[NAME], HEAD, rand(*VARIANTS[NAME].latents, seed=3), rank() == last(how)
+    times: Any = TIMES
+    if other and what == "prompts":
+        inputs: Callable[[], dict[str, Any]] = lambda: dict(encoder_hidden_states=rand(1, 12, 16, seed=2))  # noqa: E731
+        case = replace(case, inputs=inputs)
+    if other and what == "lengths of prompts":
+        case = replace(case, inputs=lambda: words(1, 11))
+    if other and what == "seeds":
+        x = rand(*case.latents, seed=4)
+    if other and what == "sizes":
+        x = rand(1, 4, 3, 12, 10, seed=3)
+    if other and what == "batches":
+        x, case = x.repeat(2, 1, 1, 1, 1), replace(case, inputs=lambda: words(2, 12))
+    if other and what == "dtypes":
+        x = x.double()
+    if other and what == "methods":
+        method = "fora:interval=2"
+    if other and what == "thresholds":
+        method = HEAD.replace("0.2", "0.21")
+    if other and what == "timesteps":
+        times = [900.0, *TIMES[1:]]
+    if other and what == "numbers of steps":
+        times = TIMES[:2]
+    model, entered = VARIANTS[NAME].build(num_attention_heads=4), list[None]()
+    with sharded(model, how) as ranks:
+        with c4d.cached(model, method, backend="cpu", ranks=ranks) as session:
+            handle = model.blocks[0].register_forward_pre_hook(lambda *_: entered.append(None))
+            said = raised(lambda: request(case, model, session, x, times), Disagreement)
+            handle.remove()
+        assert not entered and "same prompt, seed, sizes and options" in said, said
+        assert SAYS[what] in said, said
+        same(said)
+        with c4d.cached(model, HEAD, backend="cpu", ranks=ranks) as session:
+            same(bits(*request(VARIANTS[NAME], model, session)))
+
+
+SAYS = {
+    "prompts": "different encoder_hidden_states",
+    "seeds": "different hidden_states",
+    "timesteps": "different timestep",
+    **dict.fromkeys(
+        ("lengths of prompts", "sizes", "batches", "dtypes", "methods", "thresholds", "numbers of steps"),
+        "different methods, numbers of steps or shapes",
+    ),
+}
+
+
+def last(how: SequenceParallel) -> int:
+    return (how.ulysses or 1) * (how.ring or 1) * (how.cfg or 1) - 1
+
+
+def nearly(how: SequenceParallel) -> None:
+    """Text encoders of two devices do not give the same bits: that alone stops nobody."""
+    model = VARIANTS[NAME].build(num_attention_heads=4)
+    noise = 1 + 1e-3 * rank() * torch.sign(rand(1, 12, 16, seed=7))
+    case = replace(VARIANTS[NAME], inputs=lambda: dict(encoder_hidden_states=noise * rand(1, 12, 16, seed=1)))
+    with sharded(model, how) as ranks, c4d.cached(model, HEAD, backend="cpu", ranks=ranks) as session:
+        request(case, model, session)
+    same(session.report().timelines)
+
+
+def replicas() -> None:
+    """Two prompts at once, each on two ranks of its own: nobody asks the others, and both come out right."""
+    case, x = VARIANTS[NAME], rand(*VARIANTS[NAME].latents, seed=rank() // 2)
+    model = case.build(num_attention_heads=4)
+    with c4d.cached(model, HEAD, backend="cpu") as session:
+        want = request(case, model, session, x)
+    with (
+        sharded(model, SequenceParallel(2, 1, cfg=1, data=2)) as ranks,
+        c4d.cached(model, HEAD, backend="cpu", ranks=ranks) as session,
+    ):
+        got = request(case, model, session, x)
+    found, digests = error(got, want), gathered(bits(*got))
+    assert found <= 1e-4, found
+    assert digests[0] == digests[1] != digests[2] == digests[3], digests
+
+
+def cases(world: int) -> dict[str, Case]:
+    way = BOTH[world]
+    how = WAYS[world][way]
+    found = {f"{way}, ranks with different {what}": functools.partial(differing, what, how) for what in SAYS}
+    return {
+        **found,
+        f"{way}, a rank that cannot measure": functools.partial(failing, how),
+        f"{way}, nearly the same prompt": functools.partial(nearly, how),
+        **({"data2 x U2, a prompt each": replicas} if world == 4 else {}),
+    }

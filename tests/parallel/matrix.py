@@ -1,0 +1,82 @@
+"""Every case on several ranks: ``torchrun --standalone --nproc-per-node=4 -m tests.parallel.matrix FOLDER [CASE...]``.
+
+Each rank writes a line a case to FOLDER. Ranks meet between cases at the store, which survives what breaks a group.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import sys
+import time
+import traceback
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from tests.parallel import agreement, decisions, forwards, generations, neighbours, traffic
+from tests.parallel.job import CPU, Case
+
+PARTS = (forwards, generations, decisions, agreement, traffic, neighbours)
+
+
+FAILED = "a case failed"
+
+
+def cases(world: int) -> dict[str, Case]:
+    return {name: case for part in PARTS for name, case in part.cases(world).items()}
+
+
+def fails() -> None:
+    assert dist.get_rank() != 1, "on purpose"
+
+
+def ends() -> None:
+    if dist.get_rank() == 1:
+        os._exit(3)
+
+
+LAUNCHER = {"launcher: a rank fails": fails, "launcher: a rank ends": ends, "launcher: and then": fails}  # if named
+
+
+def main(folder: str, *names: str) -> None:
+    faulthandler.dump_traceback_later(float(os.environ.get("C4D_RANKS_LIMIT", "600")), exit=True)
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(False)
+    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
+    rank, world, store = dist.get_rank(), dist.get_world_size(), dist.distributed_c10d._get_default_store()
+    found = cases(world)
+    if names:
+        found = {name: case for name, case in {**found, **LAUNCHER}.items() if any(each in name for each in names)}
+    with (Path(folder) / f"{rank}.jsonl").open("w") as lines:
+        for name, case in found.items():
+            if meet(f"before {name}", world):
+                CPU.forget()
+            start, error = time.perf_counter(), None
+            try:
+                case()
+            except Exception:
+                error = traceback.format_exc()
+                store.set(FAILED, "")
+            seconds = round(time.perf_counter() - start, 2)
+            print(json.dumps({"case": name, "seconds": seconds, "error": error}), file=lines, flush=True)
+    meet("the end", world)
+    dist.destroy_process_group()
+
+
+def meet(place: str, world: int) -> bool:
+    """Waits until all ranks are at ``place``: one that failed may be far ahead of those that wait for it. True if any
+    has failed since they met before."""
+    store = dist.distributed_c10d._get_default_store()
+    if store.add(place, 1) == world:
+        store.set(f"{place}, all", "failed" if store.check([FAILED]) else "fine")
+        store.delete_key(FAILED)
+    store.wait([f"{place}, all"], timedelta(seconds=120))
+    return store.get(f"{place}, all") == b"failed"
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,49 @@
+"""Every case that needs several ranks, as a test of its own; all of a world size come from one launch of torchrun."""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import json
+import os
+
+import pytest
+
+from tests.parallel.launch import launch
+from tests.parallel.matrix import cases
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ranks")]
+
+
+@pytest.fixture(scope="session")
+def launched(tmp_path_factory):
+    """What a launch found; one at a time, and one for all workers of xdist (which may not keep a group together)."""
+    folder = tmp_path_factory.getbasetemp()
+    shared = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+    @functools.cache
+    def once(world, *names):
+        kept = shared / f"ranks-{world}{len(names)}.json"
+        with (shared / "ranks.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not kept.exists():
+                kept.write_text(json.dumps(launch(world, *names)))
+        return json.loads(kept.read_text())
+
+    return once
+
+
+@pytest.mark.parametrize("world, name", [(world, name) for world in (2, 4) for name in cases(world)])
+def test_on(launched, world, name):
+    found = launched(world)
+    said = found[name] if name in found else found[""]
+    if any(said):
+        pytest.fail("\n".join(f"rank {rank}: {what or 'right'}" for rank, what in enumerate(said)), pytrace=False)
+
+
+def test_a_rank_that_fails_or_ends_is_told(launched):
+    """The launcher itself: rank 1 alone fails in one case, and ends within the next."""
+    found = launched(2, "launcher: ")
+    fine, failed = found["launcher: a rank fails"]
+    assert fine is None and "AssertionError: on purpose" in failed
+    assert "did not get to it" in found["launcher: a rank ends"][1]

@@ -1,0 +1,142 @@
+"""The parts of spreading that one process can check: cuts, merges, and how near is the same."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from c4d.backends import load
+from c4d.parallel import agree, attention
+from c4d.parallel.agree import Agreement, Disagreement, near, sample
+from c4d.parallel.sharding import Cut
+from tests.tiny import rand
+
+LENGTHS, RANKS = st.integers(1, 40), st.integers(1, 9)
+
+
+def cuts(length, ranks):
+    made = [Cut(position, ranks) for position in range(ranks)]
+    for cut in made:
+        cut.length = length
+    return made
+
+
+@given(LENGTHS, RANKS, st.integers(1, 3), st.integers(0, 2), st.booleans())
+def test_what_is_cut_is_all_there_once_and_filled_at_the_end(length, ranks, ndim, dim, backwards):
+    dim %= ndim
+    shape = [2] * ndim
+    shape[dim] = length
+    x = torch.arange(1.0, math.prod(shape) + 1).view(shape)
+    parts = [cut(x, dim - ndim if backwards else dim) for cut in cuts(length, ranks)]
+    whole = torch.cat(parts, dim)
+    assert torch.equal(whole.narrow(dim, 0, length), x)
+    assert not whole.narrow(dim, length, whole.shape[dim] - length).any()
+    assert len({part.shape for part in parts}) == 1 and parts[0].shape[dim] == math.ceil(length / ranks)
+    assert all(part.is_contiguous() and part.untyped_storage().nbytes() == part.nbytes for part in parts)
+
+
+@given(LENGTHS, RANKS, st.integers(0, 50))
+def test_counts(length, ranks, count):
+    made = cuts(length, ranks)
+    assert sum(cut.here for cut in made) == length
+    assert all(cut.each == math.ceil(length / ranks) >= cut.here for cut in made)
+    assert sum(cut.before(count) for cut in made) == min(count, ranks * made[0].each)
+    leading = torch.arange(length) < count  # what a rank has of the tokens that are counted, counted by hand
+    for cut in made:
+        assert min(cut.before(count), cut.here) == int(cut(leading.float(), 0).sum())
+
+
+@given(LENGTHS, RANKS, st.integers(0, 5))
+def test_what_stands_before_the_tokens_stays(length, ranks, words):
+    x = rand(words + length, 2)
+    tails = [cut.tail(x, 0) for cut in cuts(length, ranks)]
+    assert all(torch.equal(tail[:words], x[:words]) for tail in tails)
+    assert torch.equal(torch.cat([tail[words:] for tail in tails])[:length], x[words:])
+
+
+@given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4), RANKS)
+def test_a_grid_is_cut_in_the_order_in_which_it_is_flattened(frames, height, width, ranks):
+    x = rand(2, 3, frames, height, width)
+    tokens = x.flatten(2).transpose(1, 2)
+    for cut in cuts(frames * height * width, ranks):
+        mine = cut.tokens(x)
+        assert mine.ndim == 5
+        assert torch.equal(mine.flatten(2).transpose(1, 2), cut.tokens(tokens))
+
+
+# -- merges
+
+
+@given(st.lists(st.integers(0, 6), min_size=2, max_size=5), st.integers(1, 4), st.floats(0.1, 30.0))
+def test_parts_over_some_keys_merge_to_all(sizes, queries, scale):
+    """Against fp64 over all keys at once, in any split of them, also one that is empty."""
+    if not sum(sizes):
+        sizes = [*sizes, 1]
+    backend, keys = load("cpu"), sum(sizes)
+    q, k, v = (rand(2, n, 3, 4, seed=i) for i, n in enumerate((queries, keys, keys)))
+    q = q * scale
+    want, lse = backend.attention_lse(q.double(), k.double(), v.double())
+    parts = [backend.attention_lse(q, a, b) for a, b in zip(k.split(sizes, 1), v.split(sizes, 1), strict=True)]
+    total = parts[0]
+    for part in parts[1:]:
+        total = attention.merged(total, part)
+    assert total[0].dtype == torch.float32
+    assert (total[0] - want).abs().max() < 1e-5
+    assert (total[1] - lse).abs().max() < 1e-4 * max(1.0, scale)
+
+
+def test_a_query_that_saw_nothing_stays_zero():
+    nothing = torch.zeros(1, 2, 1, 3), torch.full((1, 1, 2), -math.inf)
+    out, lse = attention.merged(nothing, nothing)
+    assert not out.any() and (lse == -math.inf).all()
+    something = rand(1, 2, 1, 3), torch.tensor([[[0.5, -2.0]]])
+    for merged in (attention.merged(nothing, something), attention.merged(something, nothing)):
+        assert torch.equal(merged[0], something[0]) and torch.equal(merged[1], something[1])
+
+
+# -- agreement
+
+
+def test_near():
+    assert near([1.0, -2.0], [1.0, -2.0])
+    assert near([1.0, -2.0], [1.039, -2.0]) and not near([1.0, -2.0], [1.041, -2.0])  # 0.02 of the largest
+    assert near([0.0, 0.0], [0.0, 0.0]) and not near([0.0, 0.0], [1e-9, 0.0])
+    assert near([math.inf, 1.0], [math.inf, 1.0]) and not near([1.0, 1.0], [math.inf, 1.0])
+    assert not near([1.0, 1.0], [math.nan, 1.0]) and not near([math.nan], [1.0])
+    assert near([math.nan, 1.0], [math.nan, 1.0])  # broken alike: for the reports, not a disagreement
+    assert not near([math.nan, 1.0], [math.nan, 2.0]) and not near([math.inf, 1.0], [math.inf, 2.0])
+
+
+@given(st.integers(1, 100))
+def test_a_sample_is_of_one_size_from_one_end_to_the_other(count):
+    x = torch.arange(count, dtype=torch.bfloat16)
+    found = sample(x.view(1, -1))
+    assert found.shape == (agree.SAMPLED,) and found.dtype == torch.float32
+    assert found[0] == x[0] and found[-1] == x[-1] and set(found.tolist()) <= set(x.float().tolist())
+
+
+@pytest.fixture
+def ranks(monkeypatch):
+    """Three ranks in one process: what the others would send."""
+    said = SimpleNamespace(others=[])
+    monkeypatch.setattr(agree, "gather", lambda x, group: torch.stack([x, *said.others]))
+    return said
+
+
+def test_sums_are_in_the_order_of_the_ranks(ranks):
+    """And exact: the numbers of which the sum is made do not decide it by their order."""
+    ranks.others = [torch.tensor([[1e8, 2.0, 5.0, 0.0]]), torch.tensor([[-1e8, 4.0, 5.0, 0.0]])]
+    own = Agreement(None)
+    assert own.sums(torch.tensor([[0.5, 1.0]]), [5], False) == [[0.5, 7.0]]
+    assert own.calls == 1
+
+
+def test_a_rank_that_failed_is_named(ranks):
+    ranks.others = [torch.tensor([[0.0, 0.0, 5.0, 1.0]]), torch.tensor([[1.0, 1.0, 5.0, 0.0]])]
+    with pytest.raises(Disagreement, match="rank 1 of this request failed"):
+        Agreement(None).sums(torch.tensor([[0.5, 1.0]]), [5], False)
