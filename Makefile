@@ -1,6 +1,7 @@
 # make demo: install, generate one clip uncached and cached with the embedded model, leave video and report in out/demo
 # make test: install, then the linters and the whole CPU suite
-# make test-ascend: only what runs the real torch_npu over a simulated NPU (part of make test; see tests/ascend)
+# make test-ascend: only what runs the real torch_npu over a simulated NPU (part of make test, which skips it loudly where
+#   it cannot run; here it has to)
 # make bench: install the other systems too, and measure: isolation, ranks, step cost, fidelity (see docs/measurements/README.md)
 PYTHON ?= python3
 export OMP_WAIT_POLICY ?= passive
@@ -19,11 +20,14 @@ demo: .venv/installed
 
 test: .venv/installed lint
 	$(RUN) -m tests.ascend.install
+	$(RUN) -m tests.xfuser.install
 	$(RUN) -m pytest -n 2 --dist loadgroup
 
+test-ascend: export C4D_REQUIRE_SIMULATION = 1
 test-ascend: .venv/installed
+	$(RUN) -m pip install -q --disable-pip-version-check torch==2.13.0
 	$(RUN) -m tests.ascend.install
-	$(RUN) -m pytest -n 2 -rs tests/ascend
+	$(RUN) -m pytest -n 2 --dist loadgroup -rs tests/ascend tests/backends/test_ascend_arguments.py tests/backends/test_ascend_installed.py
 
 lint: .venv/installed
 	.venv/bin/ruff check c4d launch tools bench tests

@@ -21,7 +21,7 @@ from c4d.core.types import CacheMethod
 from c4d.models import spec_for
 from c4d.parallel import SequenceParallel
 from c4d.parallel.attention import Kernels
-from c4d.parallel.mesh import build
+from c4d.parallel.groups import make
 from c4d.parallel.session import Parallel
 from c4d.parallel.start import start
 
@@ -153,7 +153,8 @@ def sharded(
     Raises:
         ValueError: degrees that do not fit, with those that do; a model whose spec does not say how it is spread; an
             attention whose processor is not the stock one; as :func:`attention`.
-        RuntimeError: a process that no launcher started.
+        RuntimeError: a process that no launcher started (``NoLauncher``); ranks that were given different degrees
+            (``Disagreement``); xfuser asked for by name where it cannot make the groups.
     """
     how = SequenceParallel() if how is None else how
     _check_kinds((how, (SequenceParallel,), "how", "a c4d.SequenceParallel"))
@@ -162,9 +163,8 @@ def sharded(
     session = attention(model, kernel, backend=chosen, spec=spec)
     heads = min(heads for fitting in session.fittings for heads in fitting.heads)
     job = start(chosen, how.timeout)
-    mesh = build(
-        how.degrees(job.world, node=job.node, heads=heads, branches=branches), job.rank, chosen.group, how.timeout
-    )
+    degrees = how.degrees(job.world, node=job.node, heads=heads, branches=branches)
+    mesh = make(how, degrees, job.rank, chosen)
 
     def plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         return chosen.attention(q, k, v, mask=mask, kernel=kernel)

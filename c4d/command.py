@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from c4d.backends import Backend, select
 from c4d.backends.kernels import OWN
 from c4d.core.grammar import parse
 from c4d.options import Options, read_prompts
-from c4d.parallel import Degrees, Job, SequenceParallel, start
+from c4d.parallel import Degrees, Job, NoLauncher, SequenceParallel, start
 from c4d.pipelines import (
     EMBEDDED,
     InputError,
@@ -107,6 +107,8 @@ def generate(options: Options, stops: Stops) -> None:
             elif not options.quiet:
                 for note in record["notes"]:
                     tell(f"note: {note}")
+                if ranks is not None:
+                    tell(f"ranks: {ranks.said()}")
                 for line in record["attention"]:
                     tell(f"attention: {line}")
                 tell(f"{clip.report or 'uncached'}\n{summary(record)}\ntimed: {record['timing']['how']}")
@@ -129,12 +131,13 @@ def prepare(options: Options) -> Plan:
         parse(options.cache)
     try:
         backend = select(options.backend)
-        how = SequenceParallel(
-            options.ulysses, options.ring, options.cfg, options.data, options.jointly, options.timeout
-        )
+        how = SequenceParallel(**{field.name: getattr(options, field.name) for field in fields(SequenceParallel)})
     except ValueError as error:
         raise InputError(str(error)) from error
-    job = start(backend, how.timeout) if os.environ.get("WORLD_SIZE", "1") != "1" else Job()
+    try:
+        job = start(backend, how.timeout) if os.environ.get("WORLD_SIZE", "1") != "1" else Job()
+    except NoLauncher as error:
+        raise InputError(f"WORLD_SIZE={os.environ['WORLD_SIZE']}: {error}") from error
     model = EMBEDDED.get(options.model)
     settings = Settings(
         model=options.model,
@@ -204,7 +207,7 @@ def _load(
     if plan.job.world > 1:
         ranks = c4d.sharded(pipe, plan.how, branches=plan.degrees.cfg, kernel=kernel, backend=plan.backend)
         until_done.enter_context(ranks)
-        return pipe, ranks, ranks
+        return pipe, ranks.attention, ranks
     if kernel == OWN:
         return pipe, None, None
     return pipe, until_done.enter_context(c4d.attention(pipe, kernel, backend=plan.backend)), None

@@ -48,6 +48,7 @@ class Options:
     cfg: int | None = None
     data: int = 1
     jointly: bool = False
+    groups: str = "auto"
     timeout: float = 600.0
 
 
@@ -116,6 +117,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     option(ranks, "--cfg", whole, "N", "2: each branch of guidance has ranks of its own; default: chosen, and printed")
     option(ranks, "--data", whole, "N", "groups of ranks with prompts of their own (--prompt-file); default 1")
     switch(ranks, "--jointly", "both branches of guidance take the same caching decisions")
+    option(ranks, "--groups", str, "NAME", "who makes the groups of ranks: xfuser, torch, or auto; default auto")
     option(ranks, "--timeout", number, "X", "seconds that ranks wait for each other before the job fails; default 600")
 
     where = add("where to")

@@ -299,7 +299,7 @@ def test_of_a_board_only_its_versions_are_kept(monkeypatch):
 def test_ranks_of_the_host(tmp_path):
     assert bench.main(["cards", "--rehearse", "--out", str(tmp_path)]) == 0
     two, eight = cases_of(tmp_path, "cards").values()
-    assert two["checked"] == 30 and not two["failures"] and two["times"]
+    assert two["checked"] == 32 and not two["failures"] and two["times"]
     assert "is of 2 ranks" in eight["absent"]
     text = (tmp_path / "report.md").read_text()
     assert "| collectives and sharded attention and times, 2 ranks | 30 |" in text
@@ -328,17 +328,21 @@ def test_a_command_ends_in_time_with_what_it_started():
 def test_a_command_that_does_not_end_well(how, error, tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "run", lambda command, limit: (how, ["progress", "c4d: error: why"]))
     with pytest.raises(error, match="c4d: error: why"):
-        generate.measure(Machine(Reference(), True, tmp_path), "float32")
+        generate.measure(Machine(Reference(), True, tmp_path), "float32", 1)
 
 
 def test_clips_that_differ_are_told(tmp_path, monkeypatch):
     made = {"exit": 0, "timelines": {"cond": "CrrC"}, "nonfinite": 0}
-    monkeypatch.setattr(generate, "made", lambda machine, backend, dtype, folder: dict(made))
+    monkeypatch.setattr(generate, "made", lambda machine, backend, dtype, folder, ranks: dict(made))
     monkeypatch.setattr(generate, "closeness", lambda film, other: 29.0 if film.name == "uncached.mp4" else 55.0)
     machine = Machine(Reference(), True, tmp_path)
-    assert generate.measure(machine, "bfloat16")["failures"] == ["uncached: 29.0 dB to the host's clip, less than 30"]
+    assert generate.measure(machine, "bfloat16", 1)["failures"] == [
+        "uncached: 29.0 dB to the host's clip, less than 30"
+    ]
     machine.kept["host"] = {"timelines": {"cond": "CCCC"}}
-    assert generate.measure(machine, "bfloat16")["failures"][0].startswith("other steps are computed than on the host")
+    assert generate.measure(machine, "bfloat16", 1)["failures"][0].startswith(
+        "other steps are computed than on the host"
+    )
 
 
 # -- what is kept

@@ -19,6 +19,7 @@ ANYWHERE = {
     "core": {"torch"},
     "models": {"torch", "c4d.core"},
     "backends": {"torch", "c4d.core"},
+    "parallel": {"torch", "c4d.core", "c4d.backends"},
     "eval": {"torch", "numpy", "PIL"},
 }
 # The same for imports inside functions, which only run when asked for.
@@ -26,6 +27,7 @@ INSIDE = {
     "core": set(),
     "models": {"diffusers"},
     "backends": {"psutil", "flash_attn", "flash_attn_interface", "sageattention", "torch_npu"},
+    "parallel": {"xfuser"},
 }
 # What the files of a backend's own folder import, all but its ``__init__``, which imports them when they are asked for.
 VENDOR = {"cuda": {"triton"}}

@@ -1,7 +1,7 @@
 """Part "cards": what sequence parallelism stands on, by 2 and 8 ranks with a device each.
 
 Collectives, cache decisions that agree, Ulysses and Ring attention, and the time of their exchanges at the models'
-sizes. Generating on several ranks is not here yet: it comes with c4d's sequence parallelism.
+sizes. Whole generations on several ranks are in the part "generate".
 """
 
 from __future__ import annotations
@@ -34,11 +34,7 @@ def cases(machine: Machine) -> list[Case]:
 
 def measure(machine: Machine, topics: list[str], ranks: int, worker: str = "bench.accelerator.rank") -> Record:
     """RuntimeError with the words of the ranks that failed; none is waited for longer than ``LIMIT``."""
-    host = machine.backend.device_type == "cpu"
-    if host and ranks > min(RANKS):
-        raise Absent(f"a rehearsal on the host is of {min(RANKS)} ranks")
-    if not host and (there := torch.accelerator.device_count()) < ranks:
-        raise Absent(f"{there} of {ranks} devices are here")
+    enough(machine, ranks)
     machine.release()  # the first rank's device is this process's, too
     folder = machine.folder / "cards" / f"{'-'.join(topics)}-{ranks}"
     shutil.rmtree(folder, ignore_errors=True)
@@ -59,6 +55,15 @@ def measure(machine: Machine, topics: list[str], ranks: int, worker: str = "benc
         "failures": [f"rank {rank}: {failure}" for rank, own in enumerate(found) for failure in own["failures"]],
         "times": {name: slowest([own["times"][name] for own in found]) for name in found[0]["times"]},
     }
+
+
+def enough(machine: Machine, ranks: int) -> None:
+    """Raises :class:`Absent` unless there is a device for each of the ranks."""
+    host = machine.backend.device_type == "cpu"
+    if host and ranks > min(RANKS):
+        raise Absent(f"a rehearsal on the host is of {min(RANKS)} ranks")
+    if not host and (there := torch.accelerator.device_count()) < ranks:
+        raise Absent(f"{there} of {ranks} devices are here")
 
 
 def slowest(times: list[Record]) -> Record:

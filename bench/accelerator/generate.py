@@ -1,4 +1,5 @@
-"""Part "generate": clips of the embedded model by launch/infer.py, cached and not, beside those of the host.
+"""Part "generate": clips of the embedded model by launch/infer.py, cached and not, beside those of the host; on one
+device, and on 2 and 8 that share them.
 
 The films are compared as they are saved, in H.264, with those that the ``cpu`` backend makes in fp32 of the same noise.
 """
@@ -6,6 +7,7 @@ The films are compared as they are saved, in H.264, with those that the ``cpu`` 
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import torch
 from torch import Tensor
 
 from bench.accelerator import processes
+from bench.accelerator.cards import RANKS, enough
 from bench.accelerator.machine import Machine
 from bench.accelerator.records import Absent, Case, Record
 from c4d.eval import psnr
@@ -30,14 +33,17 @@ SAME = 99.0  # dB, in place of infinity: the very same pixels
 def cases(machine: Machine) -> list[Case]:
     own = str(machine.backend.default_dtype).removeprefix("torch.")
     dtypes = [own] if machine.rehearsal else list(dict.fromkeys((own, "float32")))
-    return [Case(f"wan-tiny, {dtype}", 40, lambda dtype=dtype: measure(machine, dtype)) for dtype in dtypes]
+    alone = [Case(f"wan-tiny, {dtype}", 40, partial(measure, machine, dtype, 1)) for dtype in dtypes]
+    return [*alone, *(Case(f"wan-tiny, {own}, {n} ranks", 60, partial(measure, machine, own, n)) for n in RANKS)]
 
 
-def measure(machine: Machine, dtype: str) -> Record:
-    there, host = machine.folder / "generate" / dtype, machine.folder / "generate" / "host"
-    found = made(machine, machine.backend.name, dtype, there)
+def measure(machine: Machine, dtype: str, ranks: int) -> Record:
+    if ranks > 1:
+        enough(machine, ranks)
+    there, host = machine.folder / "generate" / f"{dtype}-{ranks}", machine.folder / "generate" / "host"
+    found = made(machine, machine.backend.name, dtype, there, ranks)
     if "host" not in machine.kept:
-        machine.kept["host"] = made(machine, "cpu", "float32", host)
+        machine.kept["host"] = made(machine, "cpu", "float32", host, 1)
     wanted, failures = machine.kept["host"]["timelines"], []
     if found["timelines"] != wanted:
         failures.append(f"other steps are computed than on the host: {found['timelines']}, {wanted}")
@@ -50,14 +56,21 @@ def measure(machine: Machine, dtype: str) -> Record:
     return {"checked": 2 + len(close), "failures": failures, "psnr": close, **found}
 
 
-def made(machine: Machine, backend: str, dtype: str, folder: Path) -> Record:
-    """Makes the clips and returns their report's figures; RuntimeError if the command does not end well."""
+def made(machine: Machine, backend: str, dtype: str, folder: Path, ranks: int) -> Record:
+    """Makes the clips and returns their report's figures; RuntimeError if the command does not end well.
+
+    Several ranks share the tokens, each branch of guidance after the other; the peak is that of the first.
+    """
     memory = folder.with_suffix(".memory.json")
     folder.mkdir(parents=True, exist_ok=True)
     options: list[object] = ["--backend", backend, "--dtype", dtype, "--cache", METHOD, "--prompt", PROMPT]
     options += ["--steps", 4] if machine.rehearsal else []
     options += ["--compare", "--quiet", "--overwrite", "--out", folder.resolve()]
-    how, lines = processes.run(["-m", "bench.accelerator.infer", memory.resolve(), *options], LIMIT)
+    program: list[object] = ["-m", "bench.accelerator.infer", memory.resolve(), *options]
+    if ranks > 1:
+        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+        program = [*torchrun, *program, "--cfg", 1]
+    how, lines = processes.run(program, LIMIT)
     if how == MISSING:  # the backend is here: a package of the command is not
         raise Absent(lines[-1])
     if how != 0:
@@ -66,6 +79,7 @@ def made(machine: Machine, backend: str, dtype: str, folder: Path) -> Record:
     return {
         "exit": how,
         "attention": report["attention"],
+        "ranks": report["ranks"],
         "peak": json.loads(memory.read_text())["peak"],
         "seconds_clip": report["timing"]["median"],
         **{key: report["session"][key] for key in ("computed", "reused", "timelines", "nonfinite", "peak_bytes")},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import runpy
 import sys
 from pathlib import Path
@@ -11,13 +12,16 @@ from bench.stamp import ROOT
 
 
 def main() -> None:
-    kept = Path(sys.argv.pop(1))
-    kept.unlink(missing_ok=True)
+    kept, first = Path(sys.argv.pop(1)), os.environ.get("RANK", "0") == "0"
+    if first:
+        kept.unlink(missing_ok=True)
     try:
         runpy.run_path(str(ROOT / "launch" / "infer.py"), run_name="__main__")
     except SystemExit as end:
         if end.code:
             raise
+    if not first:
+        return
     from c4d.backends import load
 
     memory = load(sys.argv[sys.argv.index("--backend") + 1]).memory()

@@ -78,7 +78,7 @@ class Machine:
         """Bytes of tensors, of the allocator's own count alone: the driver's takes time that would be measured."""
         if self.backend.device_type == "cpu":
             return self.backend.memory().allocated
-        return int(torch.accelerator.memory_allocated())
+        return int(torch.get_device_module(self.device).memory_allocated())
 
     def generator(self, seed: int = 0) -> torch.Generator:
         return torch.Generator(self.device).manual_seed(seed)
@@ -99,7 +99,7 @@ class Machine:
         self.kept.clear()
         gc.collect()
         if self.backend.device_type != "cpu":
-            torch.accelerator.empty_cache()
+            torch.get_device_module(self.device).empty_cache()
 
     # -- time
 

@@ -24,6 +24,9 @@ from torch import Tensor
 from bench.accelerator.device import off
 from bench.accelerator.machine import Machine
 from bench.accelerator.records import Record, said
+from c4d.parallel.agree import Agreement
+from c4d.parallel.attention import Kernels, sp_attention
+from c4d.parallel.collectives import Group
 
 LIMIT = 300  # seconds of a rank
 TIMEOUT = timedelta(seconds=120)  # of one collective; the first one also connects the ranks
@@ -91,43 +94,27 @@ def collectives(r: Rank) -> Found:
 
 
 def sharded(r: Rank) -> Found:
-    """Decisions of a cache, and attention, on a sequence of which each rank has a part."""
-    backend = r.machine.backend
-    now, before = (r.numbers(r.ranks, 1023, 129, dtype=torch.bfloat16, seed=seed)[r.rank] for seed in (0, 1))
-    change = backend.change(now, before)
-    dist.all_reduce(change, group=r.group)
-    heard = [torch.empty_like(change) for _ in range(r.ranks)]
-    dist.all_gather(heard, change, group=r.group)
-    yield "every rank decides by the same bits", float(not all(torch.equal(change, other) for other in heard)), 0.5
+    """Decisions of a cache, and attention, on a sequence of which each rank has a part, by what c4d uses for them."""
+    backend, group = r.machine.backend, Group(r.group, r.ranks, r.rank)
+    now, before = (r.numbers(r.ranks, 1023, 129, dtype=torch.bfloat16, seed=seed) for seed in (0, 1))
+    own = backend.change(now[r.rank], before[r.rank])
+    sums = Agreement(group).sums(own[None], [now[r.rank].numel()], failed=False)
+    heard: list[Any] = [None] * r.ranks
+    dist.all_gather_object(heard, sums, group=r.group)
+    yield "every rank decides by the same bits", float(not all(sums == other for other in heard)), 0.5
+    whole = r.machine.exact(now) - r.machine.exact(before)
+    yield "numbers that decide", abs(sums[0][0] / float(whole.abs().sum()) - 1), 1e-5
+    kernels = Kernels(
+        lambda q, k, v, mask: backend.attention(q, k, v, mask=mask),
+        lambda q, k, v, mask: backend.attention_lse(q, k, v, mask=mask),
+    )
     for name, dtype in DTYPES.items():
         q, k, v = (r.numbers(1, 128 * r.ranks, 2 * r.ranks, 64, dtype=dtype, seed=seed) for seed in range(3))
         whole = r.machine.exact(backend.attention(q, k, v).chunk(r.ranks, 1)[r.rank])
-        own = [x.chunk(r.ranks, 1)[r.rank].contiguous() for x in (q, k, v)]
-        yield f"Ulysses, {name}", off(ulysses(r, *own), whole), ATTENTION[name]
-        yield f"Ring, {name}", off(ring(r, *own), whole), ATTENTION[name]
-
-
-def ulysses(r: Rank, *own: Tensor) -> Tensor:
-    """Attention [1, S/N, H, D] of this rank's q, k, v of that shape; in between, all tokens of its share of heads."""
-    q, k, v = (
-        r.all_to_all(x.unflatten(2, (r.ranks, -1)).movedim(2, 0).contiguous()).movedim(0, 1).flatten(1, 2) for x in own
-    )
-    out = r.machine.backend.attention(q, k, v).unflatten(1, (r.ranks, -1)).movedim(1, 0).contiguous()
-    return r.all_to_all(out).movedim(0, 2).flatten(2, 3)
-
-
-def ring(r: Rank, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """The same with its own queries; keys and values go round, and what each part gives is merged by its weight."""
-    outs, totals = [], []
-    pair = torch.stack((k, v))
-    for turn in range(r.ranks):
-        out, total = r.machine.backend.attention_lse(q, pair[0], pair[1])
-        outs.append(out.float())
-        totals.append(total)
-        if turn < r.ranks - 1:
-            pair = r.passed_on(pair)
-    weights = torch.stack(totals).softmax(0).transpose(2, 3)[..., None]  # [N, B, S, H, 1]
-    return (torch.stack(outs) * weights).sum(0)
+        mine = tuple(x.chunk(r.ranks, 1)[r.rank].contiguous() for x in (q, k, v))
+        for kind, ways in {"Ulysses": (group, None), "Ring": (None, group)}.items():
+            out, _ = sp_attention(mine, q.shape[1], kernels, *ways)
+            yield f"{kind}, {name}", off(out, whole), ATTENTION[name]
 
 
 def times(r: Rank) -> dict[str, Record]:

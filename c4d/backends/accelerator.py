@@ -56,13 +56,15 @@ class Accelerator(Reference):
     def synchronize(self) -> None:
         torch.accelerator.synchronize()
 
+    # The device's own module has these; torch.accelerator only for allocators that say so, as torch_npu's from 2.13 on.
+
     def memory(self) -> Memory:
-        device = torch.accelerator
-        free, total = device.get_memory_info()
+        device = torch.get_device_module(self.device_type)
+        free, total = device.mem_get_info()
         return Memory(device.memory_allocated(), device.memory_reserved(), device.max_memory_allocated(), free, total)
 
     def reset_peak(self) -> None:
-        torch.accelerator.reset_peak_memory_stats()
+        torch.get_device_module(self.device_type).reset_peak_memory_stats()
 
     def offload(self, x: Tensor) -> Parked:
         if x.device.type != self.device_type:

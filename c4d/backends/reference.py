@@ -58,6 +58,14 @@ def written_out(
     return out.transpose(1, 2).to(q.dtype), total.float()
 
 
+KERNELS: Mapping[str, Kernel] = MappingProxyType(
+    {
+        "sdpa": Kernel("torch's scaled_dot_product_attention", Limits(DTYPES, lse=False), sdpa),
+        "written-out": Kernel("matrix products and a softmax in fp32, tile by tile", Limits(DTYPES), written_out),
+    }
+)
+
+
 class Reference:
     """Plain torch on any device torch knows; as the ``cpu`` backend, on the host."""
 
@@ -69,12 +77,7 @@ class Reference:
     asynchronous = False
     verified = "every test of the suite runs on it"
 
-    attention_kernels: Mapping[str, Kernel] = MappingProxyType(
-        {
-            "sdpa": Kernel("torch's scaled_dot_product_attention", Limits(DTYPES, lse=False), sdpa),
-            "written-out": Kernel("matrix products and a softmax in fp32, tile by tile", Limits(DTYPES), written_out),
-        }
-    )
+    attention_kernels: Mapping[str, Kernel] = KERNELS
 
     def missing(self) -> str | None:
         return None

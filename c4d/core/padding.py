@@ -22,9 +22,7 @@ class Trim:
         self._padding = padding
         self._names = list(inspect.signature(type(transformer).forward).parameters)[1:]
         # mask -> (its version, its lengths); gone with the mask
-        self._known: MutableMapping[Tensor, tuple[int, Lengths]] = (
-            WeakIdKeyDictionary()
-        )  # mask -> (its version, its lengths); gone with the mask
+        self._known: MutableMapping[Tensor, tuple[int, Lengths]] = WeakIdKeyDictionary()
         self.reads = 0
 
     def mask(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:

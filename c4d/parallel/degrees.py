@@ -44,6 +44,8 @@ class SequenceParallel:
         data: groups of ranks with prompts of their own.
         jointly: both branches of guidance take the same decisions: each is as slow as the other anyway.
         timeout: seconds that a collective may take before the job fails.
+        groups: who makes the groups of ranks, "xfuser" or "torch", in the same order of ranks; "auto" takes xfuser
+            where it runs.
 
     What is None is chosen from the number of ranks, of those in a node, of heads and of branches: guidance first,
     then as much Ulysses as divides the heads and stays inside a node, then Ring.
@@ -55,6 +57,7 @@ class SequenceParallel:
     data: int = 1
     jointly: bool = False
     timeout: float = 600.0
+    groups: str = "auto"
 
     def __post_init__(self) -> None:
         for name in ("ulysses", "ring", "cfg", "data"):
@@ -65,6 +68,8 @@ class SequenceParallel:
             raise ValueError(f"cfg must be 1 or 2, the branches of guidance, got {self.cfg}")
         if not isinstance(self.timeout, int | float) or isinstance(self.timeout, bool) or not self.timeout > 0:
             raise ValueError(f"timeout must be seconds above 0, got {self.timeout!r}")
+        if self.groups not in ("auto", "xfuser", "torch"):
+            raise ValueError(f"groups must be 'auto', 'xfuser' or 'torch', got {self.groups!r}")
 
     def degrees(self, world: int, *, node: int, heads: int, branches: int) -> Degrees:
         """What to use on ``world`` ranks, ``node`` of them in each machine, for a model of so many ``heads``.
@@ -73,14 +78,12 @@ class SequenceParallel:
         """
         fits = [d for d in possible(world, heads, branches) if self._asked(d)]
         if not fits:
-            others = possible(world, heads, branches)
-            listed = "; ".join(str(d) for d in others if d.data == 1 and d.cfg in (1, self.cfg or 1)) or "none"
-            asked = ", ".join(
-                f"{n}={v}" for n in ("ulysses", "ring", "cfg", "data") if (v := getattr(self, n)) is not None
-            )
+            listed = "; ".join(str(d) for d in possible(world, heads, branches) if d.data == 1)
+            given = {name: getattr(self, name) for name in ("ulysses", "ring", "cfg", "data")}
+            asked = ", ".join(f"{name}={n}" for name, n in given.items() if n not in (None, 1)) or "this division"
             raise ValueError(
-                f"{asked} does not fit {world} ranks, {heads} heads and {branches} "
-                f"branch{'es' if branches > 1 else ''} of guidance; possible with data=1: {listed}"
+                f"{asked} does not fit {_counted(world, 'rank')}, {_counted(heads, 'head')} and "
+                f"{_counted(branches, 'branch', 'es')} of guidance; possible without data: {listed}"
             )
         return max(fits, key=lambda d: (d.cfg, d.ulysses <= node, heads % d.ulysses == 0, d.ulysses))
 
@@ -100,3 +103,7 @@ def possible(world: int, heads: int, branches: int) -> list[Degrees]:
                 yield Degrees(ulysses, ring, cfg, data)
 
     return list(found())
+
+
+def _counted(n: int, what: str, more: str = "s") -> str:
+    return f"{n} {what}{more if n > 1 else ''}"

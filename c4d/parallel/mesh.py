@@ -18,7 +18,7 @@ class Mesh:
     """Where a rank stands. A group of one rank is None: nothing is sent in it.
 
     ``ulysses`` and ``ring`` share an attention, ``sequence`` (both) the tokens of a forward, ``cfg`` its counterparts
-    for the other branch of guidance, ``request`` all that work on one prompt.
+    for the other branch of guidance, ``request`` all that work on one prompt. ``made_by`` in words who made them.
     """
 
     degrees: Degrees
@@ -28,6 +28,7 @@ class Mesh:
     sequence: Group | None
     cfg: Group | None
     request: Group | None
+    made_by: str = ""
 
     @property
     def position(self) -> int:
@@ -59,7 +60,7 @@ def layout(d: Degrees) -> Mapping[str, list[list[int]]]:
     }
 
 
-def build(degrees: Degrees, rank: int, new_group: NewGroup, timeout: float) -> Mesh:
+def build(degrees: Degrees, rank: int, new_group: NewGroup, timeout: float, made_by: str = "torch.distributed") -> Mesh:
     """Makes the groups; every rank of the job calls it, with the same degrees."""
     limit, mine, made = timedelta(seconds=timeout), dict[str, Group | None](), dict[tuple[int, ...], Any]()
     for name, groups in layout(degrees).items():
@@ -69,4 +70,4 @@ def build(degrees: Degrees, rank: int, new_group: NewGroup, timeout: float) -> M
             if rank in ranks:
                 handle = made.get(tuple(ranks))
                 mine[name] = None if handle is None else Group(handle, len(ranks), ranks.index(rank))
-    return Mesh(degrees, rank, **mine)
+    return Mesh(degrees, rank, **mine, made_by=made_by)

@@ -19,7 +19,8 @@ from c4d.parallel.sharding import Sharding
 class Parallel:
     """Spreads ``transformers`` over the ranks of ``mesh``; made by :func:`c4d.sharded`.
 
-    Every rank gets the whole result. What it holds of a cache is its own part of the tokens.
+    Every rank gets the whole result. What it holds of a cache is its own part of the tokens. ``attention`` is the
+    session that computes it.
     """
 
     def __init__(
@@ -32,7 +33,7 @@ class Parallel:
         jointly: bool,
     ) -> None:
         self.mesh = mesh
-        self._attention = attention
+        self.attention = attention
         self._together = None if mesh.request is None else Agreement(mesh.request)
         self._agreement = None if mesh.sequence is None else Agreement(mesh.sequence)
         self._deciding = self._together if jointly else self._agreement
@@ -48,9 +49,9 @@ class Parallel:
         )
 
     def __enter__(self) -> Parallel:
-        self._attention.__enter__()
+        self.attention.__enter__()
         try:
-            for fitting in self._attention.fittings if self._shardings else ():
+            for fitting in self.attention.fittings if self._shardings else ():
                 if fitting.left:
                     raise ValueError(
                         f"{fitting.label} has attentions with another processor ({', '.join(fitting.left)}), which "
@@ -70,15 +71,20 @@ class Parallel:
             branching.remove()
         for sharding in self._shardings:
             sharding.remove()
-        self._attention.__exit__(*exc)
+        self.attention.__exit__(*exc)
 
     @property
     def collectives(self) -> int:
         """How many were made to agree on decisions."""
         return sum(agreement.calls for agreement in (self._agreement, self._together) if agreement is not None)
 
+    def said(self) -> str:
+        """How ranks are divided, and who made their groups."""
+        return f"{self.mesh.degrees}; groups by {self.mesh.made_by}"
+
     def lines(self) -> list[str]:
-        return [f"ranks: {self.mesh.degrees}", *self._attention.lines()]
+        """:meth:`said`, and what computes the attention."""
+        return [self.said(), *self.attention.lines()]
 
     # -- for a cache session
 

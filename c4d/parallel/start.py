@@ -15,6 +15,10 @@ from c4d.backends import Backend
 T = TypeVar("T")
 
 
+class NoLauncher(RuntimeError):
+    """Several ranks were asked for in a process that nobody told which one it is."""
+
+
 class Job(NamedTuple):
     """``rank`` of ``world`` processes, ``node`` of them on this machine."""
 
@@ -45,11 +49,11 @@ class Job(NamedTuple):
 def start(backend: Backend, timeout: float) -> Job:
     """Joins the job that torchrun started, on a device of its own; as it is, if the process has joined one already.
 
-    Raises RuntimeError in a process that no launcher started.
+    Raises :class:`NoLauncher` in a process that no launcher started.
     """
     if not dist.is_initialized():
         if missing := [name for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR") if name not in os.environ]:
-            raise RuntimeError(
+            raise NoLauncher(
                 f"several ranks need a launcher, and {', '.join(missing)} is not set: start the program with "
                 "torchrun --nproc-per-node=N"
             )

@@ -31,7 +31,7 @@ def produce(
     *,
     backend: Backend,
     progress: bool,
-    attention: AttentionSession | Parallel | None = None,
+    attention: AttentionSession | None = None,
     ranks: Parallel | None = None,
     notes: Sequence[str] = (),
 ) -> tuple[dict[str, Any], Clip]:
@@ -39,7 +39,8 @@ def produce(
 
     What the folder held stays until all clips are made. Returns what ``report.json`` says, and the clip (the cached one
     if there is a method). ``attention`` is what is at work in ``pipe`` (None: the model's own), ``ranks`` those
-    that share it, of which this one writes; ``notes`` are remarks for the reader of the report. Raises like :func:`c4d.pipelines.generate`, and OutputError for a file that cannot be
+    that share it, of which this one writes; ``notes`` are remarks for
+    the reader of the report. Raises like :func:`c4d.pipelines.generate`, and OutputError for a file that cannot be
     written.
     """
     made = take_turns(pipe, request, settings, backend=backend, progress=progress, ranks=ranks)
@@ -72,7 +73,7 @@ def produce(
         "adherence": {kind: seen for kind in frames if (seen := adherence(request.prompt, frames[kind]))},
         "session": session,
         "backend": {"name": backend.name, "hardware": backend.hardware(), "verified": backend.verified},
-        "ranks": {} if ranks is None else ranks.mesh.degrees._asdict(),
+        "ranks": None if ranks is None else {**ranks.mesh.degrees._asdict(), "said": ranks.said()},
         "attention": attention.lines() if attention is not None else ["the model's own"],
         **about_here(),
         "notes": list(notes),

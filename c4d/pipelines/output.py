@@ -187,21 +187,27 @@ def to_bytes(frames: Tensor) -> Tensor:
 
 
 def _encode(path: Path, pixels: Any, fps: float) -> None:
-    """uint8 [T, H, W, 3] -> H.264 at ``path``. Called directly: imageio does not look at how ffmpeg ended."""
+    """uint8 [T, H, W, 3] -> H.264 at ``path``. Called directly: imageio does not look at how ffmpeg ended.
+
+    ffmpeg gets the open file, not its name: an interrupt while it starts leaves it behind, and it would make the file
+    again that was removed.
+    """
     length, height, width, _ = pixels.shape
     rate = Fraction(fps).limit_denominator()
     source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(rate), "-i", "-"]
-    target = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "14", "-movflags", "+faststart", f"file:{path}"]
-    done = subprocess.run(
-        [get_ffmpeg_exe(), "-y", "-v", "error", *source, *target],
-        input=memoryview(pixels).cast("B"),
-        capture_output=True,
-        check=False,
-    )
+    how = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "14", "-movflags", "+faststart", "-f", "mp4"]
+    with path.open("wb") as file:
+        done = subprocess.run(
+            [get_ffmpeg_exe(), "-y", "-v", "error", *source, *how, f"file:/proc/self/fd/{file.fileno()}"],
+            input=memoryview(pixels).cast("B"),
+            capture_output=True,
+            check=False,
+            pass_fds=[file.fileno()],
+        )
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip().splitlines()
-        how = signal.strsignal(-done.returncode) if done.returncode < 0 else f"exit status {done.returncode}"
-        raise OSError(f"ffmpeg ended with {': '.join([str(how), *said[-1:]])}")
+        end = signal.strsignal(-done.returncode) if done.returncode < 0 else f"exit status {done.returncode}"
+        raise OSError(f"ffmpeg ended with {': '.join([str(end), *said[-1:]])}")
     try:
         written = count_frames_and_secs(f"file:{path}")[0]
     except RuntimeError as error:

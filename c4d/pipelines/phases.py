@@ -51,7 +51,7 @@ class Stopwatch:
     def phases(self, computed: Sequence[bool] | None) -> dict[str, float]:
         """Seconds until the first pass ("preparing"), until the last step is done, and after it ("decoding").
 
-        What lies between is "denoising"; or, where the host's clock is that of one device, passes "computed" and "reused"
+        What lies between is "denoising"; or, where the host's clock tells, passes "computed" and "reused"
         (by ``computed``, one for each pass; None: no pass was reused) and what is "between" them.
         """
         first = self._ended if self._first is None else self._first

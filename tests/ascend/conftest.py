@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 
-from tests.ascend.install import NotHere, prepared
+from tests.ascend.install import NotHere, prepared, required
 
 collect_ignore = [] if os.environ.get("C4D_SIM_DEVICES") else ["simulated"]
 
@@ -16,5 +16,7 @@ def libraries():
     try:
         return prepared()
     except NotHere as why:
+        if required():
+            pytest.fail(f"the Ascend simulation cannot run here: {why}", pytrace=False)
         warnings.warn(f"NOT TESTED: the Ascend simulation cannot run here: {why}", stacklevel=1)
         pytest.skip(str(why))

@@ -76,8 +76,14 @@ def environment(libraries: Path, simulate: bool = False, **settings: object) -> 
     }
 
 
+def required() -> bool:
+    """Whether it is an error, and not only said, that the simulation cannot run here."""
+    return os.environ.get("C4D_REQUIRE_SIMULATION") == "1"
+
+
 if __name__ == "__main__":
     try:
         print(f"Ascend, simulated: {prepared()}")
     except NotHere as why:
         print(f"\n*** NOT TESTED: the Ascend simulation cannot run here: {why}\n", file=sys.stderr)
+        sys.exit(required())

@@ -20,6 +20,7 @@ ABSENT = {  # what a simulation does not have, or a rehearsal leaves out
     "sweep of lincomb K=2, FLUX": "the backend ascend has no kernels to sweep (c4d.backends.ascend.lincomb)",
     "sweep of change, FLUX": "the backend ascend has no kernels to sweep (c4d.backends.ascend.lincomb)",
     "sweep of norm_rotary, FLUX": "the backend ascend has no kernels to sweep (c4d.backends.ascend.norm_rotary)",
+    "wan-tiny, bfloat16, 8 ranks": "2 of 8 devices are here",
     "collectives and sharded attention and times, 8 ranks": "2 of 8 devices are here",
 }
 
@@ -40,10 +41,12 @@ def test_every_part_without_a_model(libraries, tmp_path):
         assert right(store.cases, part).state == KEPT, right(store.cases, part)
     assert {part for part, _ in store.cases} == set(PARTS)
 
-    (clip,) = [record for (part, _), record in store.cases.items() if part == "generate"]
-    assert (clip["exit"], clip["computed"], clip["reused"]) == (0, 4, 4) and clip["peak"] > 10**7
+    for ranks, case in ((1, "wan-tiny, bfloat16"), (2, "wan-tiny, bfloat16, 2 ranks")):
+        clip = store.cases["generate", case]
+        assert (clip["exit"], clip["computed"], clip["reused"]) == (0, 4, 4) and clip["peak"] > 10**7
+        assert ranks == 1 or clip["ranks"]["ulysses"] * clip["ranks"]["ring"] == ranks
     ranks = store.cases["cards", "collectives and sharded attention and times, 2 ranks"]
-    assert ranks["checked"] == 30 and len(ranks["times"]) == 2
+    assert ranks["checked"] == 32 and len(ranks["times"]) == 2
     shapes = [record for (part, _), record in store.cases.items() if part == "attention"]
     assert {record["auto"] for record in shapes} == {"infer"}
     assert all("ms" in record["kernels"][kernel] for record in shapes for kernel in ("infer", "fusion", "sdpa"))

@@ -1,7 +1,7 @@
 """Runs the tests in ``simulated`` with the real torch_npu over a stand-in for CANN: no NPU is needed, none is shown.
 
-In two processes, for two cores, started with the environment that torch_npu needs. One test alone, by hand:
-``python -m tests.ascend.test_simulated test_order.py -k pinned``.
+In processes of about the same length, for two workers, started with the environment that torch_npu needs. One test
+alone, by hand: ``python -m tests.ascend.test_simulated test_order.py -k pinned``.
 """
 
 from __future__ import annotations
@@ -15,32 +15,53 @@ import pytest
 from tests.ascend.install import ROOT, NotHere, environment, prepared
 
 SIMULATED = Path(__file__).parent / "simulated"
-RANKS = "test_ranks.py"
+HEAVY = {
+    "ranks": ["test_ranks.py"],
+    "models": ["test_models.py", "test_command.py"],
+    "memory": ["test_memory.py"],
+    "mutations": ["test_mutations.py"],
+}
 PRIMITIVES = ["tests/backends", "-p", "tests.ascend.simulated.conftest"]  # every backend's, told to take the device
 SHARES = {
-    "ranks": [RANKS],
-    "rest": sorted({path.name for path in SIMULATED.glob("test_*.py")} - {RANKS}),
+    **HEAVY,
+    "rest": sorted({path.name for path in SIMULATED.glob("test_*.py")}.difference(*HEAVY.values())),
     "primitives": PRIMITIVES,
 }
 
 
-def run(libraries, *options, **how):
+def run(libraries, *options, chip="Ascend910B3", queue=0, **how):
     """``options`` of pytest; names of files in ``simulated`` are found there."""
-    settings = {"C4D_TEST_DEVICE": 1} if PRIMITIVES[0] in options else {}
+    settings = {"C4D_SIM_SOC": chip, "TASK_QUEUE_ENABLE": queue} | (
+        {"C4D_TEST_DEVICE": 1} if PRIMITIVES[0] in options else {}
+    )
     options = [SIMULATED / each if (SIMULATED / each).is_file() else each for each in options]
     command = [sys.executable, "-m", "pytest", "-p", "no:xdist", *options]
     return subprocess.run(command, cwd=ROOT, env=environment(libraries, **settings), text=True, **how)
 
 
+def passes(libraries, *options, **how):
+    try:
+        done = run(libraries, *options, **how, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)
+    except subprocess.TimeoutExpired as late:
+        pytest.fail(f"{options} did not end:\n{(late.stdout or b'').decode()[-6000:]}", pytrace=False)
+    if done.returncode:
+        pytest.fail(done.stdout, pytrace=False)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("share", SHARES)
 def test_simulated(libraries, share):
-    try:
-        done = run(libraries, *SHARES[share], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)
-    except subprocess.TimeoutExpired as late:
-        pytest.fail(f"the {share} did not end:\n{(late.stdout or b'').decode()[-6000:]}", pytrace=False)
-    if done.returncode:
-        pytest.fail(done.stdout, pytrace=False)
+    passes(libraries, *SHARES[share])
+
+
+@pytest.mark.parametrize("chip", ["Ascend950DT_9571", "Ascend910A"])
+def test_another_chip(libraries, chip):
+    passes(libraries, "test_chips.py", chip=chip)
+
+
+def test_operators_that_a_second_thread_launches(libraries):
+    """As users are told to set it: TASK_QUEUE_ENABLE=2."""
+    passes(libraries, "test_backend.py", "test_order.py", queue=2)
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ from tests.ascend.install import environment
 from tests.ascend.sim.site.sitecustomize import LAUNCHERS, program
 
 RANK = """
-import torch, torch.distributed as dist
+import os, torch, torch.distributed as dist
 
+torch.accelerator.set_device_index(int(os.environ["LOCAL_RANK"]))
 dist.init_process_group("hccl")
 x = torch.arange(3.0, device="npu") * (dist.get_rank() + 1)
 dist.all_reduce(x)
@@ -53,6 +54,6 @@ def test_ranks_of_torchrun_compute(libraries, tmp_path):
 
 def test_a_simulation_that_cannot_start_ends_the_process(libraries, tmp_path):
     (tmp_path / "rank.py").write_text("raise AssertionError('is not reached')")
-    settings = environment(libraries, simulate=True, LOCAL_RANK=7)
+    settings = {**environment(libraries, simulate=True), "LD_LIBRARY_PATH": ""}
     done = subprocess.run([sys.executable, tmp_path / "rank.py"], env=settings, capture_output=True, text=True)
     assert done.returncode == 70 and "is not reached" not in done.stderr

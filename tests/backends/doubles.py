@@ -25,6 +25,25 @@ def exact(q, k, v, mask=None, scale=None, causal=False):
     )
 
 
+def exact_norm(x, weight, eps):
+    x = x.double()
+    over = (-2, -1) if weight is not None and weight.numel() != x.shape[-1] else (-1,)
+    normed = x / (x.square().mean(over, keepdim=True) + eps).sqrt()
+    return normed if weight is None else normed * weight.double().view(-1, x.shape[-1])
+
+
+def exact_rotary(x, cos, sin, interleaved, tokens):
+    """By complex numbers, unlike any of the kernels; the second result is the magnitude of the terms."""
+    turned = x.shape[1] if tokens is None else tokens
+    x, half = x.double(), x.shape[-1] // 2
+    pairs = x.unflatten(-1, (half, 2)) if interleaved else x.unflatten(-1, (2, half)).transpose(-1, -2)
+    table = torch.complex(cos.double(), sin.double()).unsqueeze(-2)
+    numbers = torch.view_as_complex(pairs.contiguous()).clone()
+    numbers[:, :turned] *= table
+    out = torch.view_as_real(numbers)
+    return (out if interleaved else out.transpose(-1, -2)).flatten(-2), pairs.norm(dim=-1).max()
+
+
 def _heads_first(q, k, v, bias, scale, causal):
     _refuse_unless(q.numel() and k.numel(), "tensors without numbers")
     out, lse = exact(*(x.transpose(1, 2) for x in (q, k, v)), bias, scale, causal)

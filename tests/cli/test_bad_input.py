@@ -44,7 +44,7 @@ def weights(monkeypatch):
         asked.append(model)
         return load_pipeline(model, **options)
 
-    monkeypatch.setattr("c4d.cli.load_pipeline", load)
+    monkeypatch.setattr("c4d.command.load_pipeline", load)
     return asked
 
 
@@ -87,7 +87,7 @@ class TestTheMachine:
 
     def test_several_ranks(self, fails, generate, weights, monkeypatch):
         monkeypatch.setenv("WORLD_SIZE", "2")
-        fails(generate, 2, "WORLD_SIZE=2", "sequence parallelism", "one rank")
+        fails(generate, 2, "WORLD_SIZE=2", "RANK, LOCAL_RANK, MASTER_ADDR is not set", "torchrun")
         assert not weights
 
     def test_a_backend_that_cannot_run_here(self, fails, generate, weights, monkeypatch):
@@ -143,7 +143,7 @@ class TestTheMachine:
         def fall(*_, **__):
             raise RuntimeError("hole\nin two lines")
 
-        monkeypatch.setattr("c4d.cli.produce", fall)
+        monkeypatch.setattr("c4d.command.produce", fall)
         fails(generate, 1, "RuntimeError", "hole in two lines", "--debug")
         assert "Traceback" in c4d(*generate, "--debug").err
 

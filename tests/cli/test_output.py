@@ -8,13 +8,15 @@ import json
 import os
 import re
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 from imageio_ffmpeg import get_ffmpeg_exe
 
 from c4d.pipelines import GenerationError
-from c4d.pipelines.output import alone_in, atomic, write_json
+from c4d.pipelines.output import alone_in, atomic, write_clip, write_json
 from tests.cli.conftest import PROMPT, QUICK
 
 OTHER = "a blue square moving up on a white background"
@@ -66,7 +68,7 @@ def test_another_job_is_refused_before_anything_is_loaded(c4d, fails, job, gener
     assert c4d(*words).code == c4d(*generate).code == 0
     before = [contents(folder) for folder in (folders[0].parent, *folders)]
     with monkeypatch.context() as patch:
-        patch.setattr("c4d.cli.load_pipeline", lambda *_, **__: pytest.fail("weights were loaded"))
+        patch.setattr("c4d.command.load_pipeline", lambda *_, **__: pytest.fail("weights were loaded"))
         ways = ["another --out", "--overwrite"]
         fails([*words, "--seed", 1], 2, "out/000", PROMPT, "seed 0", "method none", "seed: 0 there, 1 asked for", *ways)
         fails([*generate, "--cache", "fora:interval=2"], 2, f"{folders[0].parent}'", "cache: None there", *ways)
@@ -190,3 +192,18 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
         temporary.write_text("half")
         raise RuntimeError
     assert json.loads(path.read_text()) == {"a": 1} and [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_an_encoder_that_an_interrupt_left_behind_makes_no_file(tmp_path, monkeypatch):
+    """As if SIGINT came while ffmpeg starts, before Python knows of it."""
+    left = []
+
+    def interrupted(command, *, pass_fds=(), **_):
+        left.append(subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, pass_fds=pass_fds))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("c4d.pipelines.output.subprocess.run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_clip(tmp_path, "video", torch.rand(5, 3, 32, 32), 16.0)
+    left[0].communicate(bytes(5 * 256 * 256 * 3))  # its pixels were on their way
+    assert not list(tmp_path.iterdir())

@@ -8,10 +8,11 @@ from types import MappingProxyType
 
 import torch
 from torch import Tensor
+from torch.torch_version import TorchVersion
 
 from c4d.backends.accelerator import Accelerator
-from c4d.backends.ascend import fused, installed
-from c4d.backends.ascend.attention import documented, kernels
+from c4d.backends.ascend import chips, fused, installed
+from c4d.backends.ascend.attention import kernels
 from c4d.backends.checks import check_dtype, check_norm, check_rotary
 from c4d.backends.kernels import Kernel
 
@@ -19,14 +20,16 @@ from c4d.backends.kernels import Kernel
 class Ascend(Accelerator):
     """Fused operators of torch_npu on an Ascend NPU; its memory figures are the caching allocator's.
 
-    Norm and rotary embedding take the operators for tensors on an NPU that are within their limits, on a chip that they
-    are documented for, and want no gradient. Others get the reference's plain torch, as caching does on every chip.
+    Norm and rotary embedding take the operators for tensors on an NPU that are within their limits, on a chip that has
+    them, and want no gradient. Others get the reference's plain torch, as caching does on every chip; its sums are in a
+    fixed order, and :meth:`change` gives the same bits, only under ``torch.use_deterministic_algorithms``.
     """
 
     name = "ascend"
     device_type = "npu"
     collectives = "hccl"
-    allocator = ("PYTORCH_NPU_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
+    # torch_npu knows the name without NPU from 2.13 on.
+    allocator = ("PYTORCH_NPU_ALLOC_CONF", "PYTORCH_ALLOC_CONF")[: 1 + (TorchVersion(torch.__version__) >= "2.13")]
     waiting = MappingProxyType({"ASCEND_LAUNCH_BLOCKING": "1", "TASK_QUEUE_ENABLE": "0"})
     verified = "torch_npu's own host code over a simulated device; not verified on hardware"
 
@@ -83,4 +86,4 @@ class Ascend(Accelerator):
         given = [x for x in tensors if x is not None]
         wanted = torch.is_grad_enabled() and any(x.requires_grad for x in given)
         there = given[0].device.type == self.device_type and given[0].numel() > 0
-        return there and not wanted and documented(self.chip)
+        return there and not wanted and chips.fused(self.chip)

@@ -6,22 +6,20 @@ say what is left out (True: no attention), in full and contiguous, and nothing i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from c4d.backends.ascend.chips import lacking
 from c4d.backends.kernels import ADDITIVE, CAUSAL, FULL, KEYS, Kernel, Limits
-from c4d.backends.reference import Reference
+from c4d.backends.reference import KERNELS
 
 EVERYTHING = 2**31 - 1  # tokens before and behind a query that a mask is about; a narrower band would cut it off
 COMPRESSED = 2048  # rows and columns of the triangle that stands for causal masks of any size
 DENSE, UPPER_LEFT = 0, 2  # sparse_mode: a mask as it lies; that triangle
 HEADS, WIDTH = 256, 65534
-
-# Chips by the beginning of the name that the driver gives them, for which the operators' documentation names them.
-FUSED = {"Ascend910B": "Atlas A2", "Ascend910_93": "Atlas A3", "Ascend950": "Atlas 950"}
 
 
 def infer_arguments(q: Tensor, scale: float | None, lse: bool) -> dict[str, Any]:
@@ -87,43 +85,30 @@ def fusion(
     total = log_sum_exp(largest, sums) if lse else None
     if mask is None:
         return out, total
-    seen = mask.any(-1, keepdim=True)  # [B, N, Sq, 1], or 1 in their place: what comes out of no key is not documented
-    out = out.masked_fill(~seen.transpose(1, 2), 0.0)
-    return out, None if total is None else total.masked_fill(~seen[..., 0], -torch.inf)
+    # [B, N, Sq, 1], or 1 in their place. What comes out where nothing is seen is not documented.
+    blind = ~mask.any(-1, keepdim=True)
+    out = out.masked_fill(blind.transpose(1, 2), 0.0)
+    return out, None if total is None else total.masked_fill(blind[..., 0], -torch.inf)
 
 
 def kernels(chip: str | None, dtypes: tuple[torch.dtype, ...]) -> Mapping[str, Kernel]:
     """The kernels for a chip of this name (None: there is none) that computes in ``dtypes``, in the order of "auto"."""
     half = tuple(dtype for dtype in dtypes if dtype != torch.float32)
-    own = Reference.attention_kernels
+    reason = lacking(chip)
     return {
         "infer": Kernel(
             "npu_fused_infer_attention_score; npu_fusion_attention for a single query or a gradient",
             Limits(half, (), range(16, 513, 16), heads=HEADS, width=WIDTH),
             infer,
-            missing=_needs(chip),
+            missing=lambda: reason,
         ),
         "fusion": Kernel(
             "npu_fusion_attention",
             Limits(dtypes, (KEYS, FULL, CAUSAL), range(1, 769), heads=HEADS),
             fusion,
-            missing=_needs(chip),
+            missing=lambda: reason,
         ),
         # torch_npu's, which hands on to the operators above unless a mask is additive: alone for that.
-        "sdpa": Kernel(own["sdpa"].about, Limits(dtypes, (ADDITIVE,), lse=False), own["sdpa"].run),
-        "written-out": Kernel(own["written-out"].about, Limits(dtypes), own["written-out"].run),
+        "sdpa": Kernel(KERNELS["sdpa"].about, Limits(dtypes, (ADDITIVE,), lse=False, heads=HEADS), KERNELS["sdpa"].run),
+        "written-out": Kernel(KERNELS["written-out"].about, Limits(dtypes), KERNELS["written-out"].run),
     }
-
-
-def documented(chip: str | None) -> bool:
-    return chip is not None and chip.startswith(tuple(FUSED))
-
-
-def _needs(chip: str | None) -> Callable[[], str | None]:
-    reason = None
-    if chip is None:
-        reason = "has no NPU here"
-    elif not documented(chip):
-        known = ", ".join(f"{name} ({about})" for name, about in FUSED.items())
-        reason = f"is documented for {known}; this NPU is an {chip}"
-    return lambda: reason

@@ -70,6 +70,7 @@ aclError aclrtGetSysParamOpt(aclSysParamOpt option, int64_t *value) { *value = 0
 aclError aclrtSetSysParamOpt(aclSysParamOpt option, int64_t value) { return 0; }
 aclError aclrtCtxSetSysParamOpt(aclSysParamOpt option, int64_t value) { return 0; }
 aclError aclrtSetDeviceSatMode(aclrtFloatOverflowMode mode) { return 0; }
+aclError aclrtSetStreamOverflowSwitch(aclrtStream stream, uint32_t on) { return 0; }
 aclError aclrtSetOpWaitTimeout(uint32_t seconds) { return 0; }
 aclError aclrtSetOpExecuteTimeOut(uint32_t seconds) { return 0; }
 

@@ -13,7 +13,7 @@ import warnings
 import torch
 import torch_npu  # noqa: F401 - registers the device
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map
 
 from tests.ascend.sim import order
@@ -57,10 +57,14 @@ class Simulation(TorchDispatchMode):
     """``calls``: the operators that ran on the device, by name; ``unfit`` those of them that met float64 or complex.
 
     ``waits``: how often the host waited for numbers of the device.
+
+    Without ``compute`` every operator is left to torch_npu's own host code, which refuses, allocates and launches: the
+    kernels' names are all there is to see, and what is in the results is whatever lay in that memory.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, compute: bool = True) -> None:
         super().__init__()
+        self.compute = compute
         self.calls: list[str] = []
         self.unfit: list[str] = []
         self.waits = 0
@@ -78,6 +82,9 @@ class Simulation(TorchDispatchMode):
         if device is None:
             return self._on_host(func, leaves, args, kwargs)
         self.calls.append(name)
+        if not self.compute:
+            with _disable_current_modes():  # a simulation around this one would compute it
+                return func(*args, **kwargs)
         out = self._on_device(func, name, device, args, kwargs)
         self.unfit += {f"{name} {x.dtype}" for x in [*leaves, *tree_leaves(out)] if unfit(x)}
         return out

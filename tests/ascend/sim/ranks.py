@@ -36,7 +36,8 @@ def start(rank: int, work, ranks: int, path: str, args) -> None:
     torch.distributed.init_process_group(
         "hccl", store=store, rank=rank, world_size=ranks, timeout=timedelta(seconds=60)
     )
-    with Simulation(), torch.no_grad():
+    with Simulation() as simulation, torch.no_grad():
         work(rank, *args)
+        assert not simulation.unfit, simulation.unfit
         torch.distributed.barrier()
     torch.distributed.destroy_process_group()

@@ -92,3 +92,18 @@ def test_each_wait_of_the_backend_is_needed(backend, forgets, monkeypatch):
         return steps()
     with pytest.raises(OutOfOrder):
         steps()
+
+
+def test_what_wants_a_gradient_goes_to_what_has_one(backend, simulation):
+    with torch.enable_grad():
+        x = rand(2, 9, 4, 16, dtype=torch.bfloat16).npu().requires_grad_()
+        angles = rand(9, 8).npu()
+        attended = backend.attention(x, x, x)
+        normed = backend.rms_norm(x, None, eps=1e-6)
+        turned = backend.rotary(x, angles.cos(), angles.sin(), interleaved=True)
+    fused = {name.removeprefix("npu::") for name in simulation.calls if name.startswith("npu::")}
+    assert fused == {"npu_fusion_attention"} and "Attention" in type(attended.grad_fn).__name__
+    assert normed.requires_grad and turned.requires_grad
+    simulation.calls.clear()
+    backend.attention(x, x, x), backend.rms_norm(x, None, eps=1e-6)  # no gradient is wanted here
+    assert {"npu::npu_fused_infer_attention_score", "npu::npu_rms_norm"} <= set(simulation.calls)

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 import pytest
 import torch
 
-from c4d import cli
+from c4d import command
 from c4d.eval import psnr
 from c4d.pipelines import job
 from tests.ascend.simulated.test_memory import limited
@@ -78,7 +78,7 @@ def test_out_of_memory_is_one_line_and_what_is_done_is_kept(c4d, fails, generate
     )
     folder = generate[-1]
     words = ["generate", "--prompt-file", prompts, *generate[3:], "--backend", "ascend", "--cache", "fora:interval=3"]
-    produce = cli.produce
+    produce = command.produce
     with ExitStack() as until_failed, monkeypatch.context() as patch:
 
         def second_finds_less(*args, **kwargs):
@@ -86,7 +86,7 @@ def test_out_of_memory_is_one_line_and_what_is_done_is_kept(c4d, fails, generate
                 until_failed.enter_context(limited(torch.npu.memory_allocated() + 6 * 2**20))
             return produce(*args, **kwargs)
 
-        patch.setattr(cli, "produce", second_finds_less)
+        patch.setattr(command, "produce", second_finds_less)
         line = fails(words, 1, "out of memory on Ascend910B3", "--history-on host", "@stack")
     assert "set PYTORCH_NPU_ALLOC_CONF=expandable_segments:True" in line and "is kept" in line
     assert len((folder / "manifest.jsonl").read_text().splitlines()) == 2 and not (folder / "001").exists()

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 import torch_npu
 
+from tests.ascend.sim.device import Simulation
 from tests.ascend.sim.doubles import DOUBLES, LAYOUTS, Refused
 from tests.backends.doubles import exact
 
@@ -140,6 +141,7 @@ MISTAKES = {
     "infer heads": (OURS, "head count 2", inferred, dict(heads=2)),
     "infer no scale": (OURS, "scale", inferred, dict(scale=1.0)),
     "infer mask of heads": (OURS, "nothing is broadcast", inferred, dict(atten_mask=MASK.expand(B, N, SQ, SK).clone())),
+    "infer one query": (OURS, "another operator", lambda q, k, v: inferred(q[:, :1], k, v), {}),
     "infer float mask": (OURS, "boolean", inferred, dict(atten_mask=MASK.float())),
 }
 
@@ -189,7 +191,7 @@ def test_one_norm_where_many_kernels_would_run(trace):
     wide = x.double()
     near(out.cpu(), wide * (wide.square().mean(-1, keepdim=True) + 1e-6).rsqrt() * gamma.double(), x.dtype)
     assert factor.shape == (2, 7, 1)
-    with torch.utils._python_dispatch._disable_current_modes():  # torch_npu's own F.rms_norm: launched, not computed
+    with Simulation(compute=False):  # torch_npu's own F.rms_norm
         x, gamma = (torch.empty_like(tensor, device="npu") for tensor in (x, gamma))
         trace()
         F.rms_norm(x, (32,), gamma, 1e-6)

@@ -8,10 +8,16 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.distributed._functional_collectives as funcol
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from c4d.backends.ascend import Ascend
+from c4d.core.measure import Alone, Meter
+from c4d.core.types import Probe
+from c4d.parallel.agree import Agreement
+from c4d.parallel.collectives import Group
 from tests.ascend.sim import ranks
 from tests.ascend.sim.order import OutOfOrder
+from tests.backends.doubles import exact
 
 
 def reductions(rank):
@@ -21,6 +27,7 @@ def reductions(rank):
         assert x.tolist() == [0, 3, 6, 9, 12], dtype
     with pytest.raises(RuntimeError, match="kDouble"):  # torch_npu's own word: numbers to agree on are fp32
         dist.all_reduce(torch.ones(2, device="npu", dtype=torch.float64))
+    _get_current_dispatch_mode().unfit.clear()
     x = torch.tensor([1.5, -2.0], device="npu") * (rank + 1)
     dist.all_reduce(x, op=dist.ReduceOp.MAX)
     assert x.tolist() == [3.0, -2.0]
@@ -73,18 +80,99 @@ def order(rank):
     assert (x + 1).tolist() == [3, 3, 3]
 
 
+def shares(rank, dtype):
+    """q, k, v [B, S / 2, H, D] of this rank, and what comes out of its queries, in double precision."""
+    make = torch.Generator().manual_seed(5)
+    q, k, v = (torch.randn(2, 24, 4, 32, generator=make).to(dtype) for _ in range(3))
+    mine = slice(12 * rank, 12 * (rank + 1))
+    return *(x[:, mine].npu() for x in (q, k, v)), exact(q, k, v, scale=32**-0.5)[0][:, mine]
+
+
+def near(out, wanted):
+    unit = {torch.float32: 2e-6, torch.bfloat16: 2.0**-7}[out.dtype]  # of bf16: parts and the whole are each rounded
+    return torch.allclose(out.cpu().double(), wanted, rtol=unit, atol=unit)
+
+
+def ulysses(rank):
+    """Each rank attends with all tokens of half of the heads: once all-to-all there, once back."""
+    backend = Ascend()
+    group = backend.group(None, timedelta(seconds=30))
+
+    def exchanged(parts):
+        out = torch.empty_like(parts := parts.contiguous())
+        dist.all_to_all_single(out, parts, group=group)
+        return out
+
+    for dtype in (torch.float32, torch.bfloat16):
+        *given, wanted = shares(rank, dtype)
+        q, k, v = (exchanged(x.unflatten(2, (2, 2)).movedim(2, 0)).movedim(0, 1).flatten(1, 2) for x in given)
+        assert q.shape == (2, 24, 2, 32)
+        out = backend.attention(q, k, v)
+        out = exchanged(out.unflatten(1, (2, 12)).movedim(1, 0)).movedim(0, 2).flatten(2, 3)
+        assert near(out, wanted) and out.dtype == dtype
+
+
+def ring(rank):
+    """Keys and values go round, and each rank merges what its queries see of each part."""
+    backend = Ascend()
+    group = backend.group(None, timedelta(seconds=30))
+    for dtype in (torch.float32, torch.bfloat16):
+        q, k, v, wanted = shares(rank, dtype)
+        here, there = torch.stack((k, v)), torch.empty(2, *k.shape, dtype=dtype, device="npu")
+        pair = [dist.P2POp(dist.isend, here, 1 - rank, group), dist.P2POp(dist.irecv, there, 1 - rank, group)]
+        moving = dist.batch_isend_irecv(pair)
+        mine, lse = backend.attention_lse(q, k, v)  # while they move
+        with pytest.raises(OutOfOrder):
+            there + 1
+        for work in moving:
+            work.wait()
+        other, other_lse = backend.attention_lse(q, *there)
+        assert lse.dtype == torch.float32 and lse.shape == (2, 4, 12)
+        share = (lse - torch.logaddexp(lse, other_lse)).exp().mT[..., None]
+        assert near((share * mine + (1 - share) * other).to(dtype), wanted)
+        for wrong in (0.5, 1 - share):
+            assert not near((wrong * mine + (1 - wrong) * other).to(dtype), wanted)
+
+
+def numbers_that_decide(rank):
+    """Partial sums are gathered and added up in the order of the ranks: every rank decides by the same bits."""
+    agreement = Agreement(Group(Ascend().group(None, timedelta(seconds=30)), 2, rank))
+    make = torch.Generator().manual_seed(7)
+    now, before = (torch.randn(2, 24, 8, generator=make).bfloat16() for _ in range(2))
+    mine = slice(12 * rank, 12 * (rank + 1))
+    pair = {Probe.HEAD: (now[:, mine].npu(), before[:, mine].npu())}
+    meter, alone = Meter(Ascend(), agreement), Meter(Ascend(), Alone())
+    seen, own = meter.read(pair)[Probe.HEAD], alone.read(pair)[Probe.HEAD]
+    whole = [(now.double() - before.double()).abs().sum().item(), before.double().abs().sum().item()]
+    assert meter.host_reads == 1 and list(seen) == pytest.approx(whole, rel=1e-6)
+    found = [None, None]
+    dist.all_gather_object(found, (seen, own))
+    assert found[0][0] == found[1][0] and found[0][1] != found[1][1]
+
+
+def a_rank_that_fails(rank):
+    if rank == 1:
+        raise ValueError("rank 1 gave up")
+    ulysses(rank)
+
+
 def a_rank_that_does_not_come(rank):
     if rank == 0:
         dist.all_reduce(torch.ones(3, device="npu"))
 
 
 def everything(rank):
-    for work in (reductions, exchanges, groups, order):
+    for work in (reductions, exchanges, groups, order, ulysses, ring, numbers_that_decide):
         work(rank)
 
 
 def test_two_ranks():
     ranks.run(everything)
+
+
+def test_a_rank_that_fails_ends_the_others():
+    with pytest.raises(torch.multiprocessing.ProcessRaisedException, match="rank 1 gave up"):
+        ranks.run(a_rank_that_fails)
 
 
 def test_nobody_waits_for_ever(monkeypatch):

@@ -1,7 +1,7 @@
 """Python imports this at its start: a process that is to compute gets torch_npu and stays within the simulation.
 
 ``install.environment(…, simulate=True)`` puts this folder in front of PYTHONPATH. Every Python program of such an
-environment computes, with the device LOCAL_RANK (or 0); launchers of ranks and snippets (``python -c``) do not. The
+environment computes, on the device that it chooses; launchers of ranks and snippets (``python -c``) do not. The
 simulation holds in the main thread alone.
 """
 
@@ -39,7 +39,6 @@ def enter() -> None:
     from tests.ascend.sim.device import Simulation
 
     torch.set_num_threads(1)
-    torch.npu.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     simulation = Simulation()
     simulation.__enter__()
     atexit.register(simulation.__exit__, None, None, None)

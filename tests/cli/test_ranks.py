@@ -1,0 +1,97 @@
+"""``torchrun launch/infer.py`` on two ranks: the files that one process leaves, and one clear line where it cannot."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+
+from c4d.cli import main
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ranks")]
+ROOT = Path(__file__).parents[2]
+PROMPTS = ["a red circle moving left on a black background", "a blue square moving up on a white background"]
+METHOD = "first-block:threshold=0.6"  # every pass asks all ranks
+COMMON = ["--steps", "6", "--frames", "5", "--cache", METHOD, "--quiet"]
+
+
+def launched(*arguments):
+    """(exit status, lines that c4d wrote to stderr) of two ranks."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "launch/infer.py"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+    done = subprocess.run(
+        [*command, *map(str, arguments)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=180
+    )
+    return done.returncode, [line for line in done.stderr.splitlines() if line.startswith("c4d: ")] or done.stderr
+
+
+def alone(*arguments):
+    assert main(["generate", *map(str, arguments)]) == 0
+
+
+@pytest.fixture(autouse=True)
+def one_rank_here(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+
+
+def film(folder):
+    return iio.imread(folder / "video.mp4").astype(int)
+
+
+def record(folder):
+    return json.loads((folder / "report.json").read_text())
+
+
+@pytest.mark.parametrize(
+    "degrees, used",
+    [
+        (["--cfg", "1", "--ring", "2"], {"ulysses": 1, "ring": 2, "cfg": 1, "data": 1}),
+        ([], {"ulysses": 1, "ring": 1, "cfg": 2, "data": 1}),  # chosen: this pipeline makes two branches
+    ],
+    ids=["ring", "chosen"],
+)
+def test_two_ranks_make_what_one_makes(tmp_path, degrees, used):
+    ranks, one = tmp_path / "ranks", tmp_path / "one"
+    code, said = launched("--prompt", PROMPTS[0], *COMMON, *degrees, "--out", ranks)
+    assert code == 0, said
+    alone("--prompt", PROMPTS[0], *COMMON, "--out", one)
+    there, here = record(ranks), record(one)
+    assert used.items() <= there["ranks"].items() and here["ranks"] is None
+    assert np.abs(film(ranks) - film(one)).max() <= 2  # of 255: rounding, through the codec
+    shown = there["session"]["timelines"]
+    assert shown.items() <= here["session"]["timelines"].items() and "r" in shown["cond"]
+    assert sorted(path.name for path in ranks.iterdir()) == sorted(path.name for path in one.iterdir())
+
+
+def test_each_group_of_ranks_makes_its_own_prompts(tmp_path):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("\n".join([*PROMPTS, PROMPTS[0]]))
+    command = ["--prompt-file", prompts, *COMMON, "--data", "2", "--cfg", "1", "--out", tmp_path / "out"]
+    code, said = launched(*command)
+    assert code == 0, said
+    lines = [json.loads(line) for line in (tmp_path / "out/manifest.jsonl").read_text().splitlines()]
+    assert [line["prompt"] for line in lines if line["path"].endswith(".mp4")] == [*PROMPTS, PROMPTS[0]]
+    assert (film(tmp_path / "out/000") == film(tmp_path / "out/002")).all()
+    alone("--prompt", PROMPTS[1], *COMMON, "--out", tmp_path / "one")
+    assert (film(tmp_path / "out/001") == film(tmp_path / "one")).all()
+    marks = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("report.json")}
+    alone(*command[:-6], "--out", tmp_path / "out")  # one process goes on from there: there is nothing left to do
+    assert {path: path.stat().st_mtime_ns for path in marks} == marks
+
+
+def test_what_does_not_fit_is_said_once(tmp_path):
+    code, said = launched("--prompt", PROMPTS[0], *COMMON, "--ulysses", "3", "--out", tmp_path / "out")
+    assert code != 0 and len(said) == 1
+    assert "(rank 0)" in said[0] and "ulysses=3 does not fit 2 ranks" in said[0] and "ring 2" in said[0]
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_process_is_no_two_ranks(tmp_path, capsys):
+    assert main(["generate", "--prompt", PROMPTS[0], "--ulysses", "2", "--out", str(tmp_path / "out")]) == 2
+    assert "ulysses=2 does not fit 1 rank," in capsys.readouterr().err
