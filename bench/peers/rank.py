@@ -86,7 +86,7 @@ def cache_dit(model: Any, threshold: float | None) -> Iterator[None]:
         yield
 
 
-ULYSSES, RING = (c4d.SequenceParallel(*how, cfg=1, timeout=WAITS) for how in ((RANKS, 1), (1, RANKS)))
+ULYSSES, RING = (c4d.SequenceParallel(*how, cfg=1, timeout=WAITS, groups="torch") for how in ((RANKS, 1), (1, RANKS)))
 SYSTEMS = {
     "c4d Ulysses": partial(own, how=ULYSSES),
     "c4d Ring": partial(own, how=RING),

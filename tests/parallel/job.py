@@ -41,10 +41,10 @@ class Cpu:
 
     def __init__(self) -> None:
         self._backend = load("cpu")
-        self._groups: dict[tuple[int, ...], Any] = {}
+        self._groups: dict[tuple[int, ...] | None, Any] = {}
 
     def group(self, ranks: Any, limit: timedelta) -> Any:
-        key = tuple(ranks)
+        key = None if ranks is None else tuple(ranks)
         if key not in self._groups:
             self._groups[key] = self._backend.group(ranks, limit)
         return self._groups[key]
@@ -61,7 +61,7 @@ CPU = Cpu()
 
 
 def sharded(model: Any, how: SequenceParallel) -> Any:
-    return c4d.sharded(model, replace(how, timeout=60.0), branches=how.cfg or 1, backend=CPU)
+    return c4d.sharded(model, replace(how, timeout=60.0, groups="torch"), branches=how.cfg or 1, backend=CPU)
 
 
 def rank() -> int:
