@@ -172,10 +172,18 @@ def sharded(
     def lse(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         return chosen.attention_lse(q, k, v, mask=mask, kernel=kernel)
 
-    def place() -> Any:
-        return getattr(getattr(model, "scheduler", None), "step_index", None)
+    scheduler: Any = None if isinstance(model, nn.Module) else model.scheduler
+    if degrees.cfg > 1 and scheduler is not None and not hasattr(scheduler, "step_index"):
+        raise ValueError(
+            f"cfg=2 needs a scheduler that tells its step (step_index), to know which calls belong together; "
+            f"{type(scheduler).__name__} does not: use cfg=1"
+        )
 
-    return Parallel(transformers, mesh, session, Kernels(plain, lse), place, how.jointly)
+    def place() -> Any:
+        return (scheduler.begin_index or 0) if scheduler.step_index is None else scheduler.step_index
+
+    told = None if scheduler is None else place
+    return Parallel(transformers, mesh, session, Kernels(plain, lse), told, how.jointly)
 
 
 def _check_kinds(*arguments: tuple[Any, tuple[type, ...], str, str]) -> None:

@@ -19,6 +19,7 @@ from c4d.command import generate
 from c4d.core.grammar import MethodError
 from c4d.importing import CannotImport
 from c4d.options import Parser, add_options, read_options
+from c4d.parallel.agree import Disagreement
 from c4d.pipelines import GenerationError, InputError, OutputError
 from c4d.signals import Terminated, stoppable
 from c4d.start import fail
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return fail(f"terminated; {RESUME}", arguments, 143)
     except OutputError as error:
         return fail(f"{error}; make room or name another --out: {RESUME}", arguments, 4)
-    except (InputError, MethodError, Unsupported) as error:
+    except (InputError, MethodError, Unsupported, Disagreement) as error:
         return fail(str(error), arguments, 2)
     except torch.OutOfMemoryError as error:
         return fail(f"{error}; {RESUME}", arguments, 1)

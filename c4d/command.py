@@ -85,7 +85,9 @@ def generate(options: Options, stops: Stops) -> None:
             if folder in keep:
                 tell(f"{folder}: kept, already complete: {request.prompt}")
         waiting = [each for each in jobs if each[0] not in keep][plan.replica :: plan.degrees.data]
-        if waiting:
+        if any(
+            folder not in keep for folder in folders
+        ):  # every group loads, also one without a prompt: ranks meet there
             pipe, attention, ranks = _load(options, plan, [request for _, request in waiting], notes, until_done)
             stops.check()
         for folder, request in waiting:
@@ -107,13 +109,12 @@ def generate(options: Options, stops: Stops) -> None:
             elif not options.quiet:
                 for note in record["notes"]:
                     tell(f"note: {note}")
-                if ranks is not None:
-                    tell(f"ranks: {ranks.said()}")
                 for line in record["attention"]:
                     tell(f"attention: {line}")
                 tell(f"{clip.report or 'uncached'}\n{summary(record)}\ntimed: {record['timing']['how']}")
             for line in () if options.quiet else time_spent(record):
                 tell(line)
+        job.meet()  # the folder is everybody's until the last one has written
     if job.rank == 0:
         made = f"{folders[0].name} to {folders[-1].name}, manifest.jsonl" if several else listed(out)
         print(f"files in {out}: {made}")
@@ -122,13 +123,6 @@ def generate(options: Options, stops: Stops) -> None:
 
 def prepare(options: Options) -> Plan:
     """Everything that can be known without weights; the ranks of a job find each other here."""
-    cores = os.cpu_count() or 1  # with far more threads than that torch falls over
-    if options.threads is not None and not 1 <= options.threads <= cores:
-        raise InputError(
-            f"threads is {options.threads!r}; allowed are whole numbers from 1 to {cores}, this machine's cores"
-        )
-    if options.cache is not None:
-        parse(options.cache)
     try:
         backend = select(options.backend)
         how = SequenceParallel(**{field.name: getattr(options, field.name) for field in fields(SequenceParallel)})
@@ -138,6 +132,22 @@ def prepare(options: Options) -> Plan:
         job = start(backend, how.timeout) if os.environ.get("WORLD_SIZE", "1") != "1" else Job()
     except NoLauncher as error:
         raise InputError(f"WORLD_SIZE={os.environ['WORLD_SIZE']}: {error}") from error
+    settings, requests, degrees = job.all(lambda: _checked(options, backend, how, job))
+    if job.world > 1 and job.rank == 0:
+        print(f"ranks: {degrees}")
+    return Plan(backend, settings, requests, job, how, degrees)
+
+
+def _checked(
+    options: Options, backend: Backend, how: SequenceParallel, job: Job
+) -> tuple[Settings, list[Request], Degrees]:
+    cores = os.cpu_count() or 1  # with far more threads than that torch falls over
+    if options.threads is not None and not 1 <= options.threads <= cores:
+        raise InputError(
+            f"threads is {options.threads!r}; allowed are whole numbers from 1 to {cores}, this machine's cores"
+        )
+    if options.cache is not None:
+        parse(options.cache)
     model = EMBEDDED.get(options.model)
     settings = Settings(
         model=options.model,
@@ -176,11 +186,11 @@ def prepare(options: Options) -> Plan:
         check_method(pipe, options.cache, backend=backend)
     if settings.attention != OWN:
         check_attention(pipe, settings.attention, dtype, backend=backend)
-    degrees = check_ranks(pipe, how, job, requests[0], settings.attention, backend=backend)
+    degrees = check_ranks(pipe, how, job, requests[0], settings.attention, dtype, backend=backend)
     if callable(pipe):  # else only the whole pipeline can tell, in _load
         call_arguments(pipe, requests[0])  # they differ in their prompts alone
     check_writable(options.out)
-    return Plan(backend, settings, requests, job, how, degrees)
+    return settings, requests, degrees
 
 
 def _load(

@@ -93,7 +93,8 @@ class Fitting:
 
     @property
     def left(self) -> list[str]:
-        """Attentions whose processor stays, by the name of its class."""
+        """Attentions whose processor is another one than ours now, by the name of its class."""
+        self._look()
         return [*self._left, *self._exchanged]
 
     def enter(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -12,13 +12,15 @@ from hashlib import sha256
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from c4d.core.attach import session_of
 from c4d.parallel.collectives import Group, gather
 
 SAMPLED, ROWS = 16, 8  # numbers of an input that ranks compare, and rows of such: a digest and as many inputs
-NEAR = 0.02  # of the largest of them: what text encoders may differ by on two devices, and no two prompts do
+COLUMNS = 8192
+NEAR = 0.02  # of an input's length: what text encoders may differ by on two devices, and two prompts do not
 ADVICE = "all ranks that share a request need the same prompt, seed, sizes and options"
 
 
@@ -35,8 +37,9 @@ class Agreement:
 
     def sums(self, partial: Tensor, counts: Sequence[int], failed: bool) -> list[list[float]]:
         """[n, k] of every rank -> sums in the order of the ranks, [n][k]; raises if any rank failed."""
-        more = torch.tensor([[float(count), float(failed)] for count in counts], device=partial.device)
-        ranks = self._read(torch.cat((partial, more), 1))
+        # Filled on the device: a copy from the host would wait for it once more.
+        more = [torch.cat((partial.new_full((1,), count), partial.new_full((1,), failed))) for count in counts]
+        ranks = self._read(torch.cat((partial, torch.stack(more)), 1))
         broken = [str(rank) for rank, rows in enumerate(ranks) if rows[0][-1]]
         if broken and not failed:
             raise Disagreement(f"rank {', '.join(broken)} of this request failed in this step; see what it says")
@@ -81,14 +84,28 @@ def refuse_alone(transformer: nn.Module) -> None:
 
 
 def sample(x: Tensor) -> Tensor:
-    """Numbers of x at even distances, repeated if it has too few."""
-    flat = x.detach().reshape(-1)
-    at = torch.linspace(0, flat.numel() - 1, SAMPLED, device=flat.device).long()
-    return flat[at].float()
+    """The length of x, and how far it goes in ``SAMPLED`` - 1 fixed random directions, in parts of its length; fp32.
+
+    Every number of x counts: two prompts differ, however much filling they share.
+    """
+    flat = x.detach().reshape(-1).float()
+    rows = -(-flat.numel() // COLUMNS)
+    grid = F.pad(flat, (0, rows * COLUMNS - flat.numel())).view(rows, COLUMNS)
+    make = torch.Generator().manual_seed(0)  # each direction is a product of two of random signs
+    down, across = (torch.randint(0, 2, (SAMPLED - 1, n), generator=make) * 2.0 - 1 for n in (rows, COLUMNS))
+    far = ((down.to(x.device) @ grid) * across.to(x.device)).sum(1)
+    length = flat.norm()
+    return torch.cat((length[None], far / length.clamp_min(torch.finfo(torch.float32).tiny)))
 
 
 def near(one: Sequence[float], other: Sequence[float]) -> bool:
-    """Nothing but numbers on both sides is compared: what is broken on all ranks alike is no disagreement."""
-    limit = NEAR * max((abs(a) for a in one if math.isfinite(a)), default=0.0)
-    pairs = zip(one, other, strict=True)
-    return all(a == b or abs(a - b) <= limit or (math.isnan(a) and math.isnan(b)) for a, b in pairs)
+    """Whether two samples may be of the same input: their lengths, and the directions.
+
+    Nothing but numbers on both sides is compared: what is broken on all ranks alike is no disagreement.
+    """
+
+    def close(a: float, b: float, limit: float) -> bool:
+        return a == b or abs(a - b) <= limit or (math.isnan(a) and math.isnan(b))
+
+    (length, *far), (its, *theirs) = one, other
+    return close(length, its, NEAR * abs(length)) and all(close(a, b, NEAR) for a, b in zip(far, theirs, strict=True))

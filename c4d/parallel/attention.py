@@ -59,19 +59,21 @@ def sp_attention(
     q, k, v = qkv
     joined = q if words is None else torch.cat((q, words[0]), 1)
     block, size, here = q.shape[1], 1 if ring is None else ring.size, 0 if ring is None else ring.rank
-    held, total = torch.stack((k, v)), None
+    held, total = None if ring is None else torch.stack((k, v)), None
     words_parts: dict[int, Part] = {}  # a literal: compilers do not follow dict[…]()
     for hop in range(size):
         source = (here - hop) % size
-        coming = pass_on(held, ring) if ring is not None and hop + 1 < size else None
+        coming = pass_on(held, ring) if held is not None and ring is not None and hop + 1 < size else None
         valid = max(0, min(block, length - source * block))
         if valid:
             there = text if source == 0 else None
-            part = _seen(joined, held[:, :, :valid], words if source == 0 else None, there, kernels, size > 1)
+            own = words if source == 0 else None
+            part = _seen(joined, k[:, :valid], v[:, :valid], own, there, kernels, size > 1)
             tokens, words_parts[source] = _cut(part, block)
             total = tokens if total is None else merged(total, tokens)
-        if coming is not None:
+        if coming is not None and held is not None:
             held = wait(coming).view_as(held)
+            k, v = held.unbind(0)
     assert total is not None  # the first block is never without tokens
     out = total[0].to(q.dtype)
     if ulysses is not None:
@@ -89,8 +91,8 @@ def sp_attention(
 
 def to_heads(qkv: QKV, group: Group) -> QKV:
     """[B, n, H, D] of this rank's tokens -> [B, U·n, h, D] of all tokens and this rank's heads, h = ⌈H/U⌉."""
-    x = _filled(torch.stack(qkv), group)
-    x = exchange(x.unflatten(3, (group.size, -1)).permute(3, 0, 1, 2, 4, 5), group)  # [U, 3, B, n, h, D]
+    by_rank = [_filled(x, group).unflatten(2, (group.size, -1)).permute(2, 0, 1, 3, 4) for x in qkv]
+    x = exchange(torch.stack(by_rank, 1), group)  # [U, 3, B, n, h, D]
     q, k, v = x.permute(1, 2, 0, 3, 4, 5).flatten(2, 3).unbind(0)
     return q, k, v
 
@@ -116,9 +118,10 @@ def merged(a: Part, b: Part) -> Part:
     return out.float() * mine + more.float() * other, total
 
 
-def _seen(q: Tensor, held: Tensor, words: QKV | None, text: Text | None, kernels: Kernels, partial: bool) -> Part:
-    """Queries over the keys and values ``held`` [2, B, K, H, D], and over the text that goes with them."""
-    k, v = held.unbind(0)
+def _seen(
+    q: Tensor, k: Tensor, v: Tensor, words: QKV | None, text: Text | None, kernels: Kernels, partial: bool
+) -> Part:
+    """Queries over keys and values [B, K, H, D], and over the text that goes with them."""
     if words is None or text is None:
         return _run(q, k, v, None, kernels, partial)
     if text.kept is not None and len(set(text.kept)) > 1:  # sample by sample without a mask: fast kernels take none

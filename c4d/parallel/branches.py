@@ -25,13 +25,15 @@ PAIRS = "cfg=2 needs every step to call the transformer for both branches of gui
 class Branching:
     """The calls of one transformer, of which this rank computes every other one.
 
-    ``place()`` is the same in both calls of a step and another one in the next, or always None if that is not known.
+    ``place()`` is the same in both calls of a step and another one in the next; without it (a loop of one's own) a step
+    that makes a single call is not told from another, and gets numbers that are none.
     """
 
     name: str | None = None
 
-    def __init__(self, transformer: nn.Module, group: Group, place: Callable[[], Any]) -> None:
-        self.transformer, self._group, self._place = transformer, group, place
+    def __init__(self, transformer: nn.Module, group: Group, place: Callable[[], Any] | None) -> None:
+        self.transformer, self._group = transformer, group
+        self._place = place or _nowhere
         self.current = self  # what Forward hands to its wrapper
         self._handles: list[Any] = []
         self._forward: Forward | None = None
@@ -40,7 +42,8 @@ class Branching:
     def install(self) -> None:
         add, enter = self._handles.append, Hook(self, self.enter)
         add(self.transformer.register_forward_pre_hook(enter, prepend=True, with_kwargs=True))
-        add(self.transformer.register_forward_hook(Hook(self, self.leave), always_call=True))
+        # First of its hooks, too: others see what the call returns in the end.
+        add(self.transformer.register_forward_hook(Hook(self, self.leave), prepend=True, always_call=True))
         self._forward = Forward(self, self.transformer, unless_elsewhere)  # type: ignore[arg-type]
 
     def remove(self) -> None:
@@ -77,11 +80,13 @@ class Branching:
         known = self._known.get(self._key)
         if known is None:
             return ()
-        self._open, structure = torch.empty_like(known[0]), known[1]
+        self._open, structure = torch.full_like(known[0], torch.nan), known[1]  # seen, should nobody fill it
         return pytree.tree_unflatten([self._open], structure)
 
     def leave(self, args: Any, output: Any) -> Any:
         """After a call: what it returns (None: what it did); the exchange, after a step's second one."""
+        if self._forward is not None and not self._forward.outermost:
+            self._forward = self._forward.renewed()
         if output is None:  # it raised, maybe in another call than on other ranks: what comes next is a first call
             self._call, self._own, self._open = BRANCHES - 1, None, None
             return None
@@ -90,8 +95,10 @@ class Branching:
         if not self.elsewhere:
             (self._own,), _ = pytree.tree_flatten(output)
         if self._call == BRANCHES - 1:
-            assert self._own is not None and self._open is not None
-            self._open.copy_(gather(self._own, self._group)[1 - self._group.rank])
+            assert self._own is not None
+            other = gather(self._own, self._group)[1 - self._group.rank]
+            if self._open is not None:  # else an offload hook had exchanged the forward, and this rank computed it too
+                self._open.copy_(other)
             self._own = self._open = None
         return None
 
@@ -108,6 +115,10 @@ class Branching:
         if self._call == BRANCHES - 1:
             self._known[self._key] = leaves[0], structure
         return output if self.elsewhere else None
+
+
+def _nowhere() -> None:
+    return None
 
 
 def unless_elsewhere(current: Branching, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:

@@ -85,7 +85,10 @@ class SequenceParallel:
                 f"{asked} does not fit {_counted(world, 'rank')}, {_counted(heads, 'head')} and "
                 f"{_counted(branches, 'branch', 'es')} of guidance; possible without data: {listed}"
             )
-        return max(fits, key=lambda d: (d.cfg, d.ulysses <= node, heads % d.ulysses == 0, d.ulysses))
+        best = max(fits, key=lambda d: (d.cfg, d.ulysses <= node, heads % d.ulysses == 0, d.ulysses))
+        if self.jointly and best.cfg == 1:
+            raise ValueError(f"jointly is for cfg=2, where each branch of guidance has ranks of its own; here: {best}")
+        return best
 
     def _asked(self, d: Degrees) -> bool:
         wanted = {"ulysses": self.ulysses, "ring": self.ring, "cfg": self.cfg, "data": self.data}

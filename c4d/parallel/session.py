@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from math import fsum
 from typing import Any
 
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from c4d.core.fitting import AttentionSession
@@ -13,7 +15,7 @@ from c4d.parallel.agree import Agreement
 from c4d.parallel.attention import Kernels
 from c4d.parallel.branches import Branching
 from c4d.parallel.mesh import Mesh
-from c4d.parallel.sharding import Sharding
+from c4d.parallel.sharding import Sharding, check_whole
 
 
 class Parallel:
@@ -29,7 +31,7 @@ class Parallel:
         mesh: Mesh,
         attention: AttentionSession,
         kernels: Kernels,
-        place: Callable[[], Any],
+        place: Callable[[], Any] | None,
         jointly: bool,
     ) -> None:
         self.mesh = mesh
@@ -52,11 +54,7 @@ class Parallel:
         self.attention.__enter__()
         try:
             for fitting in self.attention.fittings if self._shardings else ():
-                if fitting.left:
-                    raise ValueError(
-                        f"{fitting.label} has attentions with another processor ({', '.join(fitting.left)}), which "
-                        "would see a part of the tokens alone; give them their stock processor again"
-                    )
+                check_whole(fitting)
             for sharding in self._shardings:
                 sharding.install()
             for branching in self._branchings:
@@ -77,6 +75,14 @@ class Parallel:
     def collectives(self) -> int:
         """How many were made to agree on decisions."""
         return sum(agreement.calls for agreement in (self._agreement, self._together) if agreement is not None)
+
+    def mean(self, number: float) -> float:
+        """Of a number of each rank of this request; every one of them has to ask for it."""
+        if self.mesh.request is None:
+            return number
+        numbers: list[Any] = [None] * self.mesh.request.size
+        dist.all_gather_object(numbers, number, group=self.mesh.request.handle)
+        return fsum(numbers) / len(numbers)
 
     def said(self) -> str:
         """How ranks are divided, and who made their groups."""

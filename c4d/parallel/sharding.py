@@ -61,6 +61,19 @@ class Cut:
         return max(0, min(self.each, count - self._position * self.each))
 
 
+def is_of_keys(mask: Tensor) -> bool:
+    return mask.dtype == torch.bool and mask.ndim == 4 and mask.shape[1] == mask.shape[2] == 1
+
+
+def check_whole(fitting: Fitting) -> None:
+    """Raises ValueError if an attention of this model would see a part of the tokens alone."""
+    if fitting.left:
+        raise ValueError(
+            f"{fitting.label} has attentions with another processor ({', '.join(fitting.left)}), which would see a "
+            "part of the tokens alone; give them their stock processor again"
+        )
+
+
 class Sharding:
     """The hooks that spread one transformer's tokens over the ranks of ``mesh``, for the time of a ``with`` block."""
 
@@ -106,6 +119,7 @@ class Sharding:
 
     def enter(self, args: Any, kwargs: Any) -> Any:
         refuse_alone(self.transformer)
+        check_whole(self._fitting)
         self.cut.length = None
 
         def mine(name: str, value: Any) -> Any:
@@ -138,12 +152,20 @@ class Sharding:
         n, length = self.cut.each, self.cut.length
         assert length is not None
         words = q.shape[1] - n
+        if mask is not None and absent is None and not (words and is_of_keys(mask)):
+            raise RuntimeError(
+                f"{self.spec.transformer} has a mask {list(mask.shape)} of {mask.dtype} in an attention to all tokens; "
+                "on several ranks it takes a boolean one of text alone, [B, 1, 1, keys]: leave it away, or use one rank"
+            )
         if not words:
             return sp_attention((q, k, v), length, self._kernels, self._mesh.ulysses, self._mesh.ring)[0]
         parts = [x.split((words, n) if text_first else (n, words), 1) for x in (q, k, v)]
         tokens, others = zip(*(part[::-1] if text_first else part for part in parts), strict=True)
         kept = None if absent is None else tuple(words - missing for missing in absent)
-        seen = None if mask is None or kept is not None else mask[:, 0, 0, -words:].expand(q.shape[0], -1)
+        seen = None
+        if mask is not None and kept is None:
+            of_text = mask[:, 0, 0, :words] if text_first else mask[:, 0, 0, -words:]
+            seen = of_text.expand(q.shape[0], -1)
         text = Text(others, kept, seen)
         out, said = sp_attention(tokens, length, self._kernels, self._mesh.ulysses, self._mesh.ring, text)
         assert said is not None

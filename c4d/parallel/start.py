@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 from c4d.backends import Backend
+from c4d.parallel.agree import ADVICE, Disagreement
 
 T = TypeVar("T")
 
@@ -40,6 +41,36 @@ class Job(NamedTuple):
         if said[1] is not None:
             raise said[1]
         return said[0]
+
+    def all(self, act: Callable[[], T]) -> T:
+        """What ``act()`` gives on this rank; if it raises on any, every rank raises what the first of them did.
+
+        What it gives has to be the same on all of them.
+        """
+        if self.world == 1:
+            return act()
+        mine: list[Any] = [None, None]
+        try:
+            mine[0] = act()
+        except Exception as error:
+            mine[1] = error
+        said: list[Any] = [None] * self.world
+        dist.all_gather_object(said, (None if mine[0] is None else repr(mine[0]), mine[1]))
+        for rank, (_, raised) in enumerate(said):
+            if raised is not None:
+                raise type(raised)(f"on rank {rank}: {raised}") if rank else raised
+        for rank, (given, _) in enumerate(said):
+            if given != said[0][0]:
+                raise Disagreement(f"ranks 0 and {rank} of this job were given different options: {ADVICE}")
+        return mine[0]
+
+    def meet(self) -> None:
+        """Waits for all ranks, however long they take: they may be whole generations apart."""
+        if self.world == 1:
+            return
+        store = dist.distributed_c10d._get_default_store()
+        store.set(f"c4d done {self.rank}", "")
+        store.wait([f"c4d done {rank}" for rank in range(self.world)], timedelta(days=30))
 
     def end(self) -> None:
         if self.world > 1:

@@ -29,7 +29,7 @@ def call_arguments(pipe: Any, request: Request) -> dict[str, Any]:
     Raises :class:`InputError` for an option that this pipeline does not take or would ignore, one that it needs and
     did not get, for a size that it would round, and for text that it would cut.
     """
-    name, parameters = type(pipe).__name__, _parameters(pipe)
+    name, parameters = type(pipe).__name__, parameters_of(pipe)
     fields = {argument: getattr(request, field) for argument, (field, _) in OPTIONS.items()}
     given = {argument: value for argument, value in fields.items() if value is not None}
     if refused := [OPTIONS[argument][1] for argument in given if argument not in parameters]:
@@ -53,7 +53,7 @@ def call_arguments(pipe: Any, request: Request) -> dict[str, Any]:
 
 def effective(pipe: Any, request: Request) -> dict[str, Any]:
     """Every option of :data:`OPTIONS` that the pipeline takes, with the value that it will use."""
-    parameters = _parameters(pipe)
+    parameters = parameters_of(pipe)
     fields = {argument: getattr(request, field) for argument, (field, _) in OPTIONS.items() if argument in parameters}
     return {argument: parameters[argument].default if value is None else value for argument, value in fields.items()}
 
@@ -68,7 +68,7 @@ def unknown_words(pipe: Any, prompt: str) -> list[str]:
     return [word for word in words if unknown in tokenizer(word, add_special_tokens=False).input_ids]
 
 
-def _parameters(pipe: Any) -> dict[str, inspect.Parameter]:
+def parameters_of(pipe: Any) -> dict[str, inspect.Parameter]:
     return dict(inspect.signature(pipe.__call__).parameters)
 
 

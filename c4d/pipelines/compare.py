@@ -77,7 +77,7 @@ def take_turns(
                 label=kind.replace("_", " ") + label,
             )
             if kind == "cached" and settings.compare and steps is None:
-                steps = _equal_steps(clip, effective(pipe, request)["num_inference_steps"])
+                steps = _equal_steps(clip, effective(pipe, request)["num_inference_steps"], ranks)
             if turn >= 0:
                 seconds.setdefault(kind, []).append(clip.seconds)
                 phases.setdefault(kind, []).append(clip.phases)
@@ -148,8 +148,12 @@ def adherence(prompt: str, frames: Tensor) -> dict[str, Any] | None:
     return {"seen": seen, "as_asked": seen == caption(wanted)}
 
 
-def _equal_steps(cached: Clip, steps: int) -> int | None:
-    """How many plain steps cost what ``cached`` cost in ``steps``; None if it saved nothing."""
-    share = work(cached.report.to_dict())
-    equal = max(1, round(steps * share["done"] / share["total"]))
+def _equal_steps(cached: Clip, steps: int, ranks: Parallel | None) -> int | None:
+    """How many plain steps cost what ``cached`` cost in ``steps``; None if it saved nothing.
+
+    On several ranks the same for all: a rank may have made one branch of guidance alone, and others the other one.
+    """
+    done = work(cached.report.to_dict())
+    share = done["done"] / done["total"]
+    equal = max(1, round(steps * (share if ranks is None else ranks.mean(share))))
     return equal if equal < steps else None

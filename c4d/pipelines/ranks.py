@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 import c4d
-from c4d.backends import Backend
-from c4d.backends.kernels import OWN
+from c4d.backends import Backend, Unsupported
+from c4d.backends.kernels import OWN, Call, choose
 from c4d.parallel import Degrees, Job, SequenceParallel
-from c4d.pipelines.arguments import effective
+from c4d.pipelines.arguments import effective, parameters_of
 from c4d.pipelines.errors import InputError
 from c4d.pipelines.request import Request
 from c4d.pipelines.skeleton import TRANSFORMERS
 
 
 def check_ranks(
-    pipe: Any, how: SequenceParallel, job: Job, request: Request, kernel: str, *, backend: Backend
+    pipe: Any, how: SequenceParallel, job: Job, request: Request, kernel: str, dtype: torch.dtype, *, backend: Backend
 ) -> Degrees:
     """How the ranks of ``job`` are divided for this pipeline; :class:`InputError` if they cannot be as asked for."""
     fittings = c4d.attention(pipe, backend=backend).fittings
@@ -24,6 +26,11 @@ def check_ranks(
         degrees = how.degrees(job.world, node=job.node, heads=heads, branches=branches(pipe, request))
     except ValueError as error:
         raise InputError(str(error)) from error
+    if degrees.ring > 1:
+        try:
+            choose(backend.attention_kernels, Call(dtype, 128, lse=True), kernel)
+        except Unsupported as error:
+            raise InputError(f"--attention {kernel!r} in a ring: {error}") from error
     if degrees.sequence > 1 and kernel == OWN:
         raise InputError("--attention own sees a part of the tokens alone on several ranks; name a kernel, or auto")
     lacking = [fitting.spec.transformer for fitting in fittings if fitting.spec.spread is None]
@@ -35,8 +42,12 @@ def check_ranks(
 
 
 def branches(pipe: Any, request: Request) -> int:
-    """How often a step calls the transformer: twice with guidance that the model has not learned to do alone."""
-    scale = effective(pipe, request).get("guidance_scale")
+    """How often a step calls the transformer: twice with guidance that the model has not learned to do alone.
+
+    Where a pipeline knows both, ``guidance_scale`` is what the model learned, ``true_cfg_scale`` what takes two calls;
+    requests have no word for that one, so it is 1.
+    """
+    scale = None if "true_cfg_scale" in parameters_of(pipe) else effective(pipe, request).get("guidance_scale")
     transformer = next(x for name in TRANSFORMERS if (x := getattr(pipe, name, None)) is not None)
     learned = getattr(transformer.config, "guidance_embeds", False)
     return 2 if scale is not None and scale > 1 and not learned else 1
