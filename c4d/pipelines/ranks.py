@@ -23,7 +23,8 @@ def check_ranks(
     fittings = c4d.attention(pipe, backend=backend).fittings
     heads = min((heads for fitting in fittings for heads in fitting.heads), default=1)
     try:
-        degrees = how.degrees(job.world, node=job.node, heads=heads, branches=branches(pipe, request))
+        calls = branches(pipe, request) if callable(pipe) else how.cfg or 1  # else only the whole pipeline can tell
+        degrees = how.degrees(job.world, node=job.node, heads=heads, branches=calls)
     except ValueError as error:
         raise InputError(str(error)) from error
     if degrees.ring > 1:

@@ -58,11 +58,12 @@ def record(folder):
 )
 def test_two_ranks_make_what_one_makes(tmp_path, degrees, used):
     ranks, one = tmp_path / "ranks", tmp_path / "one"
-    code, said = launched("--prompt", PROMPTS[0], *COMMON, *degrees, "--out", ranks)
+    code, said = launched("--prompt", PROMPTS[0], *COMMON, "--compare", *degrees, "--out", ranks)
     assert code == 0, said
-    alone("--prompt", PROMPTS[0], *COMMON, "--out", one)
+    alone("--prompt", PROMPTS[0], *COMMON, "--compare", "--out", one)
     there, here = record(ranks), record(one)
     assert used.items() <= there["ranks"].items() and here["ranks"] is None
+    assert there["fewer_steps"] == here["fewer_steps"]  # of both branches, whoever made them
     assert np.abs(film(ranks) - film(one)).max() <= 2  # of 255: rounding, through the codec
     shown = there["session"]["timelines"]
     assert shown.items() <= here["session"]["timelines"].items() and "r" in shown["cond"]
@@ -81,8 +82,12 @@ def test_each_group_of_ranks_makes_its_own_prompts(tmp_path):
     alone("--prompt", PROMPTS[1], *COMMON, "--out", tmp_path / "one")
     assert (film(tmp_path / "out/001") == film(tmp_path / "one")).all()
     marks = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("report.json")}
-    alone(*command[:-6], "--out", tmp_path / "out")  # one process goes on from there: there is nothing left to do
-    assert {path: path.stat().st_mtime_ns for path in marks} == marks
+    lost = tmp_path / "out/001/report.json"
+    lost.unlink()
+    code, said = launched(*command)  # one prompt is left for two groups
+    assert code == 0, said
+    again = {path: path.stat().st_mtime_ns for path in marks}
+    assert [path for path in marks if again[path] != marks[path]] == [lost]
 
 
 def test_what_does_not_fit_is_said_once(tmp_path):

@@ -103,21 +103,38 @@ def test_a_query_that_saw_nothing_stays_zero():
 
 
 def test_near():
-    assert near([1.0, -2.0], [1.0, -2.0])
-    assert near([1.0, -2.0], [1.039, -2.0]) and not near([1.0, -2.0], [1.041, -2.0])  # 0.02 of the largest
+    """A length, and directions in parts of it."""
+    assert near([10.0, -0.5], [10.0, -0.5])
+    assert near([10.0, -0.5], [10.19, -0.5]) and not near([10.0, -0.5], [10.21, -0.5])  # 0.02 of the length
+    assert near([10.0, -0.5], [10.0, -0.519]) and not near([10.0, -0.5], [10.0, -0.521])
     assert near([0.0, 0.0], [0.0, 0.0]) and not near([0.0, 0.0], [1e-9, 0.0])
     assert near([math.inf, 1.0], [math.inf, 1.0]) and not near([1.0, 1.0], [math.inf, 1.0])
     assert not near([1.0, 1.0], [math.nan, 1.0]) and not near([math.nan], [1.0])
     assert near([math.nan, 1.0], [math.nan, 1.0])  # broken alike: for the reports, not a disagreement
-    assert not near([math.nan, 1.0], [math.nan, 2.0]) and not near([math.inf, 1.0], [math.inf, 2.0])
+    assert not near([math.nan, 1.0], [math.nan, 2.0])
 
 
-@given(st.integers(1, 100))
-def test_a_sample_is_of_one_size_from_one_end_to_the_other(count):
-    x = torch.arange(count, dtype=torch.bfloat16)
-    found = sample(x.view(1, -1))
+@given(st.integers(1, 20000), st.integers(0, 99))
+def test_a_sample_tells_inputs_apart(count, seed):
+    make = torch.Generator().manual_seed(seed)
+    x, other = (torch.randn(1, count, generator=make) for _ in range(2))
+    found = sample(x)
     assert found.shape == (agree.SAMPLED,) and found.dtype == torch.float32
-    assert found[0] == x[0] and found[-1] == x[-1] and set(found.tolist()) <= set(x.float().tolist())
+    assert found[0] == pytest.approx(x.norm().item(), rel=1e-5)
+    assert torch.equal(found, sample(x.view(count, 1))) and near(found.tolist(), sample(x * 1.001).tolist())
+    assert not near(found.tolist(), sample(other).tolist())
+
+
+def test_a_short_prompt_in_much_filling_is_told_from_another():
+    words, others = rand(1, 6, 64), rand(1, 6, 64, seed=1)
+    others[:, 0] = words[:, 0]  # both begin alike
+    filling = torch.zeros(1, 506, 64)
+    one, other = (sample(torch.cat((text, filling), 1)).tolist() for text in (words, others))
+    assert not near(one, other)
+
+
+def test_a_sample_of_more_numbers_than_fp32_counts():
+    sample(torch.zeros(1).expand(2**24 + 9))
 
 
 @pytest.fixture
