@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from c4d.backends import Backend, Unsupported, select
 from c4d.backends.kernels import KEYS, NONE, Call, choose, name_of, names
-from c4d.core.attention import Attend
+from c4d.core.attention import Attend, compute_dtype
 from c4d.core.clock import Clock, NoClock, SchedulerClock
 from c4d.core.fitting import AttentionSession
 from c4d.core.grammar import parse
@@ -161,10 +161,20 @@ def sharded(
     chosen = select(backend) if isinstance(backend, str) else backend
     transformers = {name: (module, spec or spec_for(module)) for name, module in _transformers_of(model).items()}
     session = attention(model, kernel, backend=chosen, spec=spec)
-    heads = min(heads for fitting in session.fittings for heads in fitting.heads)
+    if lacking := [fitting.spec.transformer for fitting in session.fittings if not fitting.heads_of]:
+        raise ValueError(
+            f"{lacking[0]} has no attention to spread over ranks: its spec names none, Stack(attention=…), or its "
+            "processors are not the stock ones"
+        )
+    heads = min(heads for fitting in session.fittings for heads, _ in fitting.heads_of)
     job = start(chosen, how.timeout)
     degrees = how.degrees(job.world, node=job.node, heads=heads, branches=branches)
     mesh = make(how, degrees, job.rank, chosen)
+    passed_on = set[str]()  # kernels of partial results
+    for fitting in session.fittings if degrees.ring > 1 else ():
+        for count, size in fitting.heads_of:
+            call = Call(compute_dtype(None, fitting.transformer), size, lse=True, heads=count)
+            passed_on.add(name_of(chosen.attention_kernels, choose(chosen.attention_kernels, call, kernel)))
 
     def plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         return chosen.attention(q, k, v, mask=mask, kernel=kernel)
@@ -183,7 +193,9 @@ def sharded(
         return (scheduler.begin_index or 0) if scheduler.step_index is None else scheduler.step_index
 
     told = None if scheduler is None else place
-    return Parallel(transformers, mesh, session, Kernels(plain, lse), told, how.jointly)
+    return Parallel(
+        transformers, mesh, session, Kernels(plain, lse), told, how.jointly, " and ".join(sorted(passed_on))
+    )
 
 
 def _check_kinds(*arguments: tuple[Any, tuple[type, ...], str, str]) -> None:

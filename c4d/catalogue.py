@@ -105,7 +105,7 @@ def _failed() -> list[str]:
         failed["diffusers"] = error.reason
     if not failed:
         return []
-    title = f"{' AND '.join(failed)} CANNOT BE IMPORTED AS THINGS STAND".upper()
+    title = f"{' AND '.join(failed)} CANNOT BE IMPORTED AS THINGS STAND, SO NOTHING ELSE RUNS".upper()
     return [
         f"{title}  (what to do about an extension: see BACKENDS)",
         *(f"  {name:<13} {why}" for name, why in failed.items()),

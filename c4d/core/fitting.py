@@ -87,9 +87,9 @@ class Fitting:
         return list(self._works.values())
 
     @property
-    def heads(self) -> list[int]:
-        """Of its attentions."""
-        return [heads for heads, _ in self._works]
+    def heads_of(self) -> list[tuple[int, int]]:
+        """How many heads its attentions have, and of what size."""
+        return list(self._works)
 
     @property
     def left(self) -> list[str]:

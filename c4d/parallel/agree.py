@@ -21,7 +21,10 @@ from c4d.parallel.collectives import Group, gather
 SAMPLED, ROWS = 16, 8  # numbers of an input that ranks compare, and rows of such: a digest and as many inputs
 COLUMNS = 8192
 NEAR = 0.02  # of an input's length: what text encoders may differ by on two devices, and two prompts do not
-ADVICE = "all ranks that share a request need the same prompt, seed, sizes and options"
+ADVICE = (
+    "all ranks that share a request need the same prompt, sizes, options and noise (give the pipeline a generator= of "
+    "one seed)"
+)
 
 
 class Disagreement(RuntimeError):

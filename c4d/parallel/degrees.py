@@ -78,12 +78,14 @@ class SequenceParallel:
         """
         fits = [d for d in possible(world, heads, branches) if self._asked(d)]
         if not fits:
-            listed = "; ".join(str(d) for d in possible(world, heads, branches) if d.data == 1)
+            able = possible(world, heads, branches)
+            here = [d for d in able if d.data == self.data] or [d for d in able if d.data == 1]
             given = {name: getattr(self, name) for name in ("ulysses", "ring", "cfg", "data")}
             asked = ", ".join(f"{name}={n}" for name, n in given.items() if n not in (None, 1)) or "this division"
+            once = " (branches=2, if every step calls the model twice)" if self.cfg == 2 and branches == 1 else ""
             raise ValueError(
                 f"{asked} does not fit {_counted(world, 'rank')}, {_counted(heads, 'head')} and "
-                f"{_counted(branches, 'branch', 'es')} of guidance; possible without data: {listed}"
+                f"{_counted(branches, 'branch', 'es')} of guidance{once}; possible are: {'; '.join(map(str, here))}"
             )
         best = max(fits, key=lambda d: (d.cfg, d.ulysses <= node, heads % d.ulysses == 0, d.ulysses))
         if self.jointly and best.cfg == 1:

@@ -33,8 +33,9 @@ class Parallel:
         kernels: Kernels,
         place: Callable[[], Any] | None,
         jointly: bool,
+        passed_on: str,
     ) -> None:
-        self.mesh = mesh
+        self.mesh, self._passed_on = mesh, passed_on
         self.attention = attention
         self._together = None if mesh.request is None else Agreement(mesh.request)
         self._agreement = None if mesh.sequence is None else Agreement(mesh.sequence)
@@ -85,8 +86,9 @@ class Parallel:
         return fsum(numbers) / len(numbers)
 
     def said(self) -> str:
-        """How ranks are divided, and who made their groups."""
-        return f"{self.mesh.degrees}; groups by {self.mesh.made_by}"
+        """How ranks are divided, who made their groups, and which kernels give the partial results of a ring."""
+        through = f"; attention in the ring through {self._passed_on}" if self._passed_on else ""
+        return f"{self.mesh.degrees}; groups by {self.mesh.made_by}{through}"
 
     def lines(self) -> list[str]:
         """:meth:`said`, and what computes the attention."""

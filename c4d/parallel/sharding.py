@@ -87,6 +87,13 @@ class Sharding:
         self.transformer, self.spec, self._spread, self._group = transformer, spec, spec.spread, mesh.sequence
         self._mesh, self._fitting, self._kernels = mesh, fitting, kernels
         self.cut = Cut(mesh.position, mesh.sequence.size)
+        for path in (spec.spread.tokens, spec.spread.gather, *spec.spread.alike):
+            try:
+                transformer.get_submodule(path)
+            except AttributeError:
+                raise ValueError(
+                    f"the spec of {spec.transformer} spreads the tokens of {path!r}, but the model has no such module"
+                ) from None
         self._names = list(inspect.signature(type(transformer).forward).parameters)[1:]
         self._handles: list[Any] = []
 
@@ -136,7 +143,11 @@ class Sharding:
 
     def leave(self, args: Any, output: Tensor) -> Tensor:
         """[B, n, C] of this rank -> [B, S, C]."""
-        assert self.cut.length is not None
+        if self.cut.length is None or output.ndim != 3 or output.shape[1] != self.cut.each:
+            raise RuntimeError(
+                f"{self.spec.transformer}: {self._spread.gather!r} gives {list(output.shape)}, where {self.cut.each} tokens "
+                "of this rank are to be gathered; its spec is wrong"
+            )
         return gather(output, self._group).transpose(0, 1).flatten(1, 2)[:, : self.cut.length]
 
     def count(self, stack: Stack, args: Any, kwargs: Any) -> Any:

@@ -85,8 +85,8 @@ def start(backend: Backend, timeout: float) -> Job:
     if not dist.is_initialized():
         if missing := [name for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR") if name not in os.environ]:
             raise NoLauncher(
-                f"several ranks need a launcher, and {', '.join(missing)} is not set: start the program with "
-                "torchrun --nproc-per-node=N"
+                f"several ranks need a launcher, these variables are not set: {', '.join(missing)}; start the program "
+                "with torchrun --nproc-per-node=N"
             )
         if backend.device_type != "cpu":
             torch.accelerator.set_device_index(int(os.environ["LOCAL_RANK"]))

@@ -48,6 +48,11 @@ def produce(
     frames = {kind: made.clips[kind].frames for kind in ("uncached", "cached", "fewer_steps") if kind in made.clips}
     if (words := unknown_words(pipe, request.prompt)) and words:
         notes = [*notes, f"the model has no word for: {', '.join(words)}; the clip cannot show them"]
+    if ranks is not None and ranks.mesh.degrees.cfg > 1:
+        notes = [
+            *notes,
+            "passes, blocks and the timeline are of one branch of guidance; other ranks made the other one",
+        ]
     if (factor := enlargement(clip.frames)) > 1:
         notes = [*notes, f"the saved clips are enlarged {factor} times, every pixel as a square, to be easier to see"]
     rows = dict(frames)

@@ -21,7 +21,7 @@ def check_ranks(
 ) -> Degrees:
     """How the ranks of ``job`` are divided for this pipeline; :class:`InputError` if they cannot be as asked for."""
     fittings = c4d.attention(pipe, backend=backend).fittings
-    heads = min((heads for fitting in fittings for heads in fitting.heads), default=1)
+    heads = min((heads for fitting in fittings for heads, _ in fitting.heads_of), default=1)
     try:
         calls = branches(pipe, request) if callable(pipe) else how.cfg or 1  # else only the whole pipeline can tell
         degrees = how.degrees(job.world, node=job.node, heads=heads, branches=calls)

@@ -87,7 +87,7 @@ class TestTheMachine:
 
     def test_several_ranks(self, fails, generate, weights, monkeypatch):
         monkeypatch.setenv("WORLD_SIZE", "2")
-        fails(generate, 2, "WORLD_SIZE=2", "RANK, LOCAL_RANK, MASTER_ADDR is not set", "torchrun")
+        fails(generate, 2, "WORLD_SIZE=2", "not set: RANK, LOCAL_RANK, MASTER_ADDR", "torchrun")
         assert not weights
 
     def test_a_backend_that_cannot_run_here(self, fails, generate, weights, monkeypatch):
