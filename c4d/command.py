@@ -133,8 +133,6 @@ def prepare(options: Options) -> Plan:
     except NoLauncher as error:
         raise InputError(f"WORLD_SIZE={os.environ['WORLD_SIZE']}: {error}") from error
     settings, requests, degrees = job.all(lambda: _checked(options, backend, how, job))
-    if job.world > 1 and job.rank == 0:
-        print(f"ranks: {degrees}")
     return Plan(backend, settings, requests, job, how, degrees)
 
 
@@ -217,6 +215,8 @@ def _load(
     if plan.job.world > 1:
         ranks = c4d.sharded(pipe, plan.how, branches=plan.degrees.cfg, kernel=kernel, backend=plan.backend)
         until_done.enter_context(ranks)
+        if not quiet:
+            print(f"ranks: {ranks.said()}")
         return pipe, ranks.attention, ranks
     if kernel == OWN:
         return pipe, None, None

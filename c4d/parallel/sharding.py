@@ -145,8 +145,8 @@ class Sharding:
         """[B, n, C] of this rank -> [B, S, C]."""
         if self.cut.length is None or output.ndim != 3 or output.shape[1] != self.cut.each:
             raise RuntimeError(
-                f"{self.spec.transformer}: {self._spread.gather!r} gives {list(output.shape)}, where {self.cut.each} tokens "
-                "of this rank are to be gathered; its spec is wrong"
+                f"{self.spec.transformer}: {self._spread.gather!r} gives {list(output.shape)}, where {self.cut.each} "
+                "tokens of this rank are to be gathered; its spec is wrong"
             )
         return gather(output, self._group).transpose(0, 1).flatten(1, 2)[:, : self.cut.length]
 
