@@ -302,7 +302,7 @@ def test_ranks_of_the_host(tmp_path):
     assert two["checked"] == 32 and not two["failures"] and two["times"]
     assert "is of 2 ranks" in eight["absent"]
     text = (tmp_path / "report.md").read_text()
-    assert "| collectives and sharded attention and times, 2 ranks | 30 |" in text
+    assert "| collectives and sharded attention and times, 2 ranks | 32 |" in text
     assert "| all-to-all of queries, HunyuanVideo | 2 |" in text
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar
@@ -36,7 +37,7 @@ class Job(NamedTuple):
             try:
                 said[0] = act()
             except Exception as error:
-                said[1] = error
+                said[1] = portable(error)
         dist.broadcast_object_list(said, 0)
         if said[1] is not None:
             raise said[1]
@@ -53,12 +54,12 @@ class Job(NamedTuple):
         try:
             mine[0] = act()
         except Exception as error:
-            mine[1] = error
+            mine[1] = portable(error)
         said: list[Any] = [None] * self.world
         dist.all_gather_object(said, (None if mine[0] is None else repr(mine[0]), mine[1]))
         for rank, (_, raised) in enumerate(said):
             if raised is not None:
-                raise type(raised)(f"on rank {rank}: {raised}") if rank else raised
+                raise raised if rank == 0 else of_rank(rank, raised)
         for rank, (given, _) in enumerate(said):
             if given != said[0][0]:
                 raise Disagreement(f"ranks 0 and {rank} of this job were given different options: {ADVICE}")
@@ -75,6 +76,22 @@ class Job(NamedTuple):
     def end(self) -> None:
         if self.world > 1:
             dist.destroy_process_group()
+
+
+def portable(error: Exception) -> Exception:
+    """``error`` if it can be sent to another process, else one that says what it was."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
+
+
+def of_rank(rank: int, error: Exception) -> Exception:
+    try:
+        return type(error)(f"on rank {rank}: {error}")
+    except TypeError:  # one that is not made of a message
+        return error
 
 
 def start(backend: Backend, timeout: float) -> Job:

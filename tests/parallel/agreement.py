@@ -92,7 +92,7 @@ def differing(what: str, how: SequenceParallel) -> None:
             handle = model.blocks[0].register_forward_pre_hook(lambda *_: entered.append(None))
             said = raised(lambda: request(case, model, session, x, times), Disagreement)
             handle.remove()
-        assert not entered and "same prompt, seed, sizes and options" in said, said
+        assert not entered and "same prompt, sizes, options and noise" in said, said
         assert SAYS[what] in said, said
         same(said)
         with c4d.cached(model, HEAD, backend="cpu", ranks=ranks) as session:
