@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,8 +11,8 @@ from torch import Tensor, nn
 
 from c4d.backends import Backend, Unsupported, select
 from c4d.backends.kernels import KEYS, NONE, Call, choose, name_of, names
-from c4d.core.attention import Attend, compute_dtype
-from c4d.core.clock import Clock, NoClock, SchedulerClock
+from c4d.core.attention import Attend
+from c4d.core.clock import Clock, NoClock, SchedulerClock, position
 from c4d.core.fitting import AttentionSession
 from c4d.core.grammar import parse
 from c4d.core.history import Storage
@@ -22,7 +23,7 @@ from c4d.models import spec_for
 from c4d.parallel import SequenceParallel
 from c4d.parallel.attention import Kernels
 from c4d.parallel.groups import make
-from c4d.parallel.session import Parallel
+from c4d.parallel.session import Parallel, partial_kernels
 from c4d.parallel.start import start
 
 
@@ -159,43 +160,24 @@ def sharded(
     how = SequenceParallel() if how is None else how
     _check_kinds((how, (SequenceParallel,), "how", "a c4d.SequenceParallel"))
     chosen = select(backend) if isinstance(backend, str) else backend
-    transformers = {name: (module, spec or spec_for(module)) for name, module in _transformers_of(model).items()}
     session = attention(model, kernel, backend=chosen, spec=spec)
     if lacking := [fitting.spec.transformer for fitting in session.fittings if not fitting.heads_of]:
         raise ValueError(
             f"{lacking[0]} has no attention to spread over ranks: its spec names none, Stack(attention=…), or its "
             "processors are not the stock ones"
         )
-    heads = min(heads for fitting in session.fittings for heads, _ in fitting.heads_of)
     job = start(chosen, how.timeout)
-    degrees = how.degrees(job.world, node=job.node, heads=heads, branches=branches)
+    degrees = how.degrees(job.world, node=job.node, heads=session.heads, branches=branches)
     mesh = make(how, degrees, job.rank, chosen)
-    passed_on = set[str]()  # kernels of partial results
-    for fitting in session.fittings if degrees.ring > 1 else ():
-        for count, size in fitting.heads_of:
-            call = Call(compute_dtype(None, fitting.transformer), size, lse=True, heads=count)
-            passed_on.add(name_of(chosen.attention_kernels, choose(chosen.attention_kernels, call, kernel)))
-
-    def plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        return chosen.attention(q, k, v, mask=mask, kernel=kernel)
-
-    def lse(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        return chosen.attention_lse(q, k, v, mask=mask, kernel=kernel)
-
+    passed_on = partial_kernels(session, chosen, kernel) if degrees.ring > 1 else []
     scheduler: Any = None if isinstance(model, nn.Module) else model.scheduler
     if degrees.cfg > 1 and scheduler is not None and not hasattr(scheduler, "step_index"):
         raise ValueError(
-            f"cfg=2 needs a scheduler that tells its step (step_index), to know which calls belong together; "
+            "cfg=2 needs a scheduler that tells its step (step_index), to know which calls belong together; "
             f"{type(scheduler).__name__} does not: use cfg=1"
         )
-
-    def place() -> Any:
-        return (scheduler.begin_index or 0) if scheduler.step_index is None else scheduler.step_index
-
-    told = None if scheduler is None else place
-    return Parallel(
-        transformers, mesh, session, Kernels(plain, lse), told, how.jointly, " and ".join(sorted(passed_on))
-    )
+    place = None if scheduler is None else partial(position, scheduler)
+    return Parallel(session, mesh, Kernels.of(chosen, kernel), place, how.jointly, passed_on)
 
 
 def _check_kinds(*arguments: tuple[Any, tuple[type, ...], str, str]) -> None:

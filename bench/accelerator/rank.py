@@ -24,12 +24,13 @@ from torch import Tensor
 from bench.accelerator.device import off
 from bench.accelerator.machine import Machine
 from bench.accelerator.records import Record, said
+from c4d.parallel import start
 from c4d.parallel.agree import Agreement
 from c4d.parallel.attention import Kernels, sp_attention
 from c4d.parallel.collectives import Group
 
 LIMIT = 300  # seconds of a rank
-TIMEOUT = timedelta(seconds=120)  # of one collective; the first one also connects the ranks
+TIMEOUT = 120.0  # seconds of one collective; the first one also connects the ranks
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 ATTENTION = {"float32": 1e-4, "bfloat16": 1e-2}  # relative error in the Euclidean norm, beside unsharded attention
 TOKENS = {"HunyuanVideo": (118800, 24, 128), "Wan 14B 720p": (75600, 40, 128)}  # with heads and head size
@@ -104,10 +105,7 @@ def sharded(r: Rank) -> Found:
     yield "every rank decides by the same bits", float(not all(sums == other for other in heard)), 0.5
     whole = r.machine.exact(now) - r.machine.exact(before)
     yield "numbers that decide", abs(sums[0][0] / float(whole.abs().sum()) - 1), 1e-5
-    kernels = Kernels(
-        lambda q, k, v, mask: backend.attention(q, k, v, mask=mask),
-        lambda q, k, v, mask: backend.attention_lse(q, k, v, mask=mask),
-    )
+    kernels = Kernels.of(backend)
     for name, dtype in DTYPES.items():
         q, k, v = (r.numbers(1, 128 * r.ranks, 2 * r.ranks, 64, dtype=dtype, seed=seed) for seed in range(3))
         whole = r.machine.exact(backend.attention(q, k, v).chunk(r.ranks, 1)[r.rank])
@@ -168,16 +166,15 @@ def measure(r: Rank, topics: list[str]) -> Record:
 
 def main(work: Callable[[Rank, list[str]], Record] = measure) -> None:
     topics, name, folder, *tiny = sys.argv[1:]
-    rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    rank = os.environ["RANK"]
     signal.alarm(LIMIT)
     try:
         machine = Machine.find(name, rehearsal=bool(tiny))
-        if machine.backend.device_type != "cpu":
-            torch.accelerator.set_device_index(int(os.environ["LOCAL_RANK"]))
-        dist.init_process_group(machine.backend.collectives, timeout=TIMEOUT)
+        job = start(machine.backend, TIMEOUT)
+        everyone = machine.backend.group(None, timedelta(seconds=TIMEOUT))
         with torch.no_grad():
-            found = work(Rank(machine, machine.backend.group(None, TIMEOUT), rank, ranks), topics.split(","))
-        dist.destroy_process_group()
+            found = work(Rank(machine, everyone, job.rank, job.world), topics.split(","))
+        job.end()
     except BaseException as error:
         Path(folder, f"rank {rank}.error").write_text(said(error))
         raise

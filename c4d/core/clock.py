@@ -48,7 +48,7 @@ class SchedulerClock:
 
     def fresh(self) -> bool:
         scheduler = self._scheduler()
-        return getattr(scheduler, "timesteps", None) is not self._timesteps or _raw(scheduler) < self._raw
+        return getattr(scheduler, "timesteps", None) is not self._timesteps or position(scheduler) < self._raw
 
     def tick(self, name: str | None, timestep: Any, expert: int = 0) -> tuple[bool, Step]:
         scheduler = self._scheduler()
@@ -62,7 +62,7 @@ class SchedulerClock:
         return self._by_count(timesteps, name, timestep, expert)
 
     def _by_index(self, scheduler: Any, name: str | None, expert: int) -> tuple[bool, Step]:
-        new, raw, known = self.fresh(), _raw(scheduler), scheduler.step_index
+        new, raw, known = self.fresh(), position(scheduler), scheduler.step_index
         if new:
             told = known is not None or getattr(scheduler, "begin_index", None) is not None
             self._timesteps, self._first = scheduler.timesteps, raw if told else None
@@ -124,7 +124,7 @@ class NoClock:
         )
 
 
-def _raw(scheduler: Any) -> int:
+def position(scheduler: Any) -> int:
     """The scheduler's index of the step that comes, counted from the first of its timesteps."""
     known = getattr(scheduler, "step_index", None)
     return known if known is not None else (getattr(scheduler, "begin_index", None) or 0)

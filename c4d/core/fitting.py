@@ -216,6 +216,11 @@ class AttentionSession:
         return list(self._fittings)
 
     @property
+    def heads(self) -> int:
+        """The fewest that an attention has; 1 if there is none to put a kernel into."""
+        return min((heads for fitting in self._fittings for heads, _ in fitting.heads_of), default=1)
+
+    @property
     def host_reads(self) -> int:
         """How often the host has waited for a mask of padded text."""
         return sum(fitting.trim.reads for fitting in self._fittings if fitting.trim is not None)

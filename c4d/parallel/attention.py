@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from c4d.backends import Backend
 from c4d.parallel.collectives import Group, exchange, gather, pass_on, wait
 
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
@@ -30,6 +31,18 @@ class Kernels(NamedTuple):
 
     plain: Attend
     lse: AttendLse
+
+    @classmethod
+    def of(cls, backend: Backend, kernel: str = "auto") -> Kernels:
+        """Those of ``backend``, through the kernel of that name."""
+
+        def plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+            return backend.attention(q, k, v, mask=mask, kernel=kernel)
+
+        def lse(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+            return backend.attention_lse(q, k, v, mask=mask, kernel=kernel)
+
+        return cls(plain, lse)
 
 
 class Text(NamedTuple):

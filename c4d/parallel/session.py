@@ -6,11 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from math import fsum
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from c4d.backends import Backend
+from c4d.backends.kernels import Call, choose, name_of
+from c4d.core.attention import compute_dtype
 from c4d.core.fitting import AttentionSession
-from c4d.core.spec import ModelSpec
+from c4d.core.measure import Alone
 from c4d.parallel.agree import Agreement
 from c4d.parallel.attention import Kernels
 from c4d.parallel.branches import Branching
@@ -19,37 +23,28 @@ from c4d.parallel.sharding import Sharding, check_whole
 
 
 class Parallel:
-    """Spreads ``transformers`` over the ranks of ``mesh``; made by :func:`c4d.sharded`.
+    """Spreads the transformers of ``attention`` over the ranks of ``mesh``; made by :func:`c4d.sharded`.
 
-    Every rank gets the whole result. What it holds of a cache is its own part of the tokens. ``attention`` is the
-    session that computes it.
+    Every rank gets the whole result. What it holds of a cache is its own part of the tokens. ``passed_on``: the kernels
+    that give the partial results of a ring.
     """
 
     def __init__(
         self,
-        transformers: Mapping[str, tuple[nn.Module, ModelSpec]],
-        mesh: Mesh,
         attention: AttentionSession,
+        mesh: Mesh,
         kernels: Kernels,
         place: Callable[[], Any] | None,
         jointly: bool,
-        passed_on: str,
+        passed_on: Sequence[str],
     ) -> None:
-        self.mesh, self._passed_on = mesh, passed_on
-        self.attention = attention
+        self.mesh, self.attention, self._passed_on = mesh, attention, passed_on
         self._together = None if mesh.request is None else Agreement(mesh.request)
         self._agreement = None if mesh.sequence is None else Agreement(mesh.sequence)
-        self._deciding = self._together if jointly else self._agreement
-        modules = [module for module, _ in transformers.values()]
-        self._branchings = [] if mesh.cfg is None else [Branching(module, mesh.cfg, place) for module in modules]
-        self._shardings = (
-            [
-                Sharding(module, spec, mesh, fitting, kernels)
-                for (module, spec), fitting in zip(transformers.values(), attention.fittings, strict=True)
-            ]
-            if mesh.sequence is not None
-            else []
-        )
+        self._deciding = (self._together if jointly else self._agreement) or Alone()
+        fittings, cfg = attention.fittings, mesh.cfg
+        self._branchings = [] if cfg is None else [Branching(fitting.transformer, cfg, place) for fitting in fittings]
+        self._shardings = [] if mesh.sequence is None else [Sharding(fitting, mesh, kernels) for fitting in fittings]
 
     def __enter__(self) -> Parallel:
         self.attention.__enter__()
@@ -87,7 +82,7 @@ class Parallel:
 
     def said(self) -> str:
         """How ranks are divided, who made their groups, and which kernels give the partial results of a ring."""
-        through = f"; attention in the ring through {self._passed_on}" if self._passed_on else ""
+        through = f"; attention in the ring through {' and '.join(self._passed_on)}" if self._passed_on else ""
         return f"{self.mesh.degrees}; groups by {self.mesh.made_by}{through}"
 
     def lines(self) -> list[str]:
@@ -110,6 +105,20 @@ class Parallel:
         return x
 
     def sums(self, partial: Tensor, counts: Sequence[int], failed: bool) -> list[list[float]]:
-        if self._deciding is not None:
-            return self._deciding.sums(partial, counts, failed)
-        return [] if failed else partial.tolist()
+        return self._deciding.sums(partial, counts, failed)
+
+
+def partial_kernels(
+    attention: AttentionSession, backend: Backend, kernel: str, dtype: torch.dtype | None = None
+) -> list[str]:
+    """The names of those that give a ring its partial results, for the heads of every attention.
+
+    ``dtype``: what they compute in, None: what the transformers do. Raises :class:`Unsupported` if there are none.
+    """
+    kernels = backend.attention_kernels
+    calls = {
+        Call(dtype or compute_dtype(None, fitting.transformer), size, lse=True, heads=heads)
+        for fitting in attention.fittings
+        for heads, size in fitting.heads_of
+    }
+    return sorted({name_of(kernels, choose(kernels, call, kernel)) for call in calls})

@@ -8,8 +8,9 @@ import torch
 
 import c4d
 from c4d.backends import Backend, Unsupported
-from c4d.backends.kernels import OWN, Call, choose
+from c4d.backends.kernels import OWN
 from c4d.parallel import Degrees, Job, SequenceParallel
+from c4d.parallel.session import partial_kernels
 from c4d.pipelines.arguments import effective, parameters_of
 from c4d.pipelines.errors import InputError
 from c4d.pipelines.request import Request
@@ -20,21 +21,20 @@ def check_ranks(
     pipe: Any, how: SequenceParallel, job: Job, request: Request, kernel: str, dtype: torch.dtype, *, backend: Backend
 ) -> Degrees:
     """How the ranks of ``job`` are divided for this pipeline; :class:`InputError` if they cannot be as asked for."""
-    fittings = c4d.attention(pipe, backend=backend).fittings
-    heads = min((heads for fitting in fittings for heads, _ in fitting.heads_of), default=1)
+    session = c4d.attention(pipe, backend=backend)
     try:
         calls = branches(pipe, request) if callable(pipe) else how.cfg or 1  # else only the whole pipeline can tell
-        degrees = how.degrees(job.world, node=job.node, heads=heads, branches=calls)
+        degrees = how.degrees(job.world, node=job.node, heads=session.heads, branches=calls)
     except ValueError as error:
         raise InputError(str(error)) from error
-    if degrees.ring > 1:
-        try:
-            choose(backend.attention_kernels, Call(dtype, 128, lse=True), kernel)
-        except Unsupported as error:
-            raise InputError(f"--attention {kernel!r} in a ring: {error}") from error
     if degrees.sequence > 1 and kernel == OWN:
         raise InputError("--attention own sees a part of the tokens alone on several ranks; name a kernel, or auto")
-    lacking = [fitting.spec.transformer for fitting in fittings if fitting.spec.spread is None]
+    if degrees.ring > 1:
+        try:
+            partial_kernels(session, backend, kernel, dtype)
+        except Unsupported as error:
+            raise InputError(f"--attention {kernel!r} in a ring: {error}") from error
+    lacking = [fitting.spec.transformer for fitting in session.fittings if fitting.spec.spread is None]
     if degrees.sequence > 1 and lacking:
         raise InputError(
             f"{lacking[0]} cannot be spread over ranks: its spec does not say how (docs/adding_a_model.md)"

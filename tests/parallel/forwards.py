@@ -146,10 +146,7 @@ def narrow(name: str, how: SequenceParallel) -> None:
 def exact_attention(how: SequenceParallel) -> None:
     """sp_attention alone, in fp64, for numbers of tokens, heads and words that no model here has."""
     backend = CPU
-    kernels = attention.Kernels(
-        lambda q, k, v, mask: backend.attention(q, k, v, mask=mask),
-        lambda q, k, v, mask: backend.attention_lse(q, k, v, mask=mask),
-    )
+    kernels = attention.Kernels.of(backend)
     here, made = rank(), how.degrees(len(gathered(0)), node=4, heads=4, branches=1)
     mesh = build(made, here, backend.group, 60.0)
     for length, heads, count, kept in product((9, 5, 1), (4, 3, 1), (0, 1, 5), (None, (5, 2), (1, 0), (0, 0))):

@@ -28,10 +28,7 @@ from tests.tiny import CASES, rand
 from tests.xfuser import stub
 
 BACKEND = Reference()
-KERNELS = Kernels(
-    lambda q, k, v, mask: BACKEND.attention(q, k, v, mask=mask),
-    lambda q, k, v, mask: BACKEND.attention_lse(q, k, v, mask=mask),
-)
+KERNELS = Kernels.of(BACKEND)
 FIELDS = ("ulysses", "ring", "sequence", "cfg", "request")
 SHORT, LATER = 40.0, 50.0  # seconds: timeouts that are nobody's default
 # Largest differences of attention outputs of about 1: the order of fp32 sums; one rounding of each result in bf16.

@@ -1,0 +1,50 @@
+"""What keeps ranks from sharing a pipeline is told before its weights are loaded."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from c4d.backends.kernels import OWN
+from c4d.backends.reference import KERNELS, Reference
+from c4d.parallel import Degrees, Job, SequenceParallel
+from c4d.pipelines import InputError, Request, check_ranks, skeleton
+
+WRITTEN_OUT = KERNELS["written-out"]
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return skeleton("wan-tiny")
+
+
+def checked(pipe, how, kernel="auto", backend=None):
+    request = Request(prompt="a red circle")
+    return check_ranks(pipe, how, Job(0, 2, 2), request, kernel, torch.float32, backend=backend or Reference())
+
+
+@pytest.mark.parametrize("how", [SequenceParallel(2, 1, cfg=1), SequenceParallel(1, 2, cfg=1)], ids=["ulysses", "ring"])
+def test_the_models_own_attention_sees_a_part_of_the_tokens(pipe, how):
+    with pytest.raises(InputError, match="--attention own sees a part of the tokens alone on several ranks"):
+        checked(pipe, how, OWN)
+    assert checked(pipe, SequenceParallel(1, 1, cfg=2), OWN) == Degrees(1, 1, 2)
+
+
+def test_a_ring_needs_a_kernel_for_the_heads_of_this_model(pipe):
+    (size,) = {attn.inner_dim // attn.heads for attn in (block.attn1 for block in pipe.transformer.blocks)}
+
+    def of(size):
+        """A backend whose one kernel with a log-sum-exp takes heads of that size."""
+        backend = Reference()
+        limits = replace(WRITTEN_OUT.limits, head_sizes=(size,))
+        backend.attention_kernels = {**KERNELS, "written-out": replace(WRITTEN_OUT, limits=limits)}
+        return backend
+
+    how = SequenceParallel(1, 2, cfg=1)
+    assert checked(pipe, how, backend=of(size)) == Degrees(1, 2)
+    with pytest.raises(InputError, match=rf"in a ring: .*written-out takes head sizes {size + 8}, not {size}"):
+        checked(pipe, how, backend=of(size + 8))
+    with pytest.raises(InputError, match=r"--attention 'sdpa' in a ring: .*does not give the log-sum-exp"):
+        checked(pipe, how, "sdpa")
