@@ -58,12 +58,12 @@ class Plan:
     @property
     def replica(self) -> int:
         """Which group of ranks with prompts of its own this one belongs to."""
-        return self.job.rank // (self.degrees.sequence * self.degrees.cfg)
+        return self.job.rank // self.degrees.request
 
     @property
     def leads(self) -> bool:
         """Whether this rank writes and tells what its group makes."""
-        return self.job.rank % (self.degrees.sequence * self.degrees.cfg) == 0
+        return self.job.rank % self.degrees.request == 0
 
 
 def generate(options: Options, stops: Stops) -> None:
@@ -75,19 +75,16 @@ def generate(options: Options, stops: Stops) -> None:
     jobs = list(zip(folders, plan.requests, strict=True))
     with ExitStack() as until_done, memory_explained(plan.backend, settings):
         notes = job.first(lambda: until_done.enter_context(alone_in(out)))
-        tell = print if plan.leads else _silent
         for note in notes if job.rank == 0 else ():
-            tell(f"note: {note}")
+            print(f"note: {note}")
         records = job.first(lambda: results(out))
         keep = set[Path]() if options.overwrite else job.first(lambda: kept(jobs, settings, records))
         job.first(lambda: write_manifest(out, records))
         for folder, request in jobs if job.rank == 0 else ():
             if folder in keep:
-                tell(f"{folder}: kept, already complete: {request.prompt}")
+                print(f"{folder}: kept, already complete: {request.prompt}")
         waiting = [each for each in jobs if each[0] not in keep][plan.replica :: plan.degrees.data]
-        if any(
-            folder not in keep for folder in folders
-        ):  # every group loads, also one without a prompt: ranks meet there
+        if len(keep) < len(jobs):  # every group loads, also one without a prompt: ranks meet there
             pipe, attention, ranks = _load(options, plan, [request for _, request in waiting], notes, until_done)
             stops.check()
         for folder, request in waiting:
@@ -105,15 +102,15 @@ def generate(options: Options, stops: Stops) -> None:
             else:
                 write_manifest(out, records)
             if several:
-                tell(f"{folder}: {summary(record)}: {request.prompt}")
+                print(f"{folder}: {summary(record)}: {request.prompt}")
             elif not options.quiet:
                 for note in record["notes"]:
-                    tell(f"note: {note}")
+                    print(f"note: {note}")
                 for line in record["attention"]:
-                    tell(f"attention: {line}")
-                tell(f"{clip.report or 'uncached'}\n{summary(record)}\ntimed: {record['timing']['how']}")
+                    print(f"attention: {line}")
+                print(f"{clip.report or 'uncached'}\n{summary(record)}\ntimed: {record['timing']['how']}")
             for line in () if options.quiet else time_spent(record):
-                tell(line)
+                print(line)
         job.meet()  # the folder is everybody's until the last one has written
     if job.rank == 0:
         made = f"{folders[0].name} to {folders[-1].name}, manifest.jsonl" if several else listed(out)
@@ -221,7 +218,3 @@ def _load(
     if kernel == OWN:
         return pipe, None, None
     return pipe, until_done.enter_context(c4d.attention(pipe, kernel, backend=plan.backend)), None
-
-
-def _silent(*words: object) -> None:
-    """What ranks say that do not lead."""

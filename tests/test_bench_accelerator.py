@@ -13,8 +13,9 @@ import psutil
 import pytest
 import torch
 
+from bench import processes
 from bench.accelerator import __main__ as bench
-from bench.accelerator import bandwidth, cards, device, generate, loops, page, processes, sweep, verdicts
+from bench.accelerator import bandwidth, cards, device, generate, loops, page, sweep, verdicts
 from bench.accelerator import machine as machines
 from bench.accelerator.__main__ import SCRIPTS
 from bench.accelerator.machine import Machine

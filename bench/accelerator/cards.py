@@ -12,7 +12,7 @@ from functools import partial
 
 import torch
 
-from bench.accelerator import processes
+from bench import processes
 from bench.accelerator.machine import Machine
 from bench.accelerator.rank import CHECKS, LIMIT, TIMES
 from bench.accelerator.records import Absent, Case, Record
@@ -39,11 +39,9 @@ def measure(machine: Machine, topics: list[str], ranks: int, worker: str = "benc
     folder = machine.folder / "cards" / f"{'-'.join(topics)}-{ranks}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m", worker]
     size = ["--tiny"] if machine.rehearsal else []
-    how, said = processes.run(
-        [*torchrun, ",".join(topics), machine.backend.name, folder.resolve(), *size], LIMIT + LONGER
-    )
+    given = [",".join(topics), machine.backend.name, folder.resolve(), *size]
+    how, said = processes.run([*processes.torchrun(ranks), "-m", worker, *given], LIMIT + LONGER)
     if how != 0:
         failed = [f"{path.stem}: {path.read_text()}" for path in sorted(folder.glob("*.error"))]
         raise RuntimeError("; ".join(failed) or f"torchrun ended with {how}: {said[-1]}")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.accelerator import processes
+from bench import processes
 from bench.accelerator.machine import Machine
 from bench.accelerator.records import Absent, Record
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.accelerator import processes
+from bench import processes
 from bench.accelerator.cards import RANKS, enough
 from bench.accelerator.machine import Machine
 from bench.accelerator.records import Absent, Case, Record
@@ -68,8 +68,7 @@ def made(machine: Machine, backend: str, dtype: str, folder: Path, ranks: int) -
     options += ["--compare", "--quiet", "--overwrite", "--out", folder.resolve()]
     program: list[object] = ["-m", "bench.accelerator.infer", memory.resolve(), *options]
     if ranks > 1:
-        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-        program = [*torchrun, *program, "--cfg", 1]
+        program = [*processes.torchrun(ranks), *program, "--cfg", 1]
     how, lines = processes.run(program, LIMIT)
     if how == MISSING:  # the backend is here: a package of the command is not
         raise Absent(lines[-1])

@@ -122,8 +122,8 @@ def _generate(records: Records, part: str) -> list[str]:
 
 def _cards(records: Records, part: str) -> list[str]:
     lines = [
-        "Ranks of torchrun, a device each; nothing is generated on several yet. Times are those of the slowest rank, "
-        "medians of single exchanges that all ranks begin together; GB/s is what a rank sends.",
+        "Ranks of torchrun, a device each. Times are those of the slowest rank, medians of single exchanges that all "
+        "ranks begin together; GB/s is what a rank sends.",
         "",
         "| case | checked | largest error, as a share of its limit | beyond it |",
         "|---|---|---|---|",

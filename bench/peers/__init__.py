@@ -8,13 +8,18 @@ happens without it.
 from __future__ import annotations
 
 import os
+import shlex
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+
+from bench.stamp import stamp
 
 Begin = Callable[[], None]
 os.environ.setdefault("CACHE_DIT_LOG_LEVEL", "WARNING")  # read when it is imported; below, it tells of every call
@@ -26,6 +31,15 @@ def versions() -> str:
         return ", ".join(f"{name} {version(name)}" for name in ("cache-dit", "diffusers"))
     except PackageNotFoundError as error:
         raise SystemExit(f"{error.name} is missing: make bench installs it (pip install -e '.[bench]')") from error
+
+
+def publish(page: Path, lines: Sequence[str], threads: int) -> None:
+    """Writes and prints ``lines``, with the command that is run and where, and the peers' versions at their foot."""
+    command = shlex.join(["python", "-m", f"bench.peers.{page.stem}", *sys.argv[1:]])
+    text = "\n".join([*lines, "", *stamp(command, threads), f"- Peers: {versions()}"])
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(text + "\n")
+    print(text)
 
 
 @contextmanager

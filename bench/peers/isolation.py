@@ -9,7 +9,6 @@ docs/measurements/peers/isolation.md; fails (exit 1) if c4d leaks in any case.
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from torch import Tensor
 from bench import peers
 from bench.peers.mistakes import mistakes
 from bench.peers.rig import OURS, STEPS, Attach, Bench, Stop, others, short
-from bench.stamp import ROOT, stamp
+from bench.stamp import ROOT
 
 OUT = ROOT / "docs/measurements/peers/isolation.md"
 
@@ -96,7 +95,7 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.set_grad_enabled(False)
-    versions = peers.versions()
+    peers.versions()  # the error of a peer that is missing comes before the work
     columns = {name: column(attach) for name, attach in {**OURS, **others()}.items()}
     leaks = [
         f"{name}: {case}"
@@ -140,13 +139,8 @@ def main() -> int:
         "",
         "The NaN is among the first latents, so that every measurement is one; a result is lost in any case, and the "
         "question is whether anybody is told.",
-        "",
-        *stamp(shlex.join(["python", "-m", "bench.peers.isolation", *sys.argv[1:]]), options.threads),
-        f"- Peers: {versions}",
     ]
-    OUT.parent.mkdir(parents=True, exist_ok=True)
-    OUT.write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+    peers.publish(OUT, lines, options.threads)
     return 1 if leaks else 0
 
 

@@ -9,18 +9,15 @@ docs/measurements/peers/ranks.md; fails (exit 1) if ranks under c4d part, or a r
 from __future__ import annotations
 
 import json
-import os
-import shlex
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from bench import peers
+from bench import peers, processes
 from bench.peers.rank import GRIDS, RANKS, STEPS, SYSTEMS, WAITS
 from bench.peers.rig import BLOCKS
-from bench.stamp import ROOT, stamp
+from bench.stamp import ROOT
 
 OUT = ROOT / "docs/measurements/peers/ranks.md"
 LIMIT = 60  # seconds for a job, of which starting it takes most
@@ -31,20 +28,12 @@ EXACT = 5e-6
 def job(trial: str, system: str) -> list[dict[str, Any]]:
     """What each rank said, and whether it came to an end."""
     with tempfile.TemporaryDirectory(prefix="c4d-ranks-") as folder:
-        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={RANKS}", "--max-restarts=0"]
-        command = [sys.executable, *torchrun, "-m", "bench.peers.rank", folder, trial, system]
-        settings = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "C4D_RANKS_LIMIT": str(LIMIT)}
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-        try:
-            output, _ = process.communicate(timeout=LIMIT + 15)  # ranks that hang end themselves before
-        except subprocess.TimeoutExpired:
-            process.terminate()
-            output, _ = process.communicate()
+        command = [*processes.torchrun(RANKS), "-m", "bench.peers.rank", folder, trial, system]
+        settings = {"OMP_NUM_THREADS": "1", "C4D_RANKS_LIMIT": str(LIMIT)}
+        _, lines = processes.run(command, LIMIT + 15, **settings)  # ranks that hang end themselves before
         paths = [Path(folder) / f"{rank}.json" for rank in range(RANKS)]
         said = [json.loads(path.read_text()) if path.exists() else {} for path in paths]
-    print(trial, system, said, "" if all(said) else output[-3000:], flush=True)
+    print(trial, system, said, "" if all(said) else "\n".join(lines)[-3000:], flush=True)
     return said
 
 
@@ -87,7 +76,7 @@ def row(said: list[dict[str, Any]]) -> str:
 
 
 def main() -> int:
-    versions = peers.versions()
+    peers.versions()  # the error of a peer that is missing comes before the work
     decisions = {system: job("planted", system) for system in DECIDING}
     results = {
         system: {trial: job(trial, system) for trial in GRIDS} for system in SYSTEMS if system not in DECIDING[1:2]
@@ -127,13 +116,8 @@ def main() -> int:
         "rank. A Wan transformer of 8 blocks with 4 heads of 16, 192 tokens unless told otherwise; the last column a "
         "HunyuanVideo transformer with two samples whose texts differ in length. diffusers ships no plan for "
         "HunyuanVideo.",
-        "",
-        *stamp(shlex.join(["python", "-m", "bench.peers.ranks", *sys.argv[1:]]), 1),
-        f"- Peers: {versions}",
     ]
-    OUT.parent.mkdir(parents=True, exist_ok=True)
-    OUT.write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+    peers.publish(OUT, lines, 1)
     if failed:
         print("failed:", "; ".join(failed))
     return 1 if failed else 0

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from torch import nn
 
-from c4d.core.hooks import CacheContext, Forward, Hook, Listener
+from c4d.core.hooks import CacheContext, Forward, Hook, Listener, parameters
 from c4d.core.offload import offload_hooks
 from c4d.core.spec import ModelSpec, OutputOf
 from c4d.core.stack import BlockStack
@@ -58,8 +57,7 @@ class Attachment:
 
     def named(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """A forward's arguments by name."""
-        names = list(inspect.signature(type(self.transformer).forward).parameters)[1:]
-        return {**dict(zip(names, args, strict=False)), **kwargs}
+        return {**dict(zip(parameters(self.transformer), args, strict=False)), **kwargs}
 
     def refresh(self, method: CacheMethod) -> None:
         """Hooks the module sites, again where the model's modules were exchanged (LoRA injection replaces some)."""

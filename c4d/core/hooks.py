@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 from torch import nn
+
+
+def parameters(module: nn.Module) -> list[str]:
+    """The names of its forward's arguments, in their order."""
+    return list(inspect.signature(type(module).forward).parameters)[1:]
 
 
 class Listener(Protocol):

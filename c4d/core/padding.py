@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
+from c4d.core.hooks import parameters
 from c4d.core.spec import Padding
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
@@ -20,7 +20,7 @@ class Trim:
 
     def __init__(self, padding: Padding, transformer: nn.Module) -> None:
         self._padding = padding
-        self._names = list(inspect.signature(type(transformer).forward).parameters)[1:]
+        self._names = parameters(transformer)
         # mask -> (its version, its lengths); gone with the mask
         self._known: MutableMapping[Tensor, tuple[int, Lengths]] = WeakIdKeyDictionary()
         self.reads = 0

@@ -25,8 +25,13 @@ class Degrees(NamedTuple):
         return self.ulysses * self.ring
 
     @property
+    def request(self) -> int:
+        """Ranks that work on one prompt."""
+        return self.sequence * self.cfg
+
+    @property
     def world(self) -> int:
-        return self.sequence * self.cfg * self.data
+        return self.request * self.data
 
     def __str__(self) -> str:
         return ", ".join(f"{name} {n}" for name, n in self._asdict().items() if n > 1) or "one rank alone"
@@ -60,7 +65,7 @@ class SequenceParallel:
     groups: str = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("ulysses", "ring", "cfg", "data"):
+        for name in Degrees._fields:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
@@ -76,11 +81,11 @@ class SequenceParallel:
 
         Raises ValueError, listing what is possible, if what was given does not fit.
         """
-        fits = [d for d in possible(world, heads, branches) if self._asked(d)]
+        given = {name: getattr(self, name) for name in Degrees._fields}
+        able = possible(world, heads, branches)
+        fits = [d for d in able if all(n is None or getattr(d, name) == n for name, n in given.items())]
         if not fits:
-            able = possible(world, heads, branches)
             here = [d for d in able if d.data == self.data] or [d for d in able if d.data == 1]
-            given = {name: getattr(self, name) for name in ("ulysses", "ring", "cfg", "data")}
             asked = ", ".join(f"{name}={n}" for name, n in given.items() if n not in (None, 1)) or "this division"
             once = " (branches=2, if every step calls the model twice)" if self.cfg == 2 and branches == 1 else ""
             raise ValueError(
@@ -91,10 +96,6 @@ class SequenceParallel:
         if self.jointly and best.cfg == 1:
             raise ValueError(f"jointly is for cfg=2, where each branch of guidance has ranks of its own; here: {best}")
         return best
-
-    def _asked(self, d: Degrees) -> bool:
-        wanted = {"ulysses": self.ulysses, "ring": self.ring, "cfg": self.cfg, "data": self.data}
-        return all(n is None or getattr(d, name) == n for name, n in wanted.items())
 
 
 def possible(world: int, heads: int, branches: int) -> list[Degrees]:

@@ -41,7 +41,7 @@ class Mesh:
 
     @property
     def replica(self) -> int:
-        return self.rank // (self.degrees.sequence * self.degrees.cfg)
+        return self.rank // self.degrees.request
 
 
 def layout(d: Degrees) -> Mapping[str, list[list[int]]]:

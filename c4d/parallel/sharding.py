@@ -6,7 +6,6 @@ the filling, nobody measures it, and it is cut off again.
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import torch
@@ -15,10 +14,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from c4d.core.fitting import Fitting
-from c4d.core.hooks import Hook
-from c4d.core.spec import ModelSpec, Stack
+from c4d.core.hooks import Hook, parameters
+from c4d.core.spec import Stack
 from c4d.parallel.agree import refuse_alone
-from c4d.parallel.attention import Text, sp_attention
+from c4d.parallel.attention import Kernels, Text, sp_attention
 from c4d.parallel.collectives import gather
 from c4d.parallel.mesh import Mesh
 
@@ -77,7 +76,8 @@ def check_whole(fitting: Fitting) -> None:
 class Sharding:
     """The hooks that spread one transformer's tokens over the ranks of ``mesh``, for the time of a ``with`` block."""
 
-    def __init__(self, transformer: nn.Module, spec: ModelSpec, mesh: Mesh, fitting: Fitting, kernels: Any) -> None:
+    def __init__(self, fitting: Fitting, mesh: Mesh, kernels: Kernels) -> None:
+        transformer, spec = fitting.transformer, fitting.spec
         if spec.spread is None:
             raise ValueError(
                 f"the spec of {spec.transformer} does not say how its tokens are spread over ranks (spread=, "
@@ -94,7 +94,7 @@ class Sharding:
                 raise ValueError(
                     f"the spec of {spec.transformer} spreads the tokens of {path!r}, but the model has no such module"
                 ) from None
-        self._names = list(inspect.signature(type(transformer).forward).parameters)[1:]
+        self._names = parameters(transformer)
         self._handles: list[Any] = []
 
     def install(self) -> None:

@@ -32,16 +32,12 @@ class Job(NamedTuple):
         """What ``act()`` gives, or raises, on rank 0; every rank gets or raises it."""
         if self.world == 1:
             return act()
-        said: list[Any] = [None, None]
-        if self.rank == 0:
-            try:
-                said[0] = act()
-            except Exception as error:
-                said[1] = portable(error)
+        said: list[Any] = list(attempt(act)) if self.rank == 0 else [None, None]
         dist.broadcast_object_list(said, 0)
-        if said[1] is not None:
-            raise said[1]
-        return said[0]
+        given, raised = said
+        if raised is not None:
+            raise raised
+        return given
 
     def all(self, act: Callable[[], T]) -> T:
         """What ``act()`` gives on this rank; if it raises on any, every rank raises what the first of them did.
@@ -50,20 +46,16 @@ class Job(NamedTuple):
         """
         if self.world == 1:
             return act()
-        mine: list[Any] = [None, None]
-        try:
-            mine[0] = act()
-        except Exception as error:
-            mine[1] = portable(error)
+        mine, mistake = attempt(act)
         said: list[Any] = [None] * self.world
-        dist.all_gather_object(said, (None if mine[0] is None else repr(mine[0]), mine[1]))
+        dist.all_gather_object(said, (None if mine is None else repr(mine), mistake))
         for rank, (_, raised) in enumerate(said):
             if raised is not None:
                 raise raised if rank == 0 else of_rank(rank, raised)
         for rank, (given, _) in enumerate(said):
             if given != said[0][0]:
                 raise Disagreement(f"ranks 0 and {rank} of this job were given different options: {ADVICE}")
-        return mine[0]
+        return mine
 
     def meet(self) -> None:
         """Waits for all ranks, however long they take: they may be whole generations apart."""
@@ -76,6 +68,14 @@ class Job(NamedTuple):
     def end(self) -> None:
         if self.world > 1:
             dist.destroy_process_group()
+
+
+def attempt(act: Callable[[], Any]) -> tuple[Any, Exception | None]:
+    """What ``act()`` gives and None, or None and what it raises, :func:`portable`."""
+    try:
+        return act(), None
+    except Exception as error:
+        return None, portable(error)
 
 
 def portable(error: Exception) -> Exception:

@@ -6,25 +6,21 @@ environment itself: without CANN it would break ``import torch`` there.
 
 from __future__ import annotations
 
-import fcntl
 import importlib.metadata
 import importlib.util
 import os
 import platform
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
+from tests import apart
+from tests.apart import ROOT, NotHere
 from tests.ascend.sim.build import build
 
-ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / ".venv-ascend"
 VERSION = "2.13.0"  # of torch_npu, for the torch of the same number
-
-
-class NotHere(RuntimeError):
-    """The simulation cannot run here; the message says why."""
+WHAT = "the Ascend simulation"
 
 
 def prepared() -> Path:
@@ -38,23 +34,10 @@ def prepared() -> Path:
         raise NotHere(f"torch_npu {VERSION} is for torch {VERSION}, this is torch {torch}")
     if missing := [tool for tool in ("gcc", "nm", "readelf") if not shutil.which(tool)]:
         raise NotHere(f"there is no {' and no '.join(missing)} to build the stand-in for CANN")
-    FOLDER.mkdir(exist_ok=True)
-    with open(FOLDER / "lock", "w") as lock:  # two workers of one run come here
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        site = FOLDER / f"torch_npu-{VERSION}-{sys.implementation.cache_tag}"
-        if not (site / "installed").exists():
-            install(site)
+    site = FOLDER / f"torch_npu-{VERSION}-{sys.implementation.cache_tag}"
+    with apart.kept_apart(site, [f"torch_npu=={VERSION}"]):
         found = importlib.util.find_spec("torch")
         return build(Path(found.origin).parent, site / "torch_npu", site)
-
-
-def install(site: Path) -> None:
-    command = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps", "--upgrade"]
-    done = subprocess.run([*command, "--target", site, f"torch_npu=={VERSION}"], capture_output=True, text=True)
-    if done.returncode:
-        said = done.stderr.strip().splitlines() or ["pip said nothing"]
-        raise NotHere(f"torch_npu {VERSION} cannot be installed: {said[-1]}")
-    (site / "installed").touch()
 
 
 def environment(libraries: Path, simulate: bool = False, **settings: object) -> dict[str, str]:
@@ -64,16 +47,13 @@ def environment(libraries: Path, simulate: bool = False, **settings: object) -> 
     (sim/site); C4D_SIM_FOLDER, on /dev/shm, is then for the caller to give where ranks meet.
     """
     site = [Path(__file__).parent / "sim" / "site"] if simulate else []
-    path = [*site, ROOT, libraries.parent, *filter(None, [os.environ.get("PYTHONPATH")])]
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "C4D_"))}
-    return kept | {
-        "PYTHONPATH": os.pathsep.join(map(str, path)),
+    usual: dict[str, object] = {
         "LD_LIBRARY_PATH": os.pathsep.join(filter(None, [str(libraries), os.environ.get("LD_LIBRARY_PATH")])),
         "TORCH_DEVICE_BACKEND_AUTOLOAD": "0",  # the tests import torch_npu themselves
         "TASK_QUEUE_ENABLE": "0",  # an operator has been launched when its call returns
         "C4D_SIM_DEVICES": "2",
-        **{name: str(value) for name, value in settings.items()},
     }
+    return apart.environment([*site, ROOT, libraries.parent], **(usual | settings))
 
 
 def required() -> bool:
@@ -82,8 +62,4 @@ def required() -> bool:
 
 
 if __name__ == "__main__":
-    try:
-        print(f"Ascend, simulated: {prepared()}")
-    except NotHere as why:
-        print(f"\n*** NOT TESTED: the Ascend simulation cannot run here: {why}\n", file=sys.stderr)
-        sys.exit(required())
+    apart.main(WHAT, prepared, required())

@@ -36,6 +36,11 @@ def run(command: Sequence[object], limit: float, **settings: str) -> tuple[int |
         return how, [line for line in said.read().splitlines() if line.strip()] or ["nothing said"]
 
 
+def torchrun(ranks: int) -> list[str]:
+    """What stands before ``-m MODULE`` and its arguments in a command that runs it on so many ranks of this machine."""
+    return ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+
+
 def kill(pid: int) -> None:
     with suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
