@@ -21,7 +21,8 @@ from bench.clips import GUIDANCE, LENGTH, paired, pipeline
 from bench.stamp import ROOT, stamp
 from c4d.core.forecast import Taylor
 from c4d.core.policy import StepMask
-from c4d.core.types import STACK, CacheMethod, Rule
+from c4d.core.rule import CacheMethod, Rule
+from c4d.core.types import STACK
 from c4d.eval.fidelity import psnr
 from c4d.eval.generate import generate
 

@@ -10,23 +10,23 @@ if TYPE_CHECKING:
     from c4d.api import sharded as sharded
     from c4d.core import methods as methods
     from c4d.core.grammar import MethodError as MethodError
+    from c4d.core.rule import CacheMethod as CacheMethod
+    from c4d.core.rule import Rule as Rule
     from c4d.core.spec import ModelSpec as ModelSpec
     from c4d.core.spec import Padding as Padding
     from c4d.core.spec import Site as Site
     from c4d.core.spec import Spread as Spread
     from c4d.core.spec import Stack as Stack
-    from c4d.core.types import CacheMethod as CacheMethod
-    from c4d.core.types import Rule as Rule
     from c4d.parallel import SequenceParallel as SequenceParallel
 
 __version__ = "0.1.0"
 PLACES = {
-    "CacheMethod": "c4d.core.types:CacheMethod",
+    "CacheMethod": "c4d.core.rule:CacheMethod",
     "MethodError": "c4d.core.grammar:MethodError",
     "ModelSpec": "c4d.core.spec:ModelSpec",
     "Padding": "c4d.core.spec:Padding",
     "SequenceParallel": "c4d.parallel:SequenceParallel",
-    "Rule": "c4d.core.types:Rule",
+    "Rule": "c4d.core.rule:Rule",
     "Site": "c4d.core.spec:Site",
     "Spread": "c4d.core.spec:Spread",
     "Stack": "c4d.core.spec:Stack",

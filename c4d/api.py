@@ -16,9 +16,9 @@ from c4d.core.clock import Clock, NoClock, SchedulerClock, position
 from c4d.core.fitting import AttentionSession
 from c4d.core.grammar import parse
 from c4d.core.history import Storage
+from c4d.core.rule import CacheMethod
 from c4d.core.session import Session
 from c4d.core.spec import ModelSpec
-from c4d.core.types import CacheMethod
 from c4d.models import spec_for
 from c4d.parallel import SequenceParallel
 from c4d.parallel.attention import Kernels
@@ -72,7 +72,10 @@ def cached(
     if isinstance(model, nn.Module):
         clock: Clock = NoClock() if scheduler is None else SchedulerClock(lambda: scheduler)
     else:
-        clock = SchedulerClock(lambda: model.scheduler if scheduler is None else scheduler)
+        clock = SchedulerClock(
+            lambda: model.scheduler if scheduler is None else scheduler,
+            lambda: getattr(model.config, "boundary_ratio", None) if len(transformers) > 1 else None,
+        )
     return Session(
         [(transformer, spec or spec_for(transformer)) for transformer in transformers],
         parse(method) if isinstance(method, str) else method,

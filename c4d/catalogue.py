@@ -12,9 +12,8 @@ from typing import Any
 
 from c4d.backends import Backend, BackendUnavailable, known, load, missing, select, taken
 from c4d.backends.kernels import MASKS, NONE, names
-from c4d.core.forecast import FORECASTERS
-from c4d.core.grammar import describe
-from c4d.core.methods import METHODS
+from c4d.core.grammar import FORECASTERS, describe, names_of
+from c4d.core.methods import METHODS, published
 from c4d.importing import CannotImport
 from c4d.models import SPECS
 from c4d.pipelines import EMBEDDED, base_pipeline
@@ -29,9 +28,10 @@ def methods_text() -> str:
     parts = [
         "A method is written name:key=value,...[+forecaster:key=value,...][@site,...]",
         "key=… must be given, key=value has that default, [key=…] may be given. Several numbers in one value: 0/1/5.",
+        "published=MODEL stands for what a method's authors use on it; options beside it take their place.",
         "",
         "METHODS",
-        *(_entry(name, make) for name, make in METHODS.items()),
+        *(_entry(name, make, names_of(name) if name in published() else "") for name, make in METHODS.items()),
         "FORECASTERS  (+ puts one in place of the method's own: how a skipped result is predicted)",
         *(_entry(name, make) for name, make in FORECASTERS.items()),
         "SITES  (@ moves the method: where results are kept and predicted; which a model has: c4d models)",
@@ -137,13 +137,20 @@ def _abilities(backend: Backend) -> list[str]:
     return [f"  {'':<13} {line}" for line in lines]
 
 
-def _entry(name: str, make: Callable[..., Any]) -> str:
+def _entry(name: str, make: Callable[..., Any], models: str = "") -> str:
     doc = inspect.getdoc(make) or ""
     first, _, rest = doc.partition("\n\n")
     paper = re.search(r"arXiv \d{4}\.\d{4,5}", rest)
     about = f"{' '.join(first.split())}{f' ({paper[0]})' if paper and paper[0] not in first else ''}"
     options = describe(make)
-    return "\n".join([f"  {name}{f':{options}' if options else ''}", *_wrapped(about.replace("``", "")), ""])
+    return "\n".join(
+        [
+            f"  {name}{f':{options}' if options else ''}",
+            *_wrapped(about.replace("``", "")),
+            *_wrapped(models and f"published={models}"),
+            "",
+        ]
+    )
 
 
 def _line(what: object) -> str:

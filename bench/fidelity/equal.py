@@ -16,7 +16,8 @@ from bench.fidelity.cases import every, mask
 from bench.fidelity.others import calibrator_config, static_mask
 from c4d.core.forecast import Hold, Taylor
 from c4d.core.policy import StepMask
-from c4d.core.types import MODULE_KINDS, OUTPUT, STACK, CacheMethod, Forecaster, Probe, Rule
+from c4d.core.rule import CacheMethod, Rule
+from c4d.core.types import MODULE_KINDS, OUTPUT, STACK, Forecaster, Probe
 from c4d.eval import generate
 
 INTERVAL, WARMUP, THRESHOLD = 4, 3, 0.12
@@ -33,9 +34,13 @@ class MaskAfterHead(StepMask):
 
 
 def method(
-    computed: Iterable[int], forecast: Forecaster, at: tuple[str, ...] = (STACK,), base: str = "input"
+    computed: Iterable[int],
+    forecast: Forecaster,
+    at: tuple[str, ...] = (STACK,),
+    base: str = "input",
+    start: int = 0,
 ) -> CacheMethod:
-    return CacheMethod("equal", (Rule(at, StepMask(frozenset(computed)), forecast, base=base),))
+    return CacheMethod("equal", (Rule(at, StepMask(frozenset(computed)), forecast, base, start),))
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ def _taylorseer(steps: int) -> Iterator[Pair]:
                     ("its steps, differences from step 0 on", method(theirs, Taylor(order), at, base), ""),
                     (
                         f"its steps, the paper's guard (start={guard})",
-                        method(theirs, Taylor(order, start=guard), at, base),
+                        method(theirs, Taylor(order), at, base, guard),
                         "the guard alone: diffusers has none, it matters from order 2 on",
                     ),
                     (own, own, "the paper's steps: the gap after warm-up is a whole interval, in diffusers 2"),
@@ -115,7 +120,7 @@ def _cache_dit(steps: int) -> Iterator[Pair]:
             (
                 (
                     f"the same decisions, differences from step {LATE} on (start={LATE})",
-                    CacheMethod("equal", (Rule((STACK,), policy, Taylor(order, start=LATE)),)),
+                    CacheMethod("equal", (Rule((STACK,), policy, Taylor(order), start=LATE),)),
                     "its first difference appears at step 3, one order a computed step after",
                 ),
                 (plain, plain, "no guard: the same, differences from step 0 on"),
@@ -124,16 +129,16 @@ def _cache_dit(steps: int) -> Iterator[Pair]:
     computed = frozenset(mask(17, steps))
     for calibrator, forecast, name in (
         (None, Hold(), "hold"),
-        ("TaylorSeer 1", Taylor(1, start=LATE), "taylor:order=1"),
+        ("TaylorSeer 1", Taylor(1), "taylor:order=1"),
     ):
-        after = CacheMethod("equal", (Rule((STACK,), MaskAfterHead(computed), forecast),))
+        after = CacheMethod("equal", (Rule((STACK,), MaskAfterHead(computed), forecast, start=LATE),))
         own = "c4d's own: no block runs on a skipped step, the residual is that of the whole stack"
         yield Pair(
             f"cache-dit steps mask F1B0, 17 of {steps}{f' + {calibrator}' if calibrator else ''}",
             peer(calibrator, **static_mask(sorted(computed), steps)),
             (
                 (f"the mask, first block always run, {name}", after, ""),
-                (f"schedule, {name}", method(computed, forecast), own),
+                (f"schedule, {name}", method(computed, forecast, start=LATE), own),
             ),
         )
 

@@ -9,9 +9,10 @@ from torch import nn
 
 from c4d.core.hooks import CacheContext, Forward, Hook, Listener, parameters
 from c4d.core.offload import offload_hooks
+from c4d.core.rule import CacheMethod
 from c4d.core.spec import ModelSpec, OutputOf
 from c4d.core.stack import BlockStack
-from c4d.core.types import OUTPUT, CacheMethod, Probe
+from c4d.core.types import OUTPUT, STACK, FeatureForecaster, Probe
 
 
 class Place(NamedTuple):
@@ -36,6 +37,7 @@ class Attachment:
     def install(self, method: CacheMethod) -> None:
         """Hangs the session on the model; if it raises half-way, :meth:`remove` takes off what is there."""
         session, transformer = self._session, self.transformer
+        self._check_blocks(method)
         for stack in self.spec.stacks:
             blocks = transformer.get_submodule(stack.path)
             BlockStack.adopt(blocks, stack, session.plan)
@@ -54,6 +56,15 @@ class Attachment:
                 module = transformer.get_submodule(signal.module)
                 add(module.register_forward_hook(Hook(session, session.signal, probe, signal.read)))
         self.refresh(method)
+
+    def _check_blocks(self, method: CacheMethod) -> None:
+        rule, paths = method.whole, [stack.path for stack in self.spec.stacks if not stack.side]
+        there = sum(len(list(self.transformer.get_submodule(path).children())) for path in paths)
+        if rule is not None and rule.policy.probes & {Probe.HEAD} and rule.head + rule.tail >= there:
+            raise ValueError(
+                f"{method.name}: head={rule.head} and tail={rule.tail} leave none of the {there} blocks of "
+                f"{self.spec.transformer} to skip"
+            )
 
     def named(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """A forward's arguments by name."""
@@ -180,6 +191,15 @@ def check_fit(method: CacheMethod, spec: ModelSpec) -> None:
         if not set(rule.at) & set(spec.kinds()):
             raise ValueError(
                 f"{method.name} caches at {', '.join(rule.at)}, but {spec.transformer} offers {', '.join(spec.kinds())}"
+            )
+        if OUTPUT in rule.at and rule.base == "input" and spec.latents is None:
+            raise ValueError(
+                f"{method.name} stores outputs less the latents, but what {spec.transformer} returns is not like them: "
+                f"use @{STACK}"
+            )
+        if isinstance(rule.forecast, FeatureForecaster) and rule.forecast.needs_grid and spec.grid is None:
+            raise ValueError(
+                f"{method.name} works on the grid of tokens, which the spec of {spec.transformer} does not tell (grid=)"
             )
         lacking: set[Probe] = set(rule.policy.probes) - set(spec.probes())
         if lacking:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -13,6 +14,13 @@ from c4d.core.types import Step
 
 class RunError(RuntimeError):
     """A forward that belongs to no run, or that a run cannot place."""
+
+
+class Noise(NamedTuple):
+    """How much of the data (``signal``) and of the noise is in the latents of a step; flow models: 1 - sigma, sigma."""
+
+    signal: float
+    noise: float
 
 
 class Clock(Protocol):
@@ -27,6 +35,10 @@ class Clock(Protocol):
         """
         ...
 
+    def noise(self) -> Noise:
+        """Of the pass that was placed last; the first question of a run reads the scheduler's tables once."""
+        ...
+
 
 class SchedulerClock:
     """Follows a diffusers scheduler.
@@ -35,13 +47,15 @@ class SchedulerClock:
     object (or an index that went back) opens a run. The step is ``step_index`` (before the first ``step()``:
     ``begin_index``, else 0) less the run's first; schedulers without it (DDIM) count passes per branch.
     Calls without a name are told apart by their ordinal within the step, and so are calls that share one; without
-    ``step_index`` they cannot be, and one pass too many is an error.
+    ``step_index`` they cannot be, and one pass too many is an error. ``boundary`` tells where the second expert begins.
     """
 
-    def __init__(self, scheduler: Callable[[], Any]) -> None:
-        self._scheduler = scheduler
+    def __init__(self, scheduler: Callable[[], Any], boundary: Callable[[], float | None] = lambda: None) -> None:
+        self._scheduler, self._boundary = scheduler, boundary  # as a part of all training timesteps
+        self._early: int | None = None  # how many of its timesteps are the first expert's
         self._timesteps: Any = None  # held, so that its identity cannot be taken over by a newer object
         self._raw = 0
+        self._levels: list[Noise] = []  # of all its timesteps, when somebody asked
         self._first: int | None = None  # None until the scheduler has said where the run began
         self._count: CountingClock
         self._calls: Counter[str | None] = Counter()
@@ -61,11 +75,16 @@ class SchedulerClock:
             return self._by_index(scheduler, name, expert)
         return self._by_count(timesteps, name, timestep, expert)
 
+    def noise(self) -> Noise:
+        self._levels = self._levels or noise_levels(self._scheduler())
+        return self._levels[self._raw]
+
     def _by_index(self, scheduler: Any, name: str | None, expert: int) -> tuple[bool, Step]:
         new, raw, known = self.fresh(), position(scheduler), scheduler.step_index
         if new:
             told = known is not None or getattr(scheduler, "begin_index", None) is not None
-            self._timesteps, self._first = scheduler.timesteps, raw if told else None
+            self._timesteps, self._first, self._levels = scheduler.timesteps, raw if told else None, []
+            self._early = self._split(scheduler)
         elif self._first is None and known is not None:
             self._first = known - 1  # the scheduler has made one step since the first forward
         if new or raw != self._raw:
@@ -74,26 +93,40 @@ class SchedulerClock:
         ordinal = self._calls[name]
         self._calls[name] += 1
         first = self._first if self._first is not None else raw
-        return new, Step(raw - first, len(scheduler.timesteps) - first, _branch(name, ordinal), expert)
+        total, span = len(scheduler.timesteps) - first, None
+        if self._early is not None:
+            early = max(0, self._early - first)
+            span = (0, early) if expert == 0 else (early, total)
+        return new, Step(raw - first, total, _branch(name, ordinal), expert, span)
+
+    def _split(self, scheduler: Any) -> int | None:
+        boundary = self._boundary()
+        if boundary is None:
+            return None
+        least = boundary * scheduler.config.num_train_timesteps
+        return len([t for t in scheduler.timesteps.tolist() if t >= least])
 
     def _by_count(self, timesteps: Any, name: str | None, timestep: Any, expert: int) -> tuple[bool, Step]:
         if timesteps is not self._timesteps:
-            self._timesteps = timesteps
+            self._timesteps, self._start, self._levels = timesteps, _find(timesteps, timestep), []
             self._count = CountingClock(
-                len(timesteps) - _find(timesteps, timestep),
-                "this scheduler has no step_index, so call its set_timesteps",
+                len(timesteps) - self._start, "this scheduler has no step_index, so call its set_timesteps"
             )
-        return self._count.tick(name, timestep, expert)
+        new, step = self._count.tick(name, timestep, expert)
+        self._raw = self._start + step.index
+        return new, step
 
 
 class CountingClock:
     """One run of ``total`` steps, known by nothing but its passes: a pass's index is their number on its branch."""
 
-    def __init__(self, total: int, way_out: str) -> None:
-        self._total, self._way_out = total, way_out
-        self._calls, self._opened = Counter[str | None](), False
+    def __init__(self, total: int, way_out: str, sigmas: Sequence[float] | None = None) -> None:
+        self._total, self._way_out, self._sigmas = total, way_out, sigmas
+        self._calls, self._opened, self._index = Counter[str | None](), False, 0
         if total == 0:
             raise ValueError("a run needs at least one timestep")
+        if sigmas is not None and len(sigmas) < total:
+            raise ValueError(f"{len(sigmas)} sigmas for {total} timesteps; give one a step")
 
     def fresh(self) -> bool:
         return not self._opened
@@ -108,7 +141,13 @@ class CountingClock:
                 '(with transformer.cache_context("cond"): ...) if there are several'
             )
         self._calls[name] += 1
+        self._index = index
         return new, Step(index, self._total, _branch(name, 0), expert)
+
+    def noise(self) -> Noise:
+        if self._sigmas is None:
+            raise RunError("this method needs noise levels: call session.begin(timesteps, sigmas=…) before the loop")
+        return _level(float(self._sigmas[self._index]))
 
 
 class NoClock:
@@ -116,6 +155,9 @@ class NoClock:
 
     def fresh(self) -> bool:
         return True
+
+    def noise(self) -> Noise:
+        raise RunError("no pass was placed yet")
 
     def tick(self, name: str | None, timestep: Any, expert: int = 0) -> tuple[bool, Step]:
         raise RunError(
@@ -128,6 +170,29 @@ def position(scheduler: Any) -> int:
     """The scheduler's index of the step that comes, counted from the first of its timesteps."""
     known = getattr(scheduler, "step_index", None)
     return known if known is not None else (getattr(scheduler, "begin_index", None) or 0)
+
+
+def noise_levels(scheduler: Any) -> list[Noise]:
+    """Of each of the scheduler's timesteps, from its ``sigmas`` or its ``alphas_cumprod``; one host read.
+
+    Raises :class:`RunError` for a scheduler that has neither.
+    """
+    if isinstance(sigmas := getattr(scheduler, "sigmas", None), Tensor):
+        return [_level(sigma) for sigma in sigmas.tolist()]
+    if isinstance(table := getattr(scheduler, "alphas_cumprod", None), Tensor):
+        kept = table[scheduler.timesteps.long().to(table.device)].tolist()
+        return [Noise(math.sqrt(alpha), math.sqrt(1.0 - alpha)) for alpha in kept]
+    raise RunError(
+        f"this method needs noise levels, and {type(scheduler).__name__} has neither sigmas nor alphas_cumprod"
+    )
+
+
+def _level(sigma: float) -> Noise:
+    """Flow models count sigma from 0 to 1; others as noise over signal, far beyond it."""
+    if sigma <= 1.0:
+        return Noise(1.0 - sigma, sigma)
+    signal = 1.0 / math.sqrt(1.0 + sigma * sigma)
+    return Noise(signal, sigma * signal)
 
 
 def _branch(name: str | None, ordinal: int) -> str:

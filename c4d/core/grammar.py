@@ -1,4 +1,7 @@
-"""A method as text: ``name:key=value,...[+forecaster:key=value,...][@site,...]``, everywhere the same."""
+"""A method as text: ``name:key=value,...[+forecaster:key=value,...][@site,...]``, everywhere the same.
+
+``published=NAME`` among a method's options stands for those that its authors use on a model.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from c4d.core.forecast import FORECASTERS
-from c4d.core.methods import METHODS
-from c4d.core.types import SITES, CacheMethod
+from c4d.core.features import Bands, Modes
+from c4d.core.forecast import FORECASTERS as BY_TIME
+from c4d.core.methods import METHODS, published
+from c4d.core.rule import CacheMethod
+from c4d.core.types import OUTPUT, SITES
+
+FORECASTERS: dict[str, Callable[..., Any]] = {**BY_TIME, "bands": Bands, "dmd": Modes}
+PUBLISHED = "published"
 
 
 class MethodError(ValueError):
@@ -40,13 +48,16 @@ def describe(make: Callable[..., Any]) -> str:
     return ",".join(required + optional + unset)
 
 
+def names_of(method: str) -> str:
+    """The models that something is published for."""
+    return ", ".join(published()[method])
+
+
 def _compose(text: str) -> CacheMethod:
     rest, at, sites = text.partition("@")
     head, *forecast = re.split(r"[+](?![0-9])", rest, maxsplit=1)  # a digit follows where it belongs to 1e+16
     method: CacheMethod = _make(head, METHODS, "method")
-    if forecast:
-        forecaster = _make(forecast[0], FORECASTERS, "forecaster")
-        method = replace(method, rules=tuple(replace(rule, forecast=forecaster) for rule in method.rules))
+    change: dict[str, Any] = {"forecast": _make(forecast[0], FORECASTERS, "forecaster")} if forecast else {}
     if at:
         where = tuple(site.strip() for site in sites.split(","))
         if strange := [site for site in where if site not in SITES]:
@@ -57,8 +68,10 @@ def _compose(text: str) -> CacheMethod:
             raise ValueError(f"site {repeated[0]} is given twice; name it once")
         if len(method.rules) > 1:
             raise ValueError(f"{head} has rules at several sites, which @ would merge; leave @ out")
-        method = replace(method, rules=(replace(method.rules[0], at=where),))
-    return method
+        change["at"] = where
+        if where == (OUTPUT,) != method.rules[0].at:
+            change["base"] = "zero"  # an output is not a residual
+    return replace(method, rules=tuple(replace(rule, **change) for rule in method.rules))
 
 
 def _make(part: str, known: Mapping[str, Callable[..., Any]], what: str) -> Any:
@@ -66,7 +79,7 @@ def _make(part: str, known: Mapping[str, Callable[..., Any]], what: str) -> Any:
     name = name.strip()
     if name not in known:
         raise ValueError(f"unknown {what} {name!r}: known are {', '.join(known)}")
-    make, values = known[name], dict[str, Any]()
+    make, values, defaults = known[name], dict[str, Any](), dict[str, Any]()
     parameters, hints = inspect.signature(make).parameters, typing.get_type_hints(make)
     if colon and not parameters:
         raise ValueError(f"{name} takes no options; write {name} alone")
@@ -74,6 +87,12 @@ def _make(part: str, known: Mapping[str, Callable[..., Any]], what: str) -> Any:
         raise ValueError(f"options expected after {name}: ({name}:{describe(make)})")
     for option in options.split(",") if options else ():
         key, equals, value = (s.strip() for s in option.partition("="))
+        if key == PUBLISHED and what == "method" and name in published():
+            found = published()[name].get(value)
+            if found is None:
+                raise ValueError(f"nothing is published for {name} under {value!r}: known are {names_of(name)}")
+            defaults = {k: v for k, v in found.items() if k != "source"}
+            continue
         if key not in parameters:
             raise ValueError(f"{name} has no option {key!r}: known are {', '.join(parameters)}")
         if not equals or not value:
@@ -81,6 +100,7 @@ def _make(part: str, known: Mapping[str, Callable[..., Any]], what: str) -> Any:
         if key in values:
             raise ValueError(f"{key} is given twice; keep one")
         values[key] = _value(key, value, hints.get(key, str))
+    values = {**defaults, **values}
     missing = [p.name for p in parameters.values() if p.default is p.empty and p.name not in values]
     if missing:
         raise ValueError(f"{name} needs {', '.join(missing)} ({name}:{describe(make)})")

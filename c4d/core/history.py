@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from c4d.core.types import Parked, Primitives
+from c4d.core.types import Parked, Predicted, Primitives
 
 PLACES = ("device", "host")
 
@@ -30,14 +29,16 @@ class Storage:
 
 
 class History:
-    """At most ``length`` entries of (time, one or more tensors)."""
+    """At most ``length`` entries of (time, one or more tensors), and the last ``keeps`` forecasts among them."""
 
-    def __init__(self, length: int, storage: Storage, backend: Primitives) -> None:
+    def __init__(self, length: int, storage: Storage, backend: Primitives, keeps: int = 0) -> None:
         self._storage, self._backend = storage, backend
-        self._length = length
+        self._room = {False: length, True: keeps}  # for computed entries, for forecasts
         self.times: tuple[float, ...] = ()
-        self._entries: deque[list[Tensor | Parked]] = deque(maxlen=length)
-        self._shapes: list[torch.Size] = []  # of the tensors of every entry
+        self._entries: list[list[Tensor | Parked]] = []
+        self.shapes: list[torch.Size] = []  # of the tensors of every entry
+        self.step = -1  # of the newest computed entry
+        self.gram: list[Tensor] | None = None  # inner products of the entries, if somebody asked
         self.structure: Any = None  # how the tensors of an entry make up the output they came from
 
     @property
@@ -45,16 +46,27 @@ class History:
         """Tensors in an entry."""
         return len(self._entries[-1])
 
+    @property
+    def predicted(self) -> tuple[bool, ...]:
+        """Which of the times are those of forecasts."""
+        return tuple(isinstance(time, Predicted) for time in self.times)
+
     def push(self, time: float, tensors: Sequence[Tensor]) -> None:
         """Stores the tensors as they are (detached, no copy unless dtype or place ask for one, or it is a slice).
 
-        A change in number or shape of the tensors begins anew: features of different shapes do not combine.
+        A change in number or shape of the tensors begins anew: features of different shapes do not combine. A
+        ``Predicted`` time takes the place of the oldest forecast only.
         """
         shapes = [x.shape for x in tensors]
-        if shapes != self._shapes:
+        if shapes != self.shapes:
             self.clear()
-            self._shapes = shapes
-        self.times = (*self.times, time)[-self._length :]
+            self.shapes = shapes
+        forecast = isinstance(time, Predicted)
+        same = [i for i, t in enumerate(self.times) if isinstance(t, Predicted) == forecast]
+        for i in same[: len(same) + 1 - self._room[forecast]]:
+            self.times = self.times[:i] + self.times[i + 1 :]
+            del self._entries[i]
+        self.times, self.gram = (*self.times, time), None
         self._entries.append([self._keep(x.detach()) for x in tensors])
 
     def features(self, i: int) -> list[Tensor]:

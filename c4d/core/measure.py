@@ -33,6 +33,10 @@ class Ranks(Protocol):
         """
         ...
 
+    def project(self, transformer: nn.Module, basis: Tensor, x: Tensor) -> Tensor:
+        """Tokens [B, n, D] of a forward under way on the span of ``basis`` [K, S] (orthonormal), over all S tokens."""
+        ...
+
 
 class Alone:
     """A single process: its own sums are the sums over all ranks."""
@@ -48,6 +52,9 @@ class Alone:
 
     def sums(self, partial: Tensor, counts: Sequence[int], failed: bool) -> list[list[float]]:
         return [] if failed else partial.tolist()
+
+    def project(self, transformer: nn.Module, basis: Tensor, x: Tensor) -> Tensor:
+        return (basis.T @ (basis @ x.float())).to(x.dtype)
 
 
 class Meter:

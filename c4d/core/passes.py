@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -11,34 +12,53 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from c4d.core.attach import Place
+from c4d.core.clock import Noise
 from c4d.core.history import History
-from c4d.core.offload import Bridge, onloaded
-from c4d.core.run import Branch, Tools
-from c4d.core.spec import AtEntry, ModelSpec, Stack
-from c4d.core.stack import StandIn, bind, hidden, unbind
-from c4d.core.types import OUTPUT, Action, CacheMethod, Change, Probe, Rule, Step
+from c4d.core.loops import Loops
+from c4d.core.measure import Ranks
+from c4d.core.offload import Bridge
+from c4d.core.rule import CacheMethod, Rule
+from c4d.core.run import Branch, Field, Tools
+from c4d.core.spec import ModelSpec
+from c4d.core.spectrum import evolved, leading
+from c4d.core.types import OUTPUT, Action, Change, Probe, Step
 
 COMPUTE, REUSE = Action.COMPUTE, Action.REUSE
+
+
+@dataclass(frozen=True)
+class Call:
+    """A forward under way: of what, with which arguments (by name), at which noise level, and with whom."""
+
+    transformer: nn.Module
+    inputs: Callable[[], Mapping[str, Any]]
+    noise: Callable[[], Noise]
+    ranks: Ranks
 
 
 class Pass:
     """One forward of one transformer: decides once, then tells loops, exit and sites what to do."""
 
     seen: Mapping[Probe, Change] = MappingProxyType({})
-    base: Tensor | None = None  # the hidden state that the stack's feature is relative to
-    entered = exited = answered = restarted = False
-    blocks = modules = modules_reused = 0
+    base: Mapping[str, Tensor] = MappingProxyType({})  # the streams that the stack's features are relative to
+    exited = answered = restarted = False
+    blocks = 0  # entered
+    modules = modules_reused = 0
     bridge: Bridge | None = None
-    valid: Callable[[Tensor], Tensor] = staticmethod(lambda x: x)  # a signal without tokens that are nobody's
 
-    def __init__(self, spec: ModelSpec, method: CacheMethod, branch: Branch, step: Step, tools: Tools) -> None:
-        self.spec, self.method, self.branch, self.step, self.tools = spec, method, branch, step, tools
+    def __init__(
+        self, spec: ModelSpec, method: CacheMethod, branch: Branch, step: Step, tools: Tools, call: Call
+    ) -> None:
+        self.spec, self.method, self.branch, self.step, self.tools, self.call = spec, method, branch, step, tools, call
         self.rules, self.whole = method.rules, method.whole
         self.actions: list[Action | None] = [None] * len(method.rules)
         self.started = time.perf_counter()
-        self._signals: dict[Probe, Tensor] = {}
+        self.signals: dict[Probe, Tensor] = {}
+        self.loops = Loops(self)
         if not method.probes:
-            self._decide({})
+            self.decide({})
+        elif any(probe.outside for probe in method.probes):
+            self._arrive()
 
     @property
     def action(self) -> Action | None:
@@ -50,7 +70,7 @@ class Pass:
         skipped, at_output = self.action is REUSE, self.whole is not None and OUTPUT in self.whole.at
         if skipped and at_output and not self.answered:
             raise RuntimeError(f"{self.spec.transformer}: its forward was exchanged during the pass; run it again")
-        if self.action is None or (not skipped and not (self.exited and self.entered)):
+        if self.action is None or (not skipped and not (self.exited and self.loops.passed)):
             raise RuntimeError(
                 f"{self.spec.transformer}: the forward did not pass through {self.spec.stacks[0].path!r} and "
                 f"{self.spec.exit!r}; its spec does not describe this model"
@@ -62,14 +82,34 @@ class Pass:
 
     # -- deciding
 
+    def _arrive(self) -> None:
+        """Before the forward: what can be known of its arguments alone is; that may decide the pass."""
+        probes, latents = self.method.probes, self._latents()
+        if wanted := {Probe.INPUT, Probe.INPUT_SINCE} & probes:  # a loop may go on to change its latents in place
+            self.signals.update(dict.fromkeys(wanted, latents.clone()))
+        if Probe.SPECTRUM in probes:
+            self.signals[Probe.SPECTRUM] = evolved(latents, self._grid()[0], self.call.noise())
+        if all(probe.outside for probe in probes):
+            self.decide(self.signals)
+
     def signal(self, probe: Probe, value: Tensor) -> None:
         """A signal that became known before the blocks; when all are in, the pass is decided."""
-        self._signals[probe] = value.detach()
-        if self.action is None and self.method.probes <= self._signals.keys():
-            self._decide(self._signals)
+        self.signals[probe] = value.detach()
+        if self.action is None and self.method.probes - {Probe.OUTPUT} <= self.signals.keys():
+            self.decide(self.signals)
 
-    def _decide(self, now: Mapping[Probe, Tensor]) -> None:
-        now = {probe: self.valid(value) for probe, value in now.items()}
+    def _latents(self) -> Tensor:
+        assert self.spec.latents is not None
+        return self.call.inputs()[self.spec.latents].detach()  # type: ignore[no-any-return]
+
+    def _grid(self) -> tuple[tuple[int, ...], ...]:
+        if self.branch.grid is None:
+            assert self.spec.grid is not None
+            self.branch.grid = self.spec.grid(self.call.transformer, self.call.inputs())
+        return self.branch.grid
+
+    def decide(self, now: Mapping[Probe, Tensor]) -> None:
+        now = {probe: value if probe.outside else self._valid(value) for probe, value in now.items()}
         broken, states = bool(now) and self._measure(now), self.branch.states
         for i, rule in enumerate(self.rules):
             ready = self._ready(rule)
@@ -86,12 +126,16 @@ class Pass:
     def _measure(self, now: Mapping[Probe, Tensor]) -> bool:
         """Fills ``seen``; True if any of it is not finite."""
         before = self.branch.before
-        self.seen = self.tools.meter.read(
-            {p: (x, before[p]) for p, x in now.items() if p in before and before[p].shape == x.shape}
-        )
+        pairs = {p: (x, before[p]) for p, x in now.items() if p in before and before[p].shape == x.shape}
+        if self.branch.outputs is not None:
+            pairs[Probe.OUTPUT], self.branch.outputs = self.branch.outputs, None
+        self.seen = self.tools.meter.read(pairs)
         broken = sum(not change.finite for change in self.seen.values())
         self.tools.nonfinite += broken
         return broken > 0
+
+    def _valid(self, x: Tensor) -> Tensor:
+        return self.call.ranks.valid(self.call.transformer, x)
 
     def _ready(self, rule: Rule) -> bool:
         """True if something is stored that the rule could reuse."""
@@ -99,79 +143,25 @@ class Pass:
             return rule.at[0] in self.branch.histories
         return any(key.startswith(f"{kind}:") for kind in rule.at for key in self.branch.histories)
 
-    # -- the loops
-
-    def iterate(self, stack: Stack, blocks: list[nn.Module]) -> Iterator[Any]:
-        """What a loop over one of the spec's stacks runs in this pass."""
-        if self.action is REUSE:
-            return
-        if stack.side or self.entered or not blocks:
-            yield from self._count(blocks)
-            return
-        self.entered = True
-        first, rest = blocks[0], blocks[1:]
-        if self.action is None:
-            yield StandIn(first, lambda block, args, kwargs: self._probe(stack, block, args, kwargs))
-            if self.action is REUSE:
-                return
-        elif self.whole and self.whole.base == "input" and OUTPUT not in self.whole.at:
-            yield StandIn(first, lambda block, args, kwargs: self._enter(stack, block, args, kwargs))
-        else:
-            rest = blocks
-        yield from self._count(rest)
-
-    def _count(self, blocks: Sequence[nn.Module]) -> Iterator[nn.Module]:
-        for block in blocks:
-            self.blocks += 1
-            yield block
-
-    def _enter(self, stack: Stack, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        self.base = bind(stack, args, kwargs)["hidden_states"]
-        self.blocks += 1
-        return block(*args, **kwargs)
-
-    def _probe(self, stack: Stack, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Decides at the first block: before it if its input is enough, after it for HEAD."""
-        named = bind(stack, args, kwargs)
-        probes, now = self.method.probes, dict(self._signals)
-        entry = {p: s for p in probes if isinstance(s := self.spec.signals.get(p), AtEntry)}
-        if missing := probes - {*now, *entry, Probe.HEAD}:
-            names = ", ".join(sorted(p.value for p in missing))
-            raise RuntimeError(f"{self.spec.transformer}: {names} did not show up before the blocks; its spec is wrong")
-        if entry:
-            with onloaded(block):
-                now.update({p: s.read(block, named).detach() for p, s in entry.items()})
-        if Probe.HEAD not in probes:
-            self._decide(now)
-            if self.action is REUSE:
-                self.base = named["hidden_states"]
-                return unbind(stack, named)
-            return self._enter(stack, block, args, kwargs)
-        out = block(*args, **kwargs)
-        self.blocks += 1
-        self.base = hidden(stack, out)
-        self._decide({**now, Probe.HEAD: (self.base - named["hidden_states"]).detach()})
-        return out
-
     # -- the exit
 
     def exit(self, x: Tensor) -> Tensor:
         """The hidden state on its way out of the loops: recorded, or replaced by its forecast."""
         self.exited = True
         rule = self.whole
-        if rule is None or rule.at[0] == OUTPUT:
+        if rule is None or rule.at[0] == OUTPUT or rule.tail:
             return x
-        base = None if rule.base == "zero" else self.base
+        base = None if rule.base == "zero" else self.base.get("hidden_states")
         if self.action is REUSE:
             base = x if base is None and rule.base == "input" else base
             history = self.branch.histories[rule.at[0]]
-            return self.tools.forecast(history, rule.forecast, self.step.index, base=base).to(x.dtype)
+            return self.forecast(history, rule, None if base is None else [base])[0].to(x.dtype)
         if base is None and rule.base == "input":
             raise RuntimeError(
                 f"{self.spec.transformer}: the exit was reached without entering a block; its spec is wrong"
             )
         feature = x if base is None else (x - base).to(base.dtype)
-        self._record(rule.at[0], rule, [feature])
+        self.record(rule.at[0], rule, [feature])
         return x
 
     # -- modules
@@ -185,28 +175,56 @@ class Pass:
             self.modules += 1
             self.modules_reused += reuse
         if reuse:
-            history, t = self.branch.histories[place.key], self.step.index
-            if history.structure is None:
-                return self.tools.forecast(history, rule.forecast, t)
-            leaves = [self.tools.forecast(history, rule.forecast, t, i) for i in range(history.width)]
-            return pytree.tree_unflatten(leaves, history.structure)
+            history = self.branch.histories[place.key]
+            relative = place.key == OUTPUT and rule.base == "input"
+            base = [leading(self._latents(), history.shapes[0])] if relative else None
+            leaves = self.forecast(history, rule, base)
+            return leaves[0] if history.structure is None else pytree.tree_unflatten(leaves, history.structure)
         out = original(*args, **kwargs)
         leaves, structure = ([out], None) if isinstance(out, Tensor) else pytree.tree_flatten(out)
         if strange := [type(x).__name__ for x in leaves if not isinstance(x, Tensor)]:
             raise TypeError(f"{place.key} returned {', '.join(strange)} among its tensors; cannot be cached")
-        self._record(place.key, rule, leaves).structure = structure
+        stored = leaves
+        if place.key == OUTPUT:  # the pipeline may go on to change it in place
+            stored = [x - leading(self._latents(), x.shape) if rule.base == "input" else x.clone() for x in leaves]
+        self.record(place.key, rule, stored).structure = structure
         return out
+
+    def finish(self, output: Any) -> None:
+        """After the forward: the output of a computed pass goes to the next that decides by it."""
+        if Probe.OUTPUT in self.method.probes and COMPUTE in self.actions:
+            now, before = pytree.tree_leaves(output)[0].detach().clone(), self.branch.before.get(Probe.OUTPUT)
+            self.branch.before[Probe.OUTPUT] = now
+            self.branch.outputs = None if before is None or before.shape != now.shape else (before, now)
 
     def reuses(self, place: Place) -> bool:
         """True if this pass forecasts the module there (and the modules that this bypasses hand out fillers)."""
         return self.actions[place.rule] is REUSE and place.key in self.branch.histories
 
-    def _record(self, key: str, rule: Rule, tensors: Sequence[Tensor]) -> History:
-        history = self.branch.histories.get(key)
+    def forecast(self, history: History, rule: Rule, base: Sequence[Tensor] | None = None) -> list[Tensor]:
+        """Every tensor of ``history`` forecast for now, plus its ``base``."""
+        field = Field(self.tools, history, self.call.ranks, self._valid, self._band)
+        return self.tools.forecast(history, rule.forecast, self.time(rule), field, base)
+
+    def _band(self, x: Tensor, cutoff: float) -> Tensor:
+        """Of tokens [B, S, D] at the exit, what changes slowly over their grid."""
+        grid = self._grid()
+        basis = self.tools.basis(grid, cutoff, x.device)
+        return self.call.ranks.project(self.call.transformer, basis, x)
+
+    def record(self, key: str, rule: Rule, tensors: Sequence[Tensor]) -> History:
+        history, now = self.branch.histories.get(key), self.step.index
         if history is None:
-            history = History(rule.forecast.history, self.tools.storage, self.tools.backend)
+            history = History(rule.forecast.history, self.tools.storage, self.tools.backend, rule.forecast.keeps)
             self.branch.histories[key] = history
-        if history.times and history.times[-1] == self.step.index:
+        if history.step == now:
             raise RuntimeError(f"{key} ran twice in one pass; its outputs cannot be told apart and so not be cached")
-        history.push(float(self.step.index), tensors)
+        if history.step < rule.start:
+            history.clear()
+        history.push(self.time(rule), tensors)
+        history.step = now
         return history
+
+    def time(self, rule: Rule) -> float:
+        """Now, as the rule's forecaster counts."""
+        return float(self.step.index) if rule.forecast.over == "step" else self.call.noise().noise

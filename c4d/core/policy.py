@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from c4d.core.types import Action, Change, Explains, Measured, Policy, Probe, Step
@@ -13,12 +14,12 @@ COMPUTE, REUSE = Action.COMPUTE, Action.REUSE
 NONE: frozenset[Probe] = frozenset()
 
 
-def _whole(name: str, value: Any, least: int) -> None:
+def whole_number(name: str, value: Any, least: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
 
 
-def _positive(name: str, value: Any) -> None:
+def positive(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
         raise ValueError(f"{name} must be a finite number above 0, got {value!r}")
 
@@ -28,7 +29,7 @@ def unexplained(policy: Policy[Any]) -> str:
     return f"{type(policy).__name__} computed every step"
 
 
-def _never_small(what: str, least: float | None, enough: str) -> str:
+def never_small(what: str, least: float | None, enough: str) -> str:
     if least is None:
         return f"no {what} could be measured"
     return f"the smallest {what} was {least:.3g}, never {enough}"
@@ -45,8 +46,8 @@ class Interval:
     warmup: int = 1
 
     def __post_init__(self) -> None:
-        _whole("interval", self.interval, 1)
-        _whole("warmup", self.warmup, 1)
+        whole_number("interval", self.interval, 1)
+        whole_number("warmup", self.warmup, 1)
 
     @property
     def probes(self) -> frozenset[Probe]:
@@ -75,7 +76,7 @@ class StepMask:
     def __post_init__(self) -> None:
         object.__setattr__(self, "computed", frozenset(self.computed))
         for index in self.computed:
-            _whole("a computed step", index, 0)
+            whole_number("a computed step", index, 0)
         if 0 not in self.computed:
             raise ValueError(f"step 0 must be computed, got {sorted(self.computed)}")
 
@@ -105,16 +106,18 @@ class Accumulate:
     """Reuse while the accumulated, rescaled relative change of ``probe`` stays below ``threshold`` (TeaCache).
 
     acc += poly(ratio), the polynomial's highest power first; acc < threshold reuses, otherwise compute and acc = 0
-    (arXiv 2411.19108, eq. 7). A negative value of the polynomial, which several published fits have and which would
-    let the sum shrink without end, counts as 0.
+    (arXiv 2411.19108, eq. 7). Several published fits are negative in places, which would let the sum shrink without
+    end: ``clamped``, a negative value counts as 0, and a ratio beyond the first root at which the polynomial falls
+    below 0 is computed, for nothing was fitted there.
     """
 
     threshold: float
     probe: Probe
     coefficients: tuple[float, ...] = (1.0, 0.0)
+    clamped: bool = True
 
     def __post_init__(self) -> None:
-        _positive("threshold", self.threshold)
+        positive("threshold", self.threshold)
         if not self.coefficients or not all(math.isfinite(c) for c in self.coefficients):
             raise ValueError(f"coefficients must be finite numbers, highest power first, got {self.coefficients!r}")
 
@@ -128,18 +131,35 @@ class Accumulate:
     def decide(self, acc: float | None, step: Step, seen: Mapping[Probe, Change]) -> tuple[Action, float | None]:
         if acc is None or self.probe not in seen:
             return COMPUTE, 0.0
-        acc += self._rescaled(seen[self.probe])
+        acc += self._rescaled(seen[self.probe].ratio)
         return (REUSE, acc) if acc < self.threshold else (COMPUTE, 0.0)
 
     def idle(self, total: int, measured: Measured) -> str:
-        least = min((self._rescaled(seen[self.probe]) for _, seen in measured if self.probe in seen), default=None)
-        return _never_small(f"rescaled change of {self.probe.value}", least, f"below the threshold {self.threshold:g}")
+        ratios = [seen[self.probe].ratio for _, seen in measured if self.probe in seen]
+        if ratios and min(ratios) > self.limit:
+            return f"every change of {self.probe.value} was beyond {self.limit:.3g}, where the fit ends"
+        least = min(map(self._rescaled, ratios), default=None)
+        return never_small(f"rescaled change of {self.probe.value}", least, f"below the threshold {self.threshold:g}")
 
-    def _rescaled(self, change: Change) -> float:
+    @cached_property
+    def limit(self) -> float:
+        """The ratio at which the polynomial, once positive, first falls below 0; infinity if it does not before 4."""
+        if not self.clamped:
+            return math.inf
+        ratios = [i / 1000 for i in range(4001)]
+        rises = next((r for r in ratios if self._polynomial(r) > 0.0), math.inf)
+        return next((r for r in ratios if r > rises and self._polynomial(r) < 0.0), math.inf)
+
+    def _rescaled(self, ratio: float) -> float:
+        if ratio > self.limit:
+            return math.inf
+        return max(0.0, self._polynomial(ratio)) if self.clamped else self._polynomial(ratio)
+
+    def _polynomial(self, ratio: float) -> float:
         value = 0.0
         for c in self.coefficients:
-            value = value * change.ratio + c
-        return max(0.0, value)
+            value = value * ratio + c
+        return value
 
 
 @dataclass(frozen=True)
@@ -150,7 +170,7 @@ class Threshold:
     probe: Probe = Probe.HEAD
 
     def __post_init__(self) -> None:
-        _positive("threshold", self.threshold)
+        positive("threshold", self.threshold)
 
     @property
     def probes(self) -> frozenset[Probe]:
@@ -165,7 +185,7 @@ class Threshold:
 
     def idle(self, total: int, measured: Measured) -> str:
         least = min((seen[self.probe].ratio for _, seen in measured if self.probe in seen), default=None)
-        return _never_small(f"change of {self.probe.value}", least, f"at most the threshold {self.threshold:g}")
+        return never_small(f"change of {self.probe.value}", least, f"at most the threshold {self.threshold:g}")
 
 
 @dataclass(frozen=True)
@@ -179,10 +199,10 @@ class Bounded:
     max_skips: int | None = None
 
     def __post_init__(self) -> None:
-        _whole("first", self.first, 1)
-        _whole("last", self.last, 0)
+        whole_number("first", self.first, 1)
+        whole_number("last", self.last, 0)
         if self.max_skips is not None:
-            _whole("max_skips", self.max_skips, 1)
+            whole_number("max_skips", self.max_skips, 1)
 
     @property
     def probes(self) -> frozenset[Probe]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from c4d.core.history import History, Storage
-from c4d.core.measure import Meter
-from c4d.core.types import Forecaster, Primitives, Probe, Rule
+from c4d.core.measure import Meter, Ranks
+from c4d.core.rule import Rule
+from c4d.core.spectrum import low_pass
+from c4d.core.types import FeatureForecaster, Forecaster, Predicted, Primitives, Probe
 
 
 @dataclass
@@ -21,18 +24,23 @@ class Branch:
     states: list[Any] = field(default_factory=list)
     histories: dict[str, History] = field(default_factory=dict)
     before: dict[Probe, Tensor] = field(default_factory=dict)
+    outputs: tuple[Tensor, Tensor] | None = None  # the last two computed ones, until somebody has measured them
+    grid: tuple[tuple[int, ...], ...] | None = None  # of its tokens, if somebody asked
     signature: Any = None
     last: int = -1  # the step of its last pass
 
     def storages(self) -> dict[int, int]:
         held = {p: n for history in self.histories.values() for p, n in history.storages().items()}
-        held.update({(s := x.untyped_storage()).data_ptr(): s.nbytes() for x in self.before.values()})
+        held.update(
+            {(s := x.untyped_storage()).data_ptr(): s.nbytes() for x in (*self.before.values(), *(self.outputs or ()))}
+        )
         return held
 
     def reset(self, rules: Sequence[Rule]) -> None:
         self.states = [rule.policy.init() for rule in rules]
         self.histories.clear()
         self.before.clear()
+        self.outputs = self.grid = None
 
 
 def signature_of(arguments: Iterable[Any]) -> list[Any]:
@@ -80,18 +88,78 @@ class Tools:
     meter: Meter
     storage: Storage
     nonfinite: int = 0
-    weights: dict[tuple[int, tuple[float, ...]], Sequence[float]] = field(default_factory=dict)
+    weights: dict[tuple[Any, ...], Sequence[float]] = field(default_factory=dict)
     weights_for: float = -1.0  # the time of the step that they were made for
 
+    bases: dict[tuple[Any, ...], Tensor] = field(default_factory=dict)  # of slow waves over a grid of tokens
+
     def forecast(
-        self, history: History, forecaster: Forecaster, t: float, i: int = 0, base: Tensor | None = None
-    ) -> Tensor:
-        """The i-th tensor of ``history`` forecast at ``t``, plus ``base``; in the dtype of ``base``, else its own."""
+        self,
+        history: History,
+        forecaster: Forecaster,
+        t: float,
+        of: Field,
+        base: Sequence[Tensor] | None = None,
+    ) -> list[Tensor]:
+        """Every tensor of ``history`` forecast at ``t``, plus its ``base``; in the dtype of that, else its own."""
+        features = [history.features(i) for i in range(history.width)]
+        if isinstance(forecaster, FeatureForecaster):
+            made = [forecaster.combine(held, history.times, t, of) for held in features]
+        else:
+            weights = self._weights(history, forecaster, t)
+            if base is not None and not forecaster.keeps:
+                return [
+                    self.backend.lincomb([x, *held], [1.0, *weights]) for x, held in zip(base, features, strict=True)
+                ]
+            made = [self.backend.lincomb(held, weights) for held in features]
+        if forecaster.keeps:
+            history.push(Predicted(t), made)
+        return made if base is None else [x + y.to(x.dtype) for x, y in zip(base, made, strict=True)]
+
+    def basis(self, grid: tuple[tuple[int, ...], ...], cutoff: float, device: torch.device) -> Tensor:
+        """:func:`low_pass`, made once."""
+        key = (grid, cutoff, device)
+        if key not in self.bases:
+            self.bases = {key: low_pass(grid, cutoff).to(device)}
+        return self.bases[key]
+
+    def _weights(self, history: History, forecaster: Forecaster, t: float) -> Sequence[float]:
         if t != self.weights_for:
             self.weights, self.weights_for = {}, t
-        key = (id(forecaster), history.times)  # a forecaster lives as long as its method
-        weights = self.weights.get(key)
-        if weights is None:
-            weights = self.weights[key] = forecaster.weights(history.times, t)
-        features = history.features(i)
-        return self.backend.lincomb(*((features, weights) if base is None else ([base, *features], [1.0, *weights])))
+        key = (id(forecaster), history.times, history.predicted)  # a forecaster lives as long as its method
+        if key not in self.weights:
+            self.weights[key] = forecaster.weights(history.times, t)
+        return self.weights[key]
+
+
+CHUNK = 1 << 22  # numbers of a feature that are made fp64 at once
+
+
+@dataclass(frozen=True)
+class Field:
+    """A :class:`c4d.core.types.Field`: the features of ``history``, over all ranks."""
+
+    tools: Tools
+    history: History
+    ranks: Ranks
+    valid: Callable[[Tensor], Tensor]
+    band: Callable[[Tensor, float], Tensor]
+
+    def lincomb(self, features: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+        return self.tools.backend.lincomb(features, weights)
+
+    def low(self, x: Tensor, cutoff: float) -> Tensor:
+        return self.band(x, cutoff)
+
+    def gram(self) -> list[Tensor]:
+        if self.history.gram is None:
+            held = [self.valid(x).flatten(1) for x in self.history.features(0)]
+            B, K = held[0].shape[0], len(held)
+            total = held[0].new_zeros(B, K, K, dtype=torch.float64)
+            for start in range(0, held[0].shape[1], CHUNK // B):
+                part = torch.stack([x[:, start : start + CHUNK // B] for x in held], 1).double()
+                total += part @ part.mT
+            rows = self.ranks.sums(total.flatten(1), [held[0].shape[1]] * B, False)
+            self.tools.meter.host_reads += 1
+            self.history.gram = [torch.tensor(row, dtype=torch.float64).view(K, K) for row in rows]
+        return self.history.gram

@@ -14,12 +14,13 @@ from c4d.core.clock import Clock, CountingClock
 from c4d.core.history import Storage
 from c4d.core.measure import Alone, Meter, Ranks
 from c4d.core.offload import Bridge, tracing
-from c4d.core.passes import Pass
+from c4d.core.passes import Call, Pass
+from c4d.core.rule import CacheMethod
 from c4d.core.run import Run, Tools, signature_of
 from c4d.core.spec import ModelSpec, Stack
 from c4d.core.trace import Entry, Report, timeline, why
 from c4d.core.turns import Turns
-from c4d.core.types import Action, CacheMethod, Primitives, Probe
+from c4d.core.types import Action, Primitives, Probe
 
 
 class Session:
@@ -78,15 +79,16 @@ class Session:
         for attachment in self._attachments:
             attachment.remove()
 
-    def begin(self, timesteps: Sequence[Any] | Tensor) -> None:
+    def begin(self, timesteps: Sequence[Any] | Tensor, sigmas: Sequence[float] | None = None) -> None:
         """Opens a run over ``timesteps`` for a denoising loop of one's own; call it before every generation.
 
-        The step index of a pass is then the number of earlier passes of its branch. Name the calls of one step with
+        ``sigmas``: the noise level of each, for methods that need it (forecasts over sigma, SeaCache). The step index
+        of a pass is then the number of earlier passes of its branch. Name the calls of one step with
         ``transformer.cache_context(name)`` if there are several.
         """
         if not all(attachment.attached for attachment in self._attachments):
             raise RuntimeError("this session is not at work: call begin inside its with block")
-        self._clock = CountingClock(len(timesteps), "call session.begin(timesteps)")
+        self._clock = CountingClock(len(timesteps), "call session.begin(timesteps)", sigmas)
 
     @property
     def trace(self) -> tuple[Entry, ...]:
@@ -172,15 +174,15 @@ class Session:
             branch.reset(rules)
             attachment.refresh(self.method)
         branch.last = step.index
-        self.current = current = Pass(attachment.spec, self.method, branch, step, self._tools)
-        current.valid = partial(self._ranks.valid, attachment.transformer)
+        call = Call(attachment.transformer, partial(attachment.named, args, kwargs), self._clock.noise, self._ranks)
+        self.current = current = Pass(attachment.spec, self.method, branch, step, self._tools, call)
         current.restarted = restarted
         if attachment.offloaded and current.whole and current.action is Action.REUSE:
             current.bridge = Bridge(attachment.offloaded, attachment.blocks)
 
     def plan(self, stack: Stack, blocks: list[nn.Module]) -> Any:
         """What a loop over ``stack`` yields: outside a forward simply its blocks."""
-        return iter(blocks) if self.current is None else self.current.iterate(stack, blocks)
+        return iter(blocks) if self.current is None else self.current.loops.iterate(stack, blocks)
 
     def signal(self, probe: Probe, read: Callable[[Any], Tensor], args: Any, output: Any) -> None:
         if self.current is not None:
@@ -205,6 +207,7 @@ class Session:
             return
         self._end_pass(current)
         current.check()
+        current.finish(output)
         seconds = time.perf_counter() - current.started
         assert self._run is not None
         self._trace.append(

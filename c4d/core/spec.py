@@ -106,7 +106,9 @@ class Spread:
 class ModelSpec:
     """One transformer class as data: its stacks, the module the hidden state enters after them, signals, padding.
 
-    A signal is [B, D], or [B, tokens, D].
+    A signal is [B, D], or [B, tokens, D]. ``latents`` names the argument of the forward whose leading channels the
+    output is like; None if there is none. ``grid(transformer, arguments by name)`` gives the sides of the box, or boxes
+    one after the other, in which the tokens at the exit lie, row by row.
     """
 
     transformer: str
@@ -115,6 +117,8 @@ class ModelSpec:
     signals: Mapping[Probe, OutputOf | AtEntry] = field(default_factory=dict)
     padding: Padding | None = None
     spread: Spread | None = None
+    latents: str | None = "hidden_states"
+    grid: Callable[[nn.Module, Mapping[str, Any]], tuple[tuple[int, ...], ...]] | None = None
     about: str = ""
 
     def kinds(self) -> tuple[str, ...]:
@@ -123,4 +127,7 @@ class ModelSpec:
         return (STACK, OUTPUT, *(kind for kind in MODULE_KINDS if kind in declared))
 
     def probes(self) -> tuple[Probe, ...]:
-        return tuple(probe for probe in Probe if probe is Probe.HEAD or probe in self.signals)
+        return tuple(probe for probe in Probe if probe in self.signals or probe is Probe.HEAD or self._outside(probe))
+
+    def _outside(self, probe: Probe) -> bool:
+        return probe.outside and self.latents is not None and (probe is not Probe.SPECTRUM or self.grid is not None)

@@ -69,6 +69,6 @@ def unbind(stack: Stack, named: dict[str, Any]) -> Any:
     return out if len(out) > 1 else out[0]
 
 
-def hidden(stack: Stack, out: Any) -> Any:
-    """The hidden state among what a block of this stack returned."""
-    return out[stack.returns.index("hidden_states")] if isinstance(out, tuple) else out
+def streams(stack: Stack, out: Any) -> dict[str, Any]:
+    """What a block of this stack returned, by the names of its streams."""
+    return dict(zip(stack.returns, out if isinstance(out, tuple) else (out,), strict=True))

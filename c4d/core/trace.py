@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from c4d.core.policy import unexplained
-from c4d.core.types import Action, Change, Explains, Probe, Remarks, Rule, Step
+from c4d.core.rule import Rule
+from c4d.core.types import Action, Change, Explains, Probe, Remarks, Step
 
 
 class Entry(NamedTuple):

@@ -5,9 +5,7 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -18,6 +16,7 @@ STACK, OUTPUT = "stack", "output"
 MODULE_KINDS = ("attn", "cross_attn", "mlp", "total")
 SITES = (STACK, OUTPUT, *MODULE_KINDS)
 BASES = ("input", "zero")
+AXES = ("step", "sigma")
 
 
 class Action(enum.Enum):
@@ -32,11 +31,20 @@ class Probe(enum.Enum):
     TIME_PROJECTION = "time_projection"  # the modulation vectors projected from it
     MODULATED_INPUT = "modulated_input"  # the first block's input after its adaptive norm
     HEAD = "head"  # the residual of the first block, which therefore runs on every step
+    INPUT = "input"  # the latents that the transformer is given
+    INPUT_SINCE = "input_since"  # the same, compared with the last computed step
+    OUTPUT = "output"  # the last two computed outputs; ``base`` is of the newer
+    SPECTRUM = "spectrum"  # the latents weighted in frequency by what the noise leaves of them (arXiv 2602.18993)
 
     @property
     def anchored(self) -> bool:
         """True if it is compared with the last computed step, False if with the previous step."""
-        return self is Probe.HEAD
+        return self in (Probe.HEAD, Probe.INPUT_SINCE)
+
+    @property
+    def outside(self) -> bool:
+        """True if it is known before the transformer runs."""
+        return self in (Probe.INPUT, Probe.INPUT_SINCE, Probe.OUTPUT, Probe.SPECTRUM)
 
 
 class Change(NamedTuple):
@@ -58,12 +66,16 @@ class Change(NamedTuple):
 
 
 class Step(NamedTuple):
-    """Where a pass stands: ``index`` of ``total`` over the whole run (all experts together), branch, expert."""
+    """Where a pass stands: ``index`` of ``total`` over the whole run (all experts together), branch, expert.
+
+    ``span`` is the first step of its expert and the one after its last, if the pipeline tells; else None.
+    """
 
     index: int  # type: ignore[assignment]
     total: int
     branch: str
     expert: int = 0
+    span: tuple[int, int] | None = None
 
 
 @runtime_checkable
@@ -98,14 +110,55 @@ class Remarks(Protocol):
     def remark(self, total: int) -> str | None: ...
 
 
+class Predicted(float):
+    """The time of a feature that was itself forecast."""
+
+
 @runtime_checkable
 class Forecaster(Protocol):
-    """What instead: a linear combination of the last ``history`` stored features."""
+    """What instead: a linear combination of the last ``history`` computed features.
+
+    ``over`` says what its times are: step indices, or noise levels ("sigma"). Of its own forecasts the last ``keeps``
+    stay among the features, at times of the class ``Predicted``.
+    """
 
     @property
     def history(self) -> int: ...
+    @property
+    def over(self) -> str: ...
+    @property
+    def keeps(self) -> int: ...
     def weights(self, times: Sequence[float], t: float) -> Sequence[float]:
-        """One weight for each of ``times`` (oldest first, at most ``history`` of them) to predict time ``t``."""
+        """One weight for each of ``times`` (oldest first) to predict time ``t``."""
+        ...
+
+
+class Field(Protocol):
+    """What a forecaster that reads the features may ask of them."""
+
+    def lincomb(self, features: Sequence[Tensor], weights: Sequence[float]) -> Tensor: ...
+    def low(self, x: Tensor, cutoff: float) -> Tensor:
+        """Of tokens [B, S, D], what changes over their grid no faster than ``cutoff`` of the fastest; a collective."""
+        ...
+
+    def gram(self) -> list[Tensor]:
+        """[K, K] fp64 inner products of the K features of each sample, on the host; one read, one collective."""
+        ...
+
+
+@runtime_checkable
+class FeatureForecaster(Forecaster, Protocol):
+    """A forecaster whose result depends on what the features are, not on their times alone.
+
+    It works at the sites ``at``, and on models that tell their grid of tokens if it ``needs_grid``.
+    """
+
+    @property
+    def at(self) -> tuple[str, ...]: ...
+    @property
+    def needs_grid(self) -> bool: ...
+    def combine(self, features: Sequence[Tensor], times: Sequence[float], t: float, field: Field) -> Tensor:
+        """The forecast at ``t`` of ``features`` (oldest first)."""
         ...
 
 
@@ -123,70 +176,3 @@ class Primitives(Protocol):
     def change(self, now: Tensor, before: Tensor) -> Tensor: ...
     def offload(self, x: Tensor) -> Parked: ...
     def fetch(self, parked: Parked) -> Tensor: ...
-
-
-@dataclass(frozen=True)
-class Rule:
-    """One composition: where (``at``) x when (``policy``) x what instead (``forecast``).
-
-    ``at`` lists kinds of sites: ``"stack"`` (the hidden state after all blocks), ``"output"`` (what the transformer
-    returns), or module kinds that the model's spec declares (``MODULE_KINDS``; those it lacks are skipped).
-    ``base`` says what a stored stack feature is relative to: ``"input"`` (a residual) or ``"zero"`` (itself).
-    """
-
-    at: tuple[str, ...]
-    policy: Policy[Any]
-    forecast: Forecaster
-    base: str = "input"
-
-    def __post_init__(self) -> None:
-        if not self.at or (unknown := [site for site in self.at if site not in SITES]):
-            raise ValueError(
-                f"unknown site {', '.join(unknown) if self.at else '(none)'}: known are {', '.join(SITES)}"
-            )
-        if self.base not in BASES:
-            raise ValueError(f"unknown base {self.base!r}: known are {', '.join(BASES)}")
-        if self.whole and len(self.at) > 1:
-            raise ValueError(
-                f"{'+'.join(self.at)}: a reused {STACK!r} or {OUTPUT!r} reaches no other site; name it alone"
-            )
-        if self.at == (OUTPUT,) and self.policy.probes:
-            raise ValueError(
-                f"a rule at {OUTPUT!r} decides before the transformer runs, but {type(self.policy).__name__} measures "
-                f"{', '.join(sorted(p.value for p in self.policy.probes))} inside it: use @{STACK}"
-            )
-        if not self.whole and self.policy.probes:
-            raise ValueError(
-                f"{type(self.policy).__name__} measures {', '.join(sorted(p.value for p in self.policy.probes))} once "
-                f"for the whole pass: use @{STACK} instead of @{','.join(self.at)}"
-            )
-
-    @cached_property
-    def whole(self) -> bool:
-        """True if the rule decides for the whole pass, False if it acts at modules inside the blocks."""
-        return STACK in self.at or OUTPUT in self.at
-
-
-@dataclass(frozen=True)
-class CacheMethod:
-    """A caching method: its name (the text that makes it) and its rules."""
-
-    name: str
-    rules: tuple[Rule, ...]
-
-    def __post_init__(self) -> None:
-        if not self.rules:
-            raise ValueError(f"{self.name}: a method needs at least one rule")
-        sites = [site for rule in self.rules for site in rule.at]
-        if len(sites) != len(set(sites)) or (len(self.rules) > 1 and any(rule.whole for rule in self.rules)):
-            raise ValueError(f"{self.name}: rules overlap at {', '.join(sites)}; each site takes one rule")
-
-    @cached_property
-    def probes(self) -> frozenset[Probe]:
-        """Everything that its policies measure; empty: no pass waits for the device."""
-        return frozenset(probe for rule in self.rules for probe in rule.policy.probes)
-
-    @cached_property
-    def whole(self) -> Rule | None:
-        """The rule for the whole pass, None if the method acts at modules."""
-        return self.rules[0] if self.rules[0].whole else None

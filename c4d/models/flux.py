@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import groupby
 from typing import Any
 
 from torch import Tensor, nn
@@ -29,6 +30,14 @@ def keep_stream(hidden_states: Tensor, **_: Any) -> Tensor:
 def tables(rotary: tuple[Tensor, Tensor], split: Split) -> tuple[Tensor, ...]:
     """Cosines and sines of text, then of image tokens, [T + S, D]."""
     return tuple(split.tail(table, 0) for table in rotary)
+
+
+def grid(transformer: nn.Module, named: Mapping[str, Any]) -> tuple[tuple[int, ...], ...]:
+    """Rows and columns of tokens, of one image after the other (Kontext), from their places; one host read."""
+    places = named["img_ids"]
+    images = groupby((places[0] if places.ndim == 3 else places).tolist(), key=lambda place: place[0])
+    sides = (zip(*image, strict=True) for _, image in images)
+    return tuple((len(set(rows)), len(set(columns))) for _, rows, columns in sides)
 
 
 # As in HunyuanVideo, but the attention of a single-stream block takes and returns one sequence.
@@ -61,6 +70,7 @@ SPECS = (
             arguments=("controlnet_block_samples", "controlnet_single_block_samples"),
         ),
         signals={Probe.MODULATED_INPUT: AtEntry(modulated_input)},
+        grid=grid,
         about="FLUX.1, with or without a ControlNet",
     ),
 )

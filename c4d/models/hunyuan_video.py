@@ -45,6 +45,13 @@ def tables(rotary: tuple[Tensor, Tensor], split: Split) -> tuple[Tensor, ...]:
     return tuple(split(table, 0) for table in rotary)
 
 
+def grid(transformer: nn.Module, named: Mapping[str, Any]) -> tuple[tuple[int, ...], ...]:
+    """Frames, rows and columns of tokens."""
+    frames, rows, columns = named["hidden_states"].shape[2:]
+    time, space = transformer.config.patch_size_t, transformer.config.patch_size  # type: ignore[union-attr]
+    return ((frames // time, rows // space, columns // space),)
+
+
 # A single-stream block projects attention and MLP together; what its reuse leaves are modulation and adds.
 TOTAL = Site("proj_out", bypasses={"attn": keep_streams, "proj_mlp": no_features, "act_mlp": no_features})
 
@@ -70,6 +77,7 @@ SPECS = (
         exit="norm_out",
         signals={Probe.MODULATED_INPUT: AtEntry(modulated_input)},
         spread=Spread("x_embedder", "proj_out", alike={"rope": tables}, counts=("num_tokens",)),
+        grid=grid,
         padding=Padding("encoder_hidden_states", "encoder_attention_mask"),
         about="HunyuanVideo T2V and I2V (latent concatenation and token replacement)",
     ),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from c4d.core.spec import ModelSpec, OutputOf, Site, Split, Spread, Stack
 from c4d.core.types import Probe
@@ -42,6 +43,12 @@ def control(embedded: Tensor, split: Split) -> Tensor:
     return split.tokens(embedded)
 
 
+def grid(transformer: nn.Module, named: Mapping[str, Any]) -> tuple[tuple[int, ...], ...]:
+    """Frames, rows and columns of tokens."""
+    sides, patch = named["hidden_states"].shape[2:], transformer.config.patch_size  # type: ignore[union-attr]
+    return (tuple(n // p for n, p in zip(sides, patch, strict=True)),)  # type: ignore[arg-type]
+
+
 ALIKE = {"rope": tables, "condition_embedder": conditions}
 SPREAD = Spread("patch_embedding", "proj_out", alike=ALIKE)
 
@@ -57,6 +64,7 @@ SPECS = (
         exit="norm_out",
         signals=SIGNALS,
         spread=SPREAD,
+        grid=grid,
         about="Wan 2.1 T2V and I2V, Wan 2.2 A14B (two experts) and TI2V-5B",
     ),
     ModelSpec(
@@ -65,6 +73,7 @@ SPECS = (
         exit="norm_out",
         signals=SIGNALS,
         spread=Spread("patch_embedding", "proj_out", alike={**ALIKE, "vace_patch_embedding": control}),
+        grid=grid,
         about="Wan VACE: the hints' blocks are skipped together with those they feed",
     ),
 )

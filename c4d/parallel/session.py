@@ -107,6 +107,12 @@ class Parallel:
     def sums(self, partial: Tensor, counts: Sequence[int], failed: bool) -> list[list[float]]:
         return self._deciding.sums(partial, counts, failed)
 
+    def project(self, transformer: nn.Module, basis: Tensor, x: Tensor) -> Tensor:
+        for sharding in self._shardings:
+            if sharding.transformer is transformer:
+                return sharding.project(basis, x)
+        return Alone().project(transformer, basis, x)
+
 
 def partial_kernels(
     attention: AttentionSession, backend: Backend, kernel: str, dtype: torch.dtype | None = None

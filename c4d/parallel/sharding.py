@@ -122,6 +122,12 @@ class Sharding:
         """A signal of a forward without its filling."""
         return x[:, : self.cut.here] if x.ndim == 3 else x
 
+    def project(self, basis: Tensor, x: Tensor) -> Tensor:
+        """One collective: this rank's part of the K coefficients, [B, K, D], goes to all others."""
+        mine = self.cut(basis, 1)
+        parts = gather(mine @ x.float(), self._group)
+        return (mine.T @ parts.sum(0)).to(x.dtype)
+
     # -- called by the hooks, which are the first of each module: others see what is spread already
 
     def enter(self, args: Any, kwargs: Any) -> Any:

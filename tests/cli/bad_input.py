@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from c4d.backends import BACKENDS
-from c4d.core.forecast import FORECASTERS
+from c4d.core.grammar import FORECASTERS
 from c4d.core.methods import METHODS
 from c4d.models import SPECS
 from c4d.pipelines import EMBEDDED

@@ -8,8 +8,7 @@ import torch
 
 from c4d import backends
 from c4d.backends.reference import Reference
-from c4d.core.forecast import FORECASTERS
-from c4d.core.grammar import describe
+from c4d.core.grammar import FORECASTERS, describe
 from c4d.core.methods import METHODS
 from c4d.models import SPECS
 from c4d.options import Options

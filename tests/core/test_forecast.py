@@ -5,12 +5,20 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from c4d.core.forecast import FORECASTERS, Hold, Newton, Taylor, backward_differences
+from c4d.core.forecast import FoCa, Hermite, Hold, Newton, Taylor, backward_differences
+from c4d.core.types import Predicted
 
-EVERY = [Hold(), *(Taylor(k) for k in range(5)), Taylor(2, start=3.0), *(Newton(k) for k in range(5))]
+SMOOTH = [
+    Taylor(2, smoothing="exponential", alpha=0.7),
+    Taylor(3, smoothing="moving-average"),
+    Hermite(2, smoothing="exponential", alpha=0.4),
+]
+LINEAR = [Hold(), *(Taylor(k) for k in range(5)), *(Newton(k) for k in range(5)), Hermite(1), FoCa(), *SMOOTH[:2]]
+LAGGING = [Taylor(1, smoothing="moving-average", anchor="smoothed"), Hermite(2), Hermite(3, scale=0.71), SMOOTH[2]]
 gaps = st.lists(st.floats(0.25, 8.0), min_size=1, max_size=5)
 
 
@@ -25,14 +33,14 @@ def value(weights, features):
     return math.fsum(w * f for w, f in zip(weights, features, strict=True))
 
 
-@pytest.mark.parametrize("forecaster", EVERY, ids=repr)
+@pytest.mark.parametrize("forecaster", LINEAR + LAGGING, ids=repr)
 @given(gaps=gaps, ahead=st.floats(0.0, 6.0))
 def test_constants_are_reproduced(forecaster, gaps, ahead):
     times = times_of(gaps)[-forecaster.history :]
     assert value(forecaster.weights(times, times[-1] + ahead), [3.0] * len(times)) == pytest.approx(3.0, abs=1e-6)
 
 
-@pytest.mark.parametrize("forecaster", EVERY, ids=repr)
+@pytest.mark.parametrize("forecaster", LINEAR, ids=repr)
 @given(gaps=gaps)
 def test_at_the_last_time_it_is_the_last_feature(forecaster, gaps):
     times = times_of(gaps)[-forecaster.history :]
@@ -59,48 +67,6 @@ def test_taylor_is_not_exact_on_a_quadratic_and_newton_is():
     assert value(Taylor(2).weights(times, 11.0), features) == pytest.approx(100.0 + 19.0 + 1.0)  # not 121
 
 
-class PublishedLadder:
-    """TaylorSeer as its paper states it: a table of differences, updated at each full step, expanded at the others."""
-
-    def __init__(self, order, warmup):
-        self.order, self.warmup, self.table, self.last = order, warmup, None, None
-
-    def full(self, step, feature):
-        new = [feature]
-        if self.table is not None and step > self.warmup - 2:
-            for previous in self.table[: self.order]:
-                new.append((new[-1] - previous) / (step - self.last))
-        self.table, self.last = new, step
-
-    def forecast(self, step):
-        return math.fsum(d * (step - self.last) ** i / math.factorial(i) for i, d in enumerate(self.table))
-
-
-@pytest.mark.parametrize("order", range(5))
-@pytest.mark.parametrize(("warmup", "interval"), [(1, 5), (3, 6), (2, 4), (3, 2), (5, 3), (1, 1)])
-def test_taylor_is_the_published_ladder(order, warmup, interval):
-    feature = lambda s: math.sin(0.31 * s) + 0.02 * s * s  # noqa: E731
-    ladder, taylor = PublishedLadder(order, warmup), Taylor(order, start=warmup - 2)
-    times: list[float] = []
-    for step in range(50):
-        if step < warmup or step - times[-1] >= interval:
-            ladder.full(step, feature(step))
-            times = [*times, float(step)][-taylor.history :]
-        else:
-            mine = value(taylor.weights(times, step), [feature(t) for t in times])
-            assert mine == pytest.approx(ladder.forecast(step), rel=1e-12, abs=1e-12)
-
-
-def test_the_warm_up_guard_delays_each_order_by_one_full_step():
-    """E = 3: order 1 exists from step 2 on, order 2 only one full step later; without the guard at step 2."""
-    times = [0.0, 1.0, 2.0]
-    guarded, free = Taylor(2, start=1.0), Taylor(2)
-    assert guarded.weights(times, 3.0) == [0.0, *Taylor(1).weights(times[1:], 3.0)]
-    assert free.weights(times, 3.0)[0] != 0.0
-    later = [1.0, 2.0, 8.0]
-    assert guarded.weights(later, 9.0) == free.weights(later, 9.0) and guarded.weights(later, 9.0)[0] != 0.0
-
-
 def test_ladder_takes_its_slope_from_the_last_gap():
     one_hot = [[1.0, 0.0], [0.0, 1.0]]
     assert backward_differences(one_hot, [0.0, 4.0])[1] == [-0.25, 0.25]
@@ -112,5 +78,107 @@ def test_orders_are_checked(make):
         make()
 
 
-def test_every_forecaster_has_a_name():
-    assert set(FORECASTERS.values()) == {Hold, Taylor, Newton}
+def physicists(n, x):
+    """H_n(x) = (-1)^n e^(x^2) d^n/dx^n e^(-x^2), as a sum."""
+    terms = range(n // 2 + 1)
+    return math.factorial(n) * math.fsum(
+        (-1) ** m * (2 * x) ** (n - 2 * m) / (math.factorial(m) * math.factorial(n - 2 * m)) for m in terms
+    )
+
+
+@pytest.mark.parametrize("scale", [0.5, 0.71])
+@pytest.mark.parametrize("order", range(5))
+def test_hermite_is_the_published_expansion(order, scale):
+    """F + sum_i D_i / i! * s^i H_i(s x) over the ladder of TaylorSeer (arXiv 2508.16984)."""
+    times = [4.0 * i for i in range(order + 1)]
+    features = [math.sin(t) for t in times]
+    one_hot = [[float(i == j) for j in range(len(times))] for i in range(len(times))]
+    ladder = [value(d, features) for d in backward_differences(one_hot, times)]
+    for x in (1.0, 2.0, 5.0):
+        expected = ladder[0] + math.fsum(
+            d / math.factorial(i) * scale**i * physicists(i, scale * x) for i, d in enumerate(ladder) if i
+        )
+        mine = value(Hermite(order, scale=scale).weights(times, times[-1] + x), features)
+        assert mine == pytest.approx(expected, rel=1e-12)
+
+
+def test_hermite_at_one_over_root_two_has_taylor_s_slope_and_at_a_half_half_of_it():
+    times = [0.0, 5.0]
+    assert Hermite(1, scale=0.5**0.5).weights(times, 8.0) == pytest.approx(Taylor(1).weights(times, 8.0))
+    assert Hermite(1, scale=0.5).weights(times, 8.0) == pytest.approx([-0.3, 1.3])
+
+
+def test_moving_average_is_half_a_gap_behind_and_the_exact_anchor_is_not():
+    """On a line with slope b and gaps h: D_0 = F_0 - h b / 2, where all is smoothed."""
+    times, line = [0.0, 4.0, 8.0], [0.0, 4.0, 8.0]
+    behind = Taylor(1, smoothing="moving-average", anchor="smoothed")
+    assert value(behind.weights(times, 8.0), line) == pytest.approx(6.0)
+    assert value(Taylor(2, smoothing="moving-average").weights(times, 10.0), line) == pytest.approx(10.25)
+
+
+def test_the_exact_anchor_smooths_the_second_difference_alone():
+    """D_2 = ((S_2 - S_1)/h - (S_1 - S_0)/h)/h of S_0 = F_0, S_i = a F_i + (1 - a) S_{i-1}; D_0, D_1 are those of F."""
+    times, f, a, h, x = [0.0, 3.0, 6.0], [1.0, -2.0, 4.0], 0.7, 3.0, 2.0
+    s = [f[0], a * f[1] + (1 - a) * f[0]]
+    s.append(a * f[2] + (1 - a) * s[1])
+    expected = f[2] + x * (f[2] - f[1]) / h + x * x / 2 * ((s[2] - s[1]) / h - (s[1] - s[0]) / h) / h
+    assert value(Taylor(2, smoothing="exponential", alpha=a).weights(times, 8.0), f) == pytest.approx(expected)
+
+
+class PublishedFoCa:
+    """FoCa as it is stated: Heun's rule anchored at the last full step, its forecasts rolling on (arXiv 2508.16211)."""
+
+    def __init__(self):
+        self.full, self.values = [], []
+
+    def compute(self, step, feature):
+        self.full.append((step, feature))
+        self.values.append((step, feature))
+
+    def forecast(self, step):
+        (t, f), (before, g) = self.full[-1], self.full[-2]
+        (last, new), (early, old) = self.values[-1], self.values[-2]
+        slopes = (f - g) / (t - before) + (new - old) / (last - early)
+        x = step - t
+        found = f + min(x, 3.0) / 2 * slopes
+        if x > 3.0:
+            found = 3.0 / x * found + (1.0 - 3.0 / x) * f
+        self.values.append((step, found))
+        return found
+
+
+@pytest.mark.parametrize(("warmup", "interval"), [(2, 2), (3, 5), (2, 8)])
+def test_foca_is_the_published_recursion(warmup, interval):
+    from tests.core.test_history import ring_of
+
+    feature = lambda s: math.sin(0.31 * s) + 0.02 * s * s  # noqa: E731
+    published, foca = PublishedFoCa(), FoCa()
+    ring = ring_of(foca.history, foca.keeps)
+    last = 0
+    for step in range(40):
+        if step < warmup or step - last >= interval:
+            last = step
+            published.compute(step, feature(step))
+            ring.push(float(step), [torch.tensor(feature(step), dtype=torch.float64)])
+            continue
+        mine = value(foca.weights(ring.times, float(step)), [x.item() for x in ring.features(0)])
+        assert mine == pytest.approx(published.forecast(step), rel=1e-12)
+        ring.push(Predicted(step), [torch.tensor(mine, dtype=torch.float64)])
+
+
+@pytest.mark.parametrize(
+    ("make", "what"),
+    [
+        (lambda: Taylor(2, smoothing="cubic"), "unknown smoothing 'cubic'"),
+        (lambda: Taylor(2, smoothing="exponential"), "alpha belong together"),
+        (lambda: Taylor(2, alpha=0.5), "alpha belong together"),
+        (lambda: Taylor(2, smoothing="exponential", alpha=0.0), "alpha must be above 0"),
+        (lambda: Taylor(1, smoothing="moving-average"), "acts on differences from the second on"),
+        (lambda: Taylor(2, anchor="smoothed"), "needs a smoothing"),
+        (lambda: Taylor(2, over="time"), "unknown over='time'"),
+        (lambda: Hermite(1, scale=1.0), "scale must be between 0 and 1"),
+    ],
+)
+def test_nonsense_is_refused(make, what):
+    with pytest.raises(ValueError, match=what):
+        make()

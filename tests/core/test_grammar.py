@@ -9,12 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from c4d.core import methods
-from c4d.core.forecast import FORECASTERS, Hold, Newton, Taylor
-from c4d.core.grammar import MethodError, describe, parse
-from c4d.core.methods import METHODS
+from c4d.core.forecast import Hermite, Hold, Newton, Taylor
+from c4d.core.grammar import FORECASTERS, MethodError, describe, parse
+from c4d.core.methods import METHODS, published
+from c4d.core.methods.magcache import published_curves
 from c4d.core.methods.teacache import published_fits
 from c4d.core.policy import Accumulate, Bounded, Interval, StepMask
-from c4d.core.types import MODULE_KINDS, CacheMethod, Probe, Rule
+from c4d.core.rule import CacheMethod, Rule
+from c4d.core.types import MODULE_KINDS, Probe
 
 WAY_OUT = " (c4d methods explains them all)"
 EXAMPLES = {
@@ -23,6 +25,13 @@ EXAMPLES = {
     "taylorseer-lite": "taylorseer-lite:interval=5",
     "teacache": "teacache:threshold=0.08,fit=wan2.1-t2v-1.3b",
     "first-block": "first-block:threshold=0.1,max_skips=3",
+    "hicache": "hicache:interval=4,order=2",
+    "foca": "foca:interval=5",
+    "freqca": "freqca:interval=6",
+    "dmd": "dmd:interval=4",
+    "magcache": "magcache:curve=wan2.1-t2v-1.3b,threshold=0.12,max_skips=2",
+    "easycache": "easycache:threshold=0.05,warmup=10",
+    "seacache": "seacache:threshold=0.25",
     "schedule": "schedule:computed=0/1/5",
 }
 
@@ -47,7 +56,7 @@ def arguments(text):
             tuple(int(v) for v in value.split("/"))
             if "/" in value
             else value
-            if key == "fit"
+            if key in ("fit", "curve")
             else float(value)
             if key == "threshold"
             else int(value)
@@ -66,7 +75,7 @@ def test_composition():
 
 def test_published_rules():
     assert parse("taylorseer:interval=6,order=2,warmup=3").rules == (
-        Rule(MODULE_KINDS, Interval(6, 3), Taylor(2, start=1)),
+        Rule(MODULE_KINDS, Interval(6, 3), Taylor(2), start=1),
     )
     assert methods.fora(interval=3).rules == (Rule(MODULE_KINDS, Interval(3), Hold()),)
     ret = parse("teacache:threshold=0.1,fit=wan2.1-t2v-14b-ret").rules[0].policy
@@ -75,7 +84,36 @@ def test_published_rules():
 
 def test_fits_name_their_source():
     for name, fit in published_fits().items():
-        assert len(fit["coefficients"]) == 5 and "TeaCache" in fit["source"] and fit["thresholds"], name
+        assert len(fit["coefficients"]) == 5 and fit["source"], name
+        assert fit["thresholds"] or fit["note"], f"{name}: no threshold is published, and nothing says why"
+
+
+@pytest.mark.parametrize(("method", "model"), [(m, model) for m, models in published().items() for model in models])
+def test_what_is_published_can_be_said_and_changed(method, model):
+    asked = "+hold@stack" if method != "easycache" else ""
+    if method in ("first-block", "magcache", "seacache", "easycache"):
+        text = f"{method}:published={model},threshold=0.5"
+        assert "threshold=0.5" in repr(parse(text + asked).rules)
+    else:
+        text = f"{method}:interval=7,published={model}"
+        assert parse(text + asked).rules[0].policy.interval == 7
+    assert parse(f"{method}:published={model}").rules != parse(text).rules
+    assert published()[method][model]["source"]
+
+
+def test_published_settings():
+    assert parse("taylorseer:published=flux.1-dev").rules == parse("taylorseer:interval=6,order=1,warmup=3").rules
+    assert parse("taylorseer:published=dit-xl-2").rules == parse("taylorseer:interval=4,order=4,warmup=2").rules
+    assert parse("hicache:published=hicache-pp").rules[0].forecast == Hermite(1, scale=0.5)
+    flux = parse("magcache:published=flux.1-dev").rules[0].policy
+    assert (flux.threshold, flux.max_skips, flux.retention, flux.never) == (0.24, 5, 0.1, (11,))
+    assert parse("magcache:published=wan2.2-i2v-a14b").rules[0].policy.experts == (1,)
+
+
+def test_an_output_is_not_a_residual():
+    """Methods that are moved to the output forecast it as it is; EasyCache is about what it adds to the latents."""
+    assert [parse(f"fora:interval=3{at}").rules[0].base for at in ("", "@stack", "@output")] == ["input"] * 2 + ["zero"]
+    assert parse("easycache:threshold=0.1,warmup=3").rules[0].base == "input"
 
 
 @pytest.mark.parametrize(
@@ -116,7 +154,7 @@ def test_fits_name_their_source():
         ("fora:interval=-3", "at least 1, got -3"),
         ("taylorseer:interval=5,order=11", "from 0 to 8, got 11"),
         ("taylorseer:interval=5,warmup=0", "warmup must be a whole number of at least 1, got 0"),
-        ("fora:interval=3+spline", "unknown forecaster 'spline'.*hold, taylor, newton"),
+        ("fora:interval=3+spline", "unknown forecaster 'spline'.*hold, taylor, hermite"),
         ("fora:interval=3+", "unknown forecaster ''"),
         ("fora:interval=3+4", "whole number, got '3[+]4'"),
         ("fora:interval=3+taylor+newton", "unknown forecaster 'taylor[+]newton'"),
@@ -125,7 +163,28 @@ def test_fits_name_their_source():
         ("fora:interval=3+taylor:order", "needs a value for order"),
         ("fora:interval=3+taylor:order=x", "whole number, got 'x'"),
         ("fora:interval=3+taylor:order=9", "from 0 to 8, got 9"),
-        ("fora:interval=3+taylor:start=nan", "start takes a number, got 'nan'"),
+        ("fora:interval=3+taylor:over=time", "unknown over='time': a forecast runs over step or sigma"),
+        ("fora:interval=3+hermite:scale=nan", "scale takes a number, got 'nan'"),
+        ("fora:interval=3+hermite:scale=1", "scale must be between 0 and 1, got 1"),
+        ("fora:interval=3+taylor:order=2,smoothing=cubic", "unknown smoothing 'cubic': known are exponential"),
+        ("fora:interval=3+taylor:smoothing=moving-average", "order is 1: take order=2 or anchor=smoothed"),
+        ("fora:interval=3+bands", "Bands reads the features of a whole pass, not attn.*@stack"),
+        ("taylorseer-lite:interval=3+bands", "Bands reads the features of a whole pass, not output: use @stack"),
+        ("fora:interval=3+dmd", "Modes reads the features of a whole pass.*@stack or @output"),
+        ("dmd:interval=3,window=3", "window must be a whole number of at least 4, got 3"),
+        ("dmd:interval=3,window=5,rank=5", "rank must be from 1 to 4"),
+        ("freqca:interval=3,cutoff=0", "cutoff must be between 0 and 1, got 0"),
+        ("taylorseer:published=sora", "nothing is published for taylorseer under 'sora': known are flux.1-dev"),
+        ("foca:published=flux.1-dev", "no option 'published'"),
+        ("magcache:curve=sora,threshold=0.1,max_skips=2", "unknown magcache curve 'sora': known are flux.1-dev"),
+        ("magcache:published=flux.1-dev,threshold=0", "above 0, got 0"),
+        ("magcache:published=flux.1-dev,retention=1", "retention must be from 0 to below 1"),
+        ("magcache:curve=flux.1-dev", "magcache needs threshold, max_skips"),
+        ("easycache:threshold=0.1,warmup=1", "warmup must be a whole number of at least 2, got 1"),
+        ("easycache:threshold=0.1", "easycache needs warmup"),
+        ("teacache:threshold=0.1,fit=flux.1-dev,rule=loose", "unknown teacache rule 'loose': known are clamped"),
+        ("first-block:threshold=0.1,head=0", "head must be at least 1"),
+        ("first-block:threshold=0.1,tail=-1", "tail at least 0, got head=1, tail=-1"),
         ("fora:interval=3@blocks", "unknown site 'blocks'.*stack, output, attn"),
         ("fora:interval=3@", "unknown site ''.*known are stack"),
         ("fora:interval=3@attn,", "unknown site ''"),
@@ -204,14 +263,23 @@ def test_any_text_is_a_method_or_a_method_error(text):
 VALUES = {
     "interval": st.integers(1, 10**20),
     "order": st.integers(0, 8),
-    "warmup": st.integers(1, 100),
+    "warmup": st.integers(2, 100),
     "last": st.integers(0, 100),
     "max_skips": st.integers(1, 100),
-    "start": st.floats(allow_nan=False),
+    "scale": st.floats(0.01, 0.99),
+    "cutoff": st.floats(0.01, 0.99),
+    "over": st.sampled_from(["step", "sigma"]),
+    "window": st.integers(4, 9),
+    "rank": st.integers(1, 3),
+    "curve": st.sampled_from(sorted(published_curves())),
+    "retention": st.floats(0.0, 0.9),
+    "head": st.integers(1, 9),
+    "tail": st.integers(0, 9),
+    "rule": st.sampled_from(["clamped", "published"]),
     "threshold": st.floats(1e-300, 1e300),
     "fit": st.sampled_from(sorted(published_fits())),
     "computed": st.sets(st.integers(0, 99)).map(lambda steps: "/".join(map(str, sorted({0} | steps)))),
-    "signal": st.sampled_from([p.value for p in Probe if not p.anchored]),
+    "signal": st.sampled_from(["time_embedding", "time_projection", "modulated_input"]),
     "coefficients": st.lists(st.floats(0.001, 1e3), min_size=2, max_size=5).map(lambda c: "/".join(map(str, c))),
 }
 SITES_OF = {"fora": ["attn", "cross_attn,mlp", "total"], "taylorseer-lite": ["stack", "mlp"], "schedule": ["output"]}
@@ -235,7 +303,9 @@ def texts(draw):
     text = draw(part(name, METHODS[name], without))
     if draw(st.booleans()):
         forecaster = draw(st.sampled_from(sorted(FORECASTERS)))
-        text += "+" + draw(part(forecaster, FORECASTERS[forecaster]))
+        text += "+" + draw(part(forecaster, FORECASTERS[forecaster], ("smoothing", "alpha", "anchor")))
+        if forecaster in ("bands", "dmd"):
+            return text + "@stack"
     return text + (f"@{draw(st.sampled_from(SITES_OF.get(name, ['stack'])))}" if draw(st.booleans()) else "")
 
 

@@ -7,8 +7,13 @@ import torch
 
 from c4d.backends.reference import Reference
 from c4d.core.history import History, Storage
+from c4d.core.types import Predicted
 
 BACKEND = Reference()
+
+
+def ring_of(length, keeps=0):
+    return History(length, Storage(), BACKEND, keeps)
 
 
 def held(history):
@@ -78,3 +83,11 @@ def test_nonsense():
         Storage(place="disk")
     with pytest.raises(ValueError, match="int8"):
         Storage(torch.int8)
+
+
+def test_forecasts_take_the_place_of_forecasts_and_computed_features_that_of_computed_ones():
+    ring = ring_of(2, keeps=2)
+    for t in (0.0, 1.0, Predicted(2), Predicted(3), Predicted(4), 5.0, 6.0, Predicted(7)):
+        ring.push(t, [torch.tensor(float(t))])
+    assert ring.times == (4.0, 5.0, 6.0, 7.0) and ring.predicted == (True, False, False, True)
+    assert [x.item() for x in ring.features(0)] == [4.0, 5.0, 6.0, 7.0]

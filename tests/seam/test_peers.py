@@ -8,7 +8,7 @@ import torch
 import c4d
 from c4d.core.forecast import Taylor
 from c4d.core.policy import StepMask
-from c4d.core.types import CacheMethod, Rule
+from c4d.core.rule import CacheMethod, Rule
 from tests.tiny import CASES
 
 STEPS, INTERVAL, WARMUP = 12, 4, 3

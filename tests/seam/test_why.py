@@ -8,7 +8,8 @@ import pytest
 
 import c4d
 from c4d.core.forecast import Hold
-from c4d.core.types import Action, CacheMethod, Rule
+from c4d.core.rule import CacheMethod, Rule
+from c4d.core.types import Action
 from tests.tiny import CASES, rand
 
 CASE = CASES["wan-t2v"]

@@ -4,20 +4,50 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from c4d.core.methods.easycache import easycache
 from c4d.core.methods.first_block import first_block
+from c4d.core.methods.foca import foca
 from c4d.core.methods.fora import fora
+from c4d.core.methods.freqca import freqca
+from c4d.core.methods.hicache import dmd, hicache
+from c4d.core.methods.magcache import magcache
+from c4d.core.methods.published import published
 from c4d.core.methods.schedule import schedule
+from c4d.core.methods.seacache import seacache
 from c4d.core.methods.taylorseer import taylorseer, taylorseer_lite
 from c4d.core.methods.teacache import teacache
-from c4d.core.types import CacheMethod
+from c4d.core.rule import CacheMethod
 
 METHODS: dict[str, Callable[..., CacheMethod]] = {
     "fora": fora,
     "taylorseer": taylorseer,
     "taylorseer-lite": taylorseer_lite,
+    "hicache": hicache,
+    "foca": foca,
+    "freqca": freqca,
+    "dmd": dmd,
     "teacache": teacache,
+    "magcache": magcache,
+    "easycache": easycache,
     "first-block": first_block,
+    "seacache": seacache,
     "schedule": schedule,
 }
 
-__all__ = ["METHODS", "first_block", "fora", "schedule", "taylorseer", "taylorseer_lite", "teacache"]
+__all__ = [
+    "METHODS",
+    "dmd",
+    "easycache",
+    "first_block",
+    "foca",
+    "fora",
+    "freqca",
+    "hicache",
+    "magcache",
+    "published",
+    "schedule",
+    "seacache",
+    "taylorseer",
+    "taylorseer_lite",
+    "teacache",
+]

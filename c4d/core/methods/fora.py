@@ -1,6 +1,7 @@
 from c4d.core.forecast import Hold
 from c4d.core.policy import Interval
-from c4d.core.types import MODULE_KINDS, CacheMethod, Rule
+from c4d.core.rule import CacheMethod, Rule
+from c4d.core.types import MODULE_KINDS
 
 
 def fora(interval: int) -> CacheMethod:

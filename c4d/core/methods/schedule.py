@@ -1,6 +1,7 @@
 from c4d.core.forecast import Hold
 from c4d.core.policy import StepMask
-from c4d.core.types import STACK, CacheMethod, Rule
+from c4d.core.rule import CacheMethod, Rule
+from c4d.core.types import STACK
 
 
 def schedule(computed: tuple[int, ...]) -> CacheMethod:

@@ -1,15 +1,16 @@
 from c4d.core.forecast import Taylor
 from c4d.core.policy import Interval
-from c4d.core.types import MODULE_KINDS, OUTPUT, CacheMethod, Rule
+from c4d.core.rule import CacheMethod, Rule
+from c4d.core.types import MODULE_KINDS, OUTPUT
 
 
 def taylorseer(interval: int, order: int = 1, warmup: int = 1) -> CacheMethod:
     """TaylorSeer: attention and MLP outputs forecast by a Taylor series of backward differences.
 
-    arXiv 2503.06923. Published (interval, order, warmup): Wan 2.1 and HunyuanVideo 5, 1, 1; HunyuanVideo's diffusers
-    port 6, 1, 3. It keeps order + 1 features of every module: see ``c4d.core.trace.Report.peak_bytes``.
+    arXiv 2503.06923. Published values: ``taylorseer:published=…``. It keeps order + 1 features of every module: see
+    ``c4d.core.trace.Report.peak_bytes``. Over noise levels, or with smoothed differences: ``+taylor:over=sigma``, …
     """
-    rule = Rule(MODULE_KINDS, Interval(interval, warmup), Taylor(order, start=warmup - 2))
+    rule = Rule(MODULE_KINDS, Interval(interval, warmup), Taylor(order), start=warmup - 2)
     return CacheMethod(f"taylorseer:interval={interval},order={order},warmup={warmup}", (rule,))
 
 
@@ -18,5 +19,5 @@ def taylorseer_lite(interval: int, order: int = 1, warmup: int = 1) -> CacheMeth
 
     arXiv 2503.06923, in the variant of its authors' code for HunyuanImage-2.1 (interval 5, order 2, warmup 3).
     """
-    rule = Rule((OUTPUT,), Interval(interval, warmup), Taylor(order, start=warmup - 2), base="zero")
+    rule = Rule((OUTPUT,), Interval(interval, warmup), Taylor(order), base="zero", start=warmup - 2)
     return CacheMethod(f"taylorseer-lite:interval={interval},order={order},warmup={warmup}", (rule,))

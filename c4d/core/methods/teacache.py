@@ -3,7 +3,10 @@ from importlib.resources import files
 
 from c4d.core.forecast import Hold
 from c4d.core.policy import Accumulate, Bounded
-from c4d.core.types import STACK, CacheMethod, Probe, Rule
+from c4d.core.rule import CacheMethod, Rule
+from c4d.core.types import STACK, Probe
+
+RULES = ("clamped", "published")
 
 
 def published_fits() -> dict[str, dict[str, object]]:
@@ -20,13 +23,19 @@ def teacache(
     warmup: int | None = None,
     last: int | None = None,
     max_skips: int | None = None,
+    rule: str = "clamped",
 ) -> CacheMethod:
     """TeaCache: the stack's residual is reused while the accumulated, rescaled change of a signal stays small.
 
     arXiv 2411.19108. ``fit`` names a published polynomial with its signal and its forced steps; or give
     ``coefficients`` (highest power first; 1/0 is the raw change) with their ``signal`` (time_embedding,
     time_projection or modulated_input). Thresholds only mean something for the fit they were chosen for.
+    Several fits are negative in places, and all leave the range in which anything was fitted: with ``rule=clamped``
+    a negative value below that range counts as 0 and a change beyond it is computed; ``rule=published`` takes every
+    value of the polynomial as it is, which lets the sum shrink.
     """
+    if rule not in RULES:
+        raise ValueError(f"unknown teacache rule {rule!r}: known are {', '.join(RULES)}")
     fits = published_fits()
     if (fit is None) == (coefficients is None):
         both = f"fit={fit} and coefficients are both given; keep one"
@@ -41,7 +50,7 @@ def teacache(
         coefficients, signal = tuple(known["coefficients"]), str(known["signal"])  # type: ignore[arg-type]
         warmup = int(known["warmup"]) if warmup is None else warmup  # type: ignore[call-overload]
         last = int(known["last"]) if last is None else last  # type: ignore[call-overload]
-    signals = [p.value for p in Probe if not p.anchored]
+    signals = [p.value for p in (Probe.TIME_EMBEDDING, Probe.TIME_PROJECTION, Probe.MODULATED_INPUT)]
     if signal is None:
         raise ValueError(f"coefficients need the signal that they were fitted to: signal= one of {', '.join(signals)}")
     if signal not in signals:
@@ -54,7 +63,9 @@ def teacache(
     warmup, last = 1 if warmup is None else warmup, 1 if last is None else last
     if warmup < 1:
         raise ValueError(f"warmup must be a whole number of at least 1, got {warmup}")
-    policy = Bounded(Accumulate(threshold, Probe(signal), coefficients or ()), warmup, last, max_skips)
+    inner = Accumulate(threshold, Probe(signal), coefficients or (), clamped=rule == "clamped")
+    policy = Bounded(inner, warmup, last, max_skips)
     curve = f"fit={fit}" if fit else f"coefficients={'/'.join(map(str, coefficients or ()))},signal={signal}"
     name = f"teacache:threshold={threshold},{curve},warmup={warmup},last={last}"
-    return CacheMethod(name + (f",max_skips={max_skips}" if max_skips else ""), (Rule((STACK,), policy, Hold()),))
+    name += (f",max_skips={max_skips}" if max_skips else "") + f",rule={rule}" * (rule != "clamped")
+    return CacheMethod(name, (Rule((STACK,), policy, Hold()),))

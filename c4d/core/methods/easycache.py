@@ -1,0 +1,76 @@
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from c4d.core.forecast import Hold
+from c4d.core.policy import COMPUTE, REUSE, never_small, positive, whole_number
+from c4d.core.rule import CacheMethod, Rule
+from c4d.core.types import OUTPUT, Action, Change, Measured, Probe, Step
+
+
+class Since(NamedTuple):
+    """Since the last computed step: the accumulated change; how far its input had moved; its output's rate and size."""
+
+    change: float = 0.0
+    moved: float = 0.0
+    rate: float | None = None
+    size: float = 0.0
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Reuse while sum k |x_s - x_{s-1}| / |v| < ``threshold``, v the last computed output (arXiv 2507.02860, eq. 8).
+
+    k = |v - v'| / |x - x'| of the last two computed steps: how fast the output follows the input. The first ``warmup``
+    and last ``last`` steps are computed, and never more than ``max_skips`` in a row are reused.
+    """
+
+    threshold: float
+    warmup: int
+    last: int = 1
+    max_skips: int | None = None
+
+    def __post_init__(self) -> None:
+        positive("threshold", self.threshold)
+        whole_number("warmup", self.warmup, 2)  # k needs two computed steps
+        whole_number("last", self.last, 0)
+        if self.max_skips is not None:
+            whole_number("max_skips", self.max_skips, 1)
+
+    @property
+    def probes(self) -> frozenset[Probe]:
+        return frozenset({Probe.INPUT, Probe.INPUT_SINCE, Probe.OUTPUT})
+
+    def init(self) -> tuple[Since, int] | None:
+        return None  # and how many were skipped in a row
+
+    def decide(
+        self, state: tuple[Since, int] | None, step: Step, seen: Mapping[Probe, Change]
+    ) -> tuple[Action, tuple[Since, int]]:
+        if state is None or Probe.INPUT not in seen or Probe.INPUT_SINCE not in seen:
+            return COMPUTE, (Since(), 0)
+        since, skipped = state
+        if Probe.OUTPUT in seen and since.moved > 0.0:
+            since = since._replace(rate=seen[Probe.OUTPUT].delta / since.moved, size=seen[Probe.OUTPUT].base)
+        forced = step.index < self.warmup or step.index >= step.total - self.last
+        if not forced and since.rate is not None and skipped != self.max_skips and since.size > 0.0:
+            change = since.change + since.rate * seen[Probe.INPUT].delta / since.size
+            if change < self.threshold:
+                return REUSE, (since._replace(change=change), skipped + 1)
+        return COMPUTE, (since._replace(change=0.0, moved=seen[Probe.INPUT_SINCE].delta), 0)
+
+    def idle(self, total: int, measured: Measured) -> str:
+        if self.warmup + self.last >= total:
+            return f"the first {self.warmup} and last {self.last} steps are always computed, and the run has {total}"
+        return never_small("change of the output", None, "")
+
+
+def easycache(threshold: float, warmup: int, last: int = 1, max_skips: int | None = None) -> CacheMethod:
+    """EasyCache: output minus input is reused while the input moves little, at the rate at which outputs followed it.
+
+    arXiv 2507.02860. Published: HunyuanVideo 0.025 with 5 steps of warm-up, Wan 2.1 0.05 with 10; the last step is
+    computed. Each branch of guidance decides for itself (there the unconditional one follows the other).
+    """
+    name = f"easycache:threshold={threshold},warmup={warmup},last={last}"
+    rule = Rule((OUTPUT,), Rate(threshold, warmup, last, max_skips), Hold())
+    return CacheMethod(name + (f",max_skips={max_skips}" if max_skips else ""), (rule,))

@@ -1,0 +1,26 @@
+from c4d.core.features import Modes
+from c4d.core.forecast import Hermite
+from c4d.core.policy import Interval
+from c4d.core.rule import CacheMethod, Rule
+from c4d.core.types import MODULE_KINDS, OUTPUT
+
+
+def hicache(interval: int, order: int = 1, warmup: int = 1, scale: float = 0.5) -> CacheMethod:
+    """HiCache: TaylorSeer with scaled Hermite polynomials in place of powers, which damp the forecast.
+
+    arXiv 2508.16984; hicache_pp defaults to interval 4, order 1, warmup 2, scale 0.5 (there at the guided output, here
+    at attention and MLP outputs as in the paper; @output moves it).
+    """
+    rule = Rule(MODULE_KINDS, Interval(interval, warmup), Hermite(order, scale=scale), start=warmup - 2)
+    return CacheMethod(f"hicache:interval={interval},order={order},warmup={warmup},scale={scale}", (rule,))
+
+
+def dmd(interval: int, warmup: int = 1, window: int = 6, rank: int | None = None) -> CacheMethod:
+    """HiCache++: the output forecast by dynamic mode decomposition of the last computed ones, once they are even.
+
+    hicache_pp 1.3 (window 5; cache-dit 1.5.3: 6), at the output of each branch; TaylorSeer of order 1 until four
+    evenly spaced features are there. One wait for the device after each computed step.
+    """
+    name = f"dmd:interval={interval},warmup={warmup},window={window}" + (f",rank={rank}" if rank else "")
+    rule = Rule((OUTPUT,), Interval(interval, warmup), Modes(window, rank), base="zero")
+    return CacheMethod(name, (rule,))

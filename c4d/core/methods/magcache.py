@@ -1,0 +1,101 @@
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from c4d.core.forecast import Hold
+from c4d.core.policy import COMPUTE, NONE, REUSE, never_small, positive, whole_number
+from c4d.core.rule import CacheMethod, Rule
+from c4d.core.types import STACK, Action, Change, Measured, Probe, Step
+
+UNCONDITIONAL = ("uncond", "pred_uncond", "1")  # what pipelines call that branch; its ordinal where they do not name it
+
+
+def published_curves() -> dict[str, dict[str, Any]]:
+    """Name -> {steps, cond, uncond, threshold, max_skips, retention, source, …} of the authors' calibrations."""
+    curves: dict[str, dict[str, Any]] = json.loads(files(__package__).joinpath("magcache.json").read_text())
+    return curves
+
+
+@dataclass(frozen=True)
+class Magnitude:
+    """Reuse while sum |1 - R| < ``threshold``, R the product of the curve's ratios since the last computed step.
+
+    ``cond`` and ``uncond`` hold, step by step, the mean length of the stack's residual over that of the step before; a
+    run of other length is placed on the cumulative logarithm of it. The first ``retention`` of each expert's steps is
+    computed, as are the ``never`` skipped steps of the curve and experts beside ``experts``.
+    """
+
+    threshold: float
+    max_skips: int
+    retention: float
+    cond: tuple[float, ...]
+    uncond: tuple[float, ...] = ()
+    never: tuple[int, ...] = ()
+    experts: tuple[int, ...] = (0, 1)
+
+    def __post_init__(self) -> None:
+        positive("threshold", self.threshold)
+        whole_number("max_skips", self.max_skips, 1)
+        if not 0.0 <= self.retention < 1.0:
+            raise ValueError(f"retention must be from 0 to below 1 (a part of the steps), got {self.retention!r}")
+
+    @property
+    def probes(self) -> frozenset[Probe]:
+        return NONE
+
+    def init(self) -> tuple[int, int, float] | None:
+        return None  # the first step on this expert, the last computed one, the error since
+
+    def decide(
+        self, state: tuple[int, int, float] | None, step: Step, seen: Mapping[Probe, Change]
+    ) -> tuple[Action, tuple[int, int, float]]:
+        if state is None:
+            return COMPUTE, (step.index, step.index, 0.0)
+        first, last, error = state
+        start, end = step.span or (first, step.total)
+        kept = step.index < start + int(self.retention * (end - start) + 0.5)
+        error += abs(1.0 - self._grown(step, last))
+        pinned = int(step.index * (len(self.cond) - 1) / max(1, step.total - 1) + 0.5) in self.never
+        allowed = error < self.threshold and step.index - last <= self.max_skips
+        if kept or pinned or step.expert not in self.experts or not allowed:
+            return COMPUTE, (first, step.index, 0.0)
+        return REUSE, (first, last, error)
+
+    def _grown(self, step: Step, last: int) -> float:
+        """How much longer the curve says that the residual is than at the step ``last``."""
+        ratios = self.uncond if self.uncond and step.branch in UNCONDITIONAL else self.cond
+        sums = [0.0]
+        for ratio in ratios[1:]:
+            sums.append(sums[-1] + math.log(ratio))
+
+        def at(index: int) -> float:
+            place = index * (len(sums) - 1) / max(1, step.total - 1)
+            low = min(int(place), len(sums) - 2)
+            return sums[low] + (place - low) * (sums[low + 1] - sums[low])
+
+        return math.exp(at(step.index) - at(last))
+
+    def idle(self, total: int, measured: Measured) -> str:
+        steps = [Step(i, total, "cond") for i in range(int(self.retention * total + 0.5), total)]
+        least = min((abs(1.0 - self._grown(step, step.index - 1)) for step in steps if step.index), default=None)
+        return never_small("change of the curve", least, f"below the threshold {self.threshold:g}")
+
+
+def magcache(curve: str, threshold: float, max_skips: int, retention: float = 0.2) -> CacheMethod:
+    """MagCache: the stack's residual is reused while a calibrated curve says that its length hardly changes.
+
+    arXiv 2506.09045; no pass waits for the device. ``curve`` names a published calibration; its published threshold,
+    max_skips and retention: ``magcache:published=…``. Other step counts are taken from the curve's cumulative
+    logarithm, not from its nearest entries, whose product would be another.
+    """
+    known = published_curves()
+    if curve not in known:
+        raise ValueError(f"unknown magcache curve {curve!r}: known are {', '.join(known)}")
+    found = known[curve]
+    more = {key: tuple(found[key]) for key in ("cond", "uncond", "never", "experts") if key in found}
+    policy = Magnitude(threshold, max_skips, retention, **more)
+    name = f"magcache:curve={curve},threshold={threshold},max_skips={max_skips},retention={retention}"
+    return CacheMethod(name, (Rule((STACK,), policy, Hold()),))
