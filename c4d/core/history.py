@@ -63,9 +63,9 @@ class History:
             self.shapes = shapes
         forecast = isinstance(time, Predicted)
         same = [i for i, t in enumerate(self.times) if isinstance(t, Predicted) == forecast]
-        for i in same[: len(same) + 1 - self._room[forecast]]:
-            self.times = self.times[:i] + self.times[i + 1 :]
-            del self._entries[i]
+        if len(same) >= self._room[forecast]:
+            self.times = self.times[: same[0]] + self.times[same[0] + 1 :]
+            del self._entries[same[0]]
         self.times, self.gram = (*self.times, time), None
         self._entries.append([self._keep(x.detach()) for x in tensors])
 

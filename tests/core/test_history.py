@@ -85,6 +85,13 @@ def test_nonsense():
         Storage(torch.int8)
 
 
+def test_a_long_ring_fills_before_anything_leaves():
+    ring = ring_of(5)
+    for t in range(7):
+        ring.push(float(t), [torch.tensor(float(t))])
+        assert ring.times == tuple(map(float, range(max(0, t - 4), t + 1)))
+
+
 def test_forecasts_take_the_place_of_forecasts_and_computed_features_that_of_computed_ones():
     ring = ring_of(2, keeps=2)
     for t in (0.0, 1.0, Predicted(2), Predicted(3), Predicted(4), 5.0, 6.0, Predicted(7)):

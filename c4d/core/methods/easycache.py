@@ -12,7 +12,7 @@ class Since(NamedTuple):
     """Since the last computed step: the accumulated change; how far its input had moved; its output's rate and size."""
 
     change: float = 0.0
-    moved: float = 0.0
+    moved: float | None = None
     rate: float | None = None
     size: float = 0.0
 
@@ -50,12 +50,13 @@ class Rate:
         if state is None or Probe.INPUT not in seen or Probe.INPUT_SINCE not in seen:
             return COMPUTE, (Since(), 0)
         since, skipped = state
-        if Probe.OUTPUT in seen and since.moved > 0.0:
-            since = since._replace(rate=seen[Probe.OUTPUT].delta / since.moved, size=seen[Probe.OUTPUT].base)
+        if Probe.OUTPUT in seen and since.moved is not None:
+            output = seen[Probe.OUTPUT]
+            since = since._replace(rate=Change(output.delta, since.moved).ratio, size=output.base)
         forced = step.index < self.warmup or step.index >= step.total - self.last
         if not forced and since.rate is not None and skipped != self.max_skips and since.size > 0.0:
             change = since.change + since.rate * seen[Probe.INPUT].delta / since.size
-            if change < self.threshold:
+            if change < self.threshold:  # not so if it is no number
                 return REUSE, (since._replace(change=change), skipped + 1)
         return COMPUTE, (since._replace(change=0.0, moved=seen[Probe.INPUT_SINCE].delta), 0)
 

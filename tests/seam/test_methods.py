@@ -1,0 +1,375 @@
+"""Every method on every transformer: what it stores, forecasts and decides is what its definition says."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import c4d
+from c4d.core.clock import Noise
+from c4d.core.grammar import FORECASTERS, parse
+from c4d.core.methods import METHODS
+from c4d.core.spectrum import evolved, leading, low_pass
+from c4d.core.types import Action, Change, Probe, Step
+from tests.tiny import CASES, rand, signal_of
+
+STEPS = 10
+SIGMAS = [1.0 - i / STEPS for i in range(STEPS)]
+REUSING = {
+    "fora": "fora:interval=3",
+    "taylorseer": "taylorseer:interval=3,order=2,warmup=2",
+    "taylorseer-lite": "taylorseer-lite:interval=3,order=2,warmup=2",
+    "hicache": "hicache:interval=3,order=2",
+    "foca": "foca:interval=3,warmup=2",
+    "freqca": "freqca:interval=3",
+    "dmd": "dmd:interval=2",
+    "teacache": "teacache:threshold=1e9,coefficients=1/0,signal={signal},last=0",
+    "magcache": "magcache:curve=wan2.1-t2v-1.3b,threshold=1e9,max_skips=2",
+    "easycache": "easycache:threshold=1e9,warmup=2,last=0,max_skips=2",
+    "first-block": "first-block:threshold=1e9,last=0",
+    "first-block, more blocks": "first-block:threshold=1e9,last=0,head=2,tail=1",
+    "seacache": "seacache:threshold=1e9,last=0",
+    "schedule": "schedule:computed=0/1/2/5",
+}
+MOVED = {
+    f"taylor over sigma at {at}": f"taylorseer:interval=3+taylor:order=2,over=sigma@{at}" for at in ("stack", "mlp")
+}
+SMOOTHED = {"smoothed": "taylorseer:interval=2+taylor:order=2,smoothing=exponential,alpha=0.7@stack"}
+EVERY = {**REUSING, **MOVED, **SMOOTHED, "modes at the stack": "schedule:computed=0/1/2/3+dmd"}
+
+
+def test_every_method_is_here():
+    assert {name.partition(",")[0] for name in REUSING} == set(METHODS)
+
+
+def on(case, text):
+    """The method for this model; skipped with the reason where it has none."""
+    text = text.format(signal=signal_of(case.name))
+    try:
+        with c4d.cached(case.build(), text):
+            return text
+    except ValueError as error:
+        assert str(error).startswith(text), error
+        pytest.skip(str(error))
+
+
+@pytest.fixture(params=CASES)
+def case(request):
+    return CASES[request.param]
+
+
+@pytest.mark.parametrize("kind", EVERY)
+def test_on_the_same_input_a_reused_pass_equals_a_computed_one(case, kind):
+    """Whatever is forecast from equal features is equal; and each one does reuse."""
+    text = on(case, EVERY[kind])
+    model, x = case.build(), rand(*case.latents)
+    with c4d.cached(model, text) as session:
+        session.begin([900.0] * STEPS, SIGMAS)
+        first, *others = (case.run(model, x, 900.0) for _ in range(STEPS))
+    assert session.report().reused > 0 or session.report().modules_reused > 0
+    assert max((first - other).norm() for other in others) <= 2e-6 * first.norm()
+
+
+@pytest.mark.parametrize("kind", EVERY)
+def test_decisions_are_those_of_the_pure_policy_and_a_second_run_equals_the_first(case, kind):
+    """The policy alone, given what each pass measured, decides the same; blocks run where it says."""
+    text = on(case, EVERY[kind])
+    model = case.build()
+    with c4d.cached(model, text) as session:
+        first = case.loop(model, STEPS, lambda timesteps: session.begin(timesteps, SIGMAS))
+        second = case.loop(model, STEPS, lambda timesteps: session.begin(timesteps, SIGMAS))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    rules = parse(text).rules
+    states = {}
+    for entry in session.trace:
+        for i, rule in enumerate(rules):
+            key = entry.run, entry.step.branch, i
+            action, states[key] = rule.policy.decide(states.get(key, rule.policy.init()), entry.step, entry.seen)
+            assert entry.actions[i] is action, entry
+    runs = [[e._replace(run=0, seconds=0.0) for e in session.trace if e.run == run] for run in (0, 1)]
+    assert runs[0] == runs[1]
+
+
+@pytest.mark.parametrize("order", [0, 1, 2, 3])
+@pytest.mark.parametrize(("warmup", "interval"), [(1, 5), (3, 6), (2, 4), (3, 2), (5, 3), (1, 1)])
+def test_taylorseer_is_the_published_table_of_differences(order, warmup, interval):
+    """A feature that is known at every step; differences form from step E - 1 on, order 2 one full step later."""
+    feature = lambda s: math.sin(0.31 * s) + 0.02 * s * s  # noqa: E731
+    model = Known(feature)
+    table, last, expected = [], None, []
+    for step in range(40):
+        if step < warmup or step - last >= interval:
+            new = [feature(step)]
+            for previous in table[:order] if step > warmup - 2 else ():
+                new.append((new[-1] - previous) / (step - last))
+            table, last = new, step
+        expected.append(math.fsum(d * (step - last) ** i / math.factorial(i) for i, d in enumerate(table)))
+    method = f"taylorseer-lite:interval={interval},order={order},warmup={warmup}@stack"
+    assert model.run(method, 40) == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+class Known(nn.Module):
+    """A transformer of one number: its stack adds feature(step) to an input of 0, its output is that."""
+
+    def __init__(self, feature):
+        super().__init__()
+        self.layers, self.final = nn.ModuleList([nn.Identity()]), nn.Identity()
+        self.feature = feature
+        self.layers[0].forward = lambda hidden_states: hidden_states + self.feature(self.step)
+
+    def forward(self, hidden_states):
+        for block in self.layers:
+            hidden_states = block(hidden_states)
+        return self.final(hidden_states)
+
+    def run(self, method, steps, sigmas=None):
+        spec, outs = c4d.ModelSpec("Known", stacks=(c4d.Stack("layers"),), exit="final"), []
+        with c4d.cached(self, method, spec=spec) as session:
+            session.begin(range(steps), sigmas)
+            for self.step in range(steps):
+                outs.append(self(torch.zeros(1, 1, dtype=torch.float64)).item())
+        self.timeline = session.report().timelines["0"]
+        return outs
+
+
+def test_over_sigma_a_line_in_sigma_is_exact_and_over_steps_it_is_not():
+    sigmas = [(1.0 - s / 20) ** 2 for s in range(20)]
+    model = Known(lambda s: 3.0 - 2.0 * sigmas[s])
+    expected = [3.0 - 2.0 * sigma for sigma in sigmas]
+    method = "schedule:computed=0/1/2/6/11+taylor:order=1"
+    assert model.run(f"{method},over=sigma", 20, sigmas) == pytest.approx(expected, abs=1e-12)
+    assert max(abs(a - b) for a, b in zip(model.run(method, 20, sigmas), expected, strict=True)) > 0.1
+
+
+def test_over_sigma_needs_sigmas():
+    with pytest.raises(RuntimeError, match=r"session.begin\(timesteps, sigmas=…\)"):
+        Known(float).run("schedule:computed=0/1+taylor:over=sigma", 4)
+
+
+def test_dynamic_modes_are_exact_on_a_sum_of_exponentials_where_taylor_is_not():
+    """Two decaying modes and a rotating pair, four in all, from five even features."""
+    waves = rand(4, 60, seed=3).double()
+
+    def feature(s):
+        turn = 0.97**s
+        amounts = [0.9**s, 1.02**s, turn * math.cos(0.2 * s), turn * math.sin(0.2 * s)]
+        return sum(a * wave for a, wave in zip(amounts, waves, strict=True)).view(1, 6, 10)
+
+    def far(forecaster):
+        model = Known(feature)
+        spec = c4d.ModelSpec("Known", stacks=(c4d.Stack("layers"),), exit="final")
+        with c4d.cached(model, f"schedule:computed=0/2/4/6/8{forecaster}", spec=spec) as session:
+            session.begin(range(13))
+            errors = []
+            for model.step in range(13):
+                out = model(torch.zeros(1, 6, 10, dtype=torch.float64))
+                errors.append(((out - feature(model.step)).norm() / feature(model.step).norm()).item())
+        assert session.report().timelines == {"0": "CrCrCrCrCrrrr"}
+        return max(errors[9:]), session.report().host_reads
+
+    (modes, reads), (taylor, none) = far("+dmd:window=5"), far("+taylor:order=2")
+    assert modes < 1e-4 < 1e-2 < taylor and (reads, none) == (2, 0)  # at steps 7 and 9: four and five features
+
+
+def test_dynamic_modes_fit_each_sample_apart():
+    a, b = rand(1, 8, 5, seed=1).double(), rand(1, 8, 5, seed=2).double()
+    spec = c4d.ModelSpec("Known", stacks=(c4d.Stack("layers"),), exit="final")
+
+    def last(*samples):
+        model = Known(lambda s: torch.cat([0.8**s * x + 1.1**s * x.flip(1) for x in samples]))
+        with c4d.cached(model, "schedule:computed=0/1/2/3+dmd:window=4", spec=spec) as session:
+            session.begin(range(7))
+            for model.step in range(7):
+                out = model(torch.zeros(len(samples), 8, 5, dtype=torch.float64))
+        return out
+
+    torch.testing.assert_close(last(a, b), torch.cat((last(a), last(b))), atol=1e-9, rtol=1e-9)
+
+
+# -- frequencies
+
+
+@pytest.mark.parametrize("box", [(8, 8), (4, 6, 5), (7,), (1, 6, 9)])
+def test_low_pass_is_an_orthonormal_basis_of_slow_cosines(box):
+    basis, S = low_pass((box,), 0.3), math.prod(box)
+    assert basis.shape[1] == S and 0 < len(basis) < S
+    torch.testing.assert_close(basis @ basis.T, torch.eye(len(basis)), atol=1e-5, rtol=0)
+    constant = torch.ones(S)
+    torch.testing.assert_close(basis.T @ (basis @ constant), constant, atol=1e-5, rtol=0)
+    fastest = torch.tensor([(-1.0) ** i for i in range(S)]).view(box).flatten()
+    assert (basis @ fastest).norm() < 0.5 * fastest.norm()
+
+
+def test_low_pass_of_two_images_keeps_them_apart():
+    both = low_pass(((4, 4), (2, 6)), 0.3)
+    first, second = both[:, :16], both[:, 16:]
+    assert not ((first.abs().sum(1) > 0) & (second.abs().sum(1) > 0)).any()
+    torch.testing.assert_close(first[first.abs().sum(1) > 0], low_pass(((4, 4),), 0.3))
+
+
+def test_freqca_holds_the_slow_part_and_extrapolates_the_rest():
+    """A slow wave that moves is held where it was; a fast one goes on along its line."""
+    basis = low_pass(((6, 6),), 0.1)
+    slow = basis.T @ torch.ones(len(basis), 1)
+    fast = rand(36, 1)
+    fast = fast - basis.T @ (basis @ fast)
+    model = Known(lambda s: ((1.0 + s) * (slow + fast))[None].double())
+    spec = c4d.ModelSpec(
+        "Known", stacks=(c4d.Stack("layers"),), exit="final", grid=lambda transformer, named: ((6, 6),)
+    )
+    with c4d.cached(model, "freqca:interval=4,order=1,warmup=1,scale=0.7071067811865476", spec=spec) as session:
+        session.begin(range(7))
+        for model.step in range(7):
+            out = model(torch.zeros(1, 36, 1, dtype=torch.float64))
+    assert session.report().timelines == {"0": "CrrrCrr"}
+    torch.testing.assert_close(out[0], (5.0 * slow + 7.0 * fast).double(), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("sigma", [0.95, 0.5, 0.05])
+def test_the_spectrum_is_wieners_filter(sigma):
+    """By Fourier transforms, as the paper has it; its mean gain is 1."""
+    x = rand(2, 3, 5, 6, 8)
+    gain = torch.ones(())
+    for n in x.shape[2:]:
+        f = torch.fft.fftfreq(n).abs()
+        p = 1.0 / (f**3 + 1e-16)
+        gain = gain[..., None] * ((1 - sigma) * p / ((1 - sigma) ** 2 * p + sigma**2 + 1e-16))
+    wanted = torch.fft.ifftn(torch.fft.fftn(x, dim=(2, 3, 4)) * (gain / gain.mean()), dim=(2, 3, 4)).real
+    torch.testing.assert_close(evolved(x, (), Noise(1.0 - sigma, sigma)), wanted, atol=1e-4, rtol=1e-4)
+    tokens = x[:, :, 0].flatten(2).mT
+    as_tokens = evolved(torch.cat((tokens, rand(2, 9, 3)), 1), (6, 8), Noise(1.0 - sigma, sigma))
+    torch.testing.assert_close(as_tokens, evolved(x[:, :, 0], (), Noise(1.0 - sigma, sigma)))
+
+
+def test_leading_channels():
+    x = rand(1, 9, 2, 4)
+    assert torch.equal(leading(x, (1, 4, 2, 4)), x[:, :4])
+    with pytest.raises(ValueError, match=r"output \[1, 12, 2, 4\] is not like the latents \[1, 9, 2, 4\]; .*@stack"):
+        leading(x, (1, 12, 2, 4))
+
+
+# -- skipping
+
+
+def test_easycache_is_its_definition():
+    """k = |v - v'| / |x - x'| over the last two computed steps; skip while sum k |x_s - x_{s-1}| / |v| < threshold."""
+    case, steps = CASES["wan-t2v"], 16
+    model = case.build()
+    xs = [rand(*case.latents, seed=s) * 0.05 + rand(*case.latents, seed=99) for s in range(steps)]
+    size = lambda x: x.abs().sum().item()  # noqa: E731
+    threshold, warmup = 0.35, 3
+
+    def computed(i):
+        return case.run(model, xs[i], 900.0 - 40.0 * i)
+
+    outs, line, last, change, k, v = [], "", [], 0.0, None, None
+    for i in range(steps):
+        if i >= warmup and i < steps - 1:
+            change += k * size(xs[i] - xs[i - 1]) / size(v)
+            if change < threshold:
+                outs.append(xs[i] + (v - xs[last[-1]]))
+                line += "r"
+                continue
+        out = computed(i)
+        if last:
+            k = size(out - v) / size(xs[i] - xs[last[-1]])
+        last, v, change = [*last, i], out, 0.0
+        outs.append(out)
+        line += "C"
+    assert "rr" in line and line.count("C") > warmup + 2
+    with c4d.cached(model, f"easycache:threshold={threshold},warmup={warmup}") as session:
+        session.begin(range(steps))
+        mine = [computed(i) for i in range(steps)]
+    assert session.report().timelines == {"0": line}
+    for a, b in zip(mine, outs, strict=True):
+        assert (a - b).norm() <= 1e-5 * b.norm()
+
+
+def test_easycache_takes_the_leading_channels_of_an_input_with_conditions():
+    case = CASES["wan-i2v"]
+    model, x = case.build(), rand(*case.latents)
+    with c4d.cached(model, "easycache:threshold=1e9,warmup=2,last=0") as session:
+        session.begin([900.0] * 3)
+        outs = [case.run(model, x - s, 900.0 - s) for s in range(2)]
+        moved = x - 0.75
+        last = case.run(model, moved, 898.0)
+    assert session.report().timelines == {"0": "CCr"}
+    torch.testing.assert_close(last, outs[1] + 0.25)
+
+
+@pytest.mark.parametrize("name", ["wan-t2v", "wan-vace", "hunyuan-t2v", "flux", "flux-controlnet"])
+@pytest.mark.parametrize(("head", "tail"), [(1, 0), (1, 1), (2, 1), (3, 1), (1, 3), (2, 2)])
+def test_head_and_tail_blocks_run_on_every_step(name, head, tail):
+    """What a reused step puts in front of the tail is, stream by stream, what stood there less what the head gave."""
+    case = CASES[name]
+    model = case.build()
+    paths = [p for p in ("blocks", "transformer_blocks", "single_transformer_blocks") if hasattr(model, p)]
+    chain = [block for path in paths for block in getattr(model, path)]
+    if head + tail >= len(chain):
+        with (
+            pytest.raises(ValueError, match=r"leave none of the .* blocks"),
+            c4d.cached(model, f"first-block:threshold=1,head={head},tail={tail}"),
+        ):
+            pass
+        return
+    seen = [[] for _ in chain]
+    for block, calls in zip(chain, seen, strict=True):
+        block.register_forward_hook(lambda module, args, out, calls=calls: calls.append(out))
+        block.register_forward_pre_hook(
+            lambda module, args, kwargs, calls=calls: calls.append((args, kwargs)), with_kwargs=True
+        )
+    x = rand(*case.latents)
+    with c4d.cached(model, f"first-block:threshold=1e9,last=0,head={head},tail={tail}") as session:
+        session.begin([900.0, 800.0])
+        case.run(model, x, 900.0), case.run(model, 1.1 * x, 800.0)
+    assert session.report().timelines == {"0": "Cr"}
+    ran = [len(calls) // 2 for calls in seen]
+    assert ran == [2] * head + [1] * (len(chain) - head - tail) + [2] * tail
+    side = len(getattr(model, "vace_blocks", ()))
+    assert session.report().blocks_entered == sum(ran) + 2 * side
+    if not tail:
+        return
+
+    def tensors(found):
+        """By stream, of a block's arguments or of what it returned."""
+        if isinstance(found, tuple) and found and isinstance(found[1], dict):
+            args, kwargs = found
+            takes = ("hidden_states", "encoder_hidden_states")
+            return {**dict(zip(takes, args, strict=False)), **{k: v for k, v in kwargs.items() if k in takes}}
+        if not isinstance(found, tuple):
+            return {"hidden_states": found}
+        return dict(
+            zip(("encoder_hidden_states", "hidden_states")[:: 1 if name.startswith("flux") else -1], found, strict=True)
+        )
+
+    entries, given = seen[-tail][0::2], seen[head - 1][1::2]
+    for stream in tensors(given[0]):
+        before, now = (tensors(entries[i])[stream] for i in (0, 1))
+        base, there = (tensors(given[i])[stream] for i in (0, 1))
+        torch.testing.assert_close(now, there + (before - base), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("rule", "line"), [("clamped", "CrrCr"), ("published", "Crrrr")])
+def test_teacache_outside_the_range_of_its_fit(rule, line):
+    """-8 d^2 + 4 d - 0.05: below 0 under 0.0129 and from 0.487 on; nothing was fitted beyond."""
+    policy = (
+        parse(f"teacache:threshold=0.9,coefficients=-8/4/-0.05,signal=time_embedding,last=0,rule={rule}")
+        .rules[0]
+        .policy
+    )
+
+    state, said = policy.init(), ""
+    for i, ratio in enumerate((0.0, 0.001, 0.25, 0.6, 0.002)):
+        seen = {Probe.TIME_EMBEDDING: Change(ratio, 1.0)} if i else {}
+        action, state = policy.decide(state, Step(i, 9, "cond"), seen)
+        said += "C" if action is Action.COMPUTE else "r"
+    assert said == line
+
+
+def test_every_forecaster_is_tried():
+    texts = " ".join(EVERY.values())
+    for name in FORECASTERS:
+        assert f"+{name}" in texts or name in ("hold", "newton", "hermite", "foca", "bands"), name
