@@ -39,6 +39,10 @@ class Clock(Protocol):
         """Of the pass that was placed last; the first question of a run reads the scheduler's tables once."""
         ...
 
+    def timestep(self) -> float:
+        """Of the pass that was placed last, read in the same way."""
+        ...
+
 
 class SchedulerClock:
     """Follows a diffusers scheduler.
@@ -56,6 +60,7 @@ class SchedulerClock:
         self._timesteps: Any = None  # held, so that its identity cannot be taken over by a newer object
         self._raw = 0
         self._levels: list[Noise] = []  # of all its timesteps, when somebody asked
+        self._values: list[float] = []  # they themselves, likewise
         self._first: int | None = None  # None until the scheduler has said where the run began
         self._count: CountingClock
         self._calls: Counter[str | None] = Counter()
@@ -79,11 +84,16 @@ class SchedulerClock:
         self._levels = self._levels or noise_levels(self._scheduler())
         return self._levels[self._raw]
 
+    def timestep(self) -> float:
+        self._values = self._values or [float(t) for t in self._scheduler().timesteps.tolist()]
+        return self._values[self._raw]
+
     def _by_index(self, scheduler: Any, name: str | None, expert: int) -> tuple[bool, Step]:
         new, raw, known = self.fresh(), position(scheduler), scheduler.step_index
         if new:
             told = known is not None or getattr(scheduler, "begin_index", None) is not None
-            self._timesteps, self._first, self._levels = scheduler.timesteps, raw if told else None, []
+            self._timesteps, self._first = scheduler.timesteps, raw if told else None
+            self._levels, self._values = [], []
             self._early = self._split(scheduler)
         elif self._first is None and known is not None:
             self._first = known - 1  # the scheduler has made one step since the first forward
@@ -108,20 +118,21 @@ class SchedulerClock:
 
     def _by_count(self, timesteps: Any, name: str | None, timestep: Any, expert: int) -> tuple[bool, Step]:
         if timesteps is not self._timesteps:
-            self._timesteps, self._start, self._levels = timesteps, _find(timesteps, timestep), []
-            self._count = CountingClock(
-                len(timesteps) - self._start, "this scheduler has no step_index, so call its set_timesteps"
-            )
+            self._timesteps, self._start = timesteps, _find(timesteps, timestep)
+            self._levels, self._values = [], []
+            way_out = "this scheduler has no step_index, so call its set_timesteps"
+            self._count = CountingClock(timesteps[self._start :], way_out)
         new, step = self._count.tick(name, timestep, expert)
         self._raw = self._start + step.index
         return new, step
 
 
 class CountingClock:
-    """One run of ``total`` steps, known by nothing but its passes: a pass's index is their number on its branch."""
+    """One run over ``timesteps``, known by nothing but its passes: a pass's index is their number on its branch."""
 
-    def __init__(self, total: int, way_out: str, sigmas: Sequence[float] | None = None) -> None:
-        self._total, self._way_out, self._sigmas = total, way_out, sigmas
+    def __init__(self, timesteps: Sequence[Any] | Tensor, way_out: str, sigmas: Sequence[float] | None = None) -> None:
+        self._timesteps, self._way_out, self._sigmas = timesteps, way_out, sigmas
+        self._total = total = len(timesteps)
         self._calls, self._opened, self._index = Counter[str | None](), False, 0
         if total == 0:
             raise ValueError("a run needs at least one timestep")
@@ -149,6 +160,9 @@ class CountingClock:
             raise RunError("this method needs noise levels: call session.begin(timesteps, sigmas=…) before the loop")
         return _level(float(self._sigmas[self._index]))
 
+    def timestep(self) -> float:
+        return float(self._timesteps[self._index])
+
 
 class NoClock:
     """Of a bare transformer before ``begin``."""
@@ -157,6 +171,9 @@ class NoClock:
         return True
 
     def noise(self) -> Noise:
+        raise RunError("no pass was placed yet")
+
+    def timestep(self) -> float:
         raise RunError("no pass was placed yet")
 
     def tick(self, name: str | None, timestep: Any, expert: int = 0) -> tuple[bool, Step]:

@@ -213,4 +213,28 @@ class FoCa:
         return _combine([(1.0, one_hot[last]), *((reach / 2, slope) for slope in slopes)])
 
 
-FORECASTERS = {"hold": Hold, "taylor": Taylor, "hermite": Hermite, "foca": FoCa, "newton": Newton}
+@dataclass(frozen=True)
+class Trend:
+    """FasterCache: F + ``weight`` (F - F') of the last two features of any kind, forecasts among them.
+
+    arXiv 2410.19355, eq. 4, where the weight grows over the run; diffusers takes 0.5 throughout.
+    """
+
+    weight: float
+
+    over, keeps = "step", 2
+
+    def __post_init__(self) -> None:
+        if isinstance(self.weight, bool) or not math.isfinite(self.weight):
+            raise ValueError(f"weight must be a finite number, got {self.weight!r}")
+
+    @property
+    def history(self) -> int:
+        return 2
+
+    def weights(self, times: Sequence[float], t: float) -> Vector:
+        one_hot = _one_hot(len(times))
+        return _combine([(1.0 + self.weight, one_hot[-1]), (-self.weight, one_hot[-2])]) if one_hot[1:] else one_hot[0]
+
+
+FORECASTERS = {"hold": Hold, "taylor": Taylor, "hermite": Hermite, "foca": FoCa, "trend": Trend, "newton": Newton}

@@ -20,7 +20,7 @@ from c4d.core.run import Run, Tools, signature_of
 from c4d.core.spec import ModelSpec, Stack
 from c4d.core.trace import Entry, Report, timeline, why
 from c4d.core.turns import Turns
-from c4d.core.types import Action, Primitives, Probe
+from c4d.core.types import Action, Primitives, Probe, Timed
 
 
 class Session:
@@ -44,6 +44,7 @@ class Session:
             check_fit(method, spec)
         self.method = method
         self.current: Pass | None = None
+        self._timed = any(isinstance(rule.policy, Timed) for rule in method.rules)
         self._turns = Turns()
         self._clock = clock
         self._ranks = ranks or Alone()
@@ -88,7 +89,7 @@ class Session:
         """
         if not all(attachment.attached for attachment in self._attachments):
             raise RuntimeError("this session is not at work: call begin inside its with block")
-        self._clock = CountingClock(len(timesteps), "call session.begin(timesteps)", sigmas)
+        self._clock = CountingClock(timesteps, "call session.begin(timesteps)", sigmas)
 
     @property
     def trace(self) -> tuple[Entry, ...]:
@@ -156,6 +157,8 @@ class Session:
         self._turns.take(self.current is not None, self._run is not None, self._clock.fresh)
         self._abandon()
         new_run, step = self._clock.tick(self.name, kwargs.get("timestep"), expert)
+        if self._timed:
+            step = step._replace(timestep=self._clock.timestep())
         if new_run or self._run is None:
             self._open_run()
             self._ranks.begin(f"{self.method.name}, {step.total} steps", attachment.named(args, kwargs))

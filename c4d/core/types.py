@@ -69,6 +69,7 @@ class Step(NamedTuple):
     """Where a pass stands: ``index`` of ``total`` over the whole run (all experts together), branch, expert.
 
     ``span`` is the first step of its expert and the one after its last, if the pipeline tells; else None.
+    ``timestep`` is that of the scheduler, told to policies that are ``Timed``; else None.
     """
 
     index: int  # type: ignore[assignment]
@@ -76,6 +77,7 @@ class Step(NamedTuple):
     branch: str
     expert: int = 0
     span: tuple[int, int] | None = None
+    timestep: float | None = None
 
 
 @runtime_checkable
@@ -91,6 +93,14 @@ class Policy(Protocol[S]):
     def probes(self) -> frozenset[Probe]: ...
     def init(self) -> S: ...
     def decide(self, state: S, step: Step, seen: Mapping[Probe, Change]) -> tuple[Action, S]: ...
+
+
+@runtime_checkable
+class Timed(Protocol):
+    """A policy that decides by the scheduler's timesteps, which are read from the device once a run."""
+
+    @property
+    def timed(self) -> bool: ...
 
 
 Measured = Sequence[tuple[Step, Mapping[Probe, Change]]]

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from c4d.core.forecast import FoCa, Hermite, Hold, Newton, Taylor, backward_differences
+from c4d.core.forecast import FoCa, Hermite, Hold, Newton, Taylor, Trend, backward_differences
 from c4d.core.types import Predicted
 
 SMOOTH = [
@@ -18,7 +18,13 @@ SMOOTH = [
     Hermite(2, smoothing="exponential", alpha=0.4),
 ]
 LINEAR = [Hold(), *(Taylor(k) for k in range(5)), *(Newton(k) for k in range(5)), Hermite(1), FoCa(), *SMOOTH[:2]]
-LAGGING = [Taylor(1, smoothing="moving-average", anchor="smoothed"), Hermite(2), Hermite(3, scale=0.71), SMOOTH[2]]
+LAGGING = [
+    Trend(0.5),
+    Taylor(1, smoothing="moving-average", anchor="smoothed"),
+    Hermite(2),
+    Hermite(3, scale=0.71),
+    SMOOTH[2],
+]
 gaps = st.lists(st.floats(0.25, 8.0), min_size=1, max_size=5)
 
 

@@ -32,6 +32,8 @@ EXAMPLES = {
     "magcache": "magcache:curve=wan2.1-t2v-1.3b,threshold=0.12,max_skips=2",
     "easycache": "easycache:threshold=0.05,warmup=10",
     "seacache": "seacache:threshold=0.25",
+    "pab": "pab:attn=2,cross_attn=6",
+    "fastercache": "fastercache:weight=0.5",
     "schedule": "schedule:computed=0/1/5",
 }
 
@@ -58,7 +60,7 @@ def arguments(text):
             else value
             if key in ("fit", "curve")
             else float(value)
-            if key == "threshold"
+            if key in ("threshold", "weight")
             else int(value)
         )
     return out
@@ -183,6 +185,9 @@ def test_an_output_is_not_a_residual():
         ("easycache:threshold=0.1,warmup=1", "warmup must be a whole number of at least 2, got 1"),
         ("easycache:threshold=0.1", "easycache needs warmup"),
         ("teacache:threshold=0.1,fit=flux.1-dev,rule=loose", "unknown teacache rule 'loose': known are clamped"),
+        ("pab:low=100", "pab needs a range for attn or cross_attn, such as attn=2"),
+        ("pab:attn=0", "range must be a whole number of at least 1, got 0"),
+        ("pab:attn=2,low=800,high=100", "low must be below high"),
         ("first-block:threshold=0.1,head=0", "head must be at least 1"),
         ("first-block:threshold=0.1,tail=-1", "tail at least 0, got head=1, tail=-1"),
         ("fora:interval=3@blocks", "unknown site 'blocks'.*stack, output, attn"),
@@ -266,6 +271,11 @@ VALUES = {
     "warmup": st.integers(2, 100),
     "last": st.integers(0, 100),
     "max_skips": st.integers(1, 100),
+    "weight": st.floats(-2.0, 2.0),
+    "attn": st.integers(1, 9),
+    "cross_attn": st.integers(1, 9),
+    "low": st.floats(0.0, 499.0),
+    "high": st.floats(500.0, 1000.0),
     "scale": st.floats(0.01, 0.99),
     "cutoff": st.floats(0.01, 0.99),
     "over": st.sampled_from(["step", "sigma"]),
@@ -282,14 +292,21 @@ VALUES = {
     "signal": st.sampled_from(["time_embedding", "time_projection", "modulated_input"]),
     "coefficients": st.lists(st.floats(0.001, 1e3), min_size=2, max_size=5).map(lambda c: "/".join(map(str, c))),
 }
-SITES_OF = {"fora": ["attn", "cross_attn,mlp", "total"], "taylorseer-lite": ["stack", "mlp"], "schedule": ["output"]}
+NEEDED = ("fit", "coefficients", "signal", "attn")
+SITES_OF = {
+    "pab": ["attn"],
+    "fastercache": ["attn"],
+    "fora": ["attn", "cross_attn,mlp", "total"],
+    "taylorseer-lite": ["stack", "mlp"],
+    "schedule": ["output"],
+}
 
 
 @st.composite
 def part(draw, name, make, leave_out=()):
     """``name:key=value,...`` with every option that the signature asks for and some of the others, in any order."""
     parameters = [p for p in inspect.signature(make).parameters.values() if p.name not in leave_out]
-    given_ = [p.name for p in parameters if p.default is p.empty or p.name in ("fit", "coefficients", "signal")]
+    given_ = [p.name for p in parameters if p.default is p.empty or p.name in NEEDED]
     given_ += [p.name for p in parameters if p.name not in given_ and draw(st.booleans())]
     options = ",".join(f"{key}={draw(VALUES[key])}" for key in draw(st.permutations(given_)))
     return f"{name}:{options}" if options else name
@@ -306,6 +323,8 @@ def texts(draw):
         text += "+" + draw(part(forecaster, FORECASTERS[forecaster], ("smoothing", "alpha", "anchor")))
         if forecaster in ("bands", "dmd"):
             return text + "@stack"
+    if ",cross_attn=" in text or ":cross_attn=" in text:
+        return text  # of rules at several sites
     return text + (f"@{draw(st.sampled_from(SITES_OF.get(name, ['stack'])))}" if draw(st.booleans()) else "")
 
 

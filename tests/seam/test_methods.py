@@ -33,6 +33,8 @@ REUSING = {
     "first-block, more blocks": "first-block:threshold=1e9,last=0,head=2,tail=1",
     "seacache": "seacache:threshold=1e9,last=0",
     "schedule": "schedule:computed=0/1/2/5",
+    "pab": "pab:attn=2,cross_attn=3",
+    "fastercache": "fastercache:weight=0.5,attn=3,high=801",
 }
 MOVED = {
     f"taylor over sigma at {at}": f"taylorseer:interval=3+taylor:order=2,over=sigma@{at}" for at in ("stack", "mlp")
@@ -67,7 +69,7 @@ def test_on_the_same_input_a_reused_pass_equals_a_computed_one(case, kind):
     text = on(case, EVERY[kind])
     model, x = case.build(), rand(*case.latents)
     with c4d.cached(model, text) as session:
-        session.begin([900.0] * STEPS, SIGMAS)
+        session.begin([700.0] * STEPS, SIGMAS)
         first, *others = (case.run(model, x, 900.0) for _ in range(STEPS))
     assert session.report().reused > 0 or session.report().modules_reused > 0
     assert max((first - other).norm() for other in others) <= 2e-6 * first.norm()

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from c4d.core.methods.easycache import easycache
+from c4d.core.methods.fastercache import fastercache
 from c4d.core.methods.first_block import first_block
 from c4d.core.methods.foca import foca
 from c4d.core.methods.fora import fora
 from c4d.core.methods.freqca import freqca
 from c4d.core.methods.hicache import dmd, hicache
 from c4d.core.methods.magcache import magcache
+from c4d.core.methods.pab import pab
 from c4d.core.methods.published import published
 from c4d.core.methods.schedule import schedule
 from c4d.core.methods.seacache import seacache
@@ -26,6 +28,8 @@ METHODS: dict[str, Callable[..., CacheMethod]] = {
     "foca": foca,
     "freqca": freqca,
     "dmd": dmd,
+    "pab": pab,
+    "fastercache": fastercache,
     "teacache": teacache,
     "magcache": magcache,
     "easycache": easycache,
@@ -38,12 +42,14 @@ __all__ = [
     "METHODS",
     "dmd",
     "easycache",
+    "fastercache",
     "first_block",
     "foca",
     "fora",
     "freqca",
     "hicache",
     "magcache",
+    "pab",
     "published",
     "schedule",
     "seacache",

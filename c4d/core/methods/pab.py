@@ -1,0 +1,56 @@
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from c4d.core.forecast import Hold
+from c4d.core.policy import COMPUTE, NONE, REUSE, whole_number
+from c4d.core.rule import CacheMethod, Rule
+from c4d.core.types import Action, Change, Measured, Probe, Step
+
+
+@dataclass(frozen=True)
+class Broadcast:
+    """Computed on every ``every``-th step of the run, and wherever the timestep is not between ``low`` and ``high``."""
+
+    every: int
+    low: float
+    high: float
+
+    timed = True
+
+    def __post_init__(self) -> None:
+        whole_number("range", self.every, 1)
+        if not self.low < self.high:
+            raise ValueError(f"low must be below high (timesteps, 0 to 1000), got low={self.low}, high={self.high}")
+
+    @property
+    def probes(self) -> frozenset[Probe]:
+        return NONE
+
+    def init(self) -> bool:
+        return False  # whether anything was computed yet
+
+    def decide(self, started: bool, step: Step, seen: Mapping[Probe, Change]) -> tuple[Action, bool]:
+        assert step.timestep is not None
+        within = self.low < step.timestep < self.high
+        return (REUSE if started and within and step.index % self.every else COMPUTE), True
+
+    def idle(self, total: int, measured: Measured) -> str:
+        if self.every == 1:
+            return "a range of 1 computes every step"
+        return f"no timestep of the run was between {self.low:g} and {self.high:g} and off every {self.every}. step"
+
+
+def pab(attn: int | None = None, cross_attn: int | None = None, low: float = 100.0, high: float = 800.0) -> CacheMethod:
+    """Pyramid Attention Broadcast: attention outputs are reused for a few steps, cross-attention for more than others.
+
+    arXiv 2408.12588. ``attn`` and ``cross_attn`` are their ranges: each is computed on every range-th step of the run,
+    and always where the timestep is not between ``low`` and ``high`` (published: 100 to 850, Open-Sora 450 to 930).
+    The broadcast of MLPs at listed timesteps is left out.
+    """
+    ranges = {"attn": attn, "cross_attn": cross_attn}
+    given = {kind: every for kind, every in ranges.items() if every is not None}
+    if not given:
+        raise ValueError(f"pab needs a range for {' or '.join(ranges)}, such as attn=2,cross_attn=6")
+    rules = tuple(Rule((kind,), Broadcast(every, low, high), Hold()) for kind, every in given.items())
+    options = ",".join(f"{kind}={every}" for kind, every in given.items())
+    return CacheMethod(f"pab:{options},low={low},high={high}", rules)
