@@ -294,11 +294,11 @@ VALUES = {
 }
 NEEDED = ("fit", "coefficients", "signal", "attn")
 SITES_OF = {
-    "pab": ["attn"],
-    "fastercache": ["attn"],
     "fora": ["attn", "cross_attn,mlp", "total"],
     "taylorseer-lite": ["stack", "mlp"],
     "schedule": ["output"],
+    "pab": ["attn"],
+    "fastercache": ["attn"],
 }
 
 
@@ -319,7 +319,8 @@ def texts(draw):
     without = draw(st.sampled_from([("fit",), ("coefficients", "signal")])) if name == "teacache" else ()
     text = draw(part(name, METHODS[name], without))
     if draw(st.booleans()):
-        forecaster = draw(st.sampled_from(sorted(FORECASTERS)))
+        several = ",cross_attn=" in text or ":cross_attn=" in text
+        forecaster = draw(st.sampled_from(sorted({*FORECASTERS} - {"bands", "dmd"} if several else FORECASTERS)))
         text += "+" + draw(part(forecaster, FORECASTERS[forecaster], ("smoothing", "alpha", "anchor")))
         if forecaster in ("bands", "dmd"):
             return text + "@stack"

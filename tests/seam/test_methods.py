@@ -40,7 +40,8 @@ MOVED = {
     f"taylor over sigma at {at}": f"taylorseer:interval=3+taylor:order=2,over=sigma@{at}" for at in ("stack", "mlp")
 }
 SMOOTHED = {"smoothed": "taylorseer:interval=2+taylor:order=2,smoothing=exponential,alpha=0.7@stack"}
-EVERY = {**REUSING, **MOVED, **SMOOTHED, "modes at the stack": "schedule:computed=0/1/2/3+dmd"}
+PAST = {"newton": "schedule:computed=0/1/3/4+newton:order=3", "modes at the stack": "schedule:computed=0/1/2/3+dmd"}
+EVERY = {**REUSING, **MOVED, **SMOOTHED, **PAST}
 
 
 def test_every_method_is_here():
@@ -372,6 +373,7 @@ def test_teacache_outside_the_range_of_its_fit(rule, line):
 
 
 def test_every_forecaster_is_tried():
-    texts = " ".join(EVERY.values())
-    for name in FORECASTERS:
-        assert f"+{name}" in texts or name in ("hold", "newton", "hermite", "foca", "bands"), name
+    tried = {
+        type(rule.forecast) for text in EVERY.values() for rule in parse(text.format(signal="time_embedding")).rules
+    }
+    assert tried == set(FORECASTERS.values())
