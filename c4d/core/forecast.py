@@ -26,7 +26,7 @@ def _combine(terms: Sequence[tuple[float, Vector]]) -> Vector:
 
 @dataclass(frozen=True)
 class _Ordered:
-    """A forecaster of some order keeps one feature more. Its times are step indices, or noise levels (``over``)."""
+    """A forecaster of some order keeps one feature more."""
 
     order: int = 1
     over: str = "step"
@@ -235,6 +235,27 @@ class Trend:
     def weights(self, times: Sequence[float], t: float) -> Vector:
         one_hot = _one_hot(len(times))
         return _combine([(1.0 + self.weight, one_hot[-1]), (-self.weight, one_hot[-2])]) if one_hot[1:] else one_hot[0]
+
+
+@dataclass(frozen=True)
+class PerStep:
+    """Weights that were learned for each step: (step, weights of the last features, oldest first)."""
+
+    table: tuple[tuple[int, tuple[float, ...]], ...]
+
+    over, keeps = "step", 0
+
+    @property
+    def history(self) -> int:
+        return max((len(weights) for _, weights in self.table), default=1)
+
+    def weights(self, times: Sequence[float], t: float) -> Vector:
+        learned = dict(self.table).get(int(t))
+        if learned is None or len(learned) != len(times):
+            raise ValueError(
+                f"no weights were learned for step {int(t)} from {len(times)} features; the schedule is another one"
+            )
+        return list(learned)
 
 
 FORECASTERS = {"hold": Hold, "taylor": Taylor, "hermite": Hermite, "foca": FoCa, "trend": Trend, "newton": Newton}

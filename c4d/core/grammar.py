@@ -91,7 +91,7 @@ def _make(part: str, known: Mapping[str, Callable[..., Any]], what: str) -> Any:
             found = published()[name].get(value)
             if found is None:
                 raise ValueError(f"nothing is published for {name} under {value!r}: known are {names_of(name)}")
-            defaults = {k: v for k, v in found.items() if k != "source"}
+            defaults = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items() if k != "source"}
             continue
         if key not in parameters:
             raise ValueError(f"{name} has no option {key!r}: known are {', '.join(parameters)}")

@@ -69,9 +69,13 @@ class Interval:
 
 @dataclass(frozen=True)
 class StepMask:
-    """A fixed schedule: ``computed`` lists the step indices that are computed; step 0 must be among them."""
+    """A fixed schedule: ``computed`` lists the step indices that are computed; step 0 must be among them.
+
+    ``total``: of how many steps the run has to be; None takes any.
+    """
 
     computed: frozenset[int]
+    total: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "computed", frozenset(self.computed))
@@ -88,6 +92,8 @@ class StepMask:
         return False  # whether anything was computed yet
 
     def decide(self, started: bool, step: Step, seen: Mapping[Probe, Change]) -> tuple[Action, bool]:
+        if self.total not in (None, step.total):
+            raise ValueError(f"this schedule is made for {self.total} steps, and the run has {step.total}")
         return (REUSE if started and step.index not in self.computed else COMPUTE), True
 
     def idle(self, total: int, measured: Measured) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from c4d.core.methods.dpcache import dpcache
 from c4d.core.methods.easycache import easycache
 from c4d.core.methods.fastercache import fastercache
 from c4d.core.methods.first_block import first_block
@@ -11,6 +12,8 @@ from c4d.core.methods.foca import foca
 from c4d.core.methods.fora import fora
 from c4d.core.methods.freqca import freqca
 from c4d.core.methods.hicache import dmd, hicache
+from c4d.core.methods.l2p import l2p
+from c4d.core.methods.lemica import lemica
 from c4d.core.methods.magcache import magcache
 from c4d.core.methods.pab import pab
 from c4d.core.methods.published import published
@@ -36,11 +39,15 @@ METHODS: dict[str, Callable[..., CacheMethod]] = {
     "first-block": first_block,
     "seacache": seacache,
     "schedule": schedule,
+    "lemica": lemica,
+    "dpcache": dpcache,
+    "l2p": l2p,
 }
 
 __all__ = [
     "METHODS",
     "dmd",
+    "dpcache",
     "easycache",
     "fastercache",
     "first_block",
@@ -48,6 +55,8 @@ __all__ = [
     "fora",
     "freqca",
     "hicache",
+    "l2p",
+    "lemica",
     "magcache",
     "pab",
     "published",

@@ -1,0 +1,17 @@
+from c4d.core.forecast import PerStep
+from c4d.core.methods.profile import profile
+from c4d.core.policy import StepMask
+from c4d.core.rule import CacheMethod, Rule
+from c4d.core.types import STACK
+
+
+def l2p(path: str) -> CacheMethod:
+    """L2P: the hidden state after the blocks as a learned combination of the last computed ones, step by step.
+
+    arXiv 2604.26365. ``path`` is a profile (``python -m bench.learn l2p``) with its schedule and, for every step
+    between, the weights of least squared error over recorded runs.
+    """
+    found = profile(path, "l2p")
+    weights = tuple((int(step), tuple(row)) for step, row in sorted(found["weights"].items(), key=lambda x: int(x[0])))
+    policy = StepMask(frozenset(found["computed"]), found["steps"])
+    return CacheMethod(f"l2p:path={path}", (Rule((STACK,), policy, PerStep(weights), base="zero"),))

@@ -1,0 +1,15 @@
+import json
+from pathlib import Path
+from typing import Any
+
+
+def profile(path: str, kind: str) -> dict[str, Any]:
+    """What ``python -m bench.learn`` wrote about a model: its ``kind``, for how many ``steps``, and the numbers."""
+    try:
+        found: dict[str, Any] = json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{kind} reads a profile from path={path}: {error}") from error
+    if not isinstance(found, dict) or found.get("kind") != kind:
+        said = found.get("kind") if isinstance(found, dict) else type(found).__name__
+        raise ValueError(f"path={path} holds {said!r}, not a profile of {kind}")
+    return found
