@@ -30,6 +30,7 @@ class Pass:
     blocks = modules = modules_reused = 0
     bridge: Bridge | None = None
     valid: Callable[[Tensor], Tensor] = staticmethod(lambda x: x)  # a signal without tokens that are nobody's
+    mine: Callable[[Mapping[str, Any]], Mapping[str, Any]] = staticmethod(lambda x: x)  # a block's arguments, this rank's
 
     def __init__(self, spec: ModelSpec, method: CacheMethod, branch: Branch, step: Step, tools: Tools) -> None:
         self.spec, self.method, self.branch, self.step, self.tools = spec, method, branch, step, tools
@@ -140,7 +141,7 @@ class Pass:
             raise RuntimeError(f"{self.spec.transformer}: {names} did not show up before the blocks; its spec is wrong")
         if entry:
             with onloaded(block):
-                now.update({p: s.read(block, named).detach() for p, s in entry.items()})
+                now.update({p: s.read(block, self.mine(named)).detach() for p, s in entry.items()})
         if Probe.HEAD not in probes:
             self._decide(now)
             if self.action is REUSE:

@@ -174,6 +174,7 @@ class Session:
         branch.last = step.index
         self.current = current = Pass(attachment.spec, self.method, branch, step, self._tools)
         current.valid = partial(self._ranks.valid, attachment.transformer)
+        current.mine = partial(self._ranks.mine, attachment.transformer)
         current.restarted = restarted
         if attachment.offloaded and current.whole and current.action is Action.REUSE:
             current.bridge = Bridge(attachment.offloaded, attachment.blocks)

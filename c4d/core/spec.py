@@ -61,12 +61,16 @@ class AtEntry:
 class Padding:
     """Padded text of a transformer's forward: the arguments ``tensor`` [B, T, C] and ``mask`` [B, T], 1 for a token.
 
+    ``needs``: the path of the module without which the transformer leaves this text out.
+
     Declaring it promises that text which the mask leaves out changes nothing in what the transformer returns, and that
-    the text stands last among the keys wherever an attention gets a mask made of this one.
+    the text stands last among the keys wherever an attention gets a mask made of this one; of several texts, that what
+    is masked of any stands behind all that is not.
     """
 
     tensor: str
     mask: str
+    needs: str | None = None
 
 
 class Split(Protocol):
@@ -92,13 +96,15 @@ class Spread:
     ``tokens``: the module whose output they are (:meth:`Split.tokens`). ``gather``: the module whose output [B, S, C]
     is gathered; from the blocks to there everything is done token by token. ``alike`` maps the path of a module to what
     its output becomes, ``cut(output, split)``. ``counts`` names arguments of blocks that count leading tokens,
-    ``arguments`` those of the forward that are [B, S, D], or lists of such, and join the tokens between the blocks.
+    ``of_blocks`` those of blocks that are [B, S] or [B, S, D], ``arguments`` those of the forward that are [B, S, D],
+    or lists of such, and join the tokens between the blocks.
     """
 
     tokens: str
     gather: str
     alike: Mapping[str, Callable[[Any, Split], Any]] = field(default_factory=dict)
     counts: tuple[str, ...] = ()
+    of_blocks: tuple[str, ...] = ()
     arguments: tuple[str, ...] = ()
 
 
@@ -113,7 +119,7 @@ class ModelSpec:
     stacks: tuple[Stack, ...]
     exit: str
     signals: Mapping[Probe, OutputOf | AtEntry] = field(default_factory=dict)
-    padding: Padding | None = None
+    padding: tuple[Padding, ...] = ()
     spread: Spread | None = None
     about: str = ""
 
