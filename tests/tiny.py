@@ -53,6 +53,7 @@ class Case:
     inputs: Callable[[], dict[str, Any]]
     per_token: bool = False
     unit: float = 1.0  # of timesteps
+    alike: bool = False  # timesteps have the dtype of the latents, as its pipeline gives them
 
     def build(self, **config: Any) -> nn.Module:
         torch.manual_seed(0)
@@ -60,7 +61,7 @@ class Case:
 
     def run(self, model: nn.Module, x: Tensor, t: float, seed: int = 0, **extra: Any) -> Tensor:
         """One forward at timestep t; the noise prediction, in the latents' channels."""
-        timestep = torch.full((x.shape[0],), t * self.unit)
+        timestep = torch.full((x.shape[0],), t * self.unit, dtype=x.dtype if self.alike else None)
         if self.per_token:
             tokens = x.shape[2] * (x.shape[3] // 2) * (x.shape[4] // 2)
             timestep = timestep[:, None].expand(-1, tokens).clone()
@@ -222,7 +223,7 @@ CASES = {
             ),
             unit=1e-3,
         ),
-        Case("hunyuan-image", _hunyuan_image, (1, 4, 4, 5), lambda: text(9)),
+        Case("hunyuan-image", _hunyuan_image, (1, 4, 4, 5), lambda: text(9), alike=True),
         Case(
             "hunyuan-image-two-texts",
             lambda **config: _hunyuan_image(
@@ -233,6 +234,7 @@ CASES = {
                 **text(9), **text(3, tokens=6, seed=2, suffix="_2"),
                 guidance=torch.tensor([3250.0]), timestep_r=torch.tensor([400.0]),
             ),  # fmt: skip
+            alike=True,
         ),
         Case(
             "hunyuan-image-refiner",
@@ -241,6 +243,7 @@ CASES = {
             ),
             (1, 8, 1, 4, 5),
             lambda: dict(**text(9), guidance=torch.tensor([4000.0])),
+            alike=True,
         ),
         Case("qwen", _qwen, (1, 20, 16), lambda: qwen_inputs((1, 4, 5)), unit=1e-3),
         Case("qwen-masked", _qwen, (1, 20, 16), lambda: qwen_inputs((1, 4, 5), lengths=(9,)), unit=1e-3),
