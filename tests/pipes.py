@@ -270,9 +270,7 @@ def dit():
     torch.manual_seed(0)
     sizes = dict(block_out_channels=(4, 4, 4, 4), norm_num_groups=4, latent_channels=4, layers_per_block=1)
     vae = AutoencoderKL(**sizes, down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4)
-    pipe = DiTPipeline(
-        vae=vae, scheduler=DDIMScheduler(), transformer=transformer(kind="DiTTransformer2DModel", **DIT)
-    )
+    pipe = DiTPipeline(vae=vae, scheduler=DDIMScheduler(), transformer=transformer(kind="DiTTransformer2DModel", **DIT))
     return pipe, lambda prompt: dict(class_labels=[ord(prompt)], guidance_scale=3.0)
 
 

@@ -231,9 +231,11 @@ CASES = {
             ),
             (1, 4, 4, 5),
             lambda: dict(
-                **text(9), **text(3, tokens=6, seed=2, suffix="_2"),
-                guidance=torch.tensor([3250.0]), timestep_r=torch.tensor([400.0]),
-            ),  # fmt: skip
+                **text(9),
+                **text(3, tokens=6, seed=2, suffix="_2"),
+                guidance=torch.tensor([3250.0]),
+                timestep_r=torch.tensor([400.0]),
+            ),
             alike=True,
         ),
         Case(

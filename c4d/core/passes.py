@@ -30,7 +30,7 @@ class Pass:
     blocks = modules = modules_reused = 0
     bridge: Bridge | None = None
     valid: Callable[[Tensor], Tensor] = staticmethod(lambda x: x)  # a signal without tokens that are nobody's
-    mine: Callable[[Mapping[str, Any]], Mapping[str, Any]] = staticmethod(lambda x: x)  # a block's arguments, this rank's
+    mine: Callable[[Mapping[str, Any]], Mapping[str, Any]] = staticmethod(lambda x: x)  # a block's arguments
 
     def __init__(self, spec: ModelSpec, method: CacheMethod, branch: Branch, step: Step, tools: Tools) -> None:
         self.spec, self.method, self.branch, self.step, self.tools = spec, method, branch, step, tools

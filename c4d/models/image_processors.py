@@ -22,7 +22,7 @@ class HunyuanImageSingle(HunyuanVideoSingle):
 class QwenImage(Fused):
     """Image tokens, then text tokens with projections of their own; each are turned by a table of their own.
 
-    The stock one joins them the other way round, which makes no difference but in the last bits: so masked text is last.
+    The stock one joins them the other way round, which differs in the last bits alone; so masked text stands last.
     """
 
     replaces = "diffusers.models.transformers.transformer_qwenimage.QwenDoubleStreamAttnProcessor2_0"

@@ -144,9 +144,7 @@ def variants() -> dict[str, Model]:
         ),
         "hunyuan-image, refiner": of("hunyuan-image-refiner", latents=(1, 8, 3, 3, 5)),
         "qwen": of("qwen", latents=(1, 15, 16), inputs=qwen(pictures[0])),
-        "qwen, mixed lengths of text": of(
-            "qwen-masked", latents=(2, 15, 16), inputs=qwen(pictures[0], lengths=(9, 4))
-        ),
+        "qwen, mixed lengths of text": of("qwen-masked", latents=(2, 15, 16), inputs=qwen(pictures[0], lengths=(9, 4))),
         "qwen, text masked in the middle": of("qwen-masked", latents=(2, 15, 16), inputs=qwen(pictures[0], rows=holes)),
         "qwen, one word and 3 tokens": of("qwen-masked", latents=(1, 3, 16), inputs=qwen((1, 1, 3), lengths=(1,))),
         "qwen, edit": of("qwen-edit", latents=(2, 21, 16), inputs=qwen(*pictures, lengths=(9, 4))),
