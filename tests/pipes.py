@@ -141,6 +141,43 @@ def flux_with_text():
     return pipe
 
 
+def reader(hidden):
+    """A tiny Qwen2.5-VL of random weights whose tokenizer knows bytes, and that tokenizer."""
+    from tokenizers.pre_tokenizers import ByteLevel
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
+
+    words = [*sorted(ByteLevel.alphabet()), "<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    tokenizer = Qwen2Tokenizer(vocab={w: i for i, w in enumerate(words)}, merges=[], model_max_length=4096)
+    sizes = dict(num_attention_heads=2, intermediate_size=8)
+    config = Qwen2_5_VLConfig(
+        text_config=dict(
+            vocab_size=len(words), hidden_size=hidden, num_hidden_layers=3, num_key_value_heads=2, **sizes,
+            rope_parameters=dict(rope_type="default", rope_theta=1e4, mrope_section=[1, 1, 2]),
+            pad_token_id=256, bos_token_id=256, eos_token_id=256,
+        ),
+        vision_config=dict(depth=1, hidden_size=8, num_heads=2, intermediate_size=8, out_hidden_size=hidden),
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return dict(tokenizer=tokenizer, text_encoder=Qwen2_5_VLForConditionalGeneration(config).eval())
+
+
+def qwen_with_text():
+    pipe, _ = qwen_image()
+    pipe.register_modules(**reader(QWEN["joint_attention_dim"]))
+    return pipe
+
+
+def hunyuan_image_with_text():
+    from transformers import ByT5Tokenizer, T5Config, T5EncoderModel
+
+    pipe, _ = hunyuan_image()
+    glyphs = T5Config(vocab_size=384, d_model=16, d_kv=4, d_ff=8, num_layers=1, num_heads=1)
+    pipe.register_modules(
+        **reader(HUNYUAN_IMAGE["text_embed_dim"]), tokenizer_2=ByT5Tokenizer(), text_encoder_2=T5EncoderModel(glyphs)
+    )
+    return pipe
+
+
 # -- pipelines of pictures: each with a function that makes a request, told apart by ``prompt``
 
 

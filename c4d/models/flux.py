@@ -61,6 +61,6 @@ SPECS = (
             arguments=("controlnet_block_samples", "controlnet_single_block_samples"),
         ),
         signals={Probe.MODULATED_INPUT: AtEntry(modulated_input)},
-        about="FLUX.1, with or without a ControlNet",
+        about="FLUX.1 and FLUX.1 Kontext, with or without a ControlNet",
     ),
 )
