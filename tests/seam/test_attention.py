@@ -615,13 +615,13 @@ def test_masks_with_holes_stay_beside_one_another(name):
 
 def test_a_second_text_that_the_model_does_not_read_counts_for_nothing():
     case = CASES["hunyuan-image"]
-    given = {**text(9), **text(3, tokens=6, seed=2, suffix="_2")}
+    given = {**text(9, 5), **text(3, 0, tokens=6, seed=2, suffix="_2")}
+    case = dataclasses.replace(case, inputs=lambda: given, latents=(2, *case.latents[1:]))
     model, x, backend = lively(case), rand(*case.latents), Counting()
-    case = dataclasses.replace(case, inputs=lambda: given)
     plain = case.run(model, x, 700.0)
     with c4d.attention(model, backend=backend):
         assert error(case.run(model, x, 700.0), plain) < 5e-6
-    assert backend.keys == {20 + 9}
+    assert backend.keys == {20 + 9, 20 + 5}
 
 
 @pytest.mark.parametrize("name, argument", [("qwen-masked", "attention_mask"), ("dit", "attention_mask")])
