@@ -51,7 +51,7 @@ def flux(
     given = torch.tensor(rows) if rows else None
 
     def inputs() -> dict[str, Any]:
-        masked = {} if given is None else dict(attention_mask=F.pad(given, (0, 15), value=True)[:, None, None])
+        mask = None if given is None else dict(attention_mask=F.pad(given, (0, 15), value=True)[:, None, None])
         more = dict(
             controlnet_block_samples=[rand(batch, 15, 48, seed=5)],
             controlnet_single_block_samples=[rand(batch, 15, 48, seed=6), rand(batch, 15, 48, seed=7)],
@@ -62,7 +62,7 @@ def flux(
             txt_ids=torch.arange(3.0 * count).reshape(count, 3),
             img_ids=torch.cartesian_prod(torch.zeros(1), torch.arange(3.0), torch.arange(5.0)),
             guidance=torch.full((batch,), 3.5),
-            joint_attention_kwargs=masked or None,
+            **({} if mask is None else dict(joint_attention_kwargs=mask)),
             **(more if control else {}),
         )
 
