@@ -19,7 +19,7 @@ import torch
 import c4d
 from bench.clips import GUIDANCE, LENGTH, paired, pipeline
 from bench.stamp import ROOT, stamp
-from c4d.core.forecast import Taylor
+from c4d.core.ladder import Taylor
 from c4d.core.policy import StepMask
 from c4d.core.rule import CacheMethod, Rule
 from c4d.core.types import STACK

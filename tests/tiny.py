@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,19 @@ FLUX = dict(
     joint_attention_dim=16, pooled_projection_dim=8, guidance_embeds=True, axes_dims_rope=(4, 4, 4),
 )  # fmt: skip
 
+HUNYUAN_IMAGE = dict(
+    in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=10, num_layers=2, num_single_layers=3,
+    num_refiner_layers=1, patch_size=(1, 1), text_embed_dim=16, rope_axes_dim=(4, 6),
+)  # fmt: skip
+QWEN = dict(
+    in_channels=16, out_channels=4, num_layers=4, attention_head_dim=12, num_attention_heads=2, joint_attention_dim=16,
+    axes_dims_rope=(4, 4, 4),
+)  # fmt: skip
+DIT = dict(
+    num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=8, num_layers=4, sample_size=8,
+    num_embeds_ada_norm=1000,
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Case:
@@ -39,6 +53,7 @@ class Case:
     inputs: Callable[[], dict[str, Any]]
     per_token: bool = False
     unit: float = 1.0  # of timesteps
+    alike: bool = False  # timesteps have the dtype of the latents, as its pipeline gives them
 
     def build(self, **config: Any) -> nn.Module:
         torch.manual_seed(0)
@@ -46,7 +61,7 @@ class Case:
 
     def run(self, model: nn.Module, x: Tensor, t: float, seed: int = 0, **extra: Any) -> Tensor:
         """One forward at timestep t; the noise prediction, in the latents' channels."""
-        timestep = torch.full((x.shape[0],), t * self.unit)
+        timestep = torch.full((x.shape[0],), t * self.unit, dtype=x.dtype if self.alike else None)
         if self.per_token:
             tokens = x.shape[2] * (x.shape[3] // 2) * (x.shape[4] // 2)
             timestep = timestep[:, None].expand(-1, tokens).clone()
@@ -60,15 +75,20 @@ class Case:
             begin(timesteps)
         x, outs = rand(*self.latents, seed=3), []
         for t in timesteps:
-            with model.cache_context("cond"):
+            with branch(model, "cond"):
                 cond = self.run(model, x, t)
-            with model.cache_context("uncond"):
+            with branch(model, "uncond"):
                 uncond = self.run(model, 0.9 * x, t)
             out = uncond + 2.0 * (cond - uncond)
             x = x.clone()
-            x[:, : out.shape[1]] -= out / steps
+            x[:, : out.shape[1]] -= out[:, : x.shape[1]] / steps
             outs.append(out)
         return outs
+
+
+def branch(model: nn.Module, name: str) -> AbstractContextManager[Any]:
+    """The transformer's cache_context; DiT has none of its own."""
+    return model.cache_context(name) if hasattr(model, "cache_context") else nullcontext()
 
 
 def _wan(**config: Any) -> nn.Module:
@@ -95,6 +115,26 @@ def _flux(**config: Any) -> nn.Module:
     return FluxTransformer2DModel(**{**FLUX, **config})
 
 
+def _hunyuan_image(**config: Any) -> nn.Module:
+    from diffusers import HunyuanImageTransformer2DModel
+
+    return HunyuanImageTransformer2DModel(**{**HUNYUAN_IMAGE, **config})
+
+
+def _qwen(**config: Any) -> nn.Module:
+    from diffusers import QwenImageTransformer2DModel
+
+    return QwenImageTransformer2DModel(**{**QWEN, **config})
+
+
+def _dit(**config: Any) -> nn.Module:
+    from diffusers import DiTTransformer2DModel
+
+    model = DiTTransformer2DModel(**{**DIT, **config})
+    model.proj_out_1.weight.data *= 4  # a plain LayerNorm before it would hide what the blocks do
+    return model
+
+
 def _wan_text() -> dict[str, Any]:
     return dict(encoder_hidden_states=rand(1, 12, 16, seed=1))
 
@@ -119,6 +159,22 @@ def _flux_inputs() -> dict[str, Any]:
         img_ids=places,
         guidance=torch.tensor([3.5]),
     )
+
+
+def text(*lengths: int, tokens: int = 12, seed: int = 1, suffix: str = "", mask: str = "encoder_attention_mask") -> Any:
+    """A batch of texts of these lengths and their mask; what is padded is large, so that nobody overlooks it."""
+    there = torch.arange(tokens) < torch.tensor(lengths)[:, None]
+    words = rand(len(lengths), tokens, 16, seed=seed)
+    words = torch.where(there[..., None], words, 7 * words)
+    return {f"encoder_hidden_states{suffix}": words, f"{mask}{suffix}": there.float()}
+
+
+def qwen_inputs(*images: tuple[int, int, int], lengths: tuple[int, ...] = (), batch: int = 1) -> dict[str, Any]:
+    """Of an image, and of those that were given beside it; text without a mask, or with one for these lengths."""
+    words = dict(encoder_hidden_states=rand(batch, 7, 16, seed=1))
+    if lengths:
+        words = text(*lengths, mask="encoder_hidden_states_mask")
+    return dict(**words, img_shapes=[list(images)] * (len(lengths) or batch))
 
 
 CASES = {
@@ -167,14 +223,58 @@ CASES = {
             ),
             unit=1e-3,
         ),
+        Case("hunyuan-image", _hunyuan_image, (1, 4, 4, 5), lambda: text(9), alike=True),
+        Case(
+            "hunyuan-image-two-texts",
+            lambda **config: _hunyuan_image(
+                text_embed_2_dim=16, guidance_embeds=True, **{"use_meanflow": True, **config}
+            ),
+            (1, 4, 4, 5),
+            lambda: dict(
+                **text(9),
+                **text(3, tokens=6, seed=2, suffix="_2"),
+                guidance=torch.tensor([3250.0]),
+                timestep_r=torch.tensor([400.0]),
+            ),
+            alike=True,
+        ),
+        Case(
+            "hunyuan-image-refiner",
+            lambda **config: _hunyuan_image(
+                in_channels=8, patch_size=(1, 1, 1), rope_axes_dim=(2, 4, 4), guidance_embeds=True, **config
+            ),
+            (1, 8, 1, 4, 5),
+            lambda: dict(**text(9), guidance=torch.tensor([4000.0])),
+            alike=True,
+        ),
+        Case("qwen", _qwen, (1, 20, 16), lambda: qwen_inputs((1, 4, 5)), unit=1e-3),
+        Case("qwen-masked", _qwen, (1, 20, 16), lambda: qwen_inputs((1, 4, 5), lengths=(9,)), unit=1e-3),
+        Case(
+            "qwen-edit",
+            lambda **config: _qwen(zero_cond_t=True, **config),
+            (1, 32, 16),
+            lambda: qwen_inputs((1, 4, 5), (1, 2, 3), (1, 3, 2), lengths=(9,)),
+            unit=1e-3,
+        ),
+        Case(
+            "qwen-controlnet",
+            _qwen,
+            (1, 20, 16),
+            lambda: dict(
+                **qwen_inputs((1, 4, 5)),
+                controlnet_block_samples=[rand(1, 20, 24, seed=5), rand(1, 20, 24, seed=6)],
+            ),
+            unit=1e-3,
+        ),
+        Case("dit", _dit, (2, 4, 8, 8), lambda: dict(class_labels=torch.tensor([7, 1000]))),
     )
 }
 
-BLOCKS = {"wan-vace": 6, **dict.fromkeys(("wan-t2v", "wan-i2v", "wan-ti2v"), 4)}
+BLOCKS = {"wan-vace": 6}
 
 
 def block_count(case: str) -> int:
-    return BLOCKS.get(case, 5)
+    return BLOCKS.get(case, 4 if case.startswith(("wan", "qwen", "dit")) else 5)
 
 
 def signal_of(case: str) -> str:

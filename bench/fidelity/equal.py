@@ -14,7 +14,8 @@ from bench import peers
 from bench.clips import GUIDANCE, LENGTH, paired
 from bench.fidelity.cases import every, mask
 from bench.fidelity.others import calibrator_config, static_mask
-from c4d.core.forecast import Hold, Taylor
+from c4d.core.forecast import Hold
+from c4d.core.ladder import Taylor
 from c4d.core.policy import StepMask
 from c4d.core.rule import CacheMethod, Rule
 from c4d.core.types import MODULE_KINDS, OUTPUT, STACK, Forecaster, Probe

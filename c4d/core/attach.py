@@ -192,7 +192,7 @@ def check_fit(method: CacheMethod, spec: ModelSpec) -> None:
             raise ValueError(
                 f"{method.name} caches at {', '.join(rule.at)}, but {spec.transformer} offers {', '.join(spec.kinds())}"
             )
-        if OUTPUT in rule.at and rule.base == "input" and spec.latents is None:
+        if OUTPUT in rule.at and rule.base == "input" and not spec.like_latents:
             raise ValueError(
                 f"{method.name} stores outputs less the latents, but what {spec.transformer} returns is not like them: "
                 f"use @{STACK}"

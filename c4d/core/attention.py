@@ -75,8 +75,10 @@ class Work:
             return self._masked(q, k, v, mask)
         if not any(self._absent):
             return self._plain(q, k, v, None)
-        # Sample by sample without a mask: the fastest kernels take none.
+        # Without a mask, sample by sample if they differ: the fastest kernels take none.
         kept = [k.shape[1] - n for n in self._absent]
+        if len(set(kept)) == 1:
+            return self._plain(q, k[:, : kept[0]], v[:, : kept[0]], None)
         parts = zip(*(x.chunk(len(kept)) for x in (q, k, v)), kept, strict=True)
         return torch.cat([self._plain(x, y[:, :n], z[:, :n], None) for x, y, z, n in parts])
 

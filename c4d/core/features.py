@@ -9,7 +9,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from c4d.core.forecast import Hermite, Hold, Taylor
+from c4d.core.forecast import Hold
+from c4d.core.ladder import Hermite, Taylor
 from c4d.core.types import OUTPUT, STACK, Field, Forecaster
 
 

@@ -62,7 +62,7 @@ class Fitting:
     def install(self) -> None:
         if not self._ours:
             return
-        self.trim = None if self.spec.padding is None else Trim(self.spec.padding, self.transformer)
+        self.trim = Trim(self.spec.padding, self.transformer) if self.spec.padding else None
         add = self._handles.append
         # First of all hooks: what else looks at the arguments sees those that the forward gets.
         add(self.transformer.register_forward_pre_hook(Hook(self, self.enter), prepend=True, with_kwargs=True))
@@ -110,7 +110,7 @@ class Fitting:
         if self.trim is not None:
             if not (self._left or self._exchanged):  # a processor of others may count on the text as it came
                 (args, kwargs), absent = self.trim(args, kwargs)
-            masked = absent is None and self.trim.mask(args, kwargs) is not None
+            masked = absent is None and self.trim.masked(args, kwargs)
         dtype = compute_dtype(args[0] if args else kwargs.get("hidden_states"), self.transformer)
         names = set()
         for heads, work in self._works.items():

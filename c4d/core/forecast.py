@@ -5,122 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
-from c4d.core.types import AXES, Predicted
-
-Vector = list[float]
-
-
-def _one_hot(k: int) -> list[Vector]:
-    return [[1.0 if i == j else 0.0 for j in range(k)] for i in range(k)]
-
-
-def _slope(new: Vector, old: Vector, gap: float) -> Vector:
-    return [(a - b) / gap for a, b in zip(new, old, strict=True)]
-
-
-def _combine(terms: Sequence[tuple[float, Vector]]) -> Vector:
-    return [math.fsum(c * v[j] for c, v in terms) for j in range(len(terms[0][1]))]
-
-
-@dataclass(frozen=True)
-class _Ordered:
-    """A forecaster of some order keeps one feature more."""
-
-    order: int = 1
-    over: str = "step"
-
-    keeps = 0
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.order, int) or isinstance(self.order, bool) or not 0 <= self.order <= 8:
-            raise ValueError(f"order must be a whole number from 0 to 8, got {self.order!r}")
-        if self.over not in AXES:
-            raise ValueError(f"unknown over={self.over!r}: a forecast runs over {' or '.join(AXES)}")
-
-    @property
-    def history(self) -> int:
-        return self.order + 1
-
-
-def backward_differences(features: Sequence[Vector], times: Sequence[float]) -> list[Vector]:
-    """TaylorSeer's ladder D_0 .. D_m at the newest of m+1 features (oldest first).
-
-    When a feature arrives, D_{i+1} = (D_i - D_i of the previous full step) / h with h the newest gap, whatever the
-    order (arXiv 2503.06923, eq. 3): over uneven times these are not divided differences, which is what ``Newton`` uses.
-    """
-    ladder = [features[0]]
-    for n in range(1, len(features)):
-        gap, new = times[n] - times[n - 1], [features[n]]
-        for previous in ladder:
-            new.append(_slope(new[-1], previous, gap))
-        ladder = new
-    return ladder
-
-
-def exponential(features: Sequence[Vector], alpha: float) -> list[Vector]:
-    """S_0 = F_0, S_i = alpha F_i + (1 - alpha) S_{i-1}, oldest first."""
-    out = [features[0]]
-    for feature in features[1:]:
-        out.append(_combine([(alpha, feature), (1.0 - alpha, out[-1])]))
-    return out
-
-
-def moving_average(features: Sequence[Vector]) -> list[Vector]:
-    """S_0 = F_0, S_i = (F_{i-1} + F_i) / 2, oldest first."""
-    return [features[0], *(_combine([(0.5, a), (0.5, b)]) for a, b in pairwise(features))]
-
-
-@dataclass(frozen=True)
-class _Ladder(_Ordered):
-    """sum_i D_i * ``basis`` (i, t - t_last) over the ladder of backward differences, of smoothed features if asked for.
-
-    ``smoothing`` (github.com/kalinplus/Cache4Diffusion, branch smooth) filters the last features before they are
-    subtracted: "exponential" (S_i = alpha F_i + (1 - alpha) S_{i-1}) or "moving-average" (of two). ``anchor`` "exact",
-    the hybrid, keeps D_0 and D_1 those of the features themselves, so that only the higher differences are smoothed;
-    "smoothed" takes all of them from the filter, which puts the forecast behind by a part of the interval.
-    Here the filter runs over the features as computed, at least three; there over what it gave out before.
-    """
-
-    smoothing: str | None = None
-    alpha: float | None = None
-    anchor: str = "exact"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.smoothing not in (None, "exponential", "moving-average"):
-            raise ValueError(f"unknown smoothing {self.smoothing!r}: known are exponential, moving-average")
-        if self.anchor not in ("exact", "smoothed"):
-            raise ValueError(f"unknown anchor {self.anchor!r}: known are exact, smoothed")
-        if (self.smoothing == "exponential") != (self.alpha is not None):
-            raise ValueError("smoothing=exponential and alpha belong together (published: 0.7 FLUX, 0.8 Qwen-Image)")
-        if self.alpha is not None and not 0.0 < self.alpha <= 1.0:
-            raise ValueError(f"alpha must be above 0 and at most 1 (1: no smoothing), got {self.alpha!r}")
-        if self.smoothing is None and self.anchor == "smoothed":
-            raise ValueError("anchor=smoothed needs a smoothing: exponential or moving-average")
-        if self.smoothing and self.anchor == "exact" and self.order < 2:
-            raise ValueError(
-                f"smoothing with anchor=exact acts on differences from the second on, and order is {self.order}: take "
-                "order=2 or anchor=smoothed"
-            )
-
-    @property
-    def history(self) -> int:
-        return max(self.order + 1, 3) if self.smoothing else self.order + 1
-
-    def basis(self, i: int, x: float) -> float:
-        raise NotImplementedError
-
-    def weights(self, times: Sequence[float], t: float) -> Vector:
-        features = _one_hot(len(times))
-        ladder = backward_differences(features, times)
-        if self.smoothing:
-            filtered = moving_average(features) if self.alpha is None else exponential(features, self.alpha)
-            raw = 2 if self.anchor == "exact" else 0
-            ladder = [*ladder[:raw], *backward_differences(filtered, times)[raw:]]
-        x = t - times[-1]
-        return _combine([(self.basis(i, x), d) for i, d in enumerate(ladder[: self.order + 1])])
+from c4d.core.ladder import Hermite, Ordered, Taylor, Vector, combine, one_hot, slope
+from c4d.core.types import Predicted
 
 
 @dataclass(frozen=True)
@@ -138,37 +25,7 @@ class Hold:
 
 
 @dataclass(frozen=True)
-class Taylor(_Ladder):
-    """TaylorSeer: sum_i D_i (t - t_last)^i / i! over the ladder of backward differences (arXiv 2503.06923, eq. 4)."""
-
-    def basis(self, i: int, x: float) -> float:
-        return float(x**i / math.factorial(i))
-
-
-@dataclass(frozen=True)
-class Hermite(_Ladder):
-    """HiCache: the same ladder with s^i H_i(s (t - t_last)) / i!, H_i the physicists' Hermite polynomials.
-
-    arXiv 2508.16984; ``scale`` s is 0.5 in hicache_pp, 0.71 in FreqCa. Its first basis function is 2 s^2 x: at
-    s = 0.707 the slope is Taylor's, at 0.5 it is half of that; even ones add a constant.
-    """
-
-    scale: float = 0.5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if isinstance(self.scale, bool) or not 0.0 < self.scale < 1.0:
-            raise ValueError(f"scale must be between 0 and 1, got {self.scale!r}")
-
-    def basis(self, i: int, x: float) -> float:
-        before, value = 0.0, 1.0
-        for n in range(i):
-            before, value = value, 2 * self.scale * x * value - 2 * n * before
-        return self.scale**i * value / math.factorial(i)
-
-
-@dataclass(frozen=True)
-class Newton(_Ordered):
+class Newton(Ordered):
     """Newton's interpolation through the stored features: exact on polynomials of its order over uneven times.
 
     It amplifies noise more than ``Taylor``, which is why no method defaults to it.
@@ -176,13 +33,13 @@ class Newton(_Ordered):
 
     def weights(self, times: Sequence[float], t: float) -> Vector:
         newest = list(times)[::-1]
-        column = _one_hot(len(times))[::-1]
+        column = one_hot(len(times))[::-1]
         terms, product = [(1.0, column[0])], 1.0
         for k in range(1, len(newest)):
-            column = [_slope(column[i], column[i + 1], newest[i] - newest[i + k]) for i in range(len(column) - 1)]
+            column = [slope(column[i], column[i + 1], newest[i] - newest[i + k]) for i in range(len(column) - 1)]
             product *= t - newest[k - 1]
             terms.append((product, column[0]))
-        return _combine(terms)
+        return combine(terms)
 
 
 @dataclass(frozen=True)
@@ -201,16 +58,16 @@ class FoCa:
         return 2
 
     def weights(self, times: Sequence[float], t: float) -> Vector:
-        one_hot = _one_hot(len(times))
+        vectors = one_hot(len(times))
         computed = [i for i, time in enumerate(times) if not isinstance(time, Predicted)]
         last = computed[-1]
         if len(computed) < 2:
-            return one_hot[last]
+            return vectors[last]
         x = t - times[last]
         reach = x if x <= self.HORIZON else self.HORIZON**2 / x
         pairs = [(computed[-2], last), (len(times) - 2, len(times) - 1)]
-        slopes = [_slope(one_hot[j], one_hot[i], times[j] - times[i]) for i, j in pairs]
-        return _combine([(1.0, one_hot[last]), *((reach / 2, slope) for slope in slopes)])
+        slopes = [slope(vectors[j], vectors[i], times[j] - times[i]) for i, j in pairs]
+        return combine([(1.0, vectors[last]), *((reach / 2, found) for found in slopes)])
 
 
 @dataclass(frozen=True)
@@ -233,8 +90,8 @@ class Trend:
         return 2
 
     def weights(self, times: Sequence[float], t: float) -> Vector:
-        one_hot = _one_hot(len(times))
-        return _combine([(1.0 + self.weight, one_hot[-1]), (-self.weight, one_hot[-2])]) if one_hot[1:] else one_hot[0]
+        vectors = one_hot(len(times))
+        return combine([(1.0 + self.weight, vectors[-1]), (-self.weight, vectors[-2])]) if vectors[1:] else vectors[0]
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,8 @@ class Loops:
             )
         if entry:
             with onloaded(block):
-                now.update({p: s.read(block, named).detach() for p, s in entry.items()})
+                mine = self._pass.call.ranks.mine(self._pass.call.transformer, named)
+                now.update({p: s.read(block, mine).detach() for p, s in entry.items()})
         if Probe.HEAD not in probes:
             self._pass.decide(now)
             if self._pass.action is REUSE:

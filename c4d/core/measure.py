@@ -22,6 +22,10 @@ class Ranks(Protocol):
         """Whether the call of it that is under way is made by other ranks alone."""
         ...
 
+    def mine(self, transformer: nn.Module, named: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The arguments of a block in a forward under way, by name, as this rank's block gets them."""
+        ...
+
     def valid(self, transformer: nn.Module, x: Tensor) -> Tensor:
         """A signal of a forward under way, [B, D] or [B, tokens, D], without tokens that are nobody's."""
         ...
@@ -46,6 +50,9 @@ class Alone:
 
     def elsewhere(self, transformer: nn.Module) -> bool:
         return False
+
+    def mine(self, transformer: nn.Module, named: Mapping[str, Any]) -> Mapping[str, Any]:
+        return named
 
     def valid(self, transformer: nn.Module, x: Tensor) -> Tensor:
         return x

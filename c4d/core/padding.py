@@ -18,33 +18,40 @@ Lengths = tuple[int, ...] | None
 class Trim:
     """The padding of one transformer. ``reads`` counts how often the host waited for a mask."""
 
-    def __init__(self, padding: Padding, transformer: nn.Module) -> None:
-        self._padding = padding
+    def __init__(self, texts: tuple[Padding, ...], transformer: nn.Module) -> None:
+        self._texts = [text for text in texts if text.needs is None or _has(transformer, text.needs)]
         self._names = parameters(transformer)
         # mask -> (its version, its lengths); gone with the mask
         self._known: MutableMapping[Tensor, tuple[int, Lengths]] = WeakIdKeyDictionary()
         self.reads = 0
 
-    def mask(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        return self._get(self._padding.mask, args, kwargs)
+    def masked(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+        return any(self._get(text.mask, args, kwargs) is not None for text in self._texts)
 
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Arguments, Lengths]:
         """The forward's arguments without text that is padding in every sample, and how many tokens of padding each
-        sample has left.
+        sample has left, of all its texts together.
 
-        A mask that is not all ones followed by all zeros, or that leaves no text, stays as it is, and so does its text;
-        the second result is None then.
+        A mask that is not all ones followed by all zeros stays as it is, and so does its text; the second result is
+        None then, as it is without any mask. Where a mask leaves no text, one token of padding stays.
         """
-        text, mask = self._get(self._padding.tensor, args, kwargs), self.mask(args, kwargs)
-        if not isinstance(text, Tensor) or not isinstance(mask, Tensor) or text.shape[:2] != mask.shape:
-            return (args, kwargs), None
-        lengths = self._lengths(mask)
-        if not lengths or (longest := max(lengths)) == 0:
-            return (args, kwargs), None
-        if longest < mask.shape[1]:
-            for name, x in ((self._padding.tensor, text), (self._padding.mask, mask)):
-                args, kwargs = self._put(name, x[:, :longest], args, kwargs)
-        return (args, kwargs), tuple(longest - n for n in lengths)
+        absent: Lengths = None
+        strange = False
+        for padding in self._texts:
+            text, mask = self._get(padding.tensor, args, kwargs), self._get(padding.mask, args, kwargs)
+            if text is None or mask is None:
+                continue
+            fits = isinstance(text, Tensor) and isinstance(mask, Tensor) and text.shape[:2] == mask.shape
+            lengths = self._lengths(mask) if fits else None
+            if not lengths:
+                strange = True
+                continue
+            longest = max(*lengths, 1)
+            if longest < mask.shape[1]:
+                for name, x in ((padding.tensor, text), (padding.mask, mask)):
+                    args, kwargs = self._put(name, x[:, :longest], args, kwargs)
+            absent = tuple(longest - n + more for n, more in zip(lengths, absent or [0] * len(lengths), strict=True))
+        return (args, kwargs), None if strange else absent
 
     def _lengths(self, mask: Tensor) -> Lengths:
         """Leading tokens of each sample; None if something else is masked."""
@@ -70,3 +77,7 @@ class Trim:
         if place >= len(args):
             return args, {**kwargs, name: value}
         return (*args[:place], value, *args[place + 1 :]), kwargs
+
+
+def _has(transformer: nn.Module, path: str) -> bool:
+    return any(name == path for name, _ in transformer.named_modules())

@@ -99,7 +99,6 @@ class Pass:
             self.decide(self.signals)
 
     def _latents(self) -> Tensor:
-        assert self.spec.latents is not None
         return self.call.inputs()[self.spec.latents].detach()  # type: ignore[no-any-return]
 
     def _grid(self) -> tuple[tuple[int, ...], ...]:

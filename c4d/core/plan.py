@@ -16,9 +16,7 @@ def least_sum(costs: Sequence[Sequence[Sequence[float]]], budget: int, first: in
     """
     total = len(costs)
     if not 2 <= first <= budget <= total:
-        raise ValueError(
-            f"{budget} of {total} steps cannot be computed with the leading {first} (at least 2) among them"
-        )
+        raise ValueError(f"no {budget} of {total} steps have the leading {first} (at least 2) among them")
     best: dict[tuple[int, int], tuple[float, list[int]]] = {(first - 2, first - 1): (0.0, list(range(first)))}
     for _ in range(budget - first):
         longer: dict[tuple[int, int], tuple[float, list[int]]] = {}

@@ -61,12 +61,16 @@ class AtEntry:
 class Padding:
     """Padded text of a transformer's forward: the arguments ``tensor`` [B, T, C] and ``mask`` [B, T], 1 for a token.
 
+    ``needs``: the path of the module without which the transformer leaves this text out.
+
     Declaring it promises that text which the mask leaves out changes nothing in what the transformer returns, and that
-    the text stands last among the keys wherever an attention gets a mask made of this one.
+    the text stands last among the keys wherever an attention gets a mask made of this one; of several texts, that what
+    is masked of any stands behind all that is not.
     """
 
     tensor: str
     mask: str
+    needs: str | None = None
 
 
 class Split(Protocol):
@@ -92,13 +96,15 @@ class Spread:
     ``tokens``: the module whose output they are (:meth:`Split.tokens`). ``gather``: the module whose output [B, S, C]
     is gathered; from the blocks to there everything is done token by token. ``alike`` maps the path of a module to what
     its output becomes, ``cut(output, split)``. ``counts`` names arguments of blocks that count leading tokens,
-    ``arguments`` those of the forward that are [B, S, D], or lists of such, and join the tokens between the blocks.
+    ``of_blocks`` those of blocks that are [B, S] or [B, S, D], ``arguments`` those of the forward that are [B, S, D],
+    or lists of such, and join the tokens between the blocks.
     """
 
     tokens: str
     gather: str
     alike: Mapping[str, Callable[[Any, Split], Any]] = field(default_factory=dict)
     counts: tuple[str, ...] = ()
+    of_blocks: tuple[str, ...] = ()
     arguments: tuple[str, ...] = ()
 
 
@@ -106,18 +112,19 @@ class Spread:
 class ModelSpec:
     """One transformer class as data: its stacks, the module the hidden state enters after them, signals, padding.
 
-    A signal is [B, D], or [B, tokens, D]. ``latents`` names the argument of the forward whose leading channels the
-    output is like; None if there is none. ``grid(transformer, arguments by name)`` gives the sides of the box, or boxes
-    one after the other, in which the tokens at the exit lie, row by row.
+    A signal is [B, D], or [B, tokens, D]. ``latents`` names the argument of the forward that is denoised;
+    ``like_latents`` says that the output is like its leading channels. ``grid(transformer, arguments by name)`` gives
+    the sides of the box, or boxes one after the other, in which the tokens at the exit lie, row by row.
     """
 
     transformer: str
     stacks: tuple[Stack, ...]
     exit: str
     signals: Mapping[Probe, OutputOf | AtEntry] = field(default_factory=dict)
-    padding: Padding | None = None
+    padding: tuple[Padding, ...] = ()
     spread: Spread | None = None
-    latents: str | None = "hidden_states"
+    latents: str = "hidden_states"
+    like_latents: bool = True
     grid: Callable[[nn.Module, Mapping[str, Any]], tuple[tuple[int, ...], ...]] | None = None
     about: str = ""
 
@@ -130,4 +137,4 @@ class ModelSpec:
         return tuple(probe for probe in Probe if probe in self.signals or probe is Probe.HEAD or self._outside(probe))
 
     def _outside(self, probe: Probe) -> bool:
-        return probe.outside and self.latents is not None and (probe is not Probe.SPECTRUM or self.grid is not None)
+        return probe.outside and (probe is not Probe.SPECTRUM or self.grid is not None)

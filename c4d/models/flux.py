@@ -71,6 +71,6 @@ SPECS = (
         ),
         signals={Probe.MODULATED_INPUT: AtEntry(modulated_input)},
         grid=grid,
-        about="FLUX.1, with or without a ControlNet",
+        about="FLUX.1 and FLUX.1 Kontext, with or without a ControlNet",
     ),
 )

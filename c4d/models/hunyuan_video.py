@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from c4d.core.attention import Processor
 from c4d.core.spec import AtEntry, ModelSpec, Padding, Site, Split, Spread, Stack
 from c4d.core.types import Probe
 from c4d.models.processors import HunyuanVideoDual, HunyuanVideoSingle
@@ -55,30 +56,25 @@ def grid(transformer: nn.Module, named: Mapping[str, Any]) -> tuple[tuple[int, .
 # A single-stream block projects attention and MLP together; what its reuse leaves are modulation and adds.
 TOTAL = Site("proj_out", bypasses={"attn": keep_streams, "proj_mlp": no_features, "act_mlp": no_features})
 
+
+def chain(takes: tuple[str, ...], dual: type[Processor], single: type[Processor]) -> tuple[Stack, Stack]:
+    """Dual-stream blocks, then single-stream ones, which both take image and text apart and return the image first."""
+    both = {"attn": (Site("attn"),), "mlp": (Site("ff"), Site("ff_context"))}
+    return (
+        Stack("transformer_blocks", takes, BOTH, both, {"attn": dual}),
+        Stack("single_transformer_blocks", takes, BOTH, {"total": (TOTAL,)}, {"attn": single}),
+    )
+
+
 SPECS = (
     ModelSpec(
         "HunyuanVideoTransformer3DModel",
-        stacks=(
-            Stack(
-                "transformer_blocks",
-                takes=STREAMS,
-                returns=BOTH,
-                sites={"attn": (Site("attn"),), "mlp": (Site("ff"), Site("ff_context"))},
-                attention={"attn": HunyuanVideoDual},
-            ),
-            Stack(
-                "single_transformer_blocks",
-                takes=STREAMS,
-                returns=BOTH,
-                sites={"total": (TOTAL,)},
-                attention={"attn": HunyuanVideoSingle},
-            ),
-        ),
+        stacks=chain(STREAMS, HunyuanVideoDual, HunyuanVideoSingle),
         exit="norm_out",
         signals={Probe.MODULATED_INPUT: AtEntry(modulated_input)},
         spread=Spread("x_embedder", "proj_out", alike={"rope": tables}, counts=("num_tokens",)),
         grid=grid,
-        padding=Padding("encoder_hidden_states", "encoder_attention_mask"),
+        padding=(Padding("encoder_hidden_states", "encoder_attention_mask"),),
         about="HunyuanVideo T2V and I2V (latent concatenation and token replacement)",
     ),
 )

@@ -5,9 +5,10 @@ from __future__ import annotations
 from torch import nn
 
 from c4d.core.spec import ModelSpec
-from c4d.models import flux, hunyuan_video, wan
+from c4d.models import dit, flux, hunyuan_image, hunyuan_video, qwen_image, wan
 
-SPECS: dict[str, ModelSpec] = {spec.transformer: spec for family in (wan, hunyuan_video, flux) for spec in family.SPECS}
+FAMILIES = (wan, hunyuan_video, hunyuan_image, flux, qwen_image, dit)
+SPECS: dict[str, ModelSpec] = {spec.transformer: spec for family in FAMILIES for spec in family.SPECS}
 
 
 class UnsupportedModel(TypeError):

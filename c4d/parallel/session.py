@@ -98,6 +98,12 @@ class Parallel:
     def elsewhere(self, transformer: nn.Module) -> bool:
         return any(b.transformer is transformer and b.elsewhere for b in self._branchings)
 
+    def mine(self, transformer: nn.Module, named: Mapping[str, Any]) -> Mapping[str, Any]:
+        for sharding in self._shardings:
+            if sharding.transformer is transformer:
+                return {name: sharding.mine(name, value) for name, value in named.items()}
+        return named
+
     def valid(self, transformer: nn.Module, x: Tensor) -> Tensor:
         for sharding in self._shardings:
             if sharding.transformer is transformer:

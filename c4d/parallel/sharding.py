@@ -104,10 +104,10 @@ class Sharding:
         for path, cut in self._spread.alike.items():
             after(get(path), self.follow, cut)
         after(get(self._spread.gather), self.leave)
-        if self._spread.counts:
+        if self._spread.counts or self._spread.of_blocks:
             for stack in self.spec.stacks:
                 for block in get(stack.path).children():
-                    before(block, self.count, stack)
+                    before(block, self.join, stack)
         for work in self._fitting.works:
             work.spread = self.attend
 
@@ -156,12 +156,17 @@ class Sharding:
             )
         return gather(output, self._group).transpose(0, 1).flatten(1, 2)[:, : self.cut.length]
 
-    def count(self, stack: Stack, args: Any, kwargs: Any) -> Any:
-        def mine(name: str, value: Any) -> Any:
-            return self.cut.before(value) if name in self._spread.counts and value is not None else value
-
+    def join(self, stack: Stack, args: Any, kwargs: Any) -> Any:
         places = [*stack.takes, *[""] * len(args)]
-        return tuple(map(mine, places, args)), {name: mine(name, x) for name, x in kwargs.items()}
+        return tuple(map(self.mine, places, args)), {name: self.mine(name, x) for name, x in kwargs.items()}
+
+    def mine(self, name: str, value: Any) -> Any:
+        """An argument of a block, of all tokens, as this rank's block gets it."""
+        if value is None:
+            return None
+        if name in self._spread.counts:
+            return self.cut.before(value)
+        return self.cut(value, 1) if name in self._spread.of_blocks else value
 
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, absent: tuple[int, ...] | None, text_first: bool

@@ -44,6 +44,7 @@ def call_arguments(pipe: Any, request: Request) -> dict[str, Any]:
         raise InputError(f"{name} needs {', '.join(OPTIONS[argument][1] for argument in needed)}")
     values = effective(pipe, request)
     _check_negative_prompt(name, parameters, values)
+    _check_guidance(pipe, name, parameters, request)
     _check_size(pipe, name, values)
     _check_length(pipe, name, parameters, values)
     if request.image is not None:
@@ -88,6 +89,21 @@ def _check_negative_prompt(name: str, parameters: Mapping[str, inspect.Parameter
         )
 
 
+def _check_guidance(pipe: Any, name: str, parameters: Mapping[str, inspect.Parameter], request: Request) -> None:
+    """Where a pipeline knows both scales, ``guidance_scale`` is what a model has learned, if it has."""
+    config = getattr(getattr(pipe, "transformer", None), "config", {})
+    if (
+        request.guidance_scale is not None
+        and "true_cfg_scale" in parameters
+        and not config.get("guidance_embeds", True)
+    ):
+        raise InputError(
+            f"{name} ignores --guidance-scale, which this model has not learned; it guides by true_cfg_scale, "
+            f"{parameters['true_cfg_scale'].default:g} with a negative prompt, which no option gives; drop it, or call "
+            "it from Python inside c4d.cached(...)"
+        )
+
+
 def _check_size(pipe: Any, name: str, values: Mapping[str, Any]) -> None:
     """Pipelines round what does not fit and only log it; the user gets what was asked for, or is told."""
     transformer = getattr(pipe, "transformer", None) or getattr(pipe, "transformer_2", None)
@@ -96,8 +112,9 @@ def _check_size(pipe: Any, name: str, values: Mapping[str, Any]) -> None:
     spatial = getattr(pipe, "vae_scale_factor_spatial", None) or getattr(pipe, "vae_scale_factor", None)
     temporal = getattr(pipe, "vae_scale_factor_temporal", None)
     patch = config.get("patch_size")
-    # Wan: one number an axis (frames, height, width); HunyuanVideo and FLUX: one number for height and width.
-    patches = patch if isinstance(patch, (list, tuple)) else (config.get("patch_size_t", 1), patch, patch)
+    # One number an axis, of three (Wan) or two (HunyuanImage), or one number for height and width.
+    sizes = tuple(patch) if isinstance(patch, (list, tuple)) else (patch, patch)
+    patches = (config.get("patch_size_t", 1), *sizes)[-3:]
     limit = config.get("rope_max_seq_len")
     for axis, size, factor, cells in (
         ("height", values.get("height"), spatial, patches[1]),

@@ -45,10 +45,14 @@ def check_ranks(
 def branches(pipe: Any, request: Request) -> int:
     """How often a step calls the transformer: twice with guidance that the model has not learned to do alone.
 
-    Where a pipeline knows both, ``guidance_scale`` is what the model learned, ``true_cfg_scale`` what takes two calls;
-    requests have no word for that one, so it is 1.
+    Where a pipeline knows both, ``guidance_scale`` is what the model learned, ``true_cfg_scale`` what takes two calls
+    with a negative prompt; requests have no word for that one, so it is the pipeline's own. Or a guider tells.
     """
-    scale = None if "true_cfg_scale" in parameters_of(pipe) else effective(pipe, request).get("guidance_scale")
+    if (guider := getattr(pipe, "guider", None)) is not None:
+        return int(guider.num_conditions)
+    if (true := parameters_of(pipe).get("true_cfg_scale")) is not None:
+        return 2 if true.default > 1 and request.negative_prompt is not None else 1
+    scale = effective(pipe, request).get("guidance_scale")
     transformer = next(x for name in TRANSFORMERS if (x := getattr(pipe, name, None)) is not None)
     learned = getattr(transformer.config, "guidance_embeds", False)
     return 2 if scale is not None and scale > 1 and not learned else 1

@@ -35,7 +35,7 @@ def skeleton(model: str, *, allow_pickle: bool = False) -> Any:
     whose weights are not those of its configuration; :class:`CannotImport` if the library of its classes cannot be
     imported.
     """
-    with quiet(bars=False):
+    with quiet(bars=False, remarks=False):  # loading makes them again
         return _skeleton(model, allow_pickle)
 
 

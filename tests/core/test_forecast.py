@@ -9,7 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from c4d.core.forecast import FoCa, Hermite, Hold, Newton, Taylor, Trend, backward_differences
+from c4d.core.forecast import FoCa, Hold, Newton, Trend
+from c4d.core.ladder import Hermite, Taylor, backward_differences
 from c4d.core.types import Predicted
 
 SMOOTH = [

@@ -30,8 +30,14 @@ ADAPTIVE = {  # every probe, on a model where ranks measure different numbers
     "teacache, modulated_input, hunyuan": (
         "hunyuan, mixed lengths of text", "teacache:threshold={},coefficients=1/0,signal=modulated_input,last=0",
     ),
+    "teacache, modulated_input, hunyuan with a first frame": (
+        "hunyuan, first frame given", "teacache:threshold={},coefficients=1/0,signal=modulated_input,last=0",
+    ),
     "teacache, modulated_input, flux": (
         "flux", "teacache:threshold={},coefficients=1/0,signal=modulated_input,last=0",
+    ),
+    "teacache, modulated_input, qwen": (
+        "qwen, edit", "teacache:threshold={},coefficients=1/0,signal=modulated_input,last=0",
     ),
 }  # fmt: skip
 
@@ -51,6 +57,17 @@ class Overheard:
         return getattr(self._ranks, name)
 
 
+@functools.cache
+def measured_alone(name: str, text: str) -> float:
+    """The first change that one process measures."""
+    case = VARIANTS[name]
+    model = case.build(num_attention_heads=4)
+    with c4d.cached(model, text.format(1e-9), backend="cpu") as session:
+        case.loop(model, STEPS, session.begin)
+    ((_, change),) = next(entry for entry in session.trace if entry.seen).seen.items()
+    return change.ratio
+
+
 def planted(name: str, text: str, how: SequenceParallel) -> None:
     case = VARIANTS[name]
     model = case.build(num_attention_heads=4)
@@ -60,6 +77,7 @@ def planted(name: str, text: str, how: SequenceParallel) -> None:
             case.loop(model, STEPS, session.begin)
         deciding = next(entry for entry in session.trace if entry.seen)
         ((probe, change),) = deciding.seen.items()
+        assert abs(change.ratio - measured_alone(name, text)) < 1e-4 * change.ratio
         own = gathered(heard.own[0].ratio)
         far = max(own, key=lambda ratio: abs(ratio - change.ratio))
         threshold = (far + change.ratio) / 2

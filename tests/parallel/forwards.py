@@ -16,7 +16,7 @@ from c4d import SequenceParallel
 from c4d.parallel import attention
 from c4d.parallel.mesh import build
 from tests.parallel.job import BOTH, CPU, WAYS, Case, bits, error, gathered, rank, same, sharded
-from tests.tiny import CASES, rand
+from tests.tiny import CASES, qwen_inputs, rand, text
 from tests.tiny import Case as Model
 
 EXACT = 5e-6  # of fp32 predictions, whose largest are about 2
@@ -44,8 +44,14 @@ def hunyuan(*rows: list[int]) -> Callable[[], dict[str, Any]]:
     return inputs
 
 
-def flux(batch: int, count: int, control: bool = False) -> Callable[[], dict[str, Any]]:
+def flux(
+    batch: int, count: int, control: bool = False, rows: list[list[bool]] | None = None
+) -> Callable[[], dict[str, Any]]:
+    """FLUX's inputs; ``rows`` say which words are masked by arguments that go to its attentions."""
+    given = torch.tensor(rows) if rows else None
+
     def inputs() -> dict[str, Any]:
+        mask = None if given is None else dict(attention_mask=F.pad(given, (0, 15), value=True)[:, None, None])
         more = dict(
             controlnet_block_samples=[rand(batch, 15, 48, seed=5)],
             controlnet_single_block_samples=[rand(batch, 15, 48, seed=6), rand(batch, 15, 48, seed=7)],
@@ -56,8 +62,40 @@ def flux(batch: int, count: int, control: bool = False) -> Callable[[], dict[str
             txt_ids=torch.arange(3.0 * count).reshape(count, 3),
             img_ids=torch.cartesian_prod(torch.zeros(1), torch.arange(3.0), torch.arange(5.0)),
             guidance=torch.full((batch,), 3.5),
+            **({} if mask is None else dict(joint_attention_kwargs=mask)),
             **(more if control else {}),
         )
+
+    return inputs
+
+
+def hunyuan_image(first: tuple[int, ...], second: tuple[int, ...]) -> Callable[[], dict[str, Any]]:
+    """HunyuanImage's inputs for texts of these lengths from its two encoders."""
+    return lambda: dict(
+        **text(*first, tokens=max(*first, 2)),
+        **text(*second, tokens=6, seed=2, suffix="_2"),
+        guidance=torch.full((len(first),), 3250.0),
+        timestep_r=torch.full((len(first),), 400.0),
+    )
+
+
+def qwen(
+    *images: tuple[int, int, int],
+    lengths: tuple[int, ...] = (),
+    batch: int = 1,
+    rows: list[list[int]] | None = None,
+    control: int = 0,
+) -> Callable[[], dict[str, Any]]:
+    """Qwen-Image's inputs; ``rows`` are masks with holes, ``control`` the number of tokens with residuals."""
+
+    def inputs() -> dict[str, Any]:
+        found = qwen_inputs(*images, lengths=lengths or (7,) * len(rows or ()), batch=batch)
+        if rows:
+            found["encoder_hidden_states"] = rand(len(rows), len(rows[0]), 16, seed=1)
+            found["encoder_hidden_states_mask"] = torch.tensor(rows)
+        if control:
+            found["controlnet_block_samples"] = [rand(batch, control, 48, seed=5), rand(batch, control, 48, seed=6)]
+        return found
 
     return inputs
 
@@ -69,6 +107,8 @@ def variants() -> dict[str, Model]:
         return replace(CASES[name], **change)
 
     odd, few = (1, 4, 3, 10, 10), (1, 4, 1, 2, 6)  # 75 tokens and 3
+    pictures = (1, 3, 5), (1, 2, 3)  # of 15 and 6 tokens
+    holes = [[1, 0, 1, 1, 0, 1, 0], [1, 1, 1, 0, 0, 1, 1]]
     return {
         "wan, even": of("wan-t2v"),
         "wan": of("wan-t2v", latents=odd),
@@ -93,6 +133,22 @@ def variants() -> dict[str, Model]:
         "flux, batch of 2": of("flux", latents=(2, 15, 16), inputs=flux(2, 7)),
         "flux, one word": of("flux", latents=(1, 15, 16), inputs=flux(1, 1)),
         "flux, controlnet": of("flux-controlnet", latents=(1, 15, 16), inputs=flux(1, 7, control=True)),
+        "flux, text masked in the middle": of(
+            "flux", latents=(2, 15, 16), inputs=flux(2, 7, rows=[list(map(bool, row)) for row in holes])
+        ),
+        "hunyuan-image, mixed lengths of text": of(
+            "hunyuan-image-two-texts", latents=(2, 4, 3, 5), inputs=hunyuan_image((9, 4), (0, 3))
+        ),
+        "hunyuan-image, few words and tokens": of(
+            "hunyuan-image-two-texts", latents=(1, 4, 1, 3), inputs=hunyuan_image((1,), (0,))
+        ),
+        "hunyuan-image, refiner": of("hunyuan-image-refiner", latents=(1, 8, 3, 3, 5)),
+        "qwen": of("qwen", latents=(1, 15, 16), inputs=qwen(pictures[0])),
+        "qwen, mixed lengths of text": of("qwen-masked", latents=(2, 15, 16), inputs=qwen(pictures[0], lengths=(9, 4))),
+        "qwen, text masked in the middle": of("qwen-masked", latents=(2, 15, 16), inputs=qwen(pictures[0], rows=holes)),
+        "qwen, one word and 3 tokens": of("qwen-masked", latents=(1, 3, 16), inputs=qwen((1, 1, 3), lengths=(1,))),
+        "qwen, edit": of("qwen-edit", latents=(2, 21, 16), inputs=qwen(*pictures, lengths=(9, 4))),
+        "qwen, controlnet": of("qwen-controlnet", latents=(1, 15, 16), inputs=qwen(pictures[0], control=15)),
     }
 
 
@@ -114,9 +170,9 @@ def spread(name: str, model: Any, how: SequenceParallel, case: Model, x: Tensor)
     """A forward on all ranks; where text goes through the blocks too, its copies end as the same bits."""
     streams: list[Tensor] = []
     with sharded(model, how):
-        if name.startswith(("hunyuan", "flux")):
-            place = 0 if name.startswith("flux") else 1  # of the text in what a block returns
-            last = model.single_transformer_blocks[-1]
+        if name.startswith(("hunyuan", "flux", "qwen")):
+            place = 1 if name.startswith("hunyuan") else 0  # of the text in what a block returns
+            last = (getattr(model, "single_transformer_blocks", None) or model.transformer_blocks)[-1]
             handle = last.register_forward_hook(lambda module, args, out: streams.append(out[place]))
         got = case.run(model, x, 500.0)
     if streams:
@@ -183,6 +239,9 @@ EXCHANGED = (
     "hunyuan, one word",
     "hunyuan, 3 tokens",
     "flux",
+    "flux, text masked in the middle",
+    "qwen, mixed lengths of text",
+    "qwen, edit",
 )
 THREE = ("wan", "hunyuan, mixed lengths of text", "flux")
 

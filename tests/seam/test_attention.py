@@ -20,7 +20,7 @@ from c4d.core.attention import Processor
 from tests.pipes import two_experts
 from tests.seam.test_coexist import COMPILE, OFFLOADS, add_lora, graphs
 from tests.subjects import SUBJECTS
-from tests.tiny import CASES, hold_methods, rand, signal_of
+from tests.tiny import CASES, hold_methods, rand, signal_of, text
 
 FAMILIES = ("wan-t2v", "hunyuan-t2v", "flux")
 ATTENTIONS = {"wan-t2v": 8, "wan-vace": 12, "hunyuan-t2v": 5, "flux": 5}
@@ -137,7 +137,9 @@ def test_the_result_is_that_of_the_model_alone(case, kernel):
         assert torch.equal(inside, plain)
 
 
-def test_the_test_above_would_notice_norms_and_rotary_embeddings(case):
+@pytest.mark.parametrize("name", [name for name in CASES if name != "dit"])  # it has neither
+def test_the_test_above_would_notice_norms_and_rotary_embeddings(name):
+    case = CASES[name]
     model, x = lively(case), rand(*case.latents)
     plain = case.run(model, x, 700.0)
     assert error(case.run(case.build(), x, 700.0), plain) > 1e-3
@@ -549,13 +551,98 @@ def test_a_mask_that_is_no_prefix_stays_as_it_is(rows):
     assert set(backend.calls) == {(len(rows), 1, 1, 32 + 12)} and session.host_reads == 1
 
 
-def test_a_mask_without_any_text_stays_as_it_is():
-    case, seen = hunyuan((0,)), []
+def qwen(lengths, name="qwen-masked"):
+    case = CASES[name]
+    shapes = case.inputs()["img_shapes"] * len(lengths)
+    mask = "encoder_hidden_states_mask"
+    return dataclasses.replace(
+        case,
+        inputs=lambda: dict(**text(*lengths, mask=mask), img_shapes=shapes),
+        latents=(len(lengths), *case.latents[1:]),
+    )
+
+
+def two_texts(first, second):
+    """HunyuanImage with texts of these lengths from its two encoders."""
+    case = CASES["hunyuan-image-two-texts"]
+    extra = {name: case.inputs()[name].repeat(len(first)) for name in ("guidance", "timestep_r")}
+    return dataclasses.replace(
+        case,
+        inputs=lambda: {**text(*first), **text(*second, tokens=6, seed=2, suffix="_2"), **extra},
+        latents=(len(first), *case.latents[1:]),
+    )
+
+
+@pytest.mark.parametrize(
+    "case, lengths",
+    [
+        *[(qwen(n), n) for n in ((9,), (12,), (1,), (0,), (5, 9), (9, 9))],
+        (qwen((5, 9), "qwen-edit"), (5, 9)),
+        (two_texts((9,), (3,)), (12,)),
+        (two_texts((12,), (0,)), (12,)),
+        (two_texts((5, 9), (6, 0)), (11, 9)),
+        (two_texts((9, 5), (2, 6)), (11, 11)),
+        (two_texts((9, 9), (0, 0)), (9, 9)),
+    ],
+    ids=str,
+)
+def test_padding_of_text_that_stands_first_and_of_several_texts(case, lengths):
+    """No key of padding is attended to, and no mask is needed for that."""
+    backend = Counting()
+    model, x = lively(case), rand(*case.latents)
+    plain = case.run(model, x, 700.0)
+    with c4d.attention(model, backend=backend) as session:
+        inside, again = (case.run(model, x, 700.0) for _ in range(2))
+    assert error(inside, plain) < 5e-6 and torch.equal(inside, again)
+    image = x.shape[1] if case.name.startswith("qwen") else x.shape[2] * x.shape[3]
+    assert set(backend.calls) == {None} and backend.keys == {image + n for n in lengths}
+    assert session.host_reads == (4 if "encoder_hidden_states_2" in case.inputs() else 2)
+
+
+@pytest.mark.parametrize("name", ["qwen-masked", "hunyuan-image-two-texts"])
+def test_masks_with_holes_stay_beside_one_another(name):
+    case = CASES[name]
+    first = "encoder_hidden_states_mask" if name == "qwen-masked" else "encoder_attention_mask"
+    given = {**case.inputs(), first: torch.tensor([[1.0, 0.0, 1.0, 0.0]]).repeat_interleave(3, 1)}
+    case, backend = dataclasses.replace(case, inputs=lambda: given), Counting()
+    model, x = lively(case), rand(*case.latents)
+    plain = case.run(model, x, 700.0)
+    with c4d.attention(model, backend=backend):
+        assert error(case.run(model, x, 700.0), plain) < 5e-6
+    # The second text of HunyuanImage, 3 of 6 tokens, loses its padding all the same.
+    assert set(backend.calls) == {(1, 1, 1, 20 + 12 + (0 if name == "qwen-masked" else 3))}
+
+
+def test_a_second_text_that_the_model_does_not_read_counts_for_nothing():
+    case = CASES["hunyuan-image"]
+    given = {**text(9, 5), **text(3, 0, tokens=6, seed=2, suffix="_2")}
+    case = dataclasses.replace(case, inputs=lambda: given, latents=(2, *case.latents[1:]))
+    model, x, backend = lively(case), rand(*case.latents), Counting()
+    plain = case.run(model, x, 700.0)
+    with c4d.attention(model, backend=backend):
+        assert error(case.run(model, x, 700.0), plain) < 5e-6
+    assert backend.keys == {20 + 9, 20 + 5}
+
+
+@pytest.mark.parametrize("name, argument", [("qwen-masked", "attention_mask"), ("dit", "attention_mask")])
+def test_masks_that_a_stock_processor_would_take_otherwise_are_refused(name, argument):
+    case = CASES[name]
+    model = case.build()
+    module = next(iter(attentions(model).values()))
+    module.register_forward_pre_hook(
+        lambda module, args, kwargs: (args, {**kwargs, argument: torch.ones(1, 1, 1, 20)}), with_kwargs=True
+    )
+    with c4d.attention(model), pytest.raises(ValueError, match="takes no"):
+        case.run(model, rand(*case.latents), 700.0)
+
+
+def test_a_mask_without_any_text_leaves_one_token_of_padding_that_nobody_attends_to():
+    case, seen, backend = hunyuan((0,)), [], Counting()
     model = lively(case)
-    with c4d.attention(model):
+    with c4d.attention(model, backend=backend):
         model.context_embedder.register_forward_hook(lambda module, args, out: seen.append(out.shape[1]))
         case.run(model, rand(*case.latents), 700.0)
-    assert seen == [12]
+    assert seen == [1] and backend.keys == {32}
 
 
 def test_padding_given_by_position_or_as_integers():
@@ -599,7 +686,7 @@ def test_a_mask_that_cannot_be_watched_is_read_every_time():
     assert error(inside, dataclasses.replace(case, inputs=lambda: copy.deepcopy(given)).run(model, x, 700.0)) < 5e-6
 
 
-@pytest.mark.parametrize("name", [n for n in CASES if not n.startswith("hunyuan")])
+@pytest.mark.parametrize("name", [n for n in CASES if not n.startswith(("hunyuan", "qwen-masked", "qwen-edit"))])
 def test_models_without_padding_never_make_the_host_wait(name):
     case = CASES[name]
     model, x = case.build(), rand(*case.latents)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,13 +11,15 @@ from torch import nn
 
 import c4d
 from c4d.core.clock import Noise
+from c4d.core.forecast import PerStep
 from c4d.core.grammar import FORECASTERS, parse
 from c4d.core.methods import METHODS
 from c4d.core.spectrum import evolved, leading, low_pass
 from c4d.core.types import Action, Change, Probe, Step
 from tests.tiny import CASES, rand, signal_of
 
-STEPS = 10
+STEPS = 8
+PROFILES = Path(__file__).parent.parent / "core/profiles"
 SIGMAS = [1.0 - i / STEPS for i in range(STEPS)]
 REUSING = {
     "fora": "fora:interval=3",
@@ -34,6 +37,9 @@ REUSING = {
     "seacache": "seacache:threshold=1e9,last=0",
     "schedule": "schedule:computed=0/1/2/5",
     "pab": "pab:attn=2,cross_attn=3",
+    "lemica": "lemica:computed=0/1/2/5",
+    "dpcache": f"dpcache:path={PROFILES}/dpcache.json,budget=4",
+    "l2p": f"l2p:path={PROFILES}/l2p.json",
     "fastercache": "fastercache:weight=0.5,attn=3,high=801",
 }
 MOVED = {
@@ -376,4 +382,4 @@ def test_every_forecaster_is_tried():
     tried = {
         type(rule.forecast) for text in EVERY.values() for rule in parse(text.format(signal="time_embedding")).rules
     }
-    assert tried == set(FORECASTERS.values())
+    assert tried == {*FORECASTERS.values(), PerStep}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import c4d
-from c4d.core.forecast import Taylor
+from c4d.core.ladder import Taylor
 from c4d.core.policy import StepMask
 from c4d.core.rule import CacheMethod, Rule
 from tests.tiny import CASES

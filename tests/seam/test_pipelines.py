@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import c4d
-from tests.pipes import PIPELINES, hunyuan_video, transformer, two_experts, wan_parts
+from tests.pipes import BRANCHES, PICTURES, PIPELINES, hunyuan_video, transformer, two_experts, wan_parts
 from tests.tiny import hold_methods, rand
 
 
@@ -78,11 +78,67 @@ def test_hunyuan_video_pipeline():
     assert torch.equal(generate(), plain)
 
 
-def test_an_unsupported_transformer_is_refused_with_the_known_ones():
-    from diffusers import DiTTransformer2DModel
+@pytest.fixture(scope="module", params=PICTURES)
+def picture(request):
+    """A pipeline of pictures: its name, itself, and what it answers for a prompt."""
+    from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit_plus as edit
 
-    model = DiTTransformer2DModel(num_layers=1, num_attention_heads=1, attention_head_dim=8, sample_size=4)
-    with pytest.raises(TypeError, match=r"DiTTransformer2DModel; it supports WanTransformer3DModel.*adding_a_model"):
+    pipe, ask = PICTURES[request.param]()
+    pipe.set_progress_bar_config(disable=True)
+
+    def answer(prompt="A", steps=6):
+        made = torch.Generator().manual_seed(3)
+        kind = "pt" if request.param == "dit" else "latent"  # which always decodes
+        return pipe(**ask(prompt), num_inference_steps=steps, generator=made, output_type=kind, return_dict=False)[0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(edit, "VAE_IMAGE_SIZE", 64 * 64)
+        yield request.param, pipe, answer
+
+
+@pytest.mark.parametrize("kind", hold_methods("flux"))
+def test_a_pipeline_of_pictures_end_to_end(picture, kind):
+    """As above; branches of guidance apart, whose texts are of different lengths."""
+    name, pipe, answer = picture
+    method = hold_methods("flux")[kind]
+    plain = answer()
+    with c4d.cached(pipe, method) as session:
+        answer("B")
+        cached = answer()
+        report = session.report()
+    with c4d.cached(pipe, method):
+        fresh = answer()
+    assert torch.equal(cached, fresh) and not torch.equal(cached, plain)
+    assert torch.equal(answer(), plain)
+    assert report.runs == 2 and set(report.timelines) == BRANCHES.get(name, {"cond", "uncond"}) and report.reused > 0
+    for line in report.timelines.values():
+        assert len(line) == 6 and line.startswith("C")
+    assert not any(entry.restarted for entry in session.trace)
+
+
+def test_attention_in_a_pipeline_of_pictures(picture):
+    _, pipe, answer = picture
+    plain = answer()
+    with c4d.attention(pipe, "sdpa"):
+        inside = answer()
+    assert (inside - plain).norm() < 1e-5 * plain.norm()
+    assert torch.equal(answer(), plain)
+
+
+def test_a_picture_whose_forecast_is_exact_is_the_plain_one(picture):
+    """Every pass computed through the seam: what the pipeline gets is what it got without."""
+    _, pipe, answer = picture
+    plain = answer()
+    with c4d.cached(pipe, "taylorseer-lite:interval=1") as session:
+        assert torch.equal(answer(), plain)
+    assert session.report().reused == 0
+
+
+def test_an_unsupported_transformer_is_refused_with_the_known_ones():
+    from diffusers import PixArtTransformer2DModel
+
+    model = PixArtTransformer2DModel(num_layers=1, num_attention_heads=1, attention_head_dim=8, sample_size=4)
+    with pytest.raises(TypeError, match=r"PixArtTransformer2DModel; it supports WanTransformer3DModel.*adding_a_model"):
         c4d.cached(model, "fora:interval=2")
 
 

@@ -1,4 +1,4 @@
-from c4d.core.forecast import Taylor
+from c4d.core.ladder import Taylor
 from c4d.core.methods.profile import profile
 from c4d.core.plan import least_sum
 from c4d.core.policy import StepMask

@@ -1,5 +1,5 @@
 from c4d.core.features import Modes
-from c4d.core.forecast import Hermite
+from c4d.core.ladder import Hermite
 from c4d.core.policy import Interval
 from c4d.core.rule import CacheMethod, Rule
 from c4d.core.types import MODULE_KINDS, OUTPUT

@@ -1,4 +1,4 @@
-from c4d.core.forecast import Taylor
+from c4d.core.ladder import Taylor
 from c4d.core.policy import Interval
 from c4d.core.rule import CacheMethod, Rule
 from c4d.core.types import MODULE_KINDS, OUTPUT
