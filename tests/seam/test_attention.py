@@ -584,7 +584,7 @@ def two_texts(first, second):
         (two_texts((9, 5), (2, 6)), (11, 11)),
         (two_texts((9, 9), (0, 0)), (9, 9)),
     ],
-    ids=str,
+    ids=lambda x: getattr(x, "name", str(x)),
 )
 def test_padding_of_text_that_stands_first_and_of_several_texts(case, lengths):
     """No key of padding is attended to, and no mask is needed for that."""
