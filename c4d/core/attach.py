@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from torch import nn
 
-from c4d.core.hooks import CacheContext, Forward, Hook, Listener, parameters
+from c4d.core.hooks import CacheContext, Forward, Hook, Listener
 from c4d.core.offload import offload_hooks
 from c4d.core.spec import ModelSpec, OutputOf
 from c4d.core.stack import BlockStack
@@ -54,10 +54,6 @@ class Attachment:
                 module = transformer.get_submodule(signal.module)
                 add(module.register_forward_hook(Hook(session, session.signal, probe, signal.read)))
         self.refresh(method)
-
-    def named(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """A forward's arguments by name."""
-        return {**dict(zip(parameters(self.transformer), args, strict=False)), **kwargs}
 
     def refresh(self, method: CacheMethod) -> None:
         """Hooks the module sites, again where the model's modules were exchanged (LoRA injection replaces some)."""

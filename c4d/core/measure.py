@@ -8,14 +8,16 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from c4d.core.types import Change, Primitives, Probe
+from c4d.core.types import Change, Primitives, Probe, Step
 
 
 class Ranks(Protocol):
     """The processes that make one request together, as a session asks for them."""
 
-    def begin(self, run: str, inputs: Mapping[str, Any]) -> None:
-        """A ``run`` (its method and steps) opens with these arguments of a forward; raises unless all ranks open it."""
+    def compare(
+        self, transformer: nn.Module, method: str, step: Step, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> None:
+        """Before a forward of it with these arguments; may raise if other ranks make another one."""
         ...
 
     def elsewhere(self, transformer: nn.Module) -> bool:
@@ -37,7 +39,9 @@ class Ranks(Protocol):
 class Alone:
     """A single process: its own sums are the sums over all ranks."""
 
-    def begin(self, run: str, inputs: Mapping[str, Any]) -> None:
+    def compare(
+        self, transformer: nn.Module, method: str, step: Step, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> None:
         return None
 
     def elsewhere(self, transformer: nn.Module) -> bool:

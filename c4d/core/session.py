@@ -156,7 +156,7 @@ class Session:
         new_run, step = self._clock.tick(self.name, kwargs.get("timestep"), expert)
         if new_run or self._run is None:
             self._open_run()
-            self._ranks.begin(f"{self.method.name}, {step.total} steps", attachment.named(args, kwargs))
+        self._ranks.compare(attachment.transformer, self.method.name, step, args, kwargs)
         if self._ranks.elsewhere(attachment.transformer):
             return
         attachment.wake()

@@ -22,7 +22,7 @@ SAMPLED, ROWS = 16, 8  # numbers of an input that ranks compare, and rows of suc
 COLUMNS = 8192
 NEAR = 0.02  # of an input's length: what text encoders may differ by on two devices, and two prompts do not
 ADVICE = (
-    "all ranks that share a request need the same prompt, sizes, options and noise (give the pipeline a generator= of "
+    "all ranks that share a request need the same prompts, sizes, options and noise (give the pipeline a generator= of "
     "one seed)"
 )
 
@@ -32,29 +32,40 @@ class Disagreement(RuntimeError):
 
 
 class Agreement:
-    """Of the ranks of ``group``; ``calls`` counts its collectives."""
+    """Of the ranks of ``group``; each ``sequence`` of them share a forward's tokens. ``calls`` counts collectives."""
 
-    def __init__(self, group: Group) -> None:
-        self._group = group
+    def __init__(self, group: Group, sequence: int) -> None:
+        self._group, self._sequence = group, sequence
         self.calls = 0
 
     def sums(self, partial: Tensor, counts: Sequence[int], failed: bool) -> list[list[float]]:
-        """[n, k] of every rank -> sums in the order of the ranks, [n][k]; raises if any rank failed."""
+        """[n, k] of every rank -> sums in the order of the ranks, [n][k].
+
+        Raises :class:`Disagreement` if any rank failed, or if some measured other numbers of values (``counts``) than
+        their parts of the same tokens have.
+        """
         # Filled on the device: a copy from the host would wait for it once more.
         more = [torch.cat((partial.new_full((1,), count), partial.new_full((1,), failed))) for count in counts]
         ranks = self._read(torch.cat((partial, torch.stack(more)), 1))
         broken = [str(rank) for rank, rows in enumerate(ranks) if rows[0][-1]]
         if broken and not failed:
             raise Disagreement(f"rank {', '.join(broken)} of this request failed in this step; see what it says")
+        for counted in () if broken else ([row[-2] for row in rows] for rows in zip(*ranks, strict=True)):
+            parts = [counted[i : i + self._sequence] for i in range(0, len(counted), self._sequence)]
+            if not all(as_cut(part) and part[0] == counted[0] for part in parts):
+                raise Disagreement(
+                    f"the ranks of this request measured {', '.join(f'{n:.0f}' for n in counted)} values, in their "
+                    f"order, which are not their parts of the same tokens: {ADVICE}"
+                )
         return [[math.fsum(of) for of in zip(*rows, strict=True)][:-2] for rows in zip(*ranks, strict=True)]
 
-    def check(self, run: str, inputs: Mapping[str, Any]) -> None:
-        """Raises :class:`Disagreement` on every rank unless all have the same ``run`` and nearly the same inputs.
+    def check(self, call: str, inputs: Mapping[str, Any]) -> None:
+        """Raises :class:`Disagreement` on every rank unless all make the same ``call`` with nearly the same inputs.
 
         One collective of a fixed size: ranks that were given different shapes meet in it, too.
         """
         tensors = {name: x for name, x in sorted(inputs.items()) if isinstance(x, Tensor) and x.numel()}
-        said = "\n".join([run, *(f"{name} {list(x.shape)} {x.dtype}" for name, x in tensors.items())])
+        said = "\n".join([call, *(f"{name} {list(x.shape)} {x.dtype}" for name, x in tensors.items())])
         names = list(tensors)[: ROWS - 1]
         device = next((x.device for x in tensors.values()), torch.device("cpu"))
         rows = torch.zeros(ROWS, SAMPLED, device=device)
@@ -65,15 +76,27 @@ class Agreement:
         for rank, found in enumerate(others, 1):
             if found[0] != first[0]:
                 raise Disagreement(
-                    f"ranks 0 and {rank} of this request have different methods, numbers of steps or shapes: {ADVICE}"
+                    f"ranks 0 and {rank} of this request have different methods, numbers of steps, branches of "
+                    f"guidance or shapes: {ADVICE}"
                 )
             for row, name in enumerate(names, 1):
                 if not near(first[row], found[row]):
-                    raise Disagreement(f"ranks 0 and {rank} of this request were given different {name}: {ADVICE}")
+                    raise Disagreement(
+                        f"ranks 0 and {rank} of this request were given different {name} ({call}): {ADVICE}"
+                    )
 
     def _read(self, x: Tensor) -> list[list[list[float]]]:
         self.calls += 1
         return gather(x, self._group).tolist()
+
+
+def as_cut(counts: Sequence[float]) -> bool:
+    """Whether ranks may have so many tokens, in their order: all what the first has, but the last, which have the rest.
+
+    In fp32 large numbers are rounded, but equal ones alike.
+    """
+    full = sum(n == counts[0] for n in counts)
+    return all(n == counts[0] for n in counts[:full]) and not any(counts[full + 1 :]) and max(counts) == counts[0]
 
 
 def refuse_alone(transformer: nn.Module) -> None:

@@ -92,7 +92,7 @@ def differing(what: str, how: SequenceParallel) -> None:
             handle = model.blocks[0].register_forward_pre_hook(lambda *_: entered.append(None))
             said = raised(lambda: request(case, model, session, x, times), Disagreement)
             handle.remove()
-        assert not entered and "same prompt, sizes, options and noise" in said, said
+        assert not entered and "same prompts, sizes, options and noise" in said, said
         assert SAYS[what] in said, said
         same(said)
         with c4d.cached(model, HEAD, backend="cpu", ranks=ranks) as session:
@@ -105,7 +105,7 @@ SAYS = {
     "timesteps": "different timestep",
     **dict.fromkeys(
         ("lengths of prompts", "sizes", "batches", "dtypes", "methods", "thresholds", "numbers of steps"),
-        "different methods, numbers of steps or shapes",
+        "different methods, numbers of steps, branches of guidance or shapes",
     ),
 }
 

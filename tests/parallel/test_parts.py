@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from types import SimpleNamespace
 
@@ -148,7 +149,7 @@ def ranks(monkeypatch):
 def test_sums_are_in_the_order_of_the_ranks(ranks):
     """And exact: the numbers of which the sum is made do not decide it by their order."""
     ranks.others = [torch.tensor([[1e20, 2.0, 5.0, 0.0]]), torch.tensor([[-1e20, 4.0, 5.0, 0.0]])]
-    own = Agreement(None)
+    own = Agreement(None, 3)
     assert own.sums(torch.tensor([[0.5, 1.0]]), [5], False) == [[0.5, 7.0]]
     assert own.calls == 1
 
@@ -156,4 +157,29 @@ def test_sums_are_in_the_order_of_the_ranks(ranks):
 def test_a_rank_that_failed_is_named(ranks):
     ranks.others = [torch.tensor([[0.0, 0.0, 5.0, 1.0]]), torch.tensor([[1.0, 1.0, 5.0, 0.0]])]
     with pytest.raises(Disagreement, match="rank 1 of this request failed"):
-        Agreement(None).sums(torch.tensor([[0.5, 1.0]]), [5], False)
+        Agreement(None, 3).sums(torch.tensor([[0.5, 1.0]]), [5], False)
+
+
+@pytest.mark.parametrize(
+    "sequence, counts, fine",
+    [
+        (3, (5, 5, 5), True),
+        (3, (5, 3, 0), True),  # filled up at the end, and a rank of nothing but filling
+        (3, (5, 0, 0), True),
+        (3, (5, 4, 4), False),
+        (3, (5, 3, 5), False),
+        (3, (4, 5, 5), False),
+        (1, (5, 5, 5), True),  # each a branch of its own
+        (1, (5, 5, 3), False),
+        (3, (400_000_000, 400_000_000, 399_000_000), True),  # more than fp32 counts
+    ],
+)
+def test_ranks_measure_their_parts_of_the_same_tokens(ranks, sequence, counts, fine):
+    mine, *others = counts
+    ranks.others = [torch.tensor([[1.0, 1.0, n, 0.0]]) for n in others]
+    act = functools.partial(Agreement(None, sequence).sums, torch.tensor([[0.5, 1.0]]), [mine], False)
+    if fine:
+        assert act() == [[2.5, 3.0]]
+    else:
+        with pytest.raises(Disagreement, match=f"measured {', '.join(map(str, counts))} values"):
+            act()

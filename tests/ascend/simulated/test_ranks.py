@@ -136,7 +136,7 @@ def ring(rank):
 
 def numbers_that_decide(rank):
     """Partial sums are gathered and added up in the order of the ranks: every rank decides by the same bits."""
-    agreement = Agreement(Group(Ascend().group(None, timedelta(seconds=30)), 2, rank))
+    agreement = Agreement(Group(Ascend().group(None, timedelta(seconds=30)), 2, rank), 2)
     make = torch.Generator().manual_seed(7)
     now, before = (torch.randn(2, 24, 8, generator=make).bfloat16() for _ in range(2))
     mine = slice(12 * rank, 12 * (rank + 1))
