@@ -24,14 +24,15 @@ class Ranks(Protocol):
         """Whether the call of it that is under way is made by other ranks alone."""
         ...
 
-    def valid(self, transformer: nn.Module, x: Tensor) -> Tensor:
-        """A signal of a forward under way, [B, D] or [B, tokens, D], without tokens that are nobody's."""
+    def valid(self, transformer: nn.Module, x: Tensor) -> tuple[Tensor, int]:
+        """A signal of a forward under way, [B, D] or [B, tokens, D], without tokens that are nobody's, and of how many
+        numbers it is on all ranks."""
         ...
 
-    def sums(self, partial: Tensor, counts: Sequence[int], failed: bool) -> list[list[float]]:
+    def sums(self, partial: Tensor, counts: Sequence[tuple[int, int]], failed: bool) -> list[list[float]]:
         """[n, k] numbers of every rank -> their sums, on the host; raises if a rank ``failed`` to measure.
 
-        ``counts``: of how many numbers each row is made here.
+        ``counts``: of how many numbers each row is made here and on all ranks.
         """
         ...
 
@@ -47,10 +48,10 @@ class Alone:
     def elsewhere(self, transformer: nn.Module) -> bool:
         return False
 
-    def valid(self, transformer: nn.Module, x: Tensor) -> Tensor:
-        return x
+    def valid(self, transformer: nn.Module, x: Tensor) -> tuple[Tensor, int]:
+        return x, x.numel()
 
-    def sums(self, partial: Tensor, counts: Sequence[int], failed: bool) -> list[list[float]]:
+    def sums(self, partial: Tensor, counts: Sequence[tuple[int, int]], failed: bool) -> list[list[float]]:
         return [] if failed else partial.tolist()
 
 
@@ -61,9 +62,10 @@ class Meter:
         self._backend, self._ranks = backend, ranks
         self.host_reads = 0
 
-    def read(self, pairs: Mapping[Probe, tuple[Tensor, Tensor]]) -> dict[Probe, Change]:
+    def read(self, pairs: Mapping[Probe, tuple[Tensor, Tensor]], wholes: Mapping[Probe, int]) -> dict[Probe, Change]:
         """{probe: (now, before)} -> {probe: change summed over the ranks}; no pairs, no read.
 
+        ``wholes``: how many numbers all ranks have of each.
         The partial sums of all probes travel as one [probes, 2] fp32 tensor.
         """
         if not pairs:
@@ -75,7 +77,8 @@ class Meter:
         except Exception as error:  # the other ranks are told before it is raised: they wait for this one's numbers
             now, _ = next(iter(pairs.values()))
             failure, partial = error, torch.zeros(len(pairs), 2, device=now.device)
-        rows = self._ranks.sums(partial, [now.numel() for now, _ in pairs.values()], failure is not None)
+        counts = [(now.numel(), wholes[probe]) for probe, (now, _) in pairs.items()]
+        rows = self._ranks.sums(partial, counts, failure is not None)
         self.host_reads += 1
         if failure is not None:
             raise failure

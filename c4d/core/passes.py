@@ -29,7 +29,8 @@ class Pass:
     entered = exited = answered = restarted = False
     blocks = modules = modules_reused = 0
     bridge: Bridge | None = None
-    valid: Callable[[Tensor], Tensor] = staticmethod(lambda x: x)  # a signal without tokens that are nobody's
+    # A signal without tokens that are nobody's, and how many numbers all ranks have of it.
+    valid: Callable[[Tensor], tuple[Tensor, int]] = staticmethod(lambda x: (x, x.numel()))
 
     def __init__(self, spec: ModelSpec, method: CacheMethod, branch: Branch, step: Step, tools: Tools) -> None:
         self.spec, self.method, self.branch, self.step, self.tools = spec, method, branch, step, tools
@@ -69,8 +70,9 @@ class Pass:
             self._decide(self._signals)
 
     def _decide(self, now: Mapping[Probe, Tensor]) -> None:
-        now = {probe: self.valid(value) for probe, value in now.items()}
-        broken, states = bool(now) and self._measure(now), self.branch.states
+        parts = {probe: self.valid(value) for probe, value in now.items()}
+        now, wholes = {p: x for p, (x, _) in parts.items()}, {p: n for p, (_, n) in parts.items()}
+        broken, states = bool(now) and self._measure(now, wholes), self.branch.states
         for i, rule in enumerate(self.rules):
             ready = self._ready(rule)
             state = states[i] if ready and not broken else rule.policy.init()
@@ -83,11 +85,11 @@ class Pass:
             if not probe.anchored or COMPUTE in self.actions:
                 self.branch.before[probe] = value
 
-    def _measure(self, now: Mapping[Probe, Tensor]) -> bool:
+    def _measure(self, now: Mapping[Probe, Tensor], wholes: Mapping[Probe, int]) -> bool:
         """Fills ``seen``; True if any of it is not finite."""
         before = self.branch.before
         self.seen = self.tools.meter.read(
-            {p: (x, before[p]) for p, x in now.items() if p in before and before[p].shape == x.shape}
+            {p: (x, before[p]) for p, x in now.items() if p in before and before[p].shape == x.shape}, wholes
         )
         broken = sum(not change.finite for change in self.seen.values())
         self.tools.nonfinite += broken

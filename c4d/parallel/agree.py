@@ -20,6 +20,7 @@ from c4d.parallel.collectives import Group, gather
 
 SAMPLED, ROWS = 16, 8  # numbers of an input that ranks compare, and rows of such: a digest and as many inputs
 COLUMNS = 8192
+ROUNDED = 1e-6  # of a count in fp32; a token is more, of up to a million
 NEAR = 0.02  # of an input's length: what text encoders may differ by on two devices, and two prompts do not
 ADVICE = (
     "all ranks that share a request need the same prompts, sizes, options and noise (give the pipeline a generator= of "
@@ -38,26 +39,31 @@ class Agreement:
         self._group, self._sequence = group, sequence
         self.calls = 0
 
-    def sums(self, partial: Tensor, counts: Sequence[int], failed: bool) -> list[list[float]]:
+    def sums(self, partial: Tensor, counts: Sequence[tuple[int, int]], failed: bool) -> list[list[float]]:
         """[n, k] of every rank -> sums in the order of the ranks, [n][k].
 
-        Raises :class:`Disagreement` if any rank failed, or if some measured other numbers of values (``counts``) than
-        their parts of the same tokens have.
+        ``counts``: of how many numbers each row is made here, and on all ranks that share a forward. Raises
+        :class:`Disagreement` if any rank failed, or if what they measured is not all of the same whole.
         """
         # Filled on the device: a copy from the host would wait for it once more.
-        more = [torch.cat((partial.new_full((1,), count), partial.new_full((1,), failed))) for count in counts]
+        more = [torch.cat([partial.new_full((1,), n) for n in (*pair, failed)]) for pair in counts]
         ranks = self._read(torch.cat((partial, torch.stack(more)), 1))
         broken = [str(rank) for rank, rows in enumerate(ranks) if rows[0][-1]]
         if broken and not failed:
             raise Disagreement(f"rank {', '.join(broken)} of this request failed in this step; see what it says")
-        for counted in () if broken else ([row[-2] for row in rows] for rows in zip(*ranks, strict=True)):
-            parts = [counted[i : i + self._sequence] for i in range(0, len(counted), self._sequence)]
-            if not all(as_cut(part) and part[0] == counted[0] for part in parts):
-                raise Disagreement(
-                    f"the ranks of this request measured {', '.join(f'{n:.0f}' for n in counted)} values, in their "
-                    f"order, which are not their parts of the same tokens: {ADVICE}"
-                )
-        return [[math.fsum(of) for of in zip(*rows, strict=True)][:-2] for rows in zip(*ranks, strict=True)]
+        for rows in zip(*ranks, strict=True) if not broken else ():
+            self._check_counts([(row[-3], row[-2]) for row in rows])
+        return [[math.fsum(of) for of in zip(*rows, strict=True)][:-3] for rows in zip(*ranks, strict=True)]
+
+    def _check_counts(self, counts: Sequence[tuple[float, float]]) -> None:
+        """Of each rank, the numbers that it measured and the whole of which they are a part, rounded to fp32."""
+        measured, wholes = zip(*counts, strict=True)
+        wanted = wholes[0] * len(counts) / self._sequence
+        if len(set(wholes)) > 1 or not math.isclose(math.fsum(measured), wanted, rel_tol=ROUNDED):
+            raise Disagreement(
+                f"the ranks of this request measured {listed(measured)} numbers, in their order, as parts of "
+                f"{listed(wholes)}: their models or sizes differ, or the spec's signal is not of the tokens"
+            )
 
     def check(self, call: str, inputs: Mapping[str, Any]) -> None:
         """Raises :class:`Disagreement` on every rank unless all make the same ``call`` with nearly the same inputs.
@@ -81,8 +87,10 @@ class Agreement:
                 )
             for row, name in enumerate(names, 1):
                 if not near(first[row], found[row]):
+                    lacking = [r for r, x in ((0, first), (rank, found)) if not all(map(math.isfinite, x[row]))]
                     raise Disagreement(
-                        f"ranks 0 and {rank} of this request were given different {name} ({call}): {ADVICE}"
+                        f"ranks 0 and {rank} of this request were given different {name} ({call})"
+                        f"{f', not finite on rank {lacking[0]}' if lacking else ''}: {ADVICE}"
                     )
 
     def _read(self, x: Tensor) -> list[list[list[float]]]:
@@ -90,13 +98,8 @@ class Agreement:
         return gather(x, self._group).tolist()
 
 
-def as_cut(counts: Sequence[float]) -> bool:
-    """Whether ranks may have so many tokens, in their order: all what the first has, but the last, which have the rest.
-
-    In fp32 large numbers are rounded, but equal ones alike.
-    """
-    full = sum(n == counts[0] for n in counts)
-    return all(n == counts[0] for n in counts[:full]) and not any(counts[full + 1 :]) and max(counts) == counts[0]
+def listed(numbers: Sequence[float]) -> str:
+    return ", ".join(f"{n:.0f}" for n in numbers)
 
 
 def refuse_alone(transformer: nn.Module) -> None:

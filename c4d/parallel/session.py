@@ -140,24 +140,25 @@ class Parallel:
         """Raises on every rank, before a block runs, unless all make the same call with nearly the same arguments.
 
         In the first step it looks at each call, for prompts and noise. When the second one begins, a rank that calls
-        the model less often meets the others; when the last one does, it shows what moved the latents apart meanwhile.
-        Not between the calls of these: there the groups of a joint decision come to it before and after.
+        the model less often meets the others; at the third one a loop shows that read what another group was yet to
+        send; at the last one, what moved the latents apart meanwhile. Not between the calls of these steps: there the
+        groups of a joint decision come before it or after.
         """
         begins, self._at = step.index != self._at, step.index
-        if self._together and (step.index == 0 or (begins and step.index in (1, step.total - 1))):
+        if self._together and (step.index == 0 or (begins and step.index in (1, 2, step.total - 1))):
             call = f"{method}, step {step.index + 1} of {step.total}, branch {step.branch}"
             self._together.check(call, named(transformer, args, kwargs))
 
     def elsewhere(self, transformer: nn.Module) -> bool:
         return any(b.transformer is transformer and b.elsewhere for b in self._branchings)
 
-    def valid(self, transformer: nn.Module, x: Tensor) -> Tensor:
+    def valid(self, transformer: nn.Module, x: Tensor) -> tuple[Tensor, int]:
         for sharding in self._shardings:
             if sharding.transformer is transformer:
                 return sharding.valid(x)
-        return x
+        return x, x.numel()
 
-    def sums(self, partial: Tensor, counts: Sequence[int], failed: bool) -> list[list[float]]:
+    def sums(self, partial: Tensor, counts: Sequence[tuple[int, int]], failed: bool) -> list[list[float]]:
         return self._deciding.sums(partial, counts, failed)
 
 

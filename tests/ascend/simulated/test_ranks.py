@@ -142,7 +142,7 @@ def numbers_that_decide(rank):
     mine = slice(12 * rank, 12 * (rank + 1))
     pair = {Probe.HEAD: (now[:, mine].npu(), before[:, mine].npu())}
     meter, alone = Meter(Ascend(), agreement), Meter(Ascend(), Alone())
-    seen, own = meter.read(pair)[Probe.HEAD], alone.read(pair)[Probe.HEAD]
+    seen, own = (each.read(pair, {Probe.HEAD: now.numel()})[Probe.HEAD] for each in (meter, alone))
     whole = [(now.double() - before.double()).abs().sum().item(), before.double().abs().sum().item()]
     assert meter.host_reads == 1 and list(seen) == pytest.approx(whole, rel=1e-6)
     found = [None, None]
