@@ -18,7 +18,7 @@ from tests.parallel.job import BOTH, BRANCHED, WAYS, Case, bits, error, gathered
 from tests.subjects import Stop, raising_at
 from tests.tiny import rand
 
-SHORT = 3.0  # seconds; what one process does between two collectives takes hundredths of one
+SHORT = 2.0  # seconds; what a rank does between two collectives takes hundredths of one
 
 
 def build() -> Any:
@@ -97,7 +97,7 @@ def gone(where: str, how: SequenceParallel) -> None:
     said = raised(work, *((Stop,) if rank() == faulty else (RuntimeError,)))
     seconds = time.perf_counter() - start
     told = gathered((said, seconds))
-    assert rank() == faulty or any(words in said for words in ("Timed out", "imeout", "closed by peer")), told
+    assert rank() == faulty or "Timed out" in said, told
     assert told[faulty][1] < SHORT and all(other < 3 * SHORT for _, other in told), told
 
 
@@ -106,11 +106,10 @@ def cases(world: int) -> dict[str, Case]:
     cfg = next(iter(BRANCHED[world]))
     for way, how in {**ways, cfg: BRANCHED[world][cfg]}.items():
         found[f"{way}, groups end with their block"] = functools.partial(groups, how)
-        if world == 2:
-            found[f"{way}, a rank raises in its second step"] = functools.partial(gone, "second", how)
     if world == 2:
         found["R2, a rank raises in its first step"] = functools.partial(gone, "first", WAYS[2]["R2"])
-        found[f"{cfg}, a rank raises in its first step"] = functools.partial(gone, "first", BRANCHED[2][cfg])
+        for step in ("first", "second"):
+            found[f"{cfg}, a rank raises in its {step} step"] = functools.partial(gone, step, BRANCHED[2][cfg])
         found["U2, a processor exchanged inside the block"] = functools.partial(exchanged, WAYS[2]["U2"])
     else:
         found["data2 x U2, groups end with their block"] = functools.partial(groups, SequenceParallel(2, 1, 1, 2))
