@@ -68,6 +68,10 @@ def groups(rank):
     dist.all_reduce(x, group=everybody)
     dist.all_reduce(x, group=alone[rank])
     assert x.tolist() == [2, 2, 2] and dist.get_backend(everybody) == "hccl"
+    for group in (everybody, *alone):  # also one of which this rank is no member
+        backend.ungroup(group)
+    dist.all_reduce(x)
+    assert x.tolist() == [4, 4, 4]
 
 
 def order(rank):
