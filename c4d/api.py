@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from c4d.backends import Backend, Unsupported, select
 from c4d.backends.kernels import KEYS, NONE, Call, choose, name_of, names
 from c4d.core.attention import Attend
-from c4d.core.clock import Clock, NoClock, SchedulerClock, position
+from c4d.core.clock import Clock, NoClock, SchedulerClock
 from c4d.core.fitting import AttentionSession
 from c4d.core.grammar import parse
 from c4d.core.history import Storage
@@ -171,7 +171,6 @@ def sharded(
         )
     job = start(chosen, how.timeout)
     degrees = how.degrees(job.world, node=job.node, heads=session.heads, branches=branches)
-    mesh = make(how, degrees, job.rank, chosen)
     passed_on = partial_kernels(session, chosen, kernel) if degrees.ring > 1 else []
     scheduler: Any = None if isinstance(model, nn.Module) else model.scheduler
     if degrees.cfg > 1 and scheduler is not None and not hasattr(scheduler, "step_index"):
@@ -179,8 +178,8 @@ def sharded(
             "cfg=2 needs a scheduler that tells its step (step_index), to know which calls belong together; "
             f"{type(scheduler).__name__} does not: use cfg=1"
         )
-    place = None if scheduler is None else partial(position, scheduler)
-    return Parallel(session, mesh, Kernels.of(chosen, kernel), place, how.jointly, passed_on)
+    join = partial(make, how, degrees, job.rank, chosen)
+    return Parallel(session, join, chosen.ungroup, Kernels.of(chosen, kernel), scheduler, how.jointly, passed_on)
 
 
 def _check_kinds(*arguments: tuple[Any, tuple[type, ...], str, str]) -> None:

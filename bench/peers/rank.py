@@ -38,7 +38,7 @@ class Deaf:
     def __init__(self, ranks: Any) -> None:
         self._ranks = ranks
 
-    def begin(self, run: str, inputs: Any) -> None:
+    def compare(self, *call: Any) -> None:
         return None
 
     def sums(self, partial: Tensor, counts: Any, failed: bool) -> list[list[float]]:

@@ -187,3 +187,7 @@ class Backend(Protocol):
         group does not inherit that of the default group.
         """
         ...
+
+    def ungroup(self, group: Any) -> None:
+        """Ends a group that :meth:`group` made; all of its ranks call it when none of them has work left in it."""
+        ...

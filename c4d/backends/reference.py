@@ -216,3 +216,6 @@ class Reference:
         return torch.distributed.new_group(
             None if ranks is None else list(ranks), timeout=timeout, backend=self.collectives
         )
+
+    def ungroup(self, group: Any) -> None:
+        torch.distributed.destroy_process_group(group)  # nothing where this process is no member

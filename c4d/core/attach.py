@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from torch import nn
 
-from c4d.core.hooks import CacheContext, Forward, Hook, Listener, parameters
+from c4d.core.hooks import CacheContext, Forward, Hook, Listener
 from c4d.core.offload import offload_hooks
 from c4d.core.rule import CacheMethod
 from c4d.core.spec import ModelSpec, OutputOf
@@ -65,10 +65,6 @@ class Attachment:
                 f"{method.name}: head={rule.head} and tail={rule.tail} leave none of the {there} blocks of "
                 f"{self.spec.transformer} to skip"
             )
-
-    def named(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """A forward's arguments by name."""
-        return {**dict(zip(parameters(self.transformer), args, strict=False)), **kwargs}
 
     def refresh(self, method: CacheMethod) -> None:
         """Hooks the module sites, again where the model's modules were exchanged (LoRA injection replaces some)."""

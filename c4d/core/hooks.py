@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
@@ -14,6 +14,11 @@ from torch import nn
 def parameters(module: nn.Module) -> list[str]:
     """The names of its forward's arguments, in their order."""
     return list(inspect.signature(type(module).forward).parameters)[1:]
+
+
+def named(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a forward by name."""
+    return {**dict(zip(parameters(module), args, strict=False)), **kwargs}
 
 
 class Listener(Protocol):

@@ -8,14 +8,16 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from c4d.core.types import Change, Primitives, Probe
+from c4d.core.types import Change, Primitives, Probe, Step
 
 
 class Ranks(Protocol):
     """The processes that make one request together, as a session asks for them."""
 
-    def begin(self, run: str, inputs: Mapping[str, Any]) -> None:
-        """A ``run`` (its method and steps) opens with these arguments of a forward; raises unless all ranks open it."""
+    def compare(
+        self, transformer: nn.Module, method: str, step: Step, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> None:
+        """Before a forward of it with these arguments; may raise if other ranks make another one."""
         ...
 
     def elsewhere(self, transformer: nn.Module) -> bool:
@@ -26,14 +28,17 @@ class Ranks(Protocol):
         """The arguments of a block in a forward under way, by name, as this rank's block gets them."""
         ...
 
-    def valid(self, transformer: nn.Module, x: Tensor) -> Tensor:
-        """A signal of a forward under way, [B, D] or [B, tokens, D], without tokens that are nobody's."""
+    def valid(self, transformer: nn.Module, x: Tensor, spread: bool = True) -> tuple[Tensor, int]:
+        """A tensor of a forward under way without tokens that are nobody's, and of how many numbers it is on all ranks.
+
+        [B, D] or [B, tokens, D]; not ``spread``, every rank has all of it.
+        """
         ...
 
-    def sums(self, partial: Tensor, counts: Sequence[int], failed: bool) -> list[list[float]]:
+    def sums(self, partial: Tensor, counts: Sequence[tuple[int, int]], failed: bool) -> list[list[float]]:
         """[n, k] numbers of every rank -> their sums, on the host; raises if a rank ``failed`` to measure.
 
-        ``counts``: of how many numbers each row is made here.
+        ``counts``: of how many numbers each row is made here and on all ranks.
         """
         ...
 
@@ -45,7 +50,9 @@ class Ranks(Protocol):
 class Alone:
     """A single process: its own sums are the sums over all ranks."""
 
-    def begin(self, run: str, inputs: Mapping[str, Any]) -> None:
+    def compare(
+        self, transformer: nn.Module, method: str, step: Step, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> None:
         return None
 
     def elsewhere(self, transformer: nn.Module) -> bool:
@@ -54,10 +61,10 @@ class Alone:
     def mine(self, transformer: nn.Module, named: Mapping[str, Any]) -> Mapping[str, Any]:
         return named
 
-    def valid(self, transformer: nn.Module, x: Tensor) -> Tensor:
-        return x
+    def valid(self, transformer: nn.Module, x: Tensor, spread: bool = True) -> tuple[Tensor, int]:
+        return x, x.numel()
 
-    def sums(self, partial: Tensor, counts: Sequence[int], failed: bool) -> list[list[float]]:
+    def sums(self, partial: Tensor, counts: Sequence[tuple[int, int]], failed: bool) -> list[list[float]]:
         return [] if failed else partial.tolist()
 
     def project(self, transformer: nn.Module, basis: Tensor, x: Tensor) -> Tensor:
@@ -71,9 +78,10 @@ class Meter:
         self._backend, self._ranks = backend, ranks
         self.host_reads = 0
 
-    def read(self, pairs: Mapping[Probe, tuple[Tensor, Tensor]]) -> dict[Probe, Change]:
+    def read(self, pairs: Mapping[Probe, tuple[Tensor, Tensor]], wholes: Mapping[Probe, int]) -> dict[Probe, Change]:
         """{probe: (now, before)} -> {probe: change summed over the ranks}; no pairs, no read.
 
+        ``wholes``: how many numbers all ranks have of each.
         The partial sums of all probes travel as one [probes, 2] fp32 tensor.
         """
         if not pairs:
@@ -85,7 +93,8 @@ class Meter:
         except Exception as error:  # the other ranks are told before it is raised: they wait for this one's numbers
             now, _ = next(iter(pairs.values()))
             failure, partial = error, torch.zeros(len(pairs), 2, device=now.device)
-        rows = self._ranks.sums(partial, [now.numel() for now, _ in pairs.values()], failure is not None)
+        counts = [(now.numel(), wholes[probe]) for probe, (now, _) in pairs.items()]
+        rows = self._ranks.sums(partial, counts, failure is not None)
         self.host_reads += 1
         if failure is not None:
             raise failure

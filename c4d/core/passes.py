@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -21,7 +22,7 @@ from c4d.core.rule import CacheMethod, Rule
 from c4d.core.run import Branch, Field, Tools
 from c4d.core.spec import ModelSpec
 from c4d.core.spectrum import evolved, leading
-from c4d.core.types import OUTPUT, Action, Change, Probe, Step
+from c4d.core.types import OUTPUT, STACK, Action, Change, Probe, Step
 
 COMPUTE, REUSE = Action.COMPUTE, Action.REUSE
 
@@ -108,8 +109,9 @@ class Pass:
         return self.branch.grid
 
     def decide(self, now: Mapping[Probe, Tensor]) -> None:
-        now = {probe: value if probe.outside else self._valid(value) for probe, value in now.items()}
-        broken, states = bool(now) and self._measure(now), self.branch.states
+        parts = {probe: self._valid(value, not probe.outside) for probe, value in now.items()}
+        now, wholes = {p: x for p, (x, _) in parts.items()}, {p: n for p, (_, n) in parts.items()}
+        broken, states = bool(now) and self._measure(now, wholes), self.branch.states
         for i, rule in enumerate(self.rules):
             ready = self._ready(rule)
             state = states[i] if ready and not broken else rule.policy.init()
@@ -122,19 +124,20 @@ class Pass:
             if not probe.anchored or COMPUTE in self.actions:
                 self.branch.before[probe] = value
 
-    def _measure(self, now: Mapping[Probe, Tensor]) -> bool:
+    def _measure(self, now: Mapping[Probe, Tensor], wholes: Mapping[Probe, int]) -> bool:
         """Fills ``seen``; True if any of it is not finite."""
         before = self.branch.before
         pairs = {p: (x, before[p]) for p, x in now.items() if p in before and before[p].shape == x.shape}
         if self.branch.outputs is not None:
             pairs[Probe.OUTPUT], self.branch.outputs = self.branch.outputs, None
-        self.seen = self.tools.meter.read(pairs)
+            wholes = {**wholes, Probe.OUTPUT: self._valid(pairs[Probe.OUTPUT][0], False)[1]}
+        self.seen = self.tools.meter.read(pairs, wholes)
         broken = sum(not change.finite for change in self.seen.values())
         self.tools.nonfinite += broken
         return broken > 0
 
-    def _valid(self, x: Tensor) -> Tensor:
-        return self.call.ranks.valid(self.call.transformer, x)
+    def _valid(self, x: Tensor, spread: bool = True) -> tuple[Tensor, int]:
+        return self.call.ranks.valid(self.call.transformer, x, spread)
 
     def _ready(self, rule: Rule) -> bool:
         """True if something is stored that the rule could reuse."""
@@ -202,7 +205,8 @@ class Pass:
 
     def forecast(self, history: History, rule: Rule, base: Sequence[Tensor] | None = None) -> list[Tensor]:
         """Every tensor of ``history`` forecast for now, plus its ``base``."""
-        field = Field(self.tools, history, self.call.ranks, self._valid, self._band)
+        valid = partial(self._valid, spread=rule.at[0] == STACK)
+        field = Field(self.tools, history, self.call.ranks, valid, self._band)
         return self.tools.forecast(history, rule.forecast, self.time(rule), field, base)
 
     def _band(self, x: Tensor, cutoff: float) -> Tensor:

@@ -142,7 +142,7 @@ class Field:
     tools: Tools
     history: History
     ranks: Ranks
-    valid: Callable[[Tensor], Tensor]
+    valid: Callable[[Tensor], tuple[Tensor, int]]
     band: Callable[[Tensor, float], Tensor]
 
     def lincomb(self, features: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
@@ -153,13 +153,14 @@ class Field:
 
     def gram(self) -> list[Tensor]:
         if self.history.gram is None:
-            held = [self.valid(x).flatten(1) for x in self.history.features(0)]
+            parts = [self.valid(x) for x in self.history.features(0)]
+            held, whole = [x.flatten(1) for x, _ in parts], parts[0][1]
             B, K = held[0].shape[0], len(held)
             total = held[0].new_zeros(B, K, K, dtype=torch.float64)
             for start in range(0, held[0].shape[1], CHUNK // B):
                 part = torch.stack([x[:, start : start + CHUNK // B] for x in held], 1).double()
                 total += part @ part.mT
-            rows = self.ranks.sums(total.flatten(1), [held[0].shape[1]] * B, False)
+            rows = self.ranks.sums(total.flatten(1), [(held[0].shape[1], whole // B)] * B, False)
             self.tools.meter.host_reads += 1
             self.history.gram = [torch.tensor(row, dtype=torch.float64).view(K, K) for row in rows]
         return self.history.gram

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from c4d.core.attach import Attachment, check_fit
 from c4d.core.clock import Clock, CountingClock
 from c4d.core.history import Storage
+from c4d.core.hooks import named
 from c4d.core.measure import Alone, Meter, Ranks
 from c4d.core.offload import Bridge, tracing
 from c4d.core.passes import Call, Pass
@@ -161,7 +162,7 @@ class Session:
             step = step._replace(timestep=self._clock.timestep())
         if new_run or self._run is None:
             self._open_run()
-            self._ranks.begin(f"{self.method.name}, {step.total} steps", attachment.named(args, kwargs))
+        self._ranks.compare(attachment.transformer, self.method.name, step, args, kwargs)
         if self._ranks.elsewhere(attachment.transformer):
             return
         attachment.wake()
@@ -177,7 +178,8 @@ class Session:
             branch.reset(rules)
             attachment.refresh(self.method)
         branch.last = step.index
-        call = Call(attachment.transformer, partial(attachment.named, args, kwargs), self._clock.noise, self._ranks)
+        inputs = partial(named, attachment.transformer, args, kwargs)
+        call = Call(attachment.transformer, inputs, self._clock.noise, self._ranks)
         self.current = current = Pass(attachment.spec, self.method, branch, step, self._tools, call)
         current.restarted = restarted
         if attachment.offloaded and current.whole and current.action is Action.REUSE:

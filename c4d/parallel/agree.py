@@ -20,9 +20,10 @@ from c4d.parallel.collectives import Group, gather
 
 SAMPLED, ROWS = 16, 8  # numbers of an input that ranks compare, and rows of such: a digest and as many inputs
 COLUMNS = 8192
+ROUNDED = 1e-6  # of a count in fp32; a token is more, of up to a million
 NEAR = 0.02  # of an input's length: what text encoders may differ by on two devices, and two prompts do not
 ADVICE = (
-    "all ranks that share a request need the same prompt, sizes, options and noise (give the pipeline a generator= of "
+    "all ranks that share a request need the same prompts, sizes, options and noise (give the pipeline a generator= of "
     "one seed)"
 )
 
@@ -32,29 +33,45 @@ class Disagreement(RuntimeError):
 
 
 class Agreement:
-    """Of the ranks of ``group``; ``calls`` counts its collectives."""
+    """Of the ranks of ``group``; each ``sequence`` of them share a forward's tokens. ``calls`` counts collectives."""
 
-    def __init__(self, group: Group) -> None:
-        self._group = group
+    def __init__(self, group: Group, sequence: int) -> None:
+        self._group, self._sequence = group, sequence
         self.calls = 0
 
-    def sums(self, partial: Tensor, counts: Sequence[int], failed: bool) -> list[list[float]]:
-        """[n, k] of every rank -> sums in the order of the ranks, [n][k]; raises if any rank failed."""
+    def sums(self, partial: Tensor, counts: Sequence[tuple[int, int]], failed: bool) -> list[list[float]]:
+        """[n, k] of every rank -> sums in the order of the ranks, [n][k].
+
+        ``counts``: of how many numbers each row is made here, and on all ranks that share a forward. Raises
+        :class:`Disagreement` if any rank failed, or if what they measured is not all of the same whole.
+        """
         # Filled on the device: a copy from the host would wait for it once more.
-        more = [torch.cat((partial.new_full((1,), count), partial.new_full((1,), failed))) for count in counts]
+        more = [torch.cat([partial.new_full((1,), n) for n in (*pair, failed)]) for pair in counts]
         ranks = self._read(torch.cat((partial, torch.stack(more)), 1))
         broken = [str(rank) for rank, rows in enumerate(ranks) if rows[0][-1]]
         if broken and not failed:
             raise Disagreement(f"rank {', '.join(broken)} of this request failed in this step; see what it says")
-        return [[math.fsum(of) for of in zip(*rows, strict=True)][:-2] for rows in zip(*ranks, strict=True)]
+        for rows in zip(*ranks, strict=True) if not broken else ():
+            self._check_counts([(row[-3], row[-2]) for row in rows])
+        return [[math.fsum(of) for of in zip(*rows, strict=True)][:-3] for rows in zip(*ranks, strict=True)]
 
-    def check(self, run: str, inputs: Mapping[str, Any]) -> None:
-        """Raises :class:`Disagreement` on every rank unless all have the same ``run`` and nearly the same inputs.
+    def _check_counts(self, counts: Sequence[tuple[float, float]]) -> None:
+        """Of each rank, the numbers that it measured and the whole of which they are a part, rounded to fp32."""
+        measured, wholes = zip(*counts, strict=True)
+        wanted = wholes[0] * len(counts) / self._sequence
+        if len(set(wholes)) > 1 or not math.isclose(math.fsum(measured), wanted, rel_tol=ROUNDED):
+            raise Disagreement(
+                f"the ranks of this request measured {listed(measured)} numbers, in their order, as parts of "
+                f"{listed(wholes)}: their models or sizes differ, or the spec's signal is not of the tokens"
+            )
+
+    def check(self, call: str, inputs: Mapping[str, Any]) -> None:
+        """Raises :class:`Disagreement` on every rank unless all make the same ``call`` with nearly the same inputs.
 
         One collective of a fixed size: ranks that were given different shapes meet in it, too.
         """
         tensors = {name: x for name, x in sorted(inputs.items()) if isinstance(x, Tensor) and x.numel()}
-        said = "\n".join([run, *(f"{name} {list(x.shape)} {x.dtype}" for name, x in tensors.items())])
+        said = "\n".join([call, *(f"{name} {list(x.shape)} {x.dtype}" for name, x in tensors.items())])
         names = list(tensors)[: ROWS - 1]
         device = next((x.device for x in tensors.values()), torch.device("cpu"))
         rows = torch.zeros(ROWS, SAMPLED, device=device)
@@ -65,15 +82,24 @@ class Agreement:
         for rank, found in enumerate(others, 1):
             if found[0] != first[0]:
                 raise Disagreement(
-                    f"ranks 0 and {rank} of this request have different methods, numbers of steps or shapes: {ADVICE}"
+                    f"ranks 0 and {rank} of this request have different methods, numbers of steps, branches of "
+                    f"guidance or shapes: {ADVICE}"
                 )
             for row, name in enumerate(names, 1):
                 if not near(first[row], found[row]):
-                    raise Disagreement(f"ranks 0 and {rank} of this request were given different {name}: {ADVICE}")
+                    lacking = [r for r, x in ((0, first), (rank, found)) if not all(map(math.isfinite, x[row]))]
+                    raise Disagreement(
+                        f"ranks 0 and {rank} of this request were given different {name} ({call})"
+                        f"{f', not finite on rank {lacking[0]}' if lacking else ''}: {ADVICE}"
+                    )
 
     def _read(self, x: Tensor) -> list[list[list[float]]]:
         self.calls += 1
         return gather(x, self._group).tolist()
+
+
+def listed(numbers: Sequence[float]) -> str:
+    return ", ".join(f"{n:.0f}" for n in numbers)
 
 
 def refuse_alone(transformer: nn.Module) -> None:

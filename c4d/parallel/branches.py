@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from c4d.core.hooks import Forward, Hook
+from c4d.core.hooks import Forward, Hook, named
 from c4d.parallel.agree import refuse_alone
 from c4d.parallel.collectives import Group, gather
 
@@ -25,15 +25,15 @@ PAIRS = "cfg=2 needs every step to call the transformer for both branches of gui
 class Branching:
     """The calls of one transformer, of which this rank computes every other one.
 
-    ``place()`` is the same in both calls of a step and another one in the next; without it (a loop of one's own) a step
-    that makes a single call is not told from another, and gets numbers that are none.
+    ``place()`` is the same in both calls of a step and another one in the next. Without it (a loop of one's own) the
+    timestep of each call tells, which the host reads for that.
     """
 
     name: str | None = None
 
     def __init__(self, transformer: nn.Module, group: Group, place: Callable[[], Any] | None) -> None:
         self.transformer, self._group = transformer, group
-        self._place = place or _nowhere
+        self._place = place
         self.current = self  # what Forward hands to its wrapper
         self._handles: list[Any] = []
         self._forward: Forward | None = None
@@ -66,9 +66,15 @@ class Branching:
         """Whether the call under way is another group's."""
         return self._call != self._group.rank
 
+    @property
+    def halfway(self) -> bool:
+        """Whether the step under way still lacks its second call."""
+        return self._call != BRANCHES - 1
+
     def enter(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         refuse_alone(self.transformer)
-        latents, place = args[0] if args else kwargs["hidden_states"], self._place()
+        given = named(self.transformer, args, kwargs)
+        latents, place = given["hidden_states"], self._place() if self._place else told(given.get("timestep"))
         self._call = (self._call + 1) % BRANCHES
         if self._call and place != self._step:
             raise RuntimeError(f"{PAIRS}; the schedule went on between these two calls: use cfg=1")
@@ -117,8 +123,8 @@ class Branching:
         return output if self.elsewhere else None
 
 
-def _nowhere() -> None:
-    return None
+def told(timestep: Any) -> Any:
+    return timestep.tolist() if isinstance(timestep, Tensor) else timestep
 
 
 def unless_elsewhere(current: Branching, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:

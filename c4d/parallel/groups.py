@@ -25,6 +25,13 @@ def make(how: SequenceParallel, degrees: Degrees, rank: int, backend: Backend) -
     if degrees.world == 1:
         return build(degrees, rank, backend.group, how.timeout)
     everyone = backend.group(None, timedelta(seconds=how.timeout))
+    mesh = _agreed(how, degrees, rank, backend, everyone)
+    if not any(group is everyone for group in mesh.ours):
+        backend.ungroup(everyone)
+    return mesh
+
+
+def _agreed(how: SequenceParallel, degrees: Degrees, rank: int, backend: Backend, everyone: Any) -> Mesh:
     said: list[Any] = [None] * degrees.world
     mine = None if how.groups == "torch" else xfuser.missing(degrees, backend)
     dist.all_gather_object(said, (how, degrees, mine), group=everyone)

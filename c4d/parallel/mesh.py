@@ -18,7 +18,8 @@ class Mesh:
     """Where a rank stands. A group of one rank is None: nothing is sent in it.
 
     ``ulysses`` and ``ring`` share an attention, ``sequence`` (both) the tokens of a forward, ``cfg`` its counterparts
-    for the other branch of guidance, ``request`` all that work on one prompt. ``made_by`` in words who made them.
+    for the other branch of guidance, ``request`` all that work on one prompt. ``made_by`` in words who made them;
+    ``ours`` are those that end with the session, in the order in which they were made.
     """
 
     degrees: Degrees
@@ -29,6 +30,7 @@ class Mesh:
     cfg: Group | None
     request: Group | None
     made_by: str = ""
+    ours: tuple[Any, ...] = ()
 
     @property
     def position(self) -> int:
@@ -70,4 +72,4 @@ def build(degrees: Degrees, rank: int, new_group: NewGroup, timeout: float, made
             if rank in ranks:
                 handle = made.get(tuple(ranks))
                 mine[name] = None if handle is None else Group(handle, len(ranks), ranks.index(rank))
-    return Mesh(degrees, rank, **mine, made_by=made_by)
+    return Mesh(degrees, rank, **mine, made_by=made_by, ours=tuple(made.values()))

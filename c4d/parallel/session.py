@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from math import fsum
 from typing import Any
 
@@ -12,12 +13,16 @@ from torch import Tensor, nn
 
 from c4d.backends import Backend
 from c4d.backends.kernels import Call, choose, name_of
+from c4d.core.attach import session_of
 from c4d.core.attention import compute_dtype
+from c4d.core.clock import SchedulerClock, position
 from c4d.core.fitting import AttentionSession
+from c4d.core.hooks import Hook, named
 from c4d.core.measure import Alone
+from c4d.core.types import Step
 from c4d.parallel.agree import Agreement
 from c4d.parallel.attention import Kernels
-from c4d.parallel.branches import Branching
+from c4d.parallel.branches import PAIRS, Branching
 from c4d.parallel.mesh import Mesh
 from c4d.parallel.sharding import Sharding, check_whole
 
@@ -25,47 +30,78 @@ from c4d.parallel.sharding import Sharding, check_whole
 class Parallel:
     """Spreads the transformers of ``attention`` over the ranks of ``mesh``; made by :func:`c4d.sharded`.
 
-    Every rank gets the whole result. What it holds of a cache is its own part of the tokens. ``passed_on``: the kernels
-    that give the partial results of a ring.
+    Every rank gets the whole result. What it holds of a cache is its own part of the tokens. ``join()`` makes the mesh,
+    ``ungroup`` ends a group of it; ``scheduler`` (None: a loop of one's own) tells the steps; ``passed_on``: the
+    kernels that give the partial results of a ring.
     """
 
     def __init__(
         self,
         attention: AttentionSession,
-        mesh: Mesh,
+        join: Callable[[], Mesh],
+        ungroup: Callable[[Any], None],
         kernels: Kernels,
-        place: Callable[[], Any] | None,
+        scheduler: Any,
         jointly: bool,
         passed_on: Sequence[str],
     ) -> None:
-        self.mesh, self.attention, self._passed_on = mesh, attention, passed_on
-        self._together = None if mesh.request is None else Agreement(mesh.request)
-        self._agreement = None if mesh.sequence is None else Agreement(mesh.sequence)
-        self._deciding = (self._together if jointly else self._agreement) or Alone()
-        fittings, cfg = attention.fittings, mesh.cfg
-        self._branchings = [] if cfg is None else [Branching(fitting.transformer, cfg, place) for fitting in fittings]
-        self._shardings = [] if mesh.sequence is None else [Sharding(fitting, mesh, kernels) for fitting in fittings]
+        self.attention, self._join, self._ungroup, self._passed_on = attention, join, ungroup, passed_on
+        self._kernels, self._scheduler, self._jointly = kernels, scheduler, jointly
+        self._clock = SchedulerClock(lambda: scheduler) if hasattr(scheduler, "step_index") else None
+        self._handles: list[Any] = []
+        self._at = 0  # the step of the last call
+        self._spread()
+
+    def _spread(self) -> None:
+        mesh, fittings = self._join(), self.attention.fittings
+        self.mesh, self._left = mesh, False
+        self._together = None if mesh.request is None else Agreement(mesh.request, mesh.degrees.sequence)
+        self._agreement = None if mesh.sequence is None else Agreement(mesh.sequence, mesh.degrees.sequence)
+        self._deciding = (self._together if self._jointly else self._agreement) or Alone()
+        place = None if self._scheduler is None else partial(position, self._scheduler)
+        self._branchings = [Branching(fitting.transformer, mesh.cfg, place) for fitting in fittings if mesh.cfg]
+        self._shardings = [Sharding(fitting, mesh, self._kernels) for fitting in fittings if mesh.sequence]
 
     def __enter__(self) -> Parallel:
+        if self._left:  # by all ranks, with their groups
+            self._spread()
         self.attention.__enter__()
         try:
             for fitting in self.attention.fittings if self._shardings else ():
                 check_whole(fitting)
             for sharding in self._shardings:
                 sharding.install()
+            for fitting in self.attention.fittings if self._together and self._clock else ():
+                enter = Hook(self, self.enter, fitting.transformer)
+                add = fitting.transformer.register_forward_pre_hook
+                self._handles.append(add(enter, prepend=True, with_kwargs=True))
             for branching in self._branchings:
                 branching.install()
         except BaseException:
-            self.__exit__()
+            self._remove()
             raise
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, kind: object, *exc: object) -> None:
+        halves = [branching for branching in self._branchings if branching.halfway]
+        self._remove()
+        if kind is not None:  # others may be in a group, or wait there for this rank: ending it could wait for them
+            return
+        self._left = True
+        for group in self.mesh.ours:
+            self._ungroup(group)
+        if halves:
+            raise RuntimeError(f"{PAIRS}; the last one made a single call, whose numbers not all ranks have: use cfg=1")
+
+    def _remove(self) -> None:
         for branching in self._branchings:
             branching.remove()
         for sharding in self._shardings:
             sharding.remove()
-        self.attention.__exit__(*exc)
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        self.attention.__exit__()
 
     @property
     def collectives(self) -> int:
@@ -89,11 +125,29 @@ class Parallel:
         """:meth:`said`, and what computes the attention."""
         return [self.said(), *self.attention.lines()]
 
+    def enter(self, transformer: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Before a forward: a cache says itself where it stands."""
+        assert self._clock is not None
+        if session_of(transformer) is None:
+            _, step = self._clock.tick(None, kwargs.get("timestep"))
+            self.compare(transformer, "no cache", step, args, kwargs)
+
     # -- for a cache session
 
-    def begin(self, run: str, inputs: Mapping[str, Any]) -> None:
-        if self._together is not None:
-            self._together.check(run, inputs)
+    def compare(
+        self, transformer: nn.Module, method: str, step: Step, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> None:
+        """Raises on every rank, before a block runs, unless all make the same call with nearly the same arguments.
+
+        In the first step it looks at each call, for prompts and noise. When the second one begins, a rank that calls
+        the model less often meets the others; at the third one a loop shows that read what another group was yet to
+        send; at the last one, what moved the latents apart meanwhile. Not between the calls of these steps: there the
+        groups of a joint decision come before it or after.
+        """
+        begins, self._at = step.index != self._at, step.index
+        if self._together and (step.index == 0 or (begins and step.index in (1, 2, step.total - 1))):
+            call = f"{method}, step {step.index + 1} of {step.total}, branch {step.branch}"
+            self._together.check(call, named(transformer, args, kwargs))
 
     def elsewhere(self, transformer: nn.Module) -> bool:
         return any(b.transformer is transformer and b.elsewhere for b in self._branchings)
@@ -104,13 +158,13 @@ class Parallel:
                 return {name: sharding.mine(name, value) for name, value in named.items()}
         return named
 
-    def valid(self, transformer: nn.Module, x: Tensor) -> Tensor:
+    def valid(self, transformer: nn.Module, x: Tensor, spread: bool = True) -> tuple[Tensor, int]:
         for sharding in self._shardings:
             if sharding.transformer is transformer:
-                return sharding.valid(x)
-        return x
+                return sharding.valid(x, spread)
+        return x, x.numel()
 
-    def sums(self, partial: Tensor, counts: Sequence[int], failed: bool) -> list[list[float]]:
+    def sums(self, partial: Tensor, counts: Sequence[tuple[int, int]], failed: bool) -> list[list[float]]:
         return self._deciding.sums(partial, counts, failed)
 
     def project(self, transformer: nn.Module, basis: Tensor, x: Tensor) -> Tensor:

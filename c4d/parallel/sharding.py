@@ -118,9 +118,11 @@ class Sharding:
             handle.remove()
         self._handles = []
 
-    def valid(self, x: Tensor) -> Tensor:
-        """A signal of a forward without its filling."""
-        return x[:, : self.cut.here] if x.ndim == 3 else x
+    def valid(self, x: Tensor, spread: bool) -> tuple[Tensor, int]:
+        """A signal of a forward without its filling, and how many numbers the ranks have of it."""
+        if x.ndim != 3 or not spread:  # all of it on each
+            return x, x.numel() * self._group.size
+        return x[:, : self.cut.here], x[:, :1].numel() * (self.cut.length or 0)
 
     def project(self, basis: Tensor, x: Tensor) -> Tensor:
         """One collective: this rank's part of the K coefficients, [B, K, D], goes to all others."""

@@ -90,7 +90,7 @@ def build(degrees: Degrees, rank: int, backend: Backend, timeout: float) -> Mesh
         if there:  # made by others, or by an earlier session with another timeout
             handles[name]._get_backend(device)._set_default_timeout(limit)
         mine[name] = Group(handles[name], len(ranks), ranks.index(rank)) if len(ranks) > 1 else None
-    return Mesh(degrees, rank, **mine, made_by=f"xfuser {VERSION}")
+    return Mesh(degrees, rank, **mine, made_by=f"xfuser {VERSION}", ours=())
 
 
 def built(state: Any) -> Degrees:

@@ -48,11 +48,13 @@ def produce(
     frames = {kind: made.clips[kind].frames for kind in ("uncached", "cached", "fewer_steps") if kind in made.clips}
     if (words := unknown_words(pipe, request.prompt)) and words:
         notes = [*notes, f"the model has no word for: {', '.join(words)}; the clip cannot show them"]
-    if ranks is not None and ranks.mesh.degrees.cfg > 1:
-        notes = [
-            *notes,
-            "passes, blocks and the timeline are of one branch of guidance; other ranks made the other one",
-        ]
+    if ranks is not None and clip.report is not None:
+        degrees = ranks.mesh.degrees
+        if degrees.cfg > 1:
+            branch = "passes, blocks and the timeline are of one branch of guidance; other ranks made the other one"
+            notes = [*notes, branch]
+        if degrees.request > 1:
+            notes = [*notes, f"what the cache holds is counted on one of the {degrees.request} ranks of this prompt"]
     if (factor := enlargement(clip.frames)) > 1:
         notes = [*notes, f"the saved clips are enlarged {factor} times, every pixel as a square, to be easier to see"]
     rows = dict(frames)

@@ -18,13 +18,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ranks")]
 ROOT = Path(__file__).parents[2]
 PROMPTS = ["a red circle moving left on a black background", "a blue square moving up on a white background"]
 METHOD = "first-block:threshold=0.6"  # every pass asks all ranks
+TIMEOUT = 5  # seconds; ranks that start at once meet in less
 COMMON = ["--steps", "6", "--frames", "5", "--cache", METHOD, "--quiet"]
 
 
-def launched(*arguments):
+def launched(*arguments, program="launch/infer.py", **settings):
     """(exit status, lines that c4d wrote to stderr) of two ranks."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "launch/infer.py"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", program]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", **settings}
     done = subprocess.run(
         [*command, *map(str, arguments)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=180
     )
@@ -65,6 +66,16 @@ def test_two_ranks_make_what_one_makes(tmp_path, degrees, used):
     assert used.items() <= there["ranks"].items() and here["ranks"] is None
     assert there["fewer_steps"] == here["fewer_steps"]  # of both branches, whoever made them
     assert np.abs(film(ranks) - film(one)).max() <= 2  # of 255: rounding, through the codec
+    told = [note for note in there["notes"] if note not in here["notes"]]
+    assert told.pop() == "what the cache holds is counted on one of the 2 ranks of this prompt"
+    assert told == (
+        ["passes, blocks and the timeline are of one branch of guidance; other ranks made the other one"]
+        * (used["cfg"] - 1)
+    )
+    assert there["session"]["peak_bytes"] * 2 == here["session"]["peak_bytes"]  # of one branch, or of half the tokens
+    assert list(there["session"]["timelines"]) == ["cond", "uncond"][: 3 - used["cfg"]]
+    page = (ranks / "report.html").read_text()
+    assert there["ranks"]["said"] in page and all(note in page for note in there["notes"])
     shown = there["session"]["timelines"]
     assert shown.items() <= here["session"]["timelines"].items() and "r" in shown["cond"]
     assert sorted(path.name for path in ranks.iterdir()) == sorted(path.name for path in one.iterdir())
@@ -84,7 +95,9 @@ def test_each_group_of_ranks_makes_its_own_prompts(tmp_path):
     marks = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("report.json")}
     lost = tmp_path / "out/001/report.json"
     lost.unlink()
-    code, said = launched(*command)  # one prompt is left for two groups
+    # One prompt is left for two groups: the other waits for it, longer than a collective may take.
+    slowly = dict(program="tests/cli/slow_rank.py", PYTHONPATH=str(ROOT), SECONDS=str(TIMEOUT + 2))
+    code, said = launched(*command, "--timeout", TIMEOUT, **slowly)
     assert code == 0, said
     again = {path: path.stat().st_mtime_ns for path in marks}
     assert [path for path in marks if again[path] != marks[path]] == [lost]

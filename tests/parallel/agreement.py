@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import torch
@@ -16,10 +18,12 @@ from c4d.backends import load
 from c4d.parallel.agree import Disagreement
 from tests.parallel.forwards import VARIANTS, words
 from tests.parallel.job import BOTH, WAYS, Case, bits, error, gathered, raised, rank, same, sharded
+from tests.subjects import SUBJECTS
 from tests.tiny import Case as Model
 from tests.tiny import rand
 
 NAME, HEAD = "wan", "first-block:threshold=0.2,last=0"
+FIXED = "taylorseer-lite:interval=2,order=1@stack"  # which sends nothing to decide
 TIMES = [1000.0, 750.0, 500.0]
 
 
@@ -92,7 +96,7 @@ def differing(what: str, how: SequenceParallel) -> None:
             handle = model.blocks[0].register_forward_pre_hook(lambda *_: entered.append(None))
             said = raised(lambda: request(case, model, session, x, times), Disagreement)
             handle.remove()
-        assert not entered and "same prompt, sizes, options and noise" in said, said
+        assert not entered and "same prompts, sizes, options and noise" in said, said
         assert SAYS[what] in said, said
         same(said)
         with c4d.cached(model, HEAD, backend="cpu", ranks=ranks) as session:
@@ -105,9 +109,56 @@ SAYS = {
     "timesteps": "different timestep",
     **dict.fromkeys(
         ("lengths of prompts", "sizes", "batches", "dtypes", "methods", "thresholds", "numbers of steps"),
-        "different methods, numbers of steps or shapes",
+        "different methods, numbers of steps, branches of guidance or shapes",
     ),
 }
+
+
+CHANGED = {  # by what one rank is asked for, and what all say of it
+    "negative prompts": (dict(negative_prompt="a blue square"), "different encoder_hidden_states"),
+    "guidance": (dict(guidance=5.0), "different hidden_states"),
+    "branches of guidance": (dict(guidance=1.0), "different methods, numbers of steps, branches of guidance or shapes"),
+    "lengths": (dict(steps=5), "different methods, numbers of steps, branches of guidance or shapes"),
+}
+
+
+def asked(what: str, method: str | None, how: SequenceParallel) -> None:
+    """The pipeline of the last rank is asked for something else, with a cache or without: all say so, in time."""
+    subject, (change, says) = SUBJECTS["wan-tiny"], CHANGED[what]
+    pipe, asked = subject.build(), dict(steps=4)
+    with sharded(pipe, how) as ranks, ExitStack() as stack:
+        if method is not None:
+            stack.enter_context(c4d.cached(pipe, method, backend="cpu", ranks=ranks))
+        different = {**asked, **(change if rank() == last(how) else {})}
+        said = raised(lambda: subject.ask(pipe, **different), Disagreement)
+        assert says in said, said
+        if what == "negative prompts":
+            assert "step 1 of 4" in said, said  # before a block of its own branch runs
+        same(said)
+        same(bits(subject.ask(pipe, **asked)))
+
+
+class Short:
+    """Ranks as a session has them, of which the first one measures a token less."""
+
+    def __init__(self, ranks: Any) -> None:
+        self._ranks = ranks
+
+    def valid(self, transformer: Any, x: Tensor) -> tuple[Tensor, int]:
+        x, whole = self._ranks.valid(transformer, x)
+        return (x if rank() else x[:, :-1]), whole
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ranks, name)
+
+
+def short(how: SequenceParallel) -> None:
+    """What is measured is not all of the tokens: all ranks say so."""
+    case, model = VARIANTS[NAME], VARIANTS[NAME].build(num_attention_heads=4)
+    with sharded(model, how) as ranks, c4d.cached(model, HEAD, backend="cpu", ranks=Short(ranks)) as session:
+        said = raised(lambda: request(case, model, session), Disagreement)
+    assert f"as parts of {75 * 48}, {75 * 48}" in said, said
+    same(said)
 
 
 def last(how: SequenceParallel) -> int:
@@ -144,8 +195,12 @@ def cases(world: int) -> dict[str, Case]:
     way = BOTH[world]
     how = WAYS[world][way]
     found = {f"{way}, ranks with different {what}": functools.partial(differing, what, how) for what in SAYS}
+    for what, by in product(CHANGED, ("cache", "no cache") if world == 2 else ()):
+        act = functools.partial(asked, what, FIXED if by == "cache" else None, how)
+        found[f"{way}, ranks asked for different {what}, {by}"] = act
     return {
         **found,
+        f"{way}, a rank that measures less": functools.partial(short, how),
         f"{way}, a rank that cannot measure": functools.partial(failing, how),
         f"{way}, nearly the same prompt": functools.partial(nearly, how),
         **({"data2 x U2, a prompt each": replicas} if world == 4 else {}),

@@ -49,6 +49,9 @@ class Cpu:
             self._groups[key] = self._backend.group(ranks, limit)
         return self._groups[key]
 
+    def ungroup(self, group: Any) -> None:
+        return None  # they are given again
+
     def forget(self) -> None:
         """After a failure, on all ranks: groups that it may have broken are made anew."""
         self._groups.clear()

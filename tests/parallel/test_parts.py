@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from types import SimpleNamespace
 
@@ -114,7 +115,7 @@ def test_near():
     assert not near([math.nan, 1.0], [math.nan, 2.0])
 
 
-@given(st.integers(1, 20000), st.integers(0, 99))
+@given(st.integers(2, 20000), st.integers(0, 99))  # single numbers may be near each other
 def test_a_sample_tells_inputs_apart(count, seed):
     make = torch.Generator().manual_seed(seed)
     x, other = (torch.randn(1, count, generator=make) for _ in range(2))
@@ -147,13 +148,37 @@ def ranks(monkeypatch):
 
 def test_sums_are_in_the_order_of_the_ranks(ranks):
     """And exact: the numbers of which the sum is made do not decide it by their order."""
-    ranks.others = [torch.tensor([[1e20, 2.0, 5.0, 0.0]]), torch.tensor([[-1e20, 4.0, 5.0, 0.0]])]
-    own = Agreement(None)
-    assert own.sums(torch.tensor([[0.5, 1.0]]), [5], False) == [[0.5, 7.0]]
+    ranks.others = [torch.tensor([[1e20, 2.0, 5.0, 15.0, 0.0]]), torch.tensor([[-1e20, 4.0, 5.0, 15.0, 0.0]])]
+    own = Agreement(None, 3)
+    assert own.sums(torch.tensor([[0.5, 1.0]]), [(5, 15)], False) == [[0.5, 7.0]]
     assert own.calls == 1
 
 
 def test_a_rank_that_failed_is_named(ranks):
-    ranks.others = [torch.tensor([[0.0, 0.0, 5.0, 1.0]]), torch.tensor([[1.0, 1.0, 5.0, 0.0]])]
+    ranks.others = [torch.tensor([[0.0, 0.0, 5.0, 15.0, 1.0]]), torch.tensor([[1.0, 1.0, 5.0, 15.0, 0.0]])]
     with pytest.raises(Disagreement, match="rank 1 of this request failed"):
-        Agreement(None).sums(torch.tensor([[0.5, 1.0]]), [5], False)
+        Agreement(None, 3).sums(torch.tensor([[0.5, 1.0]]), [(5, 15)], False)
+
+
+@pytest.mark.parametrize(
+    "sequence, counts, wholes, fine",
+    [
+        (3, (5, 5, 5), (15, 15, 15), True),
+        (3, (5, 3, 0), (8, 8, 8), True),  # filled up at the end, and a rank of nothing but filling
+        (3, (5, 5, 5), (13, 13, 13), False),  # filling was measured
+        (3, (5, 3, 3), (13, 13, 13), False),
+        (3, (5, 5, 5), (15, 15, 16), False),
+        (1, (5, 5, 5), (5, 5, 5), True),  # each a branch of its own
+        (1, (5, 5, 3), (5, 5, 5), False),
+        (3, (400_000_001, 400_000_001, 399_995_123), (1_199_995_125,) * 3, True),  # more than fp32 counts
+        (3, (400_000_001, 400_000_001, 399_990_003), (1_199_995_125,) * 3, False),  # a token less
+    ],
+)
+def test_ranks_measure_all_of_one_whole(ranks, sequence, counts, wholes, fine):
+    mine, *ranks.others = [torch.tensor([[1.0, 1.0, *pair, 0.0]]) for pair in zip(counts, wholes, strict=True)]
+    act = functools.partial(Agreement(None, sequence).sums, mine[:, :2], [(counts[0], wholes[0])], False)
+    if fine:
+        assert act() == [[3.0, 3.0]]
+    else:
+        with pytest.raises(Disagreement, match="numbers, in their order, as parts of"):
+            act()

@@ -8,7 +8,8 @@ to a multiple of U), b bytes a number, in every attention and on every rank:
 - T words that every rank has: Ulysses gathers their heads, D/U of each, to the U-1 others: B·T·D·b·(U-1)/U
 
 and once a forward, of the C numbers that a token leaves with: B·n·C·b·(P-1). To agree, ranks send the digest and the
-samples of a request (8 x 16 fp32 numbers) to P-1 others once a run, and 4 numbers for each probe a deciding pass.
+samples of a call (8 x 16 fp32 numbers) to P-1 others, for each call of a run's first step and the first one of its
+second, third and last steps, and 5 numbers for each probe a deciding pass.
 """
 
 from __future__ import annotations
@@ -81,39 +82,39 @@ METHODS = {  # what a reused pass sends besides the final gather: blocks, and nu
 
 
 def reused(kind: str, how: SequenceParallel) -> None:
-    """Pass by pass over two runs: one agreement a run, one a deciding pass, nothing for the blocks that are skipped."""
+    """Pass by pass over two runs: steps 1, 2, 3 and 6 are compared, one agreement a deciding pass, else no more."""
     name, (method, blocks, probes), sent = "wan", METHODS[kind], list[list[Sent]]()
     model, x, _ = alone(name, 4)
     expected = Expected(name, model, how, 4)
     others = expected.u * expected.r - 1
     with sharded(model, how) as ranks, c4d.cached(model, method, backend="cpu", ranks=ranks) as session:
         for _ in range(2):
-            session.begin(range(4))
-            for step in range(4):
+            session.begin(range(6))
+            for step in range(6):
                 with Wire() as wire:
                     VARIANTS[name].run(model, x, 900.0 - 100 * step)
                 sent.append(wire.sent)
-    assert session.report().timelines == {"0": "CrCr"}
+    assert session.report().timelines == {"0": "CrCrCr"}
     for i, found in enumerate(sent):
-        full, open_, measured = i % 2 == 0, i % 4 == 0, bool(probes) and i % 4 != 0
+        full, open_, measured = i % 2 == 0, i % 6 in (0, 1, 2, 5), bool(probes) and i % 6 != 0
         entered = expected.layers if full else blocks
-        bytes_ = entered * expected.block + expected.gather + others * (512 * open_ + 16 * measured)
+        bytes_ = entered * expected.block + expected.gather + others * (512 * open_ + 20 * measured)
         assert sum(each.bytes for each in found) == bytes_, (i, found, vars(expected))
         assert len(found) == entered * expected.calls + 1 + open_ + measured, (i, found)
-    assert ranks.collectives == 2 + 6 * probes, ranks.collectives
+    assert ranks.collectives == 8 + 10 * probes, ranks.collectives
 
 
 def output(how: SequenceParallel) -> None:
-    """Reused at its output, a transformer sends nothing at all."""
+    """Reused at its output, a transformer sends nothing at all, but where calls are compared."""
     model, x, _ = alone("wan", 4)
-    method = "taylorseer-lite:interval=2,order=1"
+    method = "taylorseer-lite:interval=4,order=1"
     with sharded(model, how) as ranks, c4d.cached(model, method, backend="cpu", ranks=ranks) as session:
-        session.begin(range(2))
-        VARIANTS["wan"].run(model, x, 900.0)
-        with Wire() as wire:
-            VARIANTS["wan"].run(model, x, 800.0)
-    assert session.report().timelines == {"0": "Cr"} and not wire.sent, wire.sent
-    assert ranks.collectives == 1
+        session.begin(range(5))
+        for step in range(4):
+            with Wire() as wire:
+                VARIANTS["wan"].run(model, x, 900.0 - 100 * step)
+    assert session.report().timelines == {"0": "Crrr"} and not wire.sent, wire.sent
+    assert ranks.collectives == 3
 
 
 def saving(kind: str, how: SequenceParallel) -> None:
@@ -131,7 +132,8 @@ def saving(kind: str, how: SequenceParallel) -> None:
         assert getattr(here, what) == getattr(there, what), what
     if kind != "signal":  # the timestep's embedding, which every rank has whole
         assert here.peak_bytes * world == there.peak_bytes, (here.peak_bytes, there.peak_bytes)
-    agreed = (world - 1) * (512 + 16 * (ranks.collectives - 1))
+    compared = 5  # both calls of step 1, the first one of the others
+    agreed = (world - 1) * (512 * compared + 20 * (ranks.collectives - compared))
     of_blocks = wire.bytes - agreed - 2 * steps * expected.gather
     if kind != "modules":  # which keeps its blocks, and reuses their attention
         assert of_blocks == here.blocks_entered * expected.block, (of_blocks, here, expected.block)

@@ -68,6 +68,10 @@ def groups(rank):
     dist.all_reduce(x, group=everybody)
     dist.all_reduce(x, group=alone[rank])
     assert x.tolist() == [2, 2, 2] and dist.get_backend(everybody) == "hccl"
+    for group in (everybody, *alone):  # also one of which this rank is no member
+        backend.ungroup(group)
+    dist.all_reduce(x)
+    assert x.tolist() == [4, 4, 4]
 
 
 def order(rank):
@@ -136,13 +140,13 @@ def ring(rank):
 
 def numbers_that_decide(rank):
     """Partial sums are gathered and added up in the order of the ranks: every rank decides by the same bits."""
-    agreement = Agreement(Group(Ascend().group(None, timedelta(seconds=30)), 2, rank))
+    agreement = Agreement(Group(Ascend().group(None, timedelta(seconds=30)), 2, rank), 2)
     make = torch.Generator().manual_seed(7)
     now, before = (torch.randn(2, 24, 8, generator=make).bfloat16() for _ in range(2))
     mine = slice(12 * rank, 12 * (rank + 1))
     pair = {Probe.HEAD: (now[:, mine].npu(), before[:, mine].npu())}
     meter, alone = Meter(Ascend(), agreement), Meter(Ascend(), Alone())
-    seen, own = meter.read(pair)[Probe.HEAD], alone.read(pair)[Probe.HEAD]
+    seen, own = (each.read(pair, {Probe.HEAD: now.numel()})[Probe.HEAD] for each in (meter, alone))
     whole = [(now.double() - before.double()).abs().sum().item(), before.double().abs().sum().item()]
     assert meter.host_reads == 1 and list(seen) == pytest.approx(whole, rel=1e-6)
     found = [None, None]
