@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from tests.parallel import agreement, decisions, forwards, generations, guidance, leaving, neighbours, traffic
+from tests.parallel import agreement, decisions, forwards, generations, guidance, leaving, methods, neighbours, traffic
 from tests.parallel.job import CPU, Case
 
-PARTS = (forwards, generations, guidance, decisions, agreement, traffic, neighbours, leaving)
+PARTS = (forwards, generations, guidance, decisions, agreement, traffic, methods, neighbours, leaving)
 
 
 FAILED = "a case failed"

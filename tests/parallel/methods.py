@@ -1,0 +1,104 @@
+"""Every method on several ranks: the result and the passes of one process, and no collective that is not stated here.
+
+A pass sends what its blocks and its final gather do (tests/parallel/traffic.py), and to decide and forecast
+
+- nothing, if its decisions are known beforehand (schedules, intervals, MagCache, PAB, FasterCache, learned ones);
+- one gather of 5 numbers a probe (TeaCache, First-Block, SeaCache: 1; EasyCache: 2, and 3 after a computed pass);
+- one gather of the slow coefficients, [B, K, D] in fp32, for a forecast in bands (FreqCa);
+- one gather of K x K inner products and 3 numbers a sample, in fp64, after a computed pass, for dynamic modes.
+"""
+
+from __future__ import annotations
+
+import functools
+from itertools import pairwise
+from typing import Any
+
+import c4d
+from bench.wire import Wire
+from c4d import SequenceParallel
+from c4d.core.grammar import parse
+from c4d.core.spectrum import low_pass
+from c4d.core.types import OUTPUT, Action
+from tests.methods import EVERY, SIGMAS, STEPS
+from tests.parallel.forwards import VARIANTS, alone
+from tests.parallel.job import WAYS, Case, bits, error, passes, same, sharded
+from tests.parallel.traffic import Expected
+
+NAME = "wan"  # 75 tokens in a box of 3 x 5 x 5, 4 heads of 12
+COMPARED = (0, 1, 2, STEPS - 1)  # the steps whose calls ranks compare
+
+
+@functools.cache
+def by_itself(text: str) -> tuple[Any, Any]:
+    return run(text, None)[:2]
+
+
+def run(text: str, ranks: Any) -> tuple[Any, Any, list[tuple[int, int]]]:
+    """Outputs, session, and of each pass how many collectives it made and of how many bytes."""
+    model, x, _ = alone(NAME, 4)
+    outs, sent = [], []
+    with c4d.cached(model, text, backend="cpu", ranks=ranks) as session:
+        session.begin([700.0] * STEPS, SIGMAS)
+        for step in range(STEPS):
+            with Wire() as wire:
+                outs.append(VARIANTS[NAME].run(model, (1.0 - 0.02 * step) * x, 700.0 - 10 * step))
+            sent.append((len(wire.sent), wire.bytes))
+    return outs, session, sent
+
+
+def stated(text: str, session: Any, how: SequenceParallel) -> list[tuple[int, int]]:
+    """What each pass sends, by the rules above."""
+    model, *_ = alone(NAME, 4)
+    expected = Expected(NAME, model, how, 4)
+    others, method = expected.u * expected.r - 1, parse(text)
+    attention = next((i for i, rule in enumerate(method.rules) if "attn" in rule.at), None)
+    found, stored, fresh = [], 0, False
+    for entry in session.trace:
+        skipped = method.whole is None and attention is not None and entry.actions[attention] is Action.REUSE
+        entered = 0 if skipped else entry.blocks
+        calls, bytes_ = entered * expected.calls, entered * expected.block
+        if entry.computed or method.rules[0].at != (OUTPUT,):
+            calls, bytes_ = calls + 1, bytes_ + expected.gather
+        if entry.step.index in COMPARED:
+            calls, bytes_ = calls + 1, bytes_ + 512 * others
+        if entry.seen:
+            calls, bytes_ = calls + 1, bytes_ + 20 * len(entry.seen) * others
+        forecast = type(method.rules[0].forecast).__name__
+        if forecast == "Bands" and not entry.computed:
+            slow = len(low_pass(((3, 5, 5),), method.rules[0].forecast.cutoff))
+            calls, bytes_ = calls + 1, bytes_ + slow * 48 * 4 * others
+        stored, fresh = (stored + 1, True) if entry.computed else (stored, fresh)
+        if forecast == "Modes" and not entry.computed and fresh and even(session, entry) >= 4:
+            kept = min(stored, method.rules[0].forecast.window)
+            calls, bytes_, fresh = calls + 1, bytes_ + (kept * kept + 3) * 8 * others, False
+        found.append((calls, bytes_))
+    return found
+
+
+def even(session: Any, now: Any) -> int:
+    """How many of the computed steps before ``now`` are evenly spaced at the end."""
+    steps = [e.step.index for e in session.trace if e.computed and e.step.index < now.step.index]
+    gaps = [b - a for a, b in pairwise(steps)][::-1]
+    return next((i for i, gap in enumerate(gaps) if gap != gaps[0]), len(gaps)) + 1
+
+
+def on_ranks(text: str, how: SequenceParallel) -> None:
+    want, own = by_itself(text)
+    model, *_ = alone(NAME, 4)
+    with sharded(model, how) as ranks:
+        got, session, sent = run(text, ranks)
+    assert passes(session) == passes(own), (session.report().timelines, own.report().timelines)
+    assert max(error(a, b) for a, b in zip(got, want, strict=True)) <= 1e-4
+    same(bits(*got))
+    assert sent == stated(text, session, how), list(zip(sent, stated(text, session, how), session.trace, strict=True))
+
+
+def cases(world: int) -> dict[str, Case]:
+    ways = {way: how for way, how in WAYS[world].items() if way in ("U2", "R2")}
+    texts = {kind: text.format(signal="time_projection") for kind, text in EVERY.items()}
+    return {
+        f"{way}, every method, {kind}": functools.partial(on_ranks, text, how)
+        for way, how in ways.items()
+        for kind, text in texts.items()
+    }
