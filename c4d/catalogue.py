@@ -18,6 +18,7 @@ from c4d.importing import CannotImport
 from c4d.models import SPECS
 from c4d.pipelines import EMBEDDED, base_pipeline
 from c4d.start import AUTOLOAD, TORCH_FAILED
+from c4d.table import table_text
 from c4d.versions import versions
 
 WIDTH = 100
@@ -36,6 +37,8 @@ def methods_text() -> str:
         *(_entry(name, make) for name, make in FORECASTERS.items()),
         "SITES  (@ moves the method: where results are kept and predicted; which a model has: c4d models)",
         f"  {', '.join(sites)}",
+        "",
+        table_text(WIDTH),
     ]
     return "\n".join(parts)
 
@@ -60,7 +63,7 @@ def models_text() -> str:
             f"      defaults  {d.width}x{d.height} pixels, {d.num_frames} frames at {d.fps} a second, {d.steps} steps, "
             f"guidance scale {d.guidance_scale:g}",
         ]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", table_text(WIDTH)])
 
 
 def doctor_text() -> str:

@@ -19,28 +19,17 @@ from c4d.core.methods.teacache import published_fits
 from c4d.core.policy import Accumulate, Bounded, Interval, StepMask
 from c4d.core.rule import CacheMethod, Rule
 from c4d.core.types import MODULE_KINDS, Probe
+from c4d.table import EXAMPLES
 
 WAY_OUT = " (c4d methods explains them all)"
 PROFILES = Path(__file__).parent / "profiles"
 EXAMPLES = {
-    "fora": "fora:interval=3",
-    "taylorseer": "taylorseer:interval=5,order=2,warmup=3",
-    "taylorseer-lite": "taylorseer-lite:interval=5",
+    **EXAMPLES,
     "teacache": "teacache:threshold=0.08,fit=wan2.1-t2v-1.3b",
     "first-block": "first-block:threshold=0.1,max_skips=3",
-    "hicache": "hicache:interval=4,order=2",
-    "foca": "foca:interval=5",
-    "freqca": "freqca:interval=6",
-    "dmd": "dmd:interval=4",
-    "magcache": "magcache:curve=wan2.1-t2v-1.3b,threshold=0.12,max_skips=2",
-    "easycache": "easycache:threshold=0.05,warmup=10",
-    "seacache": "seacache:threshold=0.25",
     "pab": "pab:attn=2,cross_attn=6",
-    "lemica": "lemica:computed=0/3/7",
     "dpcache": f"dpcache:path={PROFILES}/dpcache.json,budget=4",
     "l2p": f"l2p:path={PROFILES}/l2p.json",
-    "fastercache": "fastercache:weight=0.5",
-    "schedule": "schedule:computed=0/1/5",
 }
 
 

@@ -1,0 +1,156 @@
+"""Every method on every model, in the pipeline classes of diffusers: METHODS x MODELS."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import c4d
+from c4d.core.grammar import parse
+from c4d.core.methods import METHODS
+from c4d.models import SPECS, spec_for
+from c4d.table import refusal, short, table_text
+from tests.methods import REUSING, STEPS
+from tests.pipes import PICTURES, PIPELINES, hunyuan_video
+from tests.subjects import SUBJECTS
+from tests.tiny import rand
+
+SIGNAL = {"Wan": "time_projection", "DiT": "time_embedding"}  # of other families: the modulated input
+LEARNED_FOR_ONE = "no weights were learned for step"  # L2P's profile is of one expert
+
+
+def videos(name):
+    pipe, extra = PIPELINES[name]()
+
+    def answer(prompt):
+        return pipe(
+            prompt=f"a {prompt} circle", height=32, width=32, num_frames=5, num_inference_steps=STEPS,
+            guidance_scale=3.0, max_sequence_length=512 if "image" in extra else 8, output_type="latent",
+            generator=torch.Generator().manual_seed(3), return_dict=False, **extra,
+        )[0]  # fmt: skip
+
+    return pipe, answer
+
+
+def pictures(name):
+    pipe, ask = PICTURES[name]()
+
+    def answer(prompt):
+        kind = "pt" if name == "dit" else "latent"  # which always decodes
+        made = torch.Generator().manual_seed(3)
+        asked = ask(prompt[0].upper())
+        return pipe(**asked, num_inference_steps=STEPS, generator=made, output_type=kind, return_dict=False)[0]
+
+    return pipe, answer
+
+
+def hunyuan():
+    pipe = hunyuan_video()
+
+    def answer(prompt):
+        return pipe(
+            prompt_embeds=rand(1, 12, 16, seed=ord(prompt[0])), pooled_prompt_embeds=rand(1, 8, seed=2),
+            prompt_attention_mask=torch.ones(1, 12), height=32, width=32, num_frames=5, num_inference_steps=STEPS,
+            generator=torch.Generator().manual_seed(3), output_type="latent", return_dict=False,
+        )[0]  # fmt: skip
+
+    return pipe, answer
+
+
+def flux():
+    subject = SUBJECTS["flux"]
+    pipe = subject.build()
+    return pipe, lambda prompt: subject.ask(pipe, prompt=prompt[0].upper(), steps=STEPS)
+
+
+MAKE = {
+    **{name: lambda name=name: videos(name) for name in PIPELINES},
+    "hunyuan_video": hunyuan,
+    "flux": flux,
+    **{name: lambda name=name: pictures(name) for name in PICTURES},
+}
+
+
+def transformers_of(pipe):
+    found = (getattr(pipe, name, None) for name in ("transformer", "transformer_2"))
+    return [model for model in found if model is not None]
+
+
+@pytest.fixture(scope="module", params=MAKE)
+def model(request):
+    """A pipeline's name, itself, what it answers for a prompt, and that for "red" without a cache."""
+    from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit_plus as edit
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(edit, "VAE_IMAGE_SIZE", 64 * 64)
+        pipe, answer = MAKE[request.param]()
+        pipe.set_progress_bar_config(disable=True)
+        yield request.param, pipe, answer, answer("red")
+
+
+def test_every_model_is_here():
+    assert {type(each).__name__ for make in MAKE.values() for each in transformers_of(make()[0])} == set(SPECS)
+
+
+@pytest.mark.parametrize("kind", REUSING)
+def test_a_method_on_a_model(model, kind):
+    """It reuses, as the pure policy decides; blocks run where it says; another prompt before it leaves no trace."""
+    name, pipe, answer, plain = model
+    family = next((f for f in SIGNAL if type(transformers_of(pipe)[0]).__name__.startswith(f)), "")
+    text = REUSING[kind].format(signal=SIGNAL.get(family, "modulated_input"))
+    try:
+        session = c4d.cached(pipe, text)
+    except ValueError as error:
+        assert impossible(kind, transformers_of(pipe)[0]), error
+        return
+    assert not impossible(kind, transformers_of(pipe)[0])
+    entered = []
+    stacks = [s for each in transformers_of(pipe) for s in spec_for(each).stacks]
+    blocks = {id(b): b for each in transformers_of(pipe) for s in stacks for b in found(each, s.path)}
+    handles = [block.register_forward_hook(lambda *_: entered.append(1)) for block in blocks.values()]
+    try:
+        with session:
+            if name == "two_experts" and kind == "l2p":
+                with pytest.raises(ValueError, match=LEARNED_FOR_ONE):
+                    answer("red")
+                return
+            answer("blue")
+            entered.clear()
+            cached = answer("red")
+            report = session.report()
+            assert report.blocks_entered == len(entered)
+            last = [entry for entry in session.trace if entry.run == 1]
+    finally:
+        for handle in handles:
+            handle.remove()
+    with c4d.cached(pipe, text):
+        assert torch.equal(answer("red"), cached)
+    assert torch.equal(answer("red"), plain) and not torch.equal(cached, plain)
+    assert report.reused or report.modules_reused
+    states = {}
+    for entry in last:
+        for i, rule in enumerate(parse(text).rules):
+            key = entry.step.branch, entry.step.expert, i
+            state = states.get(key, rule.policy.init())
+            action, states[key] = rule.policy.decide(state, entry.step, entry.seen)
+            assert entry.actions[i] is action, entry
+
+
+def found(model, path):
+    try:
+        return list(model.get_submodule(path).children())
+    except AttributeError:
+        return []
+
+
+def impossible(kind, transformer):
+    """Refused with a reason: no cross-attention, or an output that is not like the latents."""
+    family = short(type(transformer).__name__)
+    return (kind == "pab" and not family.startswith("Wan")) or (kind == "easycache" and family == "DiT")
+
+
+def test_the_table_says_so():
+    for name, spec in SPECS.items():
+        refused = {method for method in METHODS if refusal(method, spec)}
+        assert refused == ({"easycache"} if short(name) == "DiT" else set())
+    assert "what DiTTransformer2DModel returns is not like them: use @stack" in " ".join(table_text().split())
