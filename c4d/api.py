@@ -19,6 +19,7 @@ from c4d.core.history import Storage
 from c4d.core.rule import CacheMethod
 from c4d.core.session import Session
 from c4d.core.spec import ModelSpec
+from c4d.core.types import FeatureForecaster
 from c4d.models import spec_for
 from c4d.parallel import SequenceParallel
 from c4d.parallel.attention import Kernels
@@ -55,7 +56,7 @@ def cached(
         TypeError: a transformer without a spec (the message lists the supported ones), no transformer at all, or an
             argument of the wrong kind.
         ValueError: a method that is unknown or would hook nothing on this model; an unknown backend or place; a
-            ``history_dtype`` that the backend does not compute in.
+            ``history_dtype`` that the backend does not compute in, or a method that needs one.
         BackendUnavailable: a backend asked for by name that cannot run here.
     """
     _check_kinds(
@@ -68,6 +69,10 @@ def cached(
     if history_dtype is not None and history_dtype not in chosen.dtypes:
         able = names(chosen.dtypes)
         raise Unsupported(f"history_dtype is {history_dtype}; backend {chosen.name!r} computes in {able}")
+    made = parse(method) if isinstance(method, str) else method
+    wide = [rule.forecast for rule in made.rules if isinstance(rule.forecast, FeatureForecaster)]
+    if torch.float64 not in chosen.dtypes and any(forecast.needs_double for forecast in wide):
+        raise Unsupported(f"{made.name} adds up in torch.float64, which backend {chosen.name!r} does not compute in")
     transformers = _transformers_of(model).values()
     if isinstance(model, nn.Module):
         clock: Clock = NoClock() if scheduler is None else SchedulerClock(lambda: scheduler)
@@ -78,7 +83,7 @@ def cached(
         )
     return Session(
         [(transformer, spec or spec_for(transformer)) for transformer in transformers],
-        parse(method) if isinstance(method, str) else method,
+        made,
         clock=clock,
         backend=chosen,
         storage=storage,

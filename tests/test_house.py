@@ -110,6 +110,30 @@ def test_a_file_fits_in_a_head(path):
     assert len(path.read_text().splitlines()) <= 260
 
 
+def code_lines(path):
+    """Lines that are neither blank, nor a comment, nor of a docstring, nor closing brackets alone."""
+    text = path.read_text()
+    docs = {
+        line
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        for line in range(node.lineno, node.end_lineno + 1)
+    }
+    said = (line.strip() for n, line in enumerate(text.splitlines(), 1) if n not in docs)
+    return sum(bool(line.strip("()[]{},")) and line[0] != "#" for line in said)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "c4d/core/methods").glob("*.py")), ids=lambda p: p.name)
+def test_a_method_is_small(path):
+    """A longer one means that the core lacks a concept."""
+    assert code_lines(path) < 80
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "c4d/models").glob("*.py")), ids=lambda p: p.name)
+def test_a_model_is_small(path):
+    assert code_lines(path) < 60 or "processors" in path.name  # of attention, which several families share
+
+
 def test_no_module_global_state_in_the_core():
     """Module level holds constants, functions and classes; nothing is rebound from inside a function."""
     for path in (ROOT / "c4d").rglob("*.py"):

@@ -27,7 +27,7 @@ class Bands:
     order: int = 2
     scale: float = 0.71
 
-    over, keeps, at, needs_grid = "step", 0, (STACK,), True
+    over, keeps, at, needs_grid, needs_double = "step", 0, (STACK,), True, False
 
     def __post_init__(self) -> None:
         if isinstance(self.cutoff, bool) or not 0.0 < self.cutoff < 1.0:
@@ -68,7 +68,7 @@ class Modes:
     window: int = 6
     rank: int | None = None
 
-    over, keeps, at, needs_grid = "step", 0, (STACK, OUTPUT), False
+    over, keeps, at, needs_grid, needs_double = "step", 0, (STACK, OUTPUT), False, True
     CUT, RIDGE, LEAST = 1e-4, 1e-8, 4
 
     def __post_init__(self) -> None:

@@ -160,13 +160,16 @@ class Field(Protocol):
 class FeatureForecaster(Forecaster, Protocol):
     """A forecaster whose result depends on what the features are, not on their times alone.
 
-    It works at the sites ``at``, and on models that tell their grid of tokens if it ``needs_grid``.
+    It works at the sites ``at``, on models that tell their grid of tokens if it ``needs_grid``, and on backends that
+    compute in fp64 if it ``needs_double``.
     """
 
     @property
     def at(self) -> tuple[str, ...]: ...
     @property
     def needs_grid(self) -> bool: ...
+    @property
+    def needs_double(self) -> bool: ...
     def combine(self, features: Sequence[Tensor], times: Sequence[float], t: float, field: Field) -> Tensor:
         """The forecast at ``t`` of ``features`` (oldest first)."""
         ...

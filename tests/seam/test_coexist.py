@@ -12,6 +12,7 @@ import c4d
 from tests.tiny import CASES, hold_methods, rand, signal_of
 
 TWO = ("wan-t2v", "hunyuan-t2v")
+ADAPTED = (*TWO, "flux", "qwen")
 
 
 def methods(case):
@@ -65,7 +66,7 @@ def add_lora(model):
 
 @pytest.mark.parametrize("inside", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", TWO)
+@pytest.mark.parametrize("name", ADAPTED)
 def test_lora(name, kind, inside):
     case = CASES[name]
     lora = case.build()
@@ -348,3 +349,30 @@ def test_hooks_that_others_set_survive(name, kind):
         case.loop(model, 2, session.begin)
     plain = case.build()
     assert all(torch.equal(a, b) for a, b in zip(case.loop(model, 2), case.loop(plain, 2), strict=True))
+
+
+# -- IP-adapters
+
+
+@pytest.mark.parametrize("kind", hold_methods("flux"))
+def test_ip_adapter(kind):
+    """FLUX's adapter stands in the processors and gives a third result of an attention; no method loses it."""
+    from diffusers.models.transformers.transformer_flux import FluxIPAdapterAttnProcessor
+
+    case = CASES["flux"]
+    model = case.build()
+    torch.manual_seed(1)
+    for block in model.transformer_blocks:
+        block.attn.processor = FluxIPAdapterAttnProcessor(24, 8, num_tokens=(4,)).requires_grad_(False)
+    given = dict(joint_attention_kwargs={"ip_hidden_states": [rand(1, 4, 8, seed=9)]})
+    other = dict(joint_attention_kwargs={"ip_hidden_states": [rand(1, 4, 8, seed=10)]})
+    x = rand(*case.latents)
+    plain = case.run(model, x, 900.0, **given)
+    assert (plain - case.run(model, x, 900.0, **other)).norm() > 1e-3 * plain.norm()
+    with c4d.cached(model, hold_methods("flux")[kind]) as session, c4d.attention(model) as kernels:
+        session.begin([900.0, 900.0])
+        computed, reused = (case.run(model, x, 900.0, **given) for _ in range(2))
+    assert session.report().timelines == {"0": "Cr"} and "FluxIPAdapterAttnProcessor" in " ".join(kernels.lines())
+    for found in (computed, reused):
+        torch.testing.assert_close(found, plain, atol=1e-5, rtol=1e-5)
+    assert torch.equal(case.run(model, x, 900.0, **given), plain)
