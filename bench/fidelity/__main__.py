@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import json
 import re
 import shlex
 import sys
@@ -20,7 +21,7 @@ from typing import Any
 
 import torch
 
-from bench import peers
+from bench import learn, peers
 from bench.clips import GUIDANCE, LENGTH, paired, pipeline
 from bench.fidelity import cases, cost, equal, others, page, plot
 from bench.fidelity.results import Measured, Results
@@ -97,9 +98,10 @@ def measure(options: argparse.Namespace, results: Results, command: str) -> None
         bench = Bench(pipe, sampler, options.clips, options.steps)
         results.facts["shares"] = bench.parts
         calibrate = functools.cache(lambda: calibrated(pipe, options.steps))
+        learned = Learned(pipe, options.steps, options.pictures / sampler)
         todo = [cases.uncached(options.steps), *(cases.plain(n) for n in cases.PLAIN if n < options.steps)]
         todo += [
-            *cases.ours(options.steps),
+            *cases.ours(options.steps, learned.path),
             *others.cache_dit(options.steps),
             *others.diffusers(options.steps, calibrate),
         ]
@@ -113,6 +115,21 @@ def measure(options: argparse.Namespace, results: Results, command: str) -> None
             results.save()
             seconds = time.perf_counter() - started
             print(f"{sampler} {case.name:70} {done.cost:6.1f} {done.quality:6.2f} dB {seconds:5.1f} s", flush=True)
+
+
+class Learned:
+    """Profiles for a pipeline, of clips under seeds that are not measured; made when asked for, kept in ``folder``."""
+
+    def __init__(self, pipe: Any, steps: int, folder: Path) -> None:
+        self._folder = folder
+        self._features = functools.cache(lambda: learn.of_clips(pipe, 4, steps))
+
+    def path(self, kind: str, computed: tuple[int, ...]) -> Path:
+        path = self._folder / f"{kind}{''.join(f'-{step}' for step in computed)}.json"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(learn.profile(kind, self._features(), computed)))
+        return path
 
 
 def calibrated(pipe: Any, steps: int) -> list[float]:

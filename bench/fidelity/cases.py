@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import c4d
@@ -14,6 +15,8 @@ from bench.peers import Begin
 PLAIN = (*range(6, 22), 23, 25, 26, 28, 30, 40)
 SAMPLERS = ("unipc", "euler")
 Open = Callable[[Any], AbstractContextManager[Begin]]
+Row = tuple[str, str, str]  # method, setting, text
+Profile = Callable[[str, tuple[int, ...]], Path]
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,8 @@ def _ours(steps: int, method: str, setting: str, text: str) -> Case:
     return Case("c4d", method, setting, steps, apply)
 
 
-def ours(steps: int) -> list[Case]:
+def ours(steps: int, profile: Profile) -> list[Case]:
+    """``profile(kind, computed)`` gives the path of what was learned for the sampler at hand."""
     rows = [("fora", f"interval={n}", f"fora:interval={n}") for n in (2, 3, 5)]
     for name, site, order, warmup, intervals in (
         ("taylorseer", "", 1, 1, (2, 3, 5)),
@@ -113,4 +117,63 @@ def ours(steps: int) -> list[Case]:
     for threshold in (0.08, 0.12, 0.16):
         text = f"first-block:threshold={threshold},warmup=4+taylor:order=1"
         rows.append(("first-block+taylor:order=1", f"threshold={threshold},warmup=4", text))
-    return [_ours(steps, *row) for row in rows]
+    return [_ours(steps, *row) for row in [*rows, *_forecasts(), *_skips(), *_learned(steps, profile)]]
+
+
+def _forecasts() -> Iterator[Row]:
+    """Other forecasts of the same schedules."""
+    for name, more, intervals in (
+        ("hicache", "warmup=2", (2, 3, 5)),
+        ("hicache", "order=2,warmup=2", (3, 5)),
+        ("foca", "warmup=2", (2, 3, 5)),
+        ("freqca", "", (2, 3, 6)),
+        ("dmd", "", (2, 3, 4)),
+    ):
+        for n in intervals:
+            yield f"{name} {more}".rstrip(), f"interval={n}", f"{name}:interval={n}{f',{more}' if more else ''}"
+    for change in (
+        "taylor:order=1,over=sigma",
+        "taylor:order=2,smoothing=exponential,alpha=0.7",
+        "taylor:order=2,smoothing=moving-average",
+        "taylor:order=1,smoothing=exponential,alpha=0.7,anchor=smoothed",
+        "hermite:order=1,scale=0.5",
+        "foca",
+        "dmd",
+    ):
+        for n in (3, 5):
+            yield f"taylorseer-lite+{change}@stack", f"interval={n}", f"taylorseer-lite:interval={n}+{change}@stack"
+    yield "pab", "attn=2,cross_attn=4", "pab:attn=2,cross_attn=4"
+    yield "fastercache", "weight=0.5", "fastercache:weight=0.5"
+
+
+def _skips() -> Iterator[Row]:
+    fit = "fit=wan2.1-t2v-1.3b"
+    for threshold in (0.3, 0.5):
+        text = f"teacache:threshold={threshold},{fit},rule=published"
+        yield f"teacache {fit},rule=published", f"threshold={threshold}", text
+    for threshold, skips in ((0.06, 2), (0.12, 4), (0.24, 6)):
+        setting = f"threshold={threshold},max_skips={skips}"
+        for more in ("", "+taylor:order=1"):
+            text = f"magcache:curve=wan2.1-t2v-1.3b,{setting}{more}"
+            yield f"magcache curve=wan2.1-t2v-1.3b{more}", setting, text
+    for threshold, warmup in ((0.05, 10), (0.05, 5), (0.1, 5), (0.2, 5)):
+        setting = f"threshold={threshold},warmup={warmup}"
+        yield "easycache", setting, f"easycache:{setting}"
+    for threshold, skips in ((0.25, 2), (1.0, 1), (1.0, 2), (1.0, 3), (1.0, 4)):
+        setting = f"threshold={threshold},max_skips={skips}"
+        yield "seacache", setting, f"seacache:{setting}"
+    for threshold in (0.08, 0.16):
+        yield "first-block head=2,tail=1", f"threshold={threshold}", f"first-block:threshold={threshold},head=2,tail=1"
+
+
+def _learned(steps: int, profile: Profile) -> Iterator[Row]:
+    """LeMiCa's lists are those for Wan 2.1 1.3B at 50 steps; DPCache and L2P learn from clips that are not measured."""
+    for count in (14, 17, 20, 25) if steps == 50 else ():
+        for more in ("", "+taylor:order=1"):
+            text = f"lemica:published=wan2.1-t2v-1.3b-{count}{more}"
+            yield f"lemica of wan2.1-t2v-1.3b{more}", f"{count} steps", text
+    for count in (10, 14, 18, 25):
+        if count < steps:
+            yield "dpcache", f"{count} steps", f"dpcache:path={profile('dpcache', ())},budget={count}"
+    for n in (2, 3, 4, 5):
+        yield "l2p", f"every {n}. and the last", f"l2p:path={profile('l2p', tuple(every(n, steps)))}"
