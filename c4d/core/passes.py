@@ -181,6 +181,8 @@ class Pass:
             relative = place.key == OUTPUT and rule.base == "input"
             base = [leading(self._latents(), history.shapes[0])] if relative else None
             leaves = self.forecast(history, rule, base)
+            if place.key == OUTPUT and rule.forecast.keeps:  # as below
+                leaves = [x.clone() for x in leaves]
             return leaves[0] if history.structure is None else pytree.tree_unflatten(leaves, history.structure)
         out = original(*args, **kwargs)
         leaves, structure = ([out], None) if isinstance(out, Tensor) else pytree.tree_flatten(out)

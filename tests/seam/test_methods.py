@@ -167,6 +167,31 @@ def test_dynamic_modes_fit_each_sample_apart():
     torch.testing.assert_close(last(a, b), torch.cat((last(a), last(b))), atol=1e-9, rtol=1e-9)
 
 
+@pytest.mark.parametrize(
+    "text", ["taylorseer-lite:interval=3", "schedule:computed=0/1/4+foca@output", REUSING["easycache"]]
+)
+def test_a_loop_may_change_its_latents_and_what_it_was_given_in_place(text):
+    """What a session keeps of either is its own."""
+    case = CASES["wan-t2v"]
+    model = case.build()
+
+    def loop(careful):
+        outs, x = [], rand(*case.latents)
+        with c4d.cached(model, text) as session:
+            session.begin(range(STEPS))
+            for step in range(STEPS):
+                out = case.run(model, x, 900.0 - 50 * step)
+                outs.append(out.clone())
+                if careful:
+                    x = x - 0.1 * out
+                else:
+                    x.sub_(out.mul_(0.1))
+        assert session.report().reused
+        return torch.stack(outs)
+
+    torch.testing.assert_close(loop(careful=False), loop(careful=True), atol=1e-6, rtol=1e-6)
+
+
 # -- frequencies
 
 
