@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
@@ -17,7 +18,8 @@ from tests.tiny import CASES, Case
 class Sides(NamedTuple):
     """``apart``: the largest relative L2 difference over the steps; ``effect``: that of c4d to the uncached run.
 
-    ``reused`` passes and ``modules`` are c4d's, ``theirs`` passes in which the last block did not run.
+    ``reused`` passes and ``modules`` are c4d's, ``theirs`` passes in which the last block that may be skipped did not
+    run.
     """
 
     apart: float
@@ -31,9 +33,10 @@ def apart(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
     return max(float((a - b).norm() / b.norm()) for a, b in zip(ours, theirs, strict=True))
 
 
-def last_linear(model: nn.Module) -> nn.Module:
-    """It runs once in every pass that computes the last block."""
-    return [m for name, m in model.named_modules() if "blocks" in name and isinstance(m, nn.Linear)][-1]
+def inside(model: nn.Module, tail: int = 0) -> nn.Module:
+    """A module of the last block, or of that before the last ``tail``, which runs once when the block does."""
+    named = ((re.match(r"(single_)?(transformer_)?blocks\.\d+\.", name), m) for name, m in model.named_modules())
+    return list({found[0]: m for found, m in named if found and isinstance(m, nn.Linear)}.values())[-1 - tail]
 
 
 @functools.cache
@@ -47,13 +50,14 @@ def sides(
     open_: Callable[[Any], AbstractContextManager[Callable[[], None]]],
     steps: int,
     guided: bool = True,
+    tail: int = 0,
 ) -> Sides:
     """``method`` in c4d and the context ``open_(model)`` of the other, each on a model of its own."""
     model, ran = case.build(), []
     with c4d.cached(model, method) as session:
         ours = case.loop(model, steps, lambda ts: session.begin(ts, [t / 1000.0 for t in ts]), guided)
     model = case.build()
-    last_linear(model).register_forward_hook(lambda *_: ran.append(1))
+    inside(model, tail).register_forward_hook(lambda *_: ran.append(1))
     with open_(model) as begin:
         begin()
         theirs = case.loop(model, steps, guided=guided)

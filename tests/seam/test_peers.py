@@ -146,17 +146,12 @@ def test_seacache_equals_diffusers(threshold, order, most):
 
 
 def timed(case, name, **fields):
-    """diffusers' config ``name``, told the timestep of the pass at hand, as by ``pipe.current_timestep``."""
     import diffusers
 
-    def open_(model):
-        now = {}
-        model.register_forward_pre_hook(
-            lambda _, args, given: now.update(t=float(given["timestep"].max()) / case.unit), with_kwargs=True
-        )
-        return peers.hooks(model, getattr(diffusers, name)(current_timestep_callback=lambda: now["t"], **fields))
-
-    return open_
+    config = getattr(diffusers, name)
+    return lambda model: peers.timed(
+        model, lambda clock: config(current_timestep_callback=clock, **fields), unit=case.unit
+    )
 
 
 def pyramid(case, attn, cross_attn, window, **more):
