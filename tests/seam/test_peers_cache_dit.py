@@ -135,8 +135,10 @@ def test_modes_equal_cache_dit_s_where_the_full_steps_are_even(name, threshold):
 
 @pytest.mark.parametrize(("name", "head", "tail"), SHAPES[:4])
 def test_modes_with_a_stale_slope_are_cache_dit_s(name, head, tail):
-    """Until four full steps are even it is to be Taylor's line, but the slope is taken over the last two gaps and
-    divided by one: on even steps twice the slope (its own TaylorSeer has it right)."""
+    """Before the modes it has Taylor's line, but with a difference over the last two gaps that is divided by one.
+
+    Over even steps that is twice the slope; its own TaylorSeer has it right.
+    """
     threshold, theirs = THRESHOLDS[name], dbcache(name, THRESHOLDS[name], head, tail, "DMD")
     same(sides(CASES[name], first_block(threshold, head, tail, StaleSlope()), theirs, STEPS, tail=tail))
     assert sides(CASES[name], first_block(threshold, head, tail, Modes()), theirs, STEPS).apart > 1e-3
