@@ -68,27 +68,38 @@ class Case:
             timestep[:, : tokens // x.shape[2]] = 0.0  # the first frame is given, as in image-to-video
         return model(hidden_states=x, timestep=timestep, return_dict=False, **self.inputs(), **extra)[0]
 
-    def loop(self, model: nn.Module, steps: int, begin: Callable[[Any], None] | None = None) -> list[Tensor]:
-        """A denoising loop with two named branches a step: every guided prediction."""
+    def loop(
+        self,
+        model: nn.Module,
+        steps: int,
+        begin: Callable[[Any], None] | None = None,
+        guided: bool = True,
+    ) -> list[Tensor]:
+        """A denoising loop with two named branches a step, or one: every prediction.
+
+        The names come with the step and its noise level, as in Wan's text-to-video pipeline.
+        """
         timesteps = [1000.0 * (1 - k / steps) for k in range(steps)]
         if begin is not None:
             begin(timesteps)
         x, outs = rand(*self.latents, seed=3), []
-        for t in timesteps:
-            with branch(model, "cond"):
-                cond = self.run(model, x, t)
-            with branch(model, "uncond"):
-                uncond = self.run(model, 0.9 * x, t)
-            out = uncond + 2.0 * (cond - uncond)
+        for k, t in enumerate(timesteps):
+            place = {"step_index": k, "num_inference_steps": steps, "sigma": t / 1000.0}
+            with branch(model, "cond", **place):
+                out = self.run(model, x, t)
+            if guided:
+                with branch(model, "uncond", **place):
+                    uncond = self.run(model, 0.9 * x, t)
+                out = uncond + 2.0 * (out - uncond)
             x = x.clone()
             x[:, : out.shape[1]] -= out[:, : x.shape[1]] / steps
             outs.append(out)
         return outs
 
 
-def branch(model: nn.Module, name: str) -> AbstractContextManager[Any]:
+def branch(model: nn.Module, name: str, **place: Any) -> AbstractContextManager[Any]:
     """The transformer's cache_context; DiT has none of its own."""
-    return model.cache_context(name) if hasattr(model, "cache_context") else nullcontext()
+    return model.cache_context(name, **place) if hasattr(model, "cache_context") else nullcontext()
 
 
 def _wan(**config: Any) -> nn.Module:

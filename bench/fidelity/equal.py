@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -14,14 +14,17 @@ from bench import peers
 from bench.clips import GUIDANCE, LENGTH, paired
 from bench.fidelity.cases import every, mask
 from bench.fidelity.others import calibrator_config, static_mask
-from c4d.core.forecast import Hold
+from c4d.core.features import Modes
+from c4d.core.forecast import FoCa, Hold
 from c4d.core.ladder import Taylor
+from c4d.core.methods.magcache import Magnitude, published_curves
 from c4d.core.policy import StepMask
 from c4d.core.rule import CacheMethod, Rule
-from c4d.core.types import MODULE_KINDS, OUTPUT, STACK, Forecaster, Probe
+from c4d.core.types import MODULE_KINDS, OUTPUT, STACK, Forecaster, Predicted, Probe
 from c4d.eval import generate
 
 INTERVAL, WARMUP, THRESHOLD = 4, 3, 0.12
+CURVE = "wan2.1-t2v-1.3b"
 LATE = 2  # cache-dit's TaylorSeer forms no difference with a feature from before this step
 
 
@@ -32,6 +35,33 @@ class MaskAfterHead(StepMask):
     @property
     def probes(self) -> frozenset[Probe]:
         return frozenset({Probe.HEAD})
+
+
+@dataclass(frozen=True)
+class Undivided(FoCa):
+    """FoCa whose slopes are differences of features, however many steps are between, as in cache-dit's port."""
+
+    def weights(self, times: Sequence[float], t: float) -> list[float]:
+        computed = [i for i, time in enumerate(times) if not isinstance(time, Predicted)]
+        weights = [float(i == computed[-1]) for i in range(len(times))]
+        if len(computed) > 1:
+            x = t - times[computed[-1]]
+            half = min(x, self.HORIZON**2 / x) / 2
+            for new, old in ((computed[-1], computed[-2]), (-1, -2)):
+                weights[new] += half
+                weights[old] -= half
+        return weights
+
+
+@dataclass(frozen=True)
+class StaleSlope(Modes):
+    """Dynamic modes whose fall-back has the slope F_0 - F_{-2} over the last gap alone, as in cache-dit's port."""
+
+    def weights(self, times: Sequence[float], t: float) -> list[float]:
+        if len(times) < 3:
+            return [0.0] * (len(times) - 1) + [1.0]
+        rise = (t - times[-1]) / (times[-1] - times[-2])
+        return [0.0] * (len(times) - 3) + [-rise, 0.0, 1.0 + rise]
 
 
 def method(
@@ -46,15 +76,19 @@ def method(
 
 @dataclass(frozen=True)
 class Pair:
-    """A peer as a context of a transformer, and compositions of c4d: label, method, what a difference would show."""
+    """A peer as a context of a transformer, and compositions of c4d: label, method, what a difference would show.
+
+    Not ``guided``: both run one branch, for what the peer keeps is not of a branch.
+    """
 
     peer: str
     open: Callable[[Any], AbstractContextManager[peers.Begin]]
     ours: tuple[tuple[str, str | CacheMethod, str], ...]
+    guided: bool = True
 
 
 def pairs(steps: int) -> list[Pair]:
-    return [*_taylorseer(steps), *_diffusers(steps), *_cache_dit(steps)]
+    return [*_taylorseer(steps), *_diffusers(steps), *_attention(), *_cache_dit(steps), *_blocks_and_calibrators(steps)]
 
 
 def _taylorseer(steps: int) -> Iterator[Pair]:
@@ -96,6 +130,23 @@ def _diffusers(steps: int) -> Iterator[Pair]:
         lambda t: peers.hooks(t, MagCacheConfig(num_inference_steps=steps, mag_ratios=[1.0] * steps)),
         (("its steps as a schedule, hold", retained, ""),),
     )
+    ratios = MagCacheConfig(num_inference_steps=steps, mag_ratios=published_curves()[CURVE]["cond"], threshold=0.12)
+    policy = Magnitude(0.12, 3, 0.2, tuple(ratios.mag_ratios.tolist()))
+    own = f"magcache:curve={CURVE},threshold=0.12,max_skips=3"
+    yield Pair(
+        f"diffusers MagCache ratios of {CURVE}, threshold=0.12",
+        lambda t: peers.hooks(t, ratios),
+        (
+            ("its ratios, for both branches", CacheMethod("equal", (Rule((STACK,), policy, Hold()),)), ""),
+            (own, own, "the unconditional branch has ratios of its own; other step counts are another resampling"),
+        ),
+    )
+    own = "seacache:threshold=0.25"
+    yield Pair(
+        "diffusers SeaCache threshold=0.25",
+        lambda t: peers.hooks(t, SeaCacheConfig(threshold=0.25)),
+        ((own, own, "of a batch its change is the mean of the samples' own"),),
+    )
     yield Pair(
         "diffusers SeaCache threshold=1e9 (computes every 3. step and the last)",
         lambda t: peers.hooks(t, SeaCacheConfig(threshold=1e9)),
@@ -103,21 +154,48 @@ def _diffusers(steps: int) -> Iterator[Pair]:
     )
 
 
+def _attention() -> Iterator[Pair]:
+    from diffusers import FasterCacheConfig, PyramidAttentionBroadcastConfig
+
+    def attention(config: Any, **fields: Any) -> Callable[[Any], AbstractContextManager[peers.Begin]]:
+        return lambda t: peers.timed(t, lambda clock: config(current_timestep_callback=clock, **fields))
+
+    self_attention = {"spatial_attention_block_skip_range": 2}
+    text = "pab:attn=2,cross_attn=4"
+    yield Pair(
+        "diffusers PyramidAttentionBroadcast spatial=2,cross=4, one branch",
+        attention(PyramidAttentionBroadcastConfig, cross_attention_block_skip_range=4, **self_attention),
+        ((text, text, ""),),
+        guided=False,
+    )
+    text = "fastercache:weight=0.5"
+    yield Pair(
+        "diffusers FasterCache spatial=2, one branch",
+        attention(FasterCacheConfig, is_guidance_distilled=True, **self_attention),
+        ((text, text, ""),),
+        guided=False,
+    )
+
+
+def _peer(
+    steps: int, calibrator: str | None, head: int = 1, tail: int = 0, **config: Any
+) -> Callable[[Any], AbstractContextManager[peers.Begin]]:
+    blocks = {"Fn_compute_blocks": head, "Bn_compute_blocks": tail}
+    return lambda t: peers.cache_dit(t, steps, calibrator=calibrator_config(calibrator), **blocks, **config)
+
+
+DYNAMIC = {"max_warmup_steps": 4, "residual_diff_threshold": THRESHOLD}
+
+
 def _cache_dit(steps: int) -> Iterator[Pair]:
-    block = {"Fn_compute_blocks": 1, "Bn_compute_blocks": 0}
-
-    def peer(calibrator: str | None, **config: Any) -> Callable[[Any], AbstractContextManager[peers.Begin]]:
-        return lambda t: peers.cache_dit(t, steps, calibrator=calibrator_config(calibrator), **block, **config)
-
-    dynamic = {"max_warmup_steps": 4, "residual_diff_threshold": THRESHOLD}
     text = f"first-block:threshold={THRESHOLD},warmup=4,last=0"
     policy = c4d.methods.first_block(THRESHOLD, warmup=4, last=0).rules[0].policy
-    yield Pair(f"cache-dit DBCache F1B0 W4 R={THRESHOLD}", peer(None, **dynamic), ((text, text, ""),))
+    yield Pair(f"cache-dit DBCache F1B0 W4 R={THRESHOLD}", _peer(steps, None, **DYNAMIC), ((text, text, ""),))
     for order in (1, 2):
         plain = f"{text}+taylor:order={order}"
         yield Pair(
             f"cache-dit DBCache F1B0 W4 R={THRESHOLD} + TaylorSeer {order}",
-            peer(f"TaylorSeer {order}", **dynamic),
+            _peer(steps, f"TaylorSeer {order}", **DYNAMIC),
             (
                 (
                     f"the same decisions, differences from step {LATE} on (start={LATE})",
@@ -136,7 +214,7 @@ def _cache_dit(steps: int) -> Iterator[Pair]:
         own = "c4d's own: no block runs on a skipped step, the residual is that of the whole stack"
         yield Pair(
             f"cache-dit steps mask F1B0, 17 of {steps}{f' + {calibrator}' if calibrator else ''}",
-            peer(calibrator, **static_mask(sorted(computed), steps)),
+            _peer(steps, calibrator, **static_mask(sorted(computed), steps)),
             (
                 (f"the mask, first block always run, {name}", after, ""),
                 (f"schedule, {name}", method(computed, forecast, start=LATE), own),
@@ -144,28 +222,52 @@ def _cache_dit(steps: int) -> Iterator[Pair]:
         )
 
 
+def _blocks_and_calibrators(steps: int) -> Iterator[Pair]:
+    policy = c4d.methods.first_block(THRESHOLD, warmup=4, last=0).rules[0].policy
+    text = f"first-block:threshold={THRESHOLD},warmup=4,last=0"
+    blocks = f"{text},head=2,tail=1"
+    yield Pair(f"cache-dit DBCache F2B1 W4 R={THRESHOLD}", _peer(steps, None, 2, 1, **DYNAMIC), ((blocks, blocks, ""),))
+    line = CacheMethod("equal", (Rule((STACK,), policy, Taylor(1), start=LATE, head=2, tail=1),))
+    yield Pair(
+        f"cache-dit DBCache F2B1 W4 R={THRESHOLD} + TaylorSeer 1",
+        _peer(steps, "TaylorSeer 1", 2, 1, **DYNAMIC),
+        ((f"{blocks}+taylor:order=1, differences from step {LATE} on", line, ""),),
+    )
+    for calibrator, forecast, label, own, shows in (
+        ("FoCa", Undivided(), "slopes undivided", "foca", "slopes are over the steps between features"),
+        ("DMD", StaleSlope(), "its line over two gaps", "dmd", "until the modes its line is over the last gap"),
+    ):
+        theirs = CacheMethod("equal", (Rule((STACK,), policy, forecast),))
+        yield Pair(
+            f"cache-dit DBCache F1B0 W4 R={THRESHOLD} + {calibrator}",
+            _peer(steps, calibrator, **DYNAMIC),
+            ((f"the same decisions, {label}", theirs, ""), (f"{text}+{own}", f"{text}+{own}", shows)),
+        )
+
+
 def compare(pipe: Any, sampler: str, clips: int, steps: int) -> dict[str, Any]:
     """The largest relative L2 difference over the clips, for each pair; and what rounding alone does."""
     attributes, seeds = paired(clips)
 
-    def run(which: slice = slice(None)) -> torch.Tensor:
-        setting = {"steps": steps, "guidance_scale": GUIDANCE, "max_sequence_length": LENGTH}
+    def run(guided: bool = True, which: slice = slice(None)) -> torch.Tensor:
+        setting = {"steps": steps, "guidance_scale": GUIDANCE if guided else 1.0, "max_sequence_length": LENGTH}
         return generate(pipe, attributes[which], seeds[which], **setting)
 
     def apart(a: torch.Tensor, b: torch.Tensor) -> float:
         return float(max((x - y).norm() / y.norm() for x, y in zip(a, b, strict=True)))
 
-    uncached = run()
-    single = torch.cat([run(slice(n, n + 1)) for n in range(clips)])
+    listed = pairs(steps)
+    uncached = {guided: run(guided) for guided in {True, *(pair.guided for pair in listed)}}
+    single = torch.cat([run(which=slice(n, n + 1)) for n in range(clips)])
     rows = []
-    for pair in pairs(steps):
+    for pair in listed:
         with pair.open(pipe.transformer) as begin:
             begin()
-            theirs = run()
+            theirs = run(pair.guided)
         for label, cache, shows in pair.ours:
             with c4d.cached(pipe, cache):
-                mine = run()
+                mine = run(pair.guided)
             rows.append({"peer": pair.peer, "c4d": label, "apart": apart(mine, theirs), "shows": shows})
             print(f"equal schedules: {pair.peer} | {label}: {rows[-1]['apart']:.1e}", flush=True)
-        rows[-1]["effect"] = apart(theirs, uncached)
-    return {"sampler": sampler, "clips": clips, "rounding": apart(single, uncached), "rows": rows}
+        rows[-1]["effect"] = apart(theirs, uncached[pair.guided])
+    return {"sampler": sampler, "clips": clips, "rounding": apart(single, uncached[True]), "rows": rows}

@@ -203,8 +203,8 @@ def _equal(facts: dict[str, Any]) -> list[str]:
         "composition with the one thing changed that the difference consists of.",
         "",
         f"{len(explained)} of {len(effects)} peer configurations are reproduced to rounding by a composition of c4d."
-        " Not compared, for c4d has no counterpart: DMD, FoCa, MagCache's ratios, SeaCache's signal, and the two that "
-        "skip attention alone." + (f" Not explained: {', '.join(left)}." if left else ""),
+        " Attention alone is compared in one branch, for diffusers keeps it by module and serves one branch from the "
+        "other." + (f" Not explained: {', '.join(left)}." if left else ""),
         "",
         "| peer | effect | c4d | difference | |",
         "|---|---|---|---|---|",

@@ -100,6 +100,25 @@ def hooks(transformer: Any, config: Any) -> Iterator[Begin]:
         transformer.disable_cache()
 
 
+@contextmanager
+def timed(transformer: Any, make: Callable[[Callable[[], float]], Any], unit: float = 1.0) -> Iterator[Begin]:
+    """Hooks of diffusers that ask for the timestep of the pass at hand; ``make`` gets the clock and gives the config.
+
+    ``unit``: of the model's timesteps, of which there are 1000.
+    """
+    now: list[float] = []
+
+    def note(_: nn.Module, args: Any, given: Mapping[str, Any]) -> None:
+        now[:] = [float(given["timestep"].max()) / unit]
+
+    handle = transformer.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        with hooks(transformer, make(lambda: now[0])) as begin:
+            yield begin
+    finally:
+        handle.remove()
+
+
 def taylorseer_config(interval: int, order: int, warmup: int = 3, lite: bool = False) -> Any:
     """Factors in float32 (the default is bfloat16); the modules are named, for the default pattern matches none."""
     from diffusers import TaylorSeerCacheConfig

@@ -92,19 +92,19 @@ class Modes:
             return field.lincomb(features, self.weights(times, t))
         ahead = (t - times[-1]) / (times[-1] - times[-2])
         weights = [self._fit(gram[-even:, -even:], ahead) for gram in field.gram()]
-        used = features[-even:]
-        parts = [field.lincomb([x[b : b + 1] for x in used], w) for b, w in enumerate(weights)]
+        parts = [field.lincomb([x[b : b + 1] for x in features[-len(w) :]], w) for b, w in enumerate(weights)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _fit(self, gram: Tensor, ahead: float) -> list[float]:
-        """[K, K] inner products of one sample -> K weights; where nothing can be fitted those of the last feature."""
-        hold = [0.0] * (len(gram) - 1) + [1.0]
+        """[K, K] inner products of one sample -> weights of the last K - 1; [1.0] where nothing can be fitted."""
+        if not torch.isfinite(gram).all():
+            return [1.0]
         squares, vectors = torch.linalg.eigh(gram[:-1, :-1])
         values = squares.clamp_min(0.0).sqrt()
         kept = (values > self.CUT * values[-1]).nonzero().flatten()
         kept = kept[-(self.rank or len(kept)) :]
-        if not len(kept) or not torch.isfinite(gram).all():
-            return hold
+        if not len(kept):
+            return [1.0]
         turned = vectors[:, kept] / (values[kept] + self.RIDGE)  # V S^-1
         inner = (vectors[:, kept] / values[kept]).T @ gram[:-1, 1:] @ turned  # U' F_1.. V S^-1
         poles, modes = torch.linalg.eig(inner)
@@ -112,7 +112,7 @@ class Modes:
         later = gram[1:, 1:].to(modes.dtype)
         amounts = torch.linalg.lstsq(span.mH @ later @ span, span.mH @ later[:, -1:]).solution[:, 0]
         weights = (span @ (poles.pow(ahead) * amounts)).real
-        return [0.0, *weights.tolist()] if torch.isfinite(weights).all() else hold
+        return weights.tolist() if torch.isfinite(weights).all() else [1.0]
 
 
 def evenly_spaced(times: Sequence[float]) -> int:

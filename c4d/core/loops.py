@@ -21,10 +21,10 @@ COMPUTE, REUSE = Action.COMPUTE, Action.REUSE
 
 
 class Loops:
-    """Those of one pass. ``passed`` counts the blocks of the chain that they were given, or that were passed over."""
+    """Those of one pass, which must not hold them: the two would outlive it, and its tensors with them."""
 
     def __init__(self, current: Pass) -> None:
-        self._pass, self.passed = current, 0
+        self._pass = current
 
     def iterate(self, stack: Stack, blocks: list[nn.Module]) -> Iterator[Any]:
         """What a loop over one of the spec's stacks runs in this pass.
@@ -36,12 +36,13 @@ class Loops:
         if self._pass.action is REUSE and not (rule and rule.tail):
             return
         if stack.side or rule is None or OUTPUT in rule.at:
-            self.passed += len(blocks) * (not stack.side)
+            self._pass.passed += len(blocks) * (not stack.side)
             yield from self._count(blocks)
             return
         resumed = self._length() - rule.tail
         for block in blocks:
-            i, self.passed = self.passed, self.passed + 1
+            i = self._pass.passed
+            self._pass.passed += 1
             if self._pass.action is REUSE and i < resumed:
                 yield StandIn(block, lambda _, args, kwargs: unbind(stack, bind(stack, args, kwargs)))
             elif rule.tail and i == resumed:

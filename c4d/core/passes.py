@@ -15,7 +15,6 @@ from torch.utils import _pytree as pytree
 from c4d.core.attach import Place
 from c4d.core.clock import Noise
 from c4d.core.history import History
-from c4d.core.loops import Loops
 from c4d.core.measure import Ranks
 from c4d.core.offload import Bridge
 from c4d.core.rule import CacheMethod, Rule
@@ -43,7 +42,7 @@ class Pass:
     seen: Mapping[Probe, Change] = MappingProxyType({})
     base: Mapping[str, Tensor] = MappingProxyType({})  # the streams that the stack's features are relative to
     exited = answered = restarted = False
-    blocks = 0  # entered
+    blocks = passed = 0  # entered; of the chain, those that the loops were given or passed over
     modules = modules_reused = 0
     bridge: Bridge | None = None
 
@@ -55,7 +54,6 @@ class Pass:
         self.actions: list[Action | None] = [None] * len(method.rules)
         self.started = time.perf_counter()
         self.signals: dict[Probe, Tensor] = {}
-        self.loops = Loops(self)
         if not method.probes:
             self.decide({})
         elif any(probe.outside for probe in method.probes):
@@ -71,7 +69,7 @@ class Pass:
         skipped, at_output = self.action is REUSE, self.whole is not None and OUTPUT in self.whole.at
         if skipped and at_output and not self.answered:
             raise RuntimeError(f"{self.spec.transformer}: its forward was exchanged during the pass; run it again")
-        if self.action is None or (not skipped and not (self.exited and self.loops.passed)):
+        if self.action is None or (not skipped and not (self.exited and self.passed)):
             raise RuntimeError(
                 f"{self.spec.transformer}: the forward did not pass through {self.spec.stacks[0].path!r} and "
                 f"{self.spec.exit!r}; its spec does not describe this model"

@@ -13,6 +13,7 @@ from c4d.core.attach import Attachment, check_fit
 from c4d.core.clock import Clock, CountingClock
 from c4d.core.history import Storage
 from c4d.core.hooks import named
+from c4d.core.loops import Loops
 from c4d.core.measure import Alone, Meter, Ranks
 from c4d.core.offload import Bridge, tracing
 from c4d.core.passes import Call, Pass
@@ -187,7 +188,7 @@ class Session:
 
     def plan(self, stack: Stack, blocks: list[nn.Module]) -> Any:
         """What a loop over ``stack`` yields: outside a forward simply its blocks."""
-        return iter(blocks) if self.current is None else self.current.loops.iterate(stack, blocks)
+        return iter(blocks) if self.current is None else Loops(self.current).iterate(stack, blocks)
 
     def signal(self, probe: Probe, read: Callable[[Any], Tensor], args: Any, output: Any) -> None:
         if self.current is not None:

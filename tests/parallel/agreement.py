@@ -144,8 +144,8 @@ class Short:
     def __init__(self, ranks: Any) -> None:
         self._ranks = ranks
 
-    def valid(self, transformer: Any, x: Tensor) -> tuple[Tensor, int]:
-        x, whole = self._ranks.valid(transformer, x)
+    def valid(self, transformer: Any, x: Tensor, spread: bool = True) -> tuple[Tensor, int]:
+        x, whole = self._ranks.valid(transformer, x, spread)
         return (x if rank() else x[:, :-1]), whole
 
     def __getattr__(self, name: str) -> Any:

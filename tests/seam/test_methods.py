@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import weakref
 
 import pytest
 import torch
@@ -190,6 +192,25 @@ def test_a_loop_may_change_its_latents_and_what_it_was_given_in_place(text):
         return torch.stack(outs)
 
     torch.testing.assert_close(loop(careful=False), loop(careful=True), atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", REUSING)
+def test_a_pass_dies_at_its_end(kind):
+    """And what it held with it, without waiting for a garbage collection."""
+    case = CASES["wan-t2v"]
+    model, x, passes = case.build(), rand(*case.latents), []
+    with c4d.cached(model, REUSING[kind].format(signal="time_embedding")) as session:
+        handle = model.norm_out.register_forward_pre_hook(lambda *_: passes.append(weakref.ref(session.current)))
+        session.begin([700.0] * STEPS, SIGMAS)
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(STEPS):
+                case.run(model, x, 700.0)
+            assert passes and not any(ref() for ref in passes)
+        finally:
+            gc.enable()
+            handle.remove()
 
 
 # -- frequencies

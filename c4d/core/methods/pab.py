@@ -45,7 +45,8 @@ def pab(attn: int | None = None, cross_attn: int | None = None, low: float = 100
 
     arXiv 2408.12588. ``attn`` and ``cross_attn`` are their ranges: each is computed on every range-th step of the run,
     and always where the timestep is not between ``low`` and ``high`` (published: 100 to 850, Open-Sora 450 to 930).
-    The broadcast of MLPs at listed timesteps is left out.
+    Single-stream blocks, whose site is attention and MLP together, are computed. The broadcast of MLPs at listed
+    timesteps is left out.
     """
     ranges = {"attn": attn, "cross_attn": cross_attn}
     given = {kind: every for kind, every in ranges.items() if every is not None}
