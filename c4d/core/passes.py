@@ -21,6 +21,7 @@ from c4d.core.rule import CacheMethod, Rule
 from c4d.core.run import Branch, Field, Tools
 from c4d.core.spec import ModelSpec
 from c4d.core.spectrum import evolved, leading
+from c4d.core.trace import Entry
 from c4d.core.types import OUTPUT, STACK, Action, Change, Probe, Step
 
 COMPUTE, REUSE = Action.COMPUTE, Action.REUSE
@@ -78,6 +79,13 @@ class Pass:
             raise RuntimeError(
                 f"{self.spec.transformer}: a reused pass did not reach {self.spec.exit!r}; its spec is wrong"
             )
+
+    def entry(self, run: int) -> Entry:
+        """What it did, for the trace."""
+        seconds = time.perf_counter() - self.started
+        actions = tuple(filter(None, self.actions))
+        done = self.blocks, self.modules, self.modules_reused, seconds
+        return Entry(run, self.step, actions, *done, self.seen, self.restarted)
 
     # -- deciding
 

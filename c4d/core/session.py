@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -214,21 +213,8 @@ class Session:
         self._end_pass(current)
         current.check()
         current.finish(output)
-        seconds = time.perf_counter() - current.started
         assert self._run is not None
-        self._trace.append(
-            Entry(
-                self._run.number,
-                current.step,
-                tuple(filter(None, current.actions)),
-                current.blocks,
-                current.modules,
-                current.modules_reused,
-                seconds,
-                current.seen,
-                current.restarted,
-            )
-        )
+        self._trace.append(current.entry(self._run.number))
         if current.step.index >= current.step.total - 1:
             self._peak = max(self._peak, self.bytes())
             self._run.release(current.branch, self.method.rules)  # what follows (the VAE) gets the memory
