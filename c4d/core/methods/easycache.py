@@ -3,7 +3,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from c4d.core.forecast import Hold
-from c4d.core.policy import COMPUTE, REUSE, never_small, positive, whole_number
+from c4d.core.policy import COMPUTE, REUSE, positive, whole_number
 from c4d.core.rule import CacheMethod, Rule
 from c4d.core.types import OUTPUT, Action, Change, Measured, Probe, Step
 
@@ -63,7 +63,7 @@ class Rate:
     def idle(self, total: int, measured: Measured) -> str:
         if self.warmup + self.last >= total:
             return f"the first {self.warmup} and last {self.last} steps are always computed, and the run has {total}"
-        return never_small("change of the output", None, "")
+        return f"the output's expected change was never below the threshold {self.threshold:g}"
 
 
 def easycache(threshold: float, warmup: int, last: int = 1, max_skips: int | None = None) -> CacheMethod:

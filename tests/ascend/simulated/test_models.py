@@ -11,7 +11,9 @@ import torch
 from torch.utils._pytree import tree_map_only
 
 import c4d
+from c4d.backends import Unsupported
 from tests import tiny
+from tests.methods import REUSING, SIGMAS, STEPS
 from tests.subjects import passes
 from tests.tiny import CASES, rand
 
@@ -189,4 +191,23 @@ def test_a_cached_loop(simulation, name, how):
     # One wait for each pass that decides by what it sees; those of the loop and for masks are not caching's.
     assert report.host_reads == sum(bool(entry.seen) for entry in session.trace) == waited - 16 - attention.host_reads
     assert (report.host_reads > 0) == ("threshold" in text) and report.backend == "ascend"
+    torch.testing.assert_close(outs, wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", REUSING)
+def test_every_method(simulation, kind):
+    """Decisions and results of the CPU; what adds up in float64 is refused by name."""
+    case, text = CASES["wan-t2v"], REUSING[kind].format(signal="time_projection")
+    model = case.build()
+    if kind == "dmd":
+        with pytest.raises(
+            Unsupported, match=r"dmd:interval=2 adds up in torch.float64, which backend 'ascend' does not"
+        ):
+            c4d.cached(model, text, backend="ascend")
+        return
+    with c4d.cached(model, text, backend="cpu") as here:
+        wanted = case.loop(model, STEPS, lambda timesteps: here.begin(timesteps, SIGMAS))
+    with c4d.attention(model.npu(), backend="ascend"), c4d.cached(model, text, backend="ascend") as session:
+        outs = case.loop(There(model), STEPS, lambda timesteps: session.begin(timesteps, SIGMAS))
+    assert passes(session) == passes(here)
     torch.testing.assert_close(outs, wanted, rtol=1e-4, atol=1e-4)
