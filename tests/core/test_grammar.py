@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -187,6 +188,7 @@ def test_an_output_is_not_a_residual():
         ("pab:attn=0", "range must be a whole number of at least 1, got 0"),
         ("pab:attn=2,low=800,high=100", "low must be below high"),
         ("first-block:threshold=0.1,head=0", "head must be at least 1"),
+        ("first-block:threshold=0.1,tail=2+bands@stack", "before a tail of 2 blocks text is forecast, too: use tail=0"),
         ("first-block:threshold=0.1,tail=-1", "tail at least 0, got head=1, tail=-1"),
         ("fora:interval=3@blocks", "unknown site 'blocks'.*stack, output, attn"),
         ("fora:interval=3@", "unknown site ''.*known are stack"),
@@ -330,7 +332,7 @@ def texts(draw):
         forecaster = draw(st.sampled_from(sorted({*FORECASTERS} - {"bands", "dmd"} if several else FORECASTERS)))
         text += "+" + draw(part(forecaster, FORECASTERS[forecaster], ("smoothing", "alpha", "anchor")))
         if forecaster in ("bands", "dmd"):
-            return text + "@stack"
+            return re.sub(",?tail=[0-9]+", "", text) + "@stack"
     if ",cross_attn=" in text or ":cross_attn=" in text:
         return text  # of rules at several sites
     return text + (f"@{draw(st.sampled_from(SITES_OF.get(name, ['stack'])))}" if draw(st.booleans()) else "")

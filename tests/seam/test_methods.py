@@ -154,6 +154,26 @@ def test_dynamic_modes_are_exact_on_a_sum_of_exponentials_where_taylor_is_not():
     assert modes < 1e-4 < 1e-2 < taylor and (reads, none) == (2, 0)  # at steps 7 and 9: four and five features
 
 
+def test_dynamic_modes_fit_each_stream_apart():
+    """Before a tail the text is forecast by its own modes, not by the image's."""
+    case, wanted = CASES["flux"], []
+    model = case.build()
+    method = "first-block:threshold=1e9,last=0,warmup=4,tail=1+dmd:window=4"
+    x = rand(*case.latents)
+    with c4d.cached(model, method) as session:
+        session.begin(range(6))
+        for step in range(6):
+            case.run(model, (1 - 0.02 * step) * x, 900.0 - 50 * step)
+            if step == 4:
+                (branch,) = session._run.branches.values()
+                (history,) = branch.histories.values()
+                wanted = [torch.stack(history.features(i)).flatten(1).double() for i in range(2)]
+                made = [grams[0] for _, grams in sorted(history.gram.items())]
+    assert session.report().timelines == {"0": "CCCCrr"}
+    for features, gram in zip(wanted, made, strict=True):
+        torch.testing.assert_close(gram, features @ features.T, atol=1e-6, rtol=1e-6)
+
+
 def test_dynamic_modes_fit_each_sample_apart():
     a, b = rand(1, 8, 5, seed=1).double(), rand(1, 8, 5, seed=2).double()
     spec = c4d.ModelSpec("Known", stacks=(c4d.Stack("layers"),), exit="final")
