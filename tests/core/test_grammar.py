@@ -104,6 +104,7 @@ def test_what_is_published_can_be_said_and_changed(method, model):
 
 def test_published_settings():
     assert parse("taylorseer:published=flux.1-dev").rules == parse("taylorseer:interval=6,order=1,warmup=3").rules
+    assert parse("taylorseer:order=2,published=wan2.1").rules == parse("taylorseer:published=wan2.1,order=2").rules
     assert parse("taylorseer:published=dit-xl-2").rules == parse("taylorseer:interval=4,order=4,warmup=2").rules
     assert parse("hicache:published=hicache-pp").rules[0].forecast == Hermite(1, scale=0.5)
     flux = parse("magcache:published=flux.1-dev").rules[0].policy
@@ -176,6 +177,8 @@ def test_an_output_is_not_a_residual():
         ("dmd:interval=3,window=5,rank=5", "rank must be from 1 to 4"),
         ("freqca:interval=3,cutoff=0", "cutoff must be between 0 and 1, got 0"),
         ("taylorseer:published=sora", "nothing is published for taylorseer under 'sora': known are flux.1-dev"),
+        ("taylorseer:published=flux.1-dev,published=wan2.1", "published is given twice"),
+        ("taylorseer:published=", "taylorseer needs a value for published"),
         ("foca:published=flux.1-dev", "no option 'published'"),
         ("magcache:curve=sora,threshold=0.1,max_skips=2", "unknown magcache curve 'sora': known are flux.1-dev"),
         ("magcache:published=flux.1-dev,threshold=0", "above 0, got 0"),
