@@ -48,10 +48,14 @@ def recorded(pipe: Any, run: Callable[[], Any]) -> Features:
 
 
 def of_clips(pipe: Any, clips: int, steps: int) -> Features:
+    return recorded(pipe, lambda: unmeasured(pipe, steps, clips))
+
+
+def unmeasured(pipe: Any, steps: int, clips: int = 1) -> Any:
     attributes, seeds = paired(clips)
     seeds = [seed + UNMEASURED for seed in seeds]
     setting = {"steps": steps, "guidance_scale": GUIDANCE, "max_sequence_length": LENGTH}
-    return recorded(pipe, lambda: generate(pipe, attributes, seeds, **setting))
+    return generate(pipe, attributes, seeds, **setting)
 
 
 def costs(features: Features) -> list[list[list[float]]]:
