@@ -15,9 +15,12 @@ from typing import Any
 
 from c4d.core.features import Bands, Modes
 from c4d.core.forecast import FORECASTERS as BY_TIME
+from c4d.core.ladder import ANCHORS, SMOOTHINGS
 from c4d.core.methods import METHODS, published
+from c4d.core.methods.magcache import published_curves
+from c4d.core.methods.teacache import RULES, SIGNALS, published_fits
 from c4d.core.rule import CacheMethod
-from c4d.core.types import OUTPUT, SITES
+from c4d.core.types import AXES, OUTPUT, SITES
 
 FORECASTERS: dict[str, Callable[..., Any]] = {**BY_TIME, "bands": Bands, "dmd": Modes}
 PUBLISHED = "published"
@@ -46,6 +49,20 @@ def describe(make: Callable[..., Any]) -> str:
     optional = [f"{p.name}={p.default}" for p in parameters if p.default is not p.empty and p.default is not None]
     unset = [f"[{p.name}=…]" for p in parameters if p.default is None]
     return ",".join(required + optional + unset)
+
+
+def choices(make: Callable[..., Any]) -> dict[str, tuple[str, ...]]:
+    """Option -> the words that it takes, where these are few."""
+    words = {
+        "fit": tuple(published_fits()),
+        "curve": tuple(published_curves()),
+        "signal": SIGNALS,
+        "rule": RULES,
+        "over": AXES,
+        "smoothing": SMOOTHINGS,
+        "anchor": ANCHORS,
+    }
+    return {name: words[name] for name in inspect.signature(make).parameters if name in words}
 
 
 def names_of(method: str) -> str:
@@ -88,7 +105,8 @@ def _make(part: str, known: Mapping[str, Callable[..., Any]], what: str) -> Any:
     for option in options.split(",") if options else ():
         key, equals, value = (s.strip() for s in option.partition("="))
         if key not in (*parameters, *([PUBLISHED] if what == "method" and name in published() else [])):
-            raise ValueError(f"{name} has no option {key!r}: known are {', '.join(parameters)}")
+            more = " (several numbers in one value are separated by /)" if key.isdigit() else ""
+            raise ValueError(f"{name} has no option {key!r}: known are {', '.join(parameters)}{more}")
         if not equals or not value:
             raise ValueError(f"{name} needs a value for {key}, as {key}=…")
         if key in given:

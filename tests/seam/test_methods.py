@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
@@ -293,6 +294,42 @@ def test_leading_channels():
     assert torch.equal(leading(x, (1, 4, 2, 4)), x[:, :4])
     with pytest.raises(ValueError, match=r"output \[1, 12, 2, 4\] is not like the latents \[1, 9, 2, 4\]; .*@stack"):
         leading(x, (1, 12, 2, 4))
+
+
+def grids(grid):
+    case = CASES["wan-t2v"]
+    spec = replace(c4d.models.spec_for(case.build()), grid=lambda transformer, named: grid)
+    return case, spec
+
+
+@pytest.mark.parametrize(
+    "method, grid, says",
+    [
+        ("freqca:interval=2,warmup=1", ((2, 8, 9),), "grid has 144 places, and 128 tokens reach the exit"),
+        ("freqca:interval=2,warmup=1", (4, 6), r"gives the grid \(4, 6\): it is one box or several"),
+    ],
+)
+def test_a_grid_that_is_none_is_told(method, grid, says):
+    case, spec = grids(grid)
+    model, x = case.build(), rand(*case.latents)
+    with c4d.cached(model, method, spec=spec) as session, pytest.raises(RuntimeError, match=says):
+        session.begin([900.0] * 2)
+        case.run(model, x, 900.0), case.run(model, x, 900.0)
+
+
+def test_an_argument_that_is_not_there_is_told():
+    case = CASES["wan-t2v"]
+    model = case.build()
+    spec = replace(c4d.models.spec_for(model), latents="x")
+    says = "called without a tensor 'x' .got hidden_states, .*; its spec names the argument that is denoised"
+    with c4d.cached(model, REUSING["easycache"], spec=spec) as session, pytest.raises(RuntimeError, match=says):
+        session.begin([900.0])
+        case.run(model, rand(*case.latents), 900.0)
+
+
+def test_a_kind_of_site_that_is_none_is_told():
+    with pytest.raises(ValueError, match="unknown kind of site 'attention' in 'blocks': known are attn"):
+        c4d.Stack("blocks", sites={"attention": (c4d.Site("attn"),)})
 
 
 # -- skipping
