@@ -66,8 +66,8 @@ def check_method(pipe: Any, method: str, *, backend: Backend, steps: int | None 
     for rule in composed.rules:
         if steps is not None and (made_for := getattr(rule.policy, "total", None)) not in (None, steps):
             raise InputError(
-                f"method {method!r} is made for {made_for} steps, and the run has {steps}: give --steps {made_for}, or a "
-                "schedule of your own (c4d methods explains them all)"
+                f"method {method!r} is made for {made_for} steps, and the run has {steps}: give --steps {made_for}, or "
+                "a schedule of your own (c4d methods explains them all)"
             )
     try:
         with c4d.cached(pipe, composed, backend=backend):
