@@ -48,10 +48,14 @@ def recorded(pipe: Any, run: Callable[[], Any]) -> Features:
 
 
 def of_clips(pipe: Any, clips: int, steps: int) -> Features:
+    return recorded(pipe, lambda: unmeasured(pipe, steps, clips))
+
+
+def unmeasured(pipe: Any, steps: int, clips: int = 1) -> Any:
     attributes, seeds = paired(clips)
     seeds = [seed + UNMEASURED for seed in seeds]
     setting = {"steps": steps, "guidance_scale": GUIDANCE, "max_sequence_length": LENGTH}
-    return recorded(pipe, lambda: generate(pipe, attributes, seeds, **setting))
+    return generate(pipe, attributes, seeds, **setting)
 
 
 def costs(features: Features) -> list[list[list[float]]]:
@@ -93,8 +97,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kind", choices=("dpcache", "l2p"))
     parser.add_argument("path", type=Path)
-    parser.add_argument("--clips", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--clips", type=int, default=4, help="how many clips to learn from")
+    parser.add_argument("--steps", type=int, default=50, help="of each clip; the profile is for this number alone")
     parser.add_argument(
         "--computed", help="l2p: the computed steps, separated by /; default: every fourth and the last"
     )
@@ -102,6 +106,12 @@ def main() -> None:
     options = parser.parse_args()
     even = [*range(0, options.steps - 1, 4), options.steps - 1]
     computed = even if options.computed is None else [int(step) for step in options.computed.split("/")]
+    if computed != sorted({0, *computed}) or computed[-1] >= options.steps:
+        parser.error(
+            f"--computed {options.computed}: steps from 0, which is among them, to {options.steps - 1}, rising"
+        )
+    if not options.path.parent.is_dir():
+        parser.error(f"{options.path.parent} is no folder")
     with torch.no_grad():
         features = of_clips(pipeline(), options.clips, options.steps)
     found = profile(options.kind, features, computed, options.features)

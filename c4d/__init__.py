@@ -12,19 +12,25 @@ if TYPE_CHECKING:
     from c4d.core.grammar import MethodError as MethodError
     from c4d.core.rule import CacheMethod as CacheMethod
     from c4d.core.rule import Rule as Rule
+    from c4d.core.spec import AtEntry as AtEntry
     from c4d.core.spec import ModelSpec as ModelSpec
+    from c4d.core.spec import OutputOf as OutputOf
     from c4d.core.spec import Padding as Padding
     from c4d.core.spec import Site as Site
     from c4d.core.spec import Spread as Spread
     from c4d.core.spec import Stack as Stack
+    from c4d.core.types import Probe as Probe
     from c4d.parallel import SequenceParallel as SequenceParallel
 
 __version__ = "0.1.0"
 PLACES = {
+    "AtEntry": "c4d.core.spec:AtEntry",
     "CacheMethod": "c4d.core.rule:CacheMethod",
     "MethodError": "c4d.core.grammar:MethodError",
     "ModelSpec": "c4d.core.spec:ModelSpec",
+    "OutputOf": "c4d.core.spec:OutputOf",
     "Padding": "c4d.core.spec:Padding",
+    "Probe": "c4d.core.types:Probe",
     "SequenceParallel": "c4d.parallel:SequenceParallel",
     "Rule": "c4d.core.rule:Rule",
     "Site": "c4d.core.spec:Site",

@@ -12,7 +12,7 @@ from typing import Any
 
 from c4d.backends import Backend, BackendUnavailable, known, load, missing, select, taken
 from c4d.backends.kernels import MASKS, NONE, names
-from c4d.core.grammar import FORECASTERS, describe, names_of
+from c4d.core.grammar import FORECASTERS, choices, describe, names_of
 from c4d.core.methods import METHODS, published
 from c4d.importing import CannotImport
 from c4d.models import SPECS
@@ -146,11 +146,13 @@ def _entry(name: str, make: Callable[..., Any], models: str = "") -> str:
     paper = re.search(r"arXiv \d{4}\.\d{4,5}", rest)
     about = f"{' '.join(first.split())}{f' ({paper[0]})' if paper and paper[0] not in first else ''}"
     options = describe(make)
+    words = [line for name, known in choices(make).items() for line in _wrapped(f"{name}: {', '.join(known)}")]
     return "\n".join(
         [
             f"  {name}{f':{options}' if options else ''}",
             *_wrapped(about.replace("``", "")),
-            *_wrapped(models and f"published={models}"),
+            *words,
+            *_wrapped(models and f"published: {models}"),
             "",
         ]
     )
@@ -161,4 +163,5 @@ def _line(what: object) -> str:
 
 
 def _wrapped(text: str) -> list[str]:
-    return textwrap.wrap(text, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    indent = " " * 6
+    return textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)

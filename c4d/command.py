@@ -178,7 +178,7 @@ def _checked(
         requests = [request.with_defaults(model.defaults) for request in requests]
     pipe = skeleton(options.model, allow_pickle=options.allow_pickle)
     if options.cache is not None:
-        check_method(pipe, options.cache, backend=backend)
+        check_method(pipe, options.cache, backend=backend, steps=requests[0].steps)
     if settings.attention != OWN:
         check_attention(pipe, settings.attention, dtype, backend=backend)
     degrees = check_ranks(pipe, how, job, requests[0], settings.attention, dtype, backend=backend)

@@ -56,7 +56,8 @@ class Parser(argparse.ArgumentParser):
     """Raises :class:`InputError` where argparse would print and exit."""
 
     def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message} ({self.prog} --help explains every option)")
+        known = "generate --help" if self.prog == "c4d" else "--help"
+        raise InputError(f"{message} ({self.prog} {known} explains every option)")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -64,5 +64,5 @@ def table_text(width: int = 100) -> str:
             cells.append(said.ljust(len(name)))
         lines.append(f"  {method:<15} {' '.join(cells)}".rstrip())
     for reason, number in reasons.items():
-        lines += textwrap.wrap(f"{number} {reason}", width - 2, initial_indent="  ", subsequent_indent="    ")
+        lines += [f"  {line}" for line in textwrap.wrap(f"{number} {reason}", width - 2, break_on_hyphens=False)]
     return "\n".join(lines)

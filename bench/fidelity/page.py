@@ -16,7 +16,9 @@ SETTINGS = """\
 **Settings.** The exact calls are in `bench/fidelity/cases.py` and `others.py`.
 
 - c4d: `fora` is TaylorSeer of order 0; the published TeaCache fit was made for Wan 2.1 1.3B, `raw` is TeaCache's own
-  accumulation of the unscaled signal; `schedule` rows reuse the stack's residual at fixed steps.
+  accumulation of the unscaled signal; `schedule` rows reuse the stack's residual at fixed steps. MagCache's curve and
+  LeMiCa's schedules are those published for Wan 2.1 1.3B, not made for this model; EasyCache's settings with a warm-up
+  of 10 are its published ones. DPCache and L2P learned from four clips under seeds that are not measured.
 - cache-dit: F1B0, for its default F8B0 computes all eight blocks of this model on every step; W4 is the warm-up.
 - diffusers: TaylorSeer gets the modules' names, for its default pattern matches none of Wan's (nothing is cached, and
   nothing is said), and float32 factors. MagCache is calibrated by its own procedure, on four clips under other seeds;

@@ -15,9 +15,12 @@ from typing import Any
 
 from c4d.core.features import Bands, Modes
 from c4d.core.forecast import FORECASTERS as BY_TIME
+from c4d.core.ladder import ANCHORS, SMOOTHINGS
 from c4d.core.methods import METHODS, published
+from c4d.core.methods.magcache import published_curves
+from c4d.core.methods.teacache import RULES, SIGNALS, published_fits
 from c4d.core.rule import CacheMethod
-from c4d.core.types import OUTPUT, SITES
+from c4d.core.types import AXES, OUTPUT, SITES
 
 FORECASTERS: dict[str, Callable[..., Any]] = {**BY_TIME, "bands": Bands, "dmd": Modes}
 PUBLISHED = "published"
@@ -48,6 +51,20 @@ def describe(make: Callable[..., Any]) -> str:
     return ",".join(required + optional + unset)
 
 
+def choices(make: Callable[..., Any]) -> dict[str, tuple[str, ...]]:
+    """Option -> the words that it takes, where these are few."""
+    words = {
+        "fit": tuple(published_fits()),
+        "curve": tuple(published_curves()),
+        "signal": SIGNALS,
+        "rule": RULES,
+        "over": AXES,
+        "smoothing": SMOOTHINGS,
+        "anchor": ANCHORS,
+    }
+    return {name: words[name] for name in inspect.signature(make).parameters if name in words}
+
+
 def names_of(method: str) -> str:
     """The models that something is published for."""
     return ", ".join(published()[method])
@@ -69,7 +86,7 @@ def _compose(text: str) -> CacheMethod:
         if len(method.rules) > 1:
             raise ValueError(f"{head} has rules at several sites, which @ would merge; leave @ out")
         change["at"] = where
-        if where == (OUTPUT,) != method.rules[0].at:
+        if where == (OUTPUT,) and method.rules[0].at != where:
             change["base"] = "zero"  # an output is not a residual
     return replace(method, rules=tuple(replace(rule, **change) for rule in method.rules))
 
@@ -79,7 +96,7 @@ def _make(part: str, known: Mapping[str, Callable[..., Any]], what: str) -> Any:
     name = name.strip()
     if name not in known:
         raise ValueError(f"unknown {what} {name!r}: known are {', '.join(known)}")
-    make, values, defaults = known[name], dict[str, Any](), dict[str, Any]()
+    make, values, given = known[name], dict[str, Any](), set[str]()
     parameters, hints = inspect.signature(make).parameters, typing.get_type_hints(make)
     if colon and not parameters:
         raise ValueError(f"{name} takes no options; write {name} alone")
@@ -87,24 +104,29 @@ def _make(part: str, known: Mapping[str, Callable[..., Any]], what: str) -> Any:
         raise ValueError(f"options expected after {name}: ({name}:{describe(make)})")
     for option in options.split(",") if options else ():
         key, equals, value = (s.strip() for s in option.partition("="))
-        if key == PUBLISHED and what == "method" and name in published():
-            found = published()[name].get(value)
-            if found is None:
-                raise ValueError(f"nothing is published for {name} under {value!r}: known are {names_of(name)}")
-            defaults = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items() if k != "source"}
-            continue
-        if key not in parameters:
-            raise ValueError(f"{name} has no option {key!r}: known are {', '.join(parameters)}")
+        if key not in (*parameters, *([PUBLISHED] if what == "method" and name in published() else [])):
+            more = " (several numbers in one value are separated by /)" if key.isdigit() else ""
+            raise ValueError(f"{name} has no option {key!r}: known are {', '.join(parameters)}{more}")
         if not equals or not value:
             raise ValueError(f"{name} needs a value for {key}, as {key}=…")
-        if key in values:
+        if key in given:
             raise ValueError(f"{key} is given twice; keep one")
-        values[key] = _value(key, value, hints.get(key, str))
-    values = {**defaults, **values}
+        given.add(key)
+        if key == PUBLISHED:  # what is given beside it takes its place, before or behind
+            values = {**_published(name, value), **values}
+        else:
+            values[key] = _value(key, value, hints.get(key, str))
     missing = [p.name for p in parameters.values() if p.default is p.empty and p.name not in values]
     if missing:
         raise ValueError(f"{name} needs {', '.join(missing)} ({name}:{describe(make)})")
     return make(**values)
+
+
+def _published(method: str, model: str) -> dict[str, Any]:
+    found = published()[method].get(model)
+    if found is None:
+        raise ValueError(f"nothing is published for {method} under {model!r}: known are {names_of(method)}")
+    return {key: tuple(x) if isinstance(x, list) else x for key, x in found.items() if key != "source"}
 
 
 def _value(key: str, value: str, hint: Any) -> Any:

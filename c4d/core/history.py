@@ -38,7 +38,7 @@ class History:
         self._entries: list[list[Tensor | Parked]] = []
         self.shapes: list[torch.Size] = []  # of the tensors of every entry
         self.step = -1  # of the newest computed entry
-        self.gram: list[Tensor] | None = None  # inner products of the entries, if somebody asked
+        self.gram: dict[int, list[Tensor]] = {}  # inner products of the entries' i-th tensors, if somebody asked
         self.structure: Any = None  # how the tensors of an entry make up the output they came from
 
     @property
@@ -66,7 +66,7 @@ class History:
         if len(same) >= self._room[forecast]:
             self.times = self.times[: same[0]] + self.times[same[0] + 1 :]
             del self._entries[same[0]]
-        self.times, self.gram = (*self.times, time), None
+        self.times, self.gram = (*self.times, time), {}
         self._entries.append([self._keep(x.detach()) for x in tensors])
 
     def features(self, i: int) -> list[Tensor]:

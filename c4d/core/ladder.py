@@ -10,6 +10,7 @@ from itertools import pairwise
 from c4d.core.types import AXES
 
 Vector = list[float]
+SMOOTHINGS, ANCHORS = ("exponential", "moving-average"), ("exact", "smoothed")
 
 
 def one_hot(k: int) -> list[Vector]:
@@ -89,10 +90,10 @@ class _Ladder(Ordered):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.smoothing not in (None, "exponential", "moving-average"):
-            raise ValueError(f"unknown smoothing {self.smoothing!r}: known are exponential, moving-average")
-        if self.anchor not in ("exact", "smoothed"):
-            raise ValueError(f"unknown anchor {self.anchor!r}: known are exact, smoothed")
+        if self.smoothing not in (None, *SMOOTHINGS):
+            raise ValueError(f"unknown smoothing {self.smoothing!r}: known are {', '.join(SMOOTHINGS)}")
+        if self.anchor not in ANCHORS:
+            raise ValueError(f"unknown anchor {self.anchor!r}: known are {', '.join(ANCHORS)}")
         if (self.smoothing == "exponential") != (self.alpha is not None):
             raise ValueError("smoothing=exponential and alpha belong together (published: 0.7 FLUX, 0.8 Qwen-Image)")
         if self.alpha is not None and not 0.0 < self.alpha <= 1.0:

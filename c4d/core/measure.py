@@ -68,7 +68,14 @@ class Alone:
         return [] if failed else partial.tolist()
 
     def project(self, transformer: nn.Module, basis: Tensor, x: Tensor) -> Tensor:
+        check_grid(basis, x.shape[1])
         return (basis.T @ (basis @ x.float())).to(x.dtype)
+
+
+def check_grid(basis: Tensor, tokens: int) -> None:
+    """Raises RuntimeError unless the grid that a spec gives has as many places as there are tokens."""
+    if basis.shape[1] != tokens:
+        raise RuntimeError(f"the spec's grid has {basis.shape[1]} places, and {tokens} tokens reach the exit")
 
 
 class Meter:

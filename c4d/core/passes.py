@@ -106,12 +106,23 @@ class Pass:
             self.decide(self.signals)
 
     def _latents(self) -> Tensor:
-        return self.call.inputs()[self.spec.latents].detach()  # type: ignore[no-any-return]
+        inputs = self.call.inputs()
+        if not isinstance(latents := inputs.get(self.spec.latents), Tensor):
+            raise RuntimeError(
+                f"{self.spec.transformer} is called without a tensor {self.spec.latents!r} (got {', '.join(inputs)}); "
+                "its spec names the argument that is denoised: latents="
+            )
+        return latents.detach()
 
     def _grid(self) -> tuple[tuple[int, ...], ...]:
         if self.branch.grid is None:
             assert self.spec.grid is not None
-            self.branch.grid = self.spec.grid(self.call.transformer, self.call.inputs())
+            grid = self.spec.grid(self.call.transformer, self.call.inputs())
+            if not all(isinstance(box, Sequence) and all(isinstance(n, int) for n in box) for box in grid):
+                raise RuntimeError(
+                    f"the spec of {self.spec.transformer} gives the grid {grid}: it is one box or several, ((4, 6),)"
+                )
+            self.branch.grid = grid
         return self.branch.grid
 
     def decide(self, now: Mapping[Probe, Tensor]) -> None:

@@ -93,7 +93,10 @@ class StepMask:
 
     def decide(self, started: bool, step: Step, seen: Mapping[Probe, Change]) -> tuple[Action, bool]:
         if self.total not in (None, step.total):
-            raise ValueError(f"this schedule is made for {self.total} steps, and the run has {step.total}")
+            raise ValueError(
+                f"this schedule is made for {self.total} steps, and the run has {step.total}: let it have as many, or "
+                "list the computed ones of your own (schedule:computed=…)"
+            )
         return (REUSE if started and step.index not in self.computed else COMPUTE), True
 
     def idle(self, total: int, measured: Measured) -> str:

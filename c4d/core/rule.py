@@ -52,6 +52,11 @@ class Rule:
                 f"{type(self.forecast).__name__} reads the features of a whole pass, not {', '.join(self.at)}: use "
                 f"@{' or @'.join(self.forecast.at)}"
             )
+        if self.tail and isinstance(self.forecast, FeatureForecaster) and self.forecast.needs_grid:
+            raise ValueError(
+                f"{type(self.forecast).__name__} works on the grid of image tokens, and before a tail of {self.tail} "
+                "blocks text is forecast, too: use tail=0"
+            )
         if (self.head != 1 or self.tail) and (Probe.HEAD not in self.policy.probes or self.at != (STACK,)):
             raise ValueError(
                 f"head={self.head}, tail={self.tail}: blocks that always run need a policy that measures them, at "

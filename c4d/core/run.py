@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -104,7 +104,7 @@ class Tools:
         """Every tensor of ``history`` forecast at ``t``, plus its ``base``; in the dtype of that, else its own."""
         features = [history.features(i) for i in range(history.width)]
         if isinstance(forecaster, FeatureForecaster):
-            made = [forecaster.combine(held, history.times, t, of) for held in features]
+            made = [forecaster.combine(held, history.times, t, replace(of, index=i)) for i, held in enumerate(features)]
         else:
             weights = self._weights(history, forecaster, t)
             if base is not None and not forecaster.keeps:
@@ -137,13 +137,14 @@ CHUNK = 1 << 22  # numbers of a feature that are made fp64 at once
 
 @dataclass(frozen=True)
 class Field:
-    """A :class:`c4d.core.types.Field`: the features of ``history``, over all ranks."""
+    """A :class:`c4d.core.types.Field`: the features of ``history`` over all ranks, of its tensors the ``index``-th."""
 
     tools: Tools
     history: History
     ranks: Ranks
     valid: Callable[[Tensor], tuple[Tensor, int]]
     band: Callable[[Tensor, float], Tensor]
+    index: int = 0
 
     def lincomb(self, features: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
         return self.tools.backend.lincomb(features, weights)
@@ -152,8 +153,8 @@ class Field:
         return self.band(x, cutoff)
 
     def gram(self) -> list[Tensor]:
-        if self.history.gram is None:
-            parts = [self.valid(x) for x in self.history.features(0)]
+        if self.index not in self.history.gram:
+            parts = [self.valid(x) for x in self.history.features(self.index)]
             held, whole = [x.flatten(1) for x, _ in parts], parts[0][1]
             B, K = held[0].shape[0], len(held)
             total = held[0].new_zeros(B, K, K, dtype=torch.float64)
@@ -162,5 +163,5 @@ class Field:
                 total += part @ part.mT
             rows = self.ranks.sums(total.flatten(1), [(held[0].shape[1], whole // B)] * B, False)
             self.tools.meter.host_reads += 1
-            self.history.gram = [torch.tensor(row, dtype=torch.float64).view(K, K) for row in rows]
-        return self.history.gram
+            self.history.gram[self.index] = [torch.tensor(row, dtype=torch.float64).view(K, K) for row in rows]
+        return self.history.gram[self.index]

@@ -41,6 +41,11 @@ class Stack:
     attention: Mapping[str, type[Processor]] = field(default_factory=dict)
     side: bool = False
 
+    def __post_init__(self) -> None:
+        if strange := [kind for kind in self.sites if kind not in MODULE_KINDS]:
+            known = ", ".join(MODULE_KINDS)
+            raise ValueError(f"unknown kind of site {strange[0]!r} in {self.path!r}: known are {known}")
+
 
 @dataclass(frozen=True)
 class OutputOf:

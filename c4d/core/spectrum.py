@@ -25,6 +25,8 @@ def evolved(x: Tensor, box: Sequence[int], level: Noise, power: float = 3.0) -> 
     Wiener's filter, a P / (a^2 P + s^2) with a signal of power P = 1 / |f|^``power``, all of it scaled to a mean of 1.
     fp32, in the shape that was filtered.
     """
+    if x.ndim == 3 and math.prod(box) > x.shape[1]:
+        raise RuntimeError(f"the spec's grid {tuple(box)} has more places than the {x.shape[1]} tokens of the latents")
     if x.ndim == 3:
         x = x[:, : math.prod(box)].reshape(x.shape[0], *box, x.shape[2]).movedim(-1, 1)
     x = x.float()

@@ -59,7 +59,11 @@ def bind(stack: Stack, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[st
     named = dict(zip(stack.takes, args, strict=False))
     named.update(kwargs)
     if "hidden_states" not in named:
-        raise TypeError(f"a block of {stack.path!r} was called without hidden_states: got {sorted(named)}")
+        raise TypeError(
+            f"a block of {stack.path!r} was called without hidden_states: got {sorted(named)}. The stream that is "
+            "cached has to have that name: in takes= and returns= of the stack where blocks are called by position, "
+            "in the block's own arguments where they are called by keyword"
+        )
     return named
 
 
@@ -71,4 +75,7 @@ def unbind(stack: Stack, named: dict[str, Any]) -> Any:
 
 def streams(stack: Stack, out: Any) -> dict[str, Any]:
     """What a block of this stack returned, by the names of its streams."""
-    return dict(zip(stack.returns, out if isinstance(out, tuple) else (out,), strict=True))
+    given = out if isinstance(out, tuple) else (out,)
+    if len(given) != len(stack.returns):
+        raise TypeError(f"a block of {stack.path!r} returned {len(given)} streams; its spec says {stack.returns}")
+    return dict(zip(stack.returns, given, strict=True))

@@ -153,25 +153,23 @@ class Parallel:
         return any(b.transformer is transformer and b.elsewhere for b in self._branchings)
 
     def mine(self, transformer: nn.Module, named: Mapping[str, Any]) -> Mapping[str, Any]:
-        for sharding in self._shardings:
-            if sharding.transformer is transformer:
-                return {name: sharding.mine(name, value) for name, value in named.items()}
-        return named
+        sharding = self._sharding(transformer)
+        return {name: sharding.mine(name, value) for name, value in named.items()} if sharding else named
 
     def valid(self, transformer: nn.Module, x: Tensor, spread: bool = True) -> tuple[Tensor, int]:
-        for sharding in self._shardings:
-            if sharding.transformer is transformer:
-                return sharding.valid(x, spread)
-        return x, x.numel()
+        sharding = self._sharding(transformer)
+        return sharding.valid(x, spread) if sharding else (x, x.numel())
 
     def sums(self, partial: Tensor, counts: Sequence[tuple[int, int]], failed: bool) -> list[list[float]]:
         return self._deciding.sums(partial, counts, failed)
 
     def project(self, transformer: nn.Module, basis: Tensor, x: Tensor) -> Tensor:
-        for sharding in self._shardings:
-            if sharding.transformer is transformer:
-                return sharding.project(basis, x)
-        return Alone().project(transformer, basis, x)
+        sharding = self._sharding(transformer)
+        return sharding.project(basis, x) if sharding else Alone().project(transformer, basis, x)
+
+    def _sharding(self, transformer: nn.Module) -> Sharding | None:
+        """None where each rank has all tokens: one rank for each branch of guidance."""
+        return next((each for each in self._shardings if each.transformer is transformer), None)
 
 
 def partial_kernels(

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_map_only
 
 from c4d.core.fitting import Fitting
 from c4d.core.hooks import Hook, parameters
+from c4d.core.measure import check_grid
 from c4d.core.spec import Stack
 from c4d.parallel.agree import refuse_alone
 from c4d.parallel.attention import Kernels, Text, sp_attention
@@ -126,6 +127,7 @@ class Sharding:
 
     def project(self, basis: Tensor, x: Tensor) -> Tensor:
         """One collective: this rank's part of the K coefficients, [B, K, D], goes to all others."""
+        check_grid(basis, self.cut.length or 0)
         mine = self.cut(basis, 1)
         parts = gather(mine @ x.float(), self._group)
         return (mine.T @ parts.sum(0)).to(x.dtype)

@@ -59,9 +59,16 @@ def _skeleton(model: str, allow_pickle: bool) -> Any:
         return SimpleNamespace(**parts)
 
 
-def check_method(pipe: Any, method: str, *, backend: Backend) -> None:
-    """Raises :class:`InputError` for a method that does not fit the transformers of ``pipe``, a skeleton or not."""
+def check_method(pipe: Any, method: str, *, backend: Backend, steps: int | None = None) -> None:
+    """Raises :class:`InputError` for a method that does not fit the transformers of ``pipe``, a skeleton or not, or is
+    made for another number of steps (None: not known here)."""
     composed = parse(method)
+    for rule in composed.rules:
+        if steps is not None and (made_for := getattr(rule.policy, "total", None)) not in (None, steps):
+            raise InputError(
+                f"method {method!r} is made for {made_for} steps, and the run has {steps}: give --steps {made_for}, or "
+                "a schedule of your own (c4d methods explains them all)"
+            )
     try:
         with c4d.cached(pipe, composed, backend=backend):
             pass

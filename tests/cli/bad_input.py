@@ -142,6 +142,7 @@ METHOD_ROWS = [
     cache("fora:interval=x", "'x'", "whole number"),
     cache("fora:interval=0", "at least 1, got 0"),
     cache("fora:interval=3,interval=4", "interval is given twice"),
+    cache("lemica:published=wan2.1-t2v-14b-17", "is made for 50 steps", "--steps 50"),
     cache("fora:interval=3+spline", "'spline'", *FORECASTERS),
     cache("fora:interval=3+hold:order=1", "hold takes no options"),
     cache("fora:interval=3@middle", "'middle'", "stack", "attn"),

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
+from c4d.core.grammar import parse
+from c4d.core.methods.magcache import Magnitude, published_curves
+from c4d.core.methods.pab import Broadcast
 from c4d.core.policy import Accumulate, Bounded, Interval, StepMask, Threshold
 from c4d.core.types import Action, Change, Probe, Step
 
@@ -147,3 +151,76 @@ def test_an_idle_policy_names_the_smallest_change_that_it_was_free_to_use():
     ]
     policy = Bounded(Threshold(0.2), 1, 2)
     assert policy.idle(6, measured) == "the smallest change of head was 0.3, never at most the threshold 0.2"
+
+
+# -- MagCache
+
+
+class PublishedMagCache:
+    """As it is stated: R <- R g, n <- n + 1, E <- E + |1 - R|; skip if E < threshold and n <= K, else begin anew."""
+
+    def __init__(self, ratios, threshold, most, kept):
+        self.ratios, self.threshold, self.most, self.kept = ratios, threshold, most, kept
+        self.reset()
+
+    def reset(self):
+        self.grown, self.skips, self.error = 1.0, 0, 0.0
+
+    def computes(self, step):
+        if step < self.kept:
+            return True
+        self.grown *= self.ratios[step]
+        self.skips += 1
+        self.error += abs(1.0 - self.grown)
+        if self.error < self.threshold and self.skips <= self.most:
+            return False
+        self.reset()
+        return True
+
+
+def timeline(policy, steps):
+    state, line = policy.init(), ""
+    for step in steps:
+        action, state = policy.decide(state, step, {})
+        line += "C" if action is Action.COMPUTE else "r"
+    return line
+
+
+@pytest.mark.parametrize("branch", ["cond", "uncond"])
+@pytest.mark.parametrize("curve", ["hunyuanvideo-t2v-720p", "wan2.1-t2v-1.3b", "wan2.1-i2v-14b-720p", "qwen-image"])
+def test_magcache_at_its_own_number_of_steps_is_the_published_rule(curve, branch):
+    found = published_curves()[curve]
+    policy = parse(f"magcache:published={curve}").rules[0].policy
+    ratios, T = found.get("uncond", found["cond"]) if branch == "uncond" else found["cond"], found["steps"]
+    rule = PublishedMagCache(ratios, policy.threshold, policy.max_skips, int(policy.retention * T + 0.5))
+    expected = "".join("C" if rule.computes(i) else "r" for i in range(T))
+    line = timeline(policy, [Step(i, T, branch) for i in range(T)])
+    assert line == expected and "rr" in line
+
+
+def test_magcache_never_skips_flux_s_step_11_of_28():
+    policy = parse("magcache:curve=flux.1-dev,threshold=1e9,max_skips=100,retention=0.1").rules[0].policy
+    assert timeline(policy, [Step(i, 28, "cond") for i in range(28)]) == "CCC" + "r" * 8 + "C" + "r" * 16
+
+
+def test_magcache_at_half_the_steps_grows_by_two_steps_of_its_curve():
+    """A curve that falls by a tenth every step: at half the steps one of them moves by 1 - 0.81, not by 0.1."""
+    curve = Magnitude(0.15, 9, 0.0, cond=(1.0, *[0.9] * 20))
+    assert timeline(curve, [Step(i, 21, "cond") for i in range(4)]) == "CrCr"
+    assert timeline(curve, [Step(i, 11, "cond") for i in range(4)]) == "CCCC"
+
+
+def test_magcache_computes_the_first_part_of_each_expert():
+    policy = Magnitude(1e9, 100, 0.4, cond=(1.0,) * 40)
+    spans = {0: (0, 10), 1: (10, 40)}
+    steps = [Step(i, 40, "cond", int(i >= 10), spans[int(i >= 10)]) for i in range(40)]
+    assert timeline(policy, steps[:10]) == "CCCC" + "r" * 6
+    assert timeline(policy, steps[10:]) == "C" * 12 + "r" * 18
+    late = replace(policy, experts=(1,))
+    assert timeline(late, steps[:10]) == "C" * 10 and "r" in timeline(late, steps[10:])
+
+
+def test_broadcasts_are_counted_from_the_first_step_and_kept_to_their_window():
+    policy = Broadcast(3, 100.0, 800.0)
+    steps = [Step(i, 10, "cond", timestep=1000.0 - 100 * i) for i in range(10)]
+    assert timeline(policy, steps) == "CCCCrrCrrC"

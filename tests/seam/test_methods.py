@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
@@ -154,6 +155,26 @@ def test_dynamic_modes_are_exact_on_a_sum_of_exponentials_where_taylor_is_not():
     assert modes < 1e-4 < 1e-2 < taylor and (reads, none) == (2, 0)  # at steps 7 and 9: four and five features
 
 
+def test_dynamic_modes_fit_each_stream_apart():
+    """Before a tail the text is forecast by its own modes, not by the image's."""
+    case, wanted = CASES["flux"], []
+    model = case.build()
+    method = "first-block:threshold=1e9,last=0,warmup=4,tail=1+dmd:window=4"
+    x = rand(*case.latents)
+    with c4d.cached(model, method) as session:
+        session.begin(range(6))
+        for step in range(6):
+            case.run(model, (1 - 0.02 * step) * x, 900.0 - 50 * step)
+            if step == 4:
+                (branch,) = session._run.branches.values()
+                (history,) = branch.histories.values()
+                wanted = [torch.stack(history.features(i)).flatten(1).double() for i in range(2)]
+                made = [grams[0] for _, grams in sorted(history.gram.items())]
+    assert session.report().timelines == {"0": "CCCCrr"}
+    for features, gram in zip(wanted, made, strict=True):
+        torch.testing.assert_close(gram, features @ features.T, atol=1e-6, rtol=1e-6)
+
+
 def test_dynamic_modes_fit_each_sample_apart():
     a, b = rand(1, 8, 5, seed=1).double(), rand(1, 8, 5, seed=2).double()
     spec = c4d.ModelSpec("Known", stacks=(c4d.Stack("layers"),), exit="final")
@@ -273,6 +294,42 @@ def test_leading_channels():
     assert torch.equal(leading(x, (1, 4, 2, 4)), x[:, :4])
     with pytest.raises(ValueError, match=r"output \[1, 12, 2, 4\] is not like the latents \[1, 9, 2, 4\]; .*@stack"):
         leading(x, (1, 12, 2, 4))
+
+
+def grids(grid):
+    case = CASES["wan-t2v"]
+    spec = replace(c4d.models.spec_for(case.build()), grid=lambda transformer, named: grid)
+    return case, spec
+
+
+@pytest.mark.parametrize(
+    "method, grid, says",
+    [
+        ("freqca:interval=2,warmup=1", ((2, 8, 9),), "grid has 144 places, and 128 tokens reach the exit"),
+        ("freqca:interval=2,warmup=1", (4, 6), r"gives the grid \(4, 6\): it is one box or several"),
+    ],
+)
+def test_a_grid_that_is_none_is_told(method, grid, says):
+    case, spec = grids(grid)
+    model, x = case.build(), rand(*case.latents)
+    with c4d.cached(model, method, spec=spec) as session, pytest.raises(RuntimeError, match=says):
+        session.begin([900.0] * 2)
+        case.run(model, x, 900.0), case.run(model, x, 900.0)
+
+
+def test_an_argument_that_is_not_there_is_told():
+    case = CASES["wan-t2v"]
+    model = case.build()
+    spec = replace(c4d.models.spec_for(model), latents="x")
+    says = "called without a tensor 'x' .got hidden_states, .*; its spec names the argument that is denoised"
+    with c4d.cached(model, REUSING["easycache"], spec=spec) as session, pytest.raises(RuntimeError, match=says):
+        session.begin([900.0])
+        case.run(model, rand(*case.latents), 900.0)
+
+
+def test_a_kind_of_site_that_is_none_is_told():
+    with pytest.raises(ValueError, match="unknown kind of site 'attention' in 'blocks': known are attn"):
+        c4d.Stack("blocks", sites={"attention": (c4d.Site("attn"),)})
 
 
 # -- skipping

@@ -54,6 +54,8 @@ def test_steps_of_two_experts_are_counted_over_the_whole_run():
     cond = [e.step for e in session.trace if e.step.branch == "cond"]
     assert [(s.index, s.total) for s in cond] == [(i, 8) for i in range(8)]
     assert sorted(s.expert for s in cond) == [s.expert for s in cond] and {s.expert for s in cond} == {0, 1}
+    split = sum(s.expert == 0 for s in cond)
+    assert 0 < split < 8 and {s.span for s in cond} == {(0, split), (split, 8)}
     first_of_second = next(e for e in session.trace if e.step.expert == 1)
     assert first_of_second.computed
 

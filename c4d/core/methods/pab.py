@@ -18,7 +18,7 @@ class Broadcast:
     timed = True
 
     def __post_init__(self) -> None:
-        whole_number("range", self.every, 1)
+        whole_number("the range of an attention", self.every, 1)
         if not self.low < self.high:
             raise ValueError(f"low must be below high (timesteps, 0 to 1000), got low={self.low}, high={self.high}")
 

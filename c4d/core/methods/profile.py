@@ -8,8 +8,8 @@ def profile(path: str, kind: str) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads(Path(path).read_text())
     except (OSError, ValueError) as error:
-        raise ValueError(f"{kind} reads a profile from path={path}: {error}") from error
+        raise ValueError(f"{kind} reads a profile, made by python -m bench.learn, from path={path}: {error}") from error
     if not isinstance(found, dict) or found.get("kind") != kind:
         said = found.get("kind") if isinstance(found, dict) else type(found).__name__
-        raise ValueError(f"path={path} holds {said!r}, not a profile of {kind}")
+        raise ValueError(f"path={path} holds {said!r}, not a profile of {kind} (python -m bench.learn {kind})")
     return found

@@ -7,6 +7,7 @@ from c4d.core.rule import CacheMethod, Rule
 from c4d.core.types import STACK, Probe
 
 RULES = ("clamped", "published")
+SIGNALS = tuple(probe.value for probe in (Probe.TIME_EMBEDDING, Probe.TIME_PROJECTION, Probe.MODULATED_INPUT))
 
 
 def published_fits() -> dict[str, dict[str, object]]:
@@ -50,11 +51,10 @@ def teacache(
         coefficients, signal = tuple(known["coefficients"]), str(known["signal"])  # type: ignore[arg-type]
         warmup = int(known["warmup"]) if warmup is None else warmup  # type: ignore[call-overload]
         last = int(known["last"]) if last is None else last  # type: ignore[call-overload]
-    signals = [p.value for p in (Probe.TIME_EMBEDDING, Probe.TIME_PROJECTION, Probe.MODULATED_INPUT)]
     if signal is None:
-        raise ValueError(f"coefficients need the signal that they were fitted to: signal= one of {', '.join(signals)}")
-    if signal not in signals:
-        raise ValueError(f"unknown teacache signal {signal!r}: known are {', '.join(signals)}")
+        raise ValueError(f"coefficients need the signal that they were fitted to: signal= one of {', '.join(SIGNALS)}")
+    if signal not in SIGNALS:
+        raise ValueError(f"unknown teacache signal {signal!r}: known are {', '.join(SIGNALS)}")
     if coefficients and (not any(coefficients[:-1]) or max(coefficients) <= 0):
         raise ValueError(
             f"coefficients {'/'.join(map(str, coefficients))} (highest power first) give the same for every change, or "
