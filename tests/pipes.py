@@ -300,6 +300,26 @@ def flux_kontext():
     return pipe, request
 
 
+def flux_controlnet():
+    """A ControlNet of its own class makes the residuals."""
+    from diffusers import FluxControlNetModel, FluxControlNetPipeline
+
+    torch.manual_seed(0)
+    net = FluxControlNetModel(**{**FLUX, "num_layers": 1, "num_single_layers": 1}).eval()
+    for block in (*net.controlnet_blocks, *net.controlnet_single_blocks):  # which are made as zeros
+        torch.nn.init.normal_(block.weight, std=0.5)
+    pipe = FluxControlNetPipeline(**flux().components, controlnet=net)
+    drawn = Image.new("RGB", (64, 64), (30, 200, 30))
+
+    def request(prompt):
+        return dict(
+            prompt_embeds=rand(1, 7, 16, seed=ord(prompt)), pooled_prompt_embeds=rand(1, 8, seed=ord(prompt) + 1),
+            control_image=drawn, controlnet_conditioning_scale=0.7, height=64, width=64,
+        )  # fmt: skip
+
+    return pipe, request
+
+
 def dit():
     """One call for a picture with and without its class; a scheduler that does not tell its step."""
     from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline
@@ -313,12 +333,12 @@ def dit():
 
 PICTURES = {f.__name__: f for f in (
     qwen_image, qwen_edit_plus, hunyuan_image, hunyuan_image_distilled, hunyuan_image_refiner, flux_kontext,
-    dit,
+    flux_controlnet, dit,
 )}  # fmt: skip
 BRANCHES = {
     "hunyuan_image": {"pred_cond", "pred_uncond"}, "hunyuan_image_distilled": {"pred_cond"},
     "hunyuan_image_refiner": {"pred_cond", "pred_uncond"},
-    "flux_kontext": {"0", "1"}, "dit": {"0"},
+    "flux_kontext": {"0", "1"}, "flux_controlnet": {"0"}, "dit": {"0"},
 }  # fmt: skip
 PIPELINES = {f.__name__: f for f in (
     text_to_video, two_experts, low_noise_expert_alone, image_to_video, text_and_image_to_video, vace,

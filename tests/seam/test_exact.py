@@ -23,6 +23,17 @@ EVERY = [
     "schedule:computed=0/1/2/3/4/5",
     "first-block:threshold=1e-9",
     "teacache:threshold=1e-9,coefficients=1/0,signal={signal}",
+    "first-block:threshold=1e-9,head=2,tail=1",
+    "hicache:interval=1,order=2",
+    "foca:interval=1",
+    "freqca:interval=1",
+    "dmd:interval=1",
+    "magcache:curve=wan2.1-t2v-1.3b,threshold=1e-9,max_skips=1",
+    "seacache:threshold=1e-9",
+    "easycache:threshold=1e-9,warmup=2@stack",
+    "pab:attn=1",
+    "fastercache:weight=0.5,attn=1",
+    "lemica:computed=0/1/2/3/4/5,steps=6",
 ]
 
 
@@ -73,7 +84,7 @@ def test_never_skipping_is_bit_exact(case, method):
     model = case.build()
     before = case.loop(model, 6)
     with c4d.cached(model, method.format(signal=signal_of(case.name))) as session:
-        inside = case.loop(model, 6, session.begin)
+        inside = case.loop(model, 6, lambda timesteps: session.begin(timesteps, [t / 1000 for t in timesteps]))
     assert session.report().reused == 0
     assert all(torch.equal(a, b) for a, b in zip(before, inside, strict=True))
 
