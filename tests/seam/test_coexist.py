@@ -22,6 +22,8 @@ def methods(case):
         "stack": "taylorseer-lite:interval=2@stack",
         "signal": f"teacache:threshold=1e9,coefficients=1/0,signal={signal_of(case)},max_skips=1",
         "head": "first-block:threshold=1e9,max_skips=1",
+        "tail": "first-block:threshold=1e9,max_skips=1,head=2,tail=1",
+        "latents": "easycache:threshold=1e9,warmup=2,max_skips=1",
     }
 
 
@@ -262,7 +264,7 @@ def graphs(call):
 
 
 @pytest.mark.parametrize("inside", [False, True])
-@pytest.mark.parametrize("kind", [k for k in KINDS if k != "modules"])
+@pytest.mark.parametrize("kind", [k for k in KINDS if k not in ("modules", "latents")])
 @pytest.mark.parametrize("name", TWO)
 def test_compiled_blocks(name, kind, inside):
     case, method = CASES[name], methods(name)[kind]
