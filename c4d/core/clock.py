@@ -158,7 +158,7 @@ class CountingClock:
     def noise(self) -> Noise:
         if self._sigmas is None:
             raise RunError("this method needs noise levels: call session.begin(timesteps, sigmas=…) before the loop")
-        return _level(float(self._sigmas[self._index]))
+        return levels([float(sigma) for sigma in self._sigmas])[self._index]
 
     def timestep(self) -> float:
         return float(self._timesteps[self._index])
@@ -195,7 +195,7 @@ def noise_levels(scheduler: Any) -> list[Noise]:
     Raises :class:`RunError` for a scheduler that has neither.
     """
     if isinstance(sigmas := getattr(scheduler, "sigmas", None), Tensor):
-        return [_level(sigma) for sigma in sigmas.tolist()]
+        return levels(sigmas.tolist())
     if isinstance(table := getattr(scheduler, "alphas_cumprod", None), Tensor):
         kept = table[scheduler.timesteps.long().to(table.device)].tolist()
         return [Noise(math.sqrt(alpha), math.sqrt(1.0 - alpha)) for alpha in kept]
@@ -204,12 +204,12 @@ def noise_levels(scheduler: Any) -> list[Noise]:
     )
 
 
-def _level(sigma: float) -> Noise:
-    """Flow models count sigma from 0 to 1; others as noise over signal, far beyond it."""
-    if sigma <= 1.0:
-        return Noise(1.0 - sigma, sigma)
-    signal = 1.0 / math.sqrt(1.0 + sigma * sigma)
-    return Noise(signal, sigma * signal)
+def levels(sigmas: Sequence[float]) -> list[Noise]:
+    """Flow models count sigma from 0 to 1; others as noise over signal, at first far beyond it."""
+    if max(sigmas) <= 1.0:
+        return [Noise(1.0 - sigma, sigma) for sigma in sigmas]
+    signals = [1.0 / math.sqrt(1.0 + sigma * sigma) for sigma in sigmas]
+    return [Noise(signal, sigma * signal) for signal, sigma in zip(signals, sigmas, strict=True)]
 
 
 def _branch(name: str | None, ordinal: int) -> str:

@@ -10,12 +10,12 @@ from torch import nn
 
 from c4d.core.attach import is_compiled
 from c4d.core.attention import AttentionPrimitives, Processor, Resolve, Work, changed, compute_dtype
-from c4d.core.hooks import Hook
+from c4d.core.hooks import Hook, Unsaved
 from c4d.core.padding import Trim
 from c4d.core.spec import ModelSpec
 
 
-class Fitting:
+class Fitting(Unsaved):
     """One transformer in an attention session. A copied or saved transformer leaves it behind."""
 
     def __init__(
@@ -163,12 +163,6 @@ class Fitting:
             which = "1 attention left to its" if n == 1 else f"{n} attentions left to their"
             said.append(f"{self.label}: {which} own processor {name}")
         return said or [f"{self.label}: no attention declared in its spec; all left as they are"]
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> None:
-        return None
-
-    def __reduce__(self) -> Any:
-        return type(None), ()
 
 
 class AttentionSession:

@@ -110,7 +110,8 @@ class PerStep:
         learned = dict(self.table).get(int(t))
         if learned is None or len(learned) != len(times):
             raise ValueError(
-                f"no weights were learned for step {int(t)} from {len(times)} features; the schedule is another one"
+                f"no weights were learned for step {int(t)} from {len(times)} features: a second expert, another shape "
+                "or a branch that comes late begins anew, which the schedule that they were learned for does not"
             )
         return list(learned)
 

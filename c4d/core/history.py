@@ -37,6 +37,7 @@ class History:
         self.times: tuple[float, ...] = ()
         self._entries: list[list[Tensor | Parked]] = []
         self.shapes: list[torch.Size] = []  # of the tensors of every entry
+        self.dtypes: list[torch.dtype] = []  # that the tensors came in
         self.step = -1  # of the newest computed entry
         self.gram: dict[int, list[Tensor]] = {}  # inner products of the entries' i-th tensors, if somebody asked
         self.structure: Any = None  # how the tensors of an entry make up the output they came from
@@ -55,13 +56,18 @@ class History:
         """Stores the tensors as they are (detached, no copy unless dtype or place ask for one, or it is a slice).
 
         A change in number or shape of the tensors begins anew: features of different shapes do not combine. A
-        ``Predicted`` time takes the place of the oldest forecast only.
+        ``Predicted`` time takes the place of the oldest forecast only, and a time that is there already of its entry
+        (two steps of Heun's method have one noise level).
         """
         shapes = [x.shape for x in tensors]
         if shapes != self.shapes:
             self.clear()
             self.shapes = shapes
+        self.dtypes = [x.dtype for x in tensors]
         forecast = isinstance(time, Predicted)
+        if self.times and self.times[-1] == time:
+            self.times = self.times[:-1]
+            del self._entries[-1]
         same = [i for i, t in enumerate(self.times) if isinstance(t, Predicted) == forecast]
         if len(same) >= self._room[forecast]:
             self.times = self.times[: same[0]] + self.times[same[0] + 1 :]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
@@ -32,6 +33,16 @@ class Listener(Protocol):
     def exit(self, args: Any, kwargs: Any) -> Any: ...
     def signal(self, probe: Any, read: Any, args: Any, output: Any) -> None: ...
     def plan(self, stack: Any, blocks: Any) -> Any: ...
+
+
+class Unsaved:
+    """What stays behind when a model is copied or saved."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> None:
+        return None
+
+    def __reduce__(self) -> Any:
+        return type(None), ()
 
 
 class Hook:
@@ -87,6 +98,7 @@ class Forward:
 
     def __init__(self, session: Listener, module: nn.Module, around: Callable[..., Any]) -> None:
         self._session: Listener | None = session
+        self._owner = weakref.ref(session)  # also when it is only a pass-through
         self._module, self._around = module, around
         self.before = module.__dict__.get("forward")
         while isinstance(self.before, Forward) and self.before._session is None:
@@ -105,7 +117,16 @@ class Forward:
 
     @property
     def outermost(self) -> bool:
-        return self._module.__dict__.get("forward") is self
+        """True if nothing is around it but other forwards of this kind."""
+        return self in self._chain()
+
+    def _chain(self) -> list[Forward]:
+        """From the module's forward inwards, as far as they are of this kind."""
+        chain, at = [], self._module.__dict__.get("forward")
+        while isinstance(at, Forward):
+            chain.append(at)
+            at = at.before
+        return chain
 
     def renewed(self) -> Forward:
         """One that is outermost again; this one becomes a pass-through.
@@ -115,16 +136,19 @@ class Forward:
         session, self._session = self._session, None
         assert session is not None
         present = self._module.__dict__.get("forward")
-        if isinstance(present, Forward):
+        if isinstance(present, Forward) and present._session is None and present._owner() is session:
             present._session = session
             return present
         return Forward(session, self._module, self._around)
 
     def remove(self) -> None:
         self._session = None  # whoever wrapped this forward meanwhile keeps a plain pass-through
-        if not self.outermost:
+        chain = self._chain()
+        if self not in chain:
             return
-        if self.before is None:
+        if chain[0] is not self:
+            chain[chain.index(self) - 1].before = self.before
+        elif self.before is None:
             del self._module.__dict__["forward"]
         else:
             self._module.forward = self.before
@@ -145,4 +169,5 @@ def _pass_through(current: Any, original: Callable[..., Any], args: tuple[Any, .
 def _plain_forward(module: nn.Module, before: Any) -> Forward:
     plain = object.__new__(Forward)
     plain._session, plain._module, plain._around, plain.before = None, module, _pass_through, before
+    plain._owner = weakref.ref(plain)  # type: ignore[arg-type]
     return plain

@@ -21,7 +21,7 @@ COMPUTE, REUSE = Action.COMPUTE, Action.REUSE
 
 
 class Loops:
-    """Those of one pass, which must not hold them: the two would outlive it, and its tensors with them."""
+    """Those of one pass, which does not hold this in turn: the two would outlive it, and its tensors with them."""
 
     def __init__(self, current: Pass) -> None:
         self._pass = current

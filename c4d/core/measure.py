@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -35,9 +36,12 @@ class Ranks(Protocol):
         """
         ...
 
-    def sums(self, partial: Tensor, counts: Sequence[tuple[int, int]], failed: bool) -> list[list[float]]:
+    def sums(
+        self, partial: Tensor, counts: Sequence[tuple[int, int]], failed: bool, apart: bool = False
+    ) -> list[list[float]]:
         """[n, k] numbers of every rank -> their sums, on the host; raises if a rank ``failed`` to measure.
 
+        ``apart``: over the ranks of one forward, also where branches of guidance decide together.
         ``counts``: of how many numbers each row is made here and on all ranks.
         """
         ...
@@ -64,12 +68,21 @@ class Alone:
     def valid(self, transformer: nn.Module, x: Tensor, spread: bool = True) -> tuple[Tensor, int]:
         return x, x.numel()
 
-    def sums(self, partial: Tensor, counts: Sequence[tuple[int, int]], failed: bool) -> list[list[float]]:
+    def sums(
+        self, partial: Tensor, counts: Sequence[tuple[int, int]], failed: bool, apart: bool = False
+    ) -> list[list[float]]:
         return [] if failed else partial.tolist()
 
     def project(self, transformer: nn.Module, basis: Tensor, x: Tensor) -> Tensor:
         check_grid(basis, x.shape[1])
-        return (basis.T @ (basis @ x.float())).to(x.dtype)
+        with exact(x):
+            return (basis.T @ (basis @ x.float())).to(x.dtype)
+
+
+def exact(x: Tensor) -> AbstractContextManager[object]:
+    """Without autocast, where it is on for the device of ``x``."""
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
 def check_grid(basis: Tensor, tokens: int) -> None:

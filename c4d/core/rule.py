@@ -62,6 +62,8 @@ class Rule:
                 f"head={self.head}, tail={self.tail}: blocks that always run need a policy that measures them, at "
                 f"@{STACK} (first-block)"
             )
+        if self.tail and self.base != "input":
+            raise ValueError(f"before a tail of {self.tail} blocks what is stored is a residual: use base='input'")
         if self.head < 1 or self.tail < 0:
             raise ValueError(f"head must be at least 1 and tail at least 0, got head={self.head}, tail={self.tail}")
         if not self.whole and self.policy.probes:

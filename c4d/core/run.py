@@ -44,7 +44,7 @@ class Branch:
 
 
 def signature_of(arguments: Iterable[Any]) -> list[Any]:
-    """Shape, dtype and device of every tensor among the arguments of a forward, nested ones too."""
+    """Shape, dtype and device of every tensor among the arguments of a forward, nested ones too; and switches."""
     found: list[Any] = []
     for x in arguments:
         if isinstance(x, Tensor):
@@ -53,6 +53,8 @@ def signature_of(arguments: Iterable[Any]) -> list[Any]:
             found += signature_of(x)
         elif isinstance(x, dict):
             found += signature_of(x.values())
+        elif isinstance(x, bool):
+            found.append(x)  # return_dict
     return found
 
 
@@ -101,7 +103,7 @@ class Tools:
         of: Field,
         base: Sequence[Tensor] | None = None,
     ) -> list[Tensor]:
-        """Every tensor of ``history`` forecast at ``t``, plus its ``base``; in the dtype of that, else its own."""
+        """Every tensor of ``history`` forecast at ``t``, plus its ``base``; in the dtype of that, else as it came."""
         features = [history.features(i) for i in range(history.width)]
         if isinstance(forecaster, FeatureForecaster):
             made = [forecaster.combine(held, history.times, t, replace(of, index=i)) for i, held in enumerate(features)]
@@ -114,7 +116,9 @@ class Tools:
             made = [self.backend.lincomb(held, weights) for held in features]
         if forecaster.keeps:
             history.push(Predicted(t), made)
-        return made if base is None else [x + y.to(x.dtype) for x, y in zip(base, made, strict=True)]
+        if base is not None:
+            return [x + y.to(x.dtype) for x, y in zip(base, made, strict=True)]
+        return [x.to(dtype) for x, dtype in zip(made, history.dtypes, strict=True)]
 
     def basis(self, grid: tuple[tuple[int, ...], ...], cutoff: float, device: torch.device) -> Tensor:
         """:func:`low_pass`, made once."""
@@ -161,7 +165,7 @@ class Field:
             for start in range(0, held[0].shape[1], CHUNK // B):
                 part = torch.stack([x[:, start : start + CHUNK // B] for x in held], 1).double()
                 total += part @ part.mT
-            rows = self.ranks.sums(total.flatten(1), [(held[0].shape[1], whole // B)] * B, False)
+            rows = self.ranks.sums(total.flatten(1), [(held[0].shape[1], whole // B)] * B, False, apart=True)
             self.tools.meter.host_reads += 1
             self.history.gram[self.index] = [torch.tensor(row, dtype=torch.float64).view(K, K) for row in rows]
         return self.history.gram[self.index]

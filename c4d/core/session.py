@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from c4d.core.attach import Attachment, check_fit
 from c4d.core.clock import Clock, CountingClock
 from c4d.core.history import Storage
-from c4d.core.hooks import named
+from c4d.core.hooks import Unsaved, named
 from c4d.core.loops import Loops
 from c4d.core.measure import Alone, Meter, Ranks
 from c4d.core.offload import Bridge, tracing
@@ -24,7 +24,7 @@ from c4d.core.turns import Turns
 from c4d.core.types import Action, Primitives, Probe, Timed
 
 
-class Session:
+class Session(Unsaved):
     """Attaches ``method`` to ``transformers`` while its ``with`` block lasts; made by :func:`c4d.cached`.
 
     Nothing is stored outside it: histories, decisions and the trace live here and end here. The trace and the report
@@ -107,7 +107,7 @@ class Session:
 
         None between runs, unless a branch sat out the last step alone: its own go with the next run or the session.
         """
-        return self._run.bytes() if self._run else 0
+        return self._run.bytes() + sum(basis.nbytes for basis in self._tools.bases.values()) if self._run else 0
 
     def report(self) -> Report:
         """The last run in numbers."""
@@ -143,12 +143,6 @@ class Session:
     def name(self, value: str | None) -> None:
         self._turns.own.name = value
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> None:
-        return None
-
-    def __reduce__(self) -> Any:
-        return type(None), ()
-
     # -- called by what is attached to the model
 
     def enter(self, expert: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
@@ -157,7 +151,10 @@ class Session:
         attachment.refuse_compiled(self.method)
         self._turns.take(self.current is not None, self._run is not None, self._clock.fresh)
         self._abandon()
-        new_run, step = self._clock.tick(self.name, kwargs.get("timestep"), expert)
+        timestep = (
+            kwargs["timestep"] if "timestep" in kwargs else named(attachment.transformer, args, kwargs).get("timestep")
+        )
+        new_run, step = self._clock.tick(self.name, timestep, expert)
         if self._timed:
             step = step._replace(timestep=self._clock.timestep())
         if new_run or self._run is None:
@@ -218,6 +215,8 @@ class Session:
         if current.step.index >= current.step.total - 1:
             self._peak = max(self._peak, self.bytes())
             self._run.release(current.branch, self.method.rules)  # what follows (the VAE) gets the memory
+            if not self._run.bytes():
+                self._tools.bases.clear()
 
     # -- inside
 
@@ -245,3 +244,4 @@ class Session:
         if self._run is not None:
             self._peak = max(self._peak, self._run.bytes())
         self._run = None
+        self._tools.bases.clear()

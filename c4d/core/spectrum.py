@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from c4d.core.clock import Noise
+from c4d.core.measure import exact
 
 
 def leading(x: Tensor, shape: Sequence[int]) -> Tensor:
@@ -37,7 +38,8 @@ def evolved(x: Tensor, box: Sequence[int], level: Noise, power: float = 3.0) -> 
         powers = [1.0 / (abs((k if 2 * k < n else k - n) / n) ** power + 1e-16) for k in range(n)]
         gain = [signal * p / (signal**2 * p + noise**2 + 1e-16) for p in powers]
         total *= math.fsum(gain) / n
-        x = (x.movedim(axis, -1) @ _circulant(gain).to(x.device)).movedim(-1, axis)
+        with exact(x):
+            x = (x.movedim(axis, -1) @ _circulant(gain).to(x.device)).movedim(-1, axis)
     return x / total
 
 

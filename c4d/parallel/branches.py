@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from c4d.core.hooks import Forward, Hook, named
+from c4d.core.hooks import Forward, Hook, Unsaved, named
 from c4d.parallel.agree import refuse_alone
 from c4d.parallel.collectives import Group, gather
 
@@ -22,7 +22,7 @@ BRANCHES = 2
 PAIRS = "cfg=2 needs every step to call the transformer for both branches of guidance, one after the other"
 
 
-class Branching:
+class Branching(Unsaved):
     """The calls of one transformer, of which this rank computes every other one.
 
     ``place()`` is the same in both calls of a step and another one in the next. Without it (a loop of one's own) the

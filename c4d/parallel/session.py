@@ -17,7 +17,7 @@ from c4d.core.attach import session_of
 from c4d.core.attention import compute_dtype
 from c4d.core.clock import SchedulerClock, position
 from c4d.core.fitting import AttentionSession
-from c4d.core.hooks import Hook, named
+from c4d.core.hooks import Hook, Unsaved, named
 from c4d.core.measure import Alone
 from c4d.core.types import Step
 from c4d.parallel.agree import Agreement
@@ -27,7 +27,7 @@ from c4d.parallel.mesh import Mesh
 from c4d.parallel.sharding import Sharding, check_whole
 
 
-class Parallel:
+class Parallel(Unsaved):
     """Spreads the transformers of ``attention`` over the ranks of ``mesh``; made by :func:`c4d.sharded`.
 
     Every rank gets the whole result. What it holds of a cache is its own part of the tokens. ``join()`` makes the mesh,
@@ -129,7 +129,7 @@ class Parallel:
         """Before a forward: a cache says itself where it stands."""
         assert self._clock is not None
         if session_of(transformer) is None:
-            _, step = self._clock.tick(None, kwargs.get("timestep"))
+            _, step = self._clock.tick(None, named(transformer, args, kwargs).get("timestep"))
             self.compare(transformer, "no cache", step, args, kwargs)
 
     # -- for a cache session
@@ -160,8 +160,11 @@ class Parallel:
         sharding = self._sharding(transformer)
         return sharding.valid(x, spread) if sharding else (x, x.numel())
 
-    def sums(self, partial: Tensor, counts: Sequence[tuple[int, int]], failed: bool) -> list[list[float]]:
-        return self._deciding.sums(partial, counts, failed)
+    def sums(
+        self, partial: Tensor, counts: Sequence[tuple[int, int]], failed: bool, apart: bool = False
+    ) -> list[list[float]]:
+        who = (self._agreement or Alone()) if apart else self._deciding
+        return who.sums(partial, counts, failed)
 
     def project(self, transformer: nn.Module, basis: Tensor, x: Tensor) -> Tensor:
         sharding = self._sharding(transformer)

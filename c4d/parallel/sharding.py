@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from c4d.core.fitting import Fitting
-from c4d.core.hooks import Hook, parameters
-from c4d.core.measure import check_grid
+from c4d.core.hooks import Hook, Unsaved, parameters
+from c4d.core.measure import check_grid, exact
 from c4d.core.spec import Stack
 from c4d.parallel.agree import refuse_alone
 from c4d.parallel.attention import Kernels, Text, sp_attention
@@ -74,7 +74,7 @@ def check_whole(fitting: Fitting) -> None:
         )
 
 
-class Sharding:
+class Sharding(Unsaved):
     """The hooks that spread one transformer's tokens over the ranks of ``mesh``, for the time of a ``with`` block."""
 
     def __init__(self, fitting: Fitting, mesh: Mesh, kernels: Kernels) -> None:
@@ -129,8 +129,9 @@ class Sharding:
         """One collective: this rank's part of the K coefficients, [B, K, D], goes to all others."""
         check_grid(basis, self.cut.length or 0)
         mine = self.cut(basis, 1)
-        parts = gather(mine @ x.float(), self._group)
-        return (mine.T @ parts.sum(0)).to(x.dtype)
+        with exact(x):
+            parts = gather(mine @ x.float(), self._group)
+            return (mine.T @ parts.sum(0)).to(x.dtype)
 
     # -- called by the hooks, which are the first of each module: others see what is spread already
 

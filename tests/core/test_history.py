@@ -98,3 +98,10 @@ def test_forecasts_take_the_place_of_forecasts_and_computed_features_that_of_com
         ring.push(t, [torch.tensor(float(t))])
     assert ring.times == (4.0, 5.0, 6.0, 7.0) and ring.predicted == (True, False, False, True)
     assert [x.item() for x in ring.features(0)] == [4.0, 5.0, 6.0, 7.0]
+
+
+def test_a_time_that_is_there_already_takes_the_place_of_its_entry():
+    ring = ring_of(3)
+    for t, value in ((0.9, 1.0), (0.5, 2.0), (0.5, 3.0)):
+        ring.push(t, [torch.tensor(value)])
+    assert ring.times == (0.9, 0.5) and [x.item() for x in ring.features(0)] == [1.0, 3.0]

@@ -25,7 +25,11 @@ FIXED = {  # by what decides: every site, forecasts that extrapolate
     "output": "taylorseer-lite:interval=2,order=1",
     "stack": "taylorseer-lite:interval=2,order=1@stack",
 }
-TINY = {**SUBJECTS["wan-tiny"].methods, "head": "first-block:threshold=0.35,last=0"}  # where few steps mix
+TINY = {  # thresholds where few steps mix
+    **SUBJECTS["wan-tiny"].methods,
+    "head": "first-block:threshold=0.35,last=0",
+    "output": "taylorseer-lite:interval=2,order=1",
+}
 WHOLE = ("wan", "hunyuan, mixed lengths of text")
 
 

@@ -6,13 +6,14 @@ import gc
 import math
 import weakref
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
 from torch import nn
 
 import c4d
-from c4d.core.clock import Noise
+from c4d.core.clock import Noise, noise_levels
 from c4d.core.forecast import PerStep
 from c4d.core.grammar import FORECASTERS, parse
 from c4d.core.methods import METHODS
@@ -123,6 +124,88 @@ def test_over_sigma_a_line_in_sigma_is_exact_and_over_steps_it_is_not():
     method = "schedule:computed=0/1/2/6/11+taylor:order=1"
     assert model.run(f"{method},over=sigma", 20, sigmas) == pytest.approx(expected, abs=1e-12)
     assert max(abs(a - b) for a, b in zip(model.run(method, 20, sigmas), expected, strict=True)) > 0.1
+
+
+@pytest.mark.parametrize(
+    "name", ["FlowMatchHeunDiscreteScheduler", "FlowMatchEulerDiscreteScheduler", "UniPCMultistepScheduler"]
+)
+def test_over_the_sigmas_of_a_scheduler(name):
+    """Heun's has each noise level twice; two features of one level have no slope."""
+    import diffusers
+
+    case = CASES["wan-t2v"]
+    model, scheduler = case.build(), getattr(diffusers, name)()
+    with c4d.cached(
+        model, "taylorseer-lite:interval=3,warmup=3+newton:order=2,over=sigma@stack", scheduler=scheduler
+    ) as session:
+        scheduler.set_timesteps(6)
+        x = rand(*case.latents)
+        for t in scheduler.timesteps:
+            x = scheduler.step(case.run(model, x, float(t)), t, x, return_dict=False)[0]
+    assert session.report().reused and torch.isfinite(x).all()
+
+
+@pytest.mark.parametrize(
+    "name", ["DPMSolverMultistepScheduler", "UniPCMultistepScheduler", "EulerDiscreteScheduler", "DDIMScheduler"]
+)
+def test_noise_falls_from_step_to_step(name):
+    """Schedulers that are not of flow count noise over signal, at the end below 1 like flow."""
+    import diffusers
+
+    scheduler = getattr(diffusers, name)()
+    scheduler.set_timesteps(12)
+    found = noise_levels(scheduler)
+    assert all(a.noise > b.noise and a.signal < b.signal for a, b in pairwise(found))
+    assert all(level.noise**2 + level.signal**2 == pytest.approx(1.0) for level in found)
+
+
+def test_timesteps_given_by_position_count_too():
+    """DDIM has no step_index: where a run starts is found by the timestep of its first pass."""
+    from diffusers import DDIMScheduler
+
+    case = CASES["wan-t2v"]
+    model, scheduler = case.build(), DDIMScheduler()
+    lines = []
+    for positional in (False, True):
+        with c4d.cached(model, "pab:attn=2", scheduler=scheduler) as session:
+            scheduler.set_timesteps(10)
+            for t in scheduler.timesteps[6:]:
+                x, step, text = rand(*case.latents), t[None].float(), case.inputs()["encoder_hidden_states"]
+                model(x, step, text) if positional else model(x, timestep=step, encoder_hidden_states=text)
+        lines.append([(*e.step[:2], e.step.timestep, e.actions) for e in session.trace])
+    assert lines[0] == lines[1] and lines[0][0][:3] == (0, 4, 300.0)
+
+
+@pytest.mark.parametrize("method", ["taylorseer-lite:interval=2", "dmd:interval=2", "taylorseer:interval=2@attn,mlp"])
+def test_features_kept_in_bf16_come_back_as_they_came(method):
+    case = CASES["wan-t2v"]
+    model, x = case.build(), rand(*case.latents)
+    with c4d.cached(model, method, history_dtype=torch.bfloat16) as session:
+        session.begin(range(6))
+        assert all(case.run(model, x, 900.0 - s).dtype == torch.float32 for s in range(6))
+    assert session.report().reused or session.report().modules_reused
+
+
+def test_another_form_of_the_answer_begins_anew():
+    case = CASES["wan-t2v"]
+    model, x = case.build(), rand(*case.latents)
+    with c4d.cached(model, "taylorseer-lite:interval=9") as session:
+        session.begin(range(4))
+        case.run(model, x, 900.0)
+        model(x, timestep=torch.tensor([800.0]), **case.inputs(), return_dict=True).sample  # noqa: B018 - is there
+    assert session.report().timelines == {"0": "CC"}
+
+
+def test_what_frequencies_need_is_counted_and_goes_with_the_run():
+    case = CASES["wan-t2v"]
+    model, x, held = case.build(), rand(*case.latents), []
+    with c4d.cached(model, "freqca:interval=2,warmup=1") as session:
+        session.begin(range(4))
+        for s in range(4):
+            case.run(model, x, 900.0 - s)
+            held.append(session.bytes())
+    feature = 128 * 24 * 4
+    assert held[0] == feature and held[1] == feature + 4 * 128 * len(low_pass(((2, 8, 8),), 0.1)) and held[3] == 0
 
 
 def test_over_sigma_needs_sigmas():

@@ -12,7 +12,7 @@ def dpcache(path: str, budget: int, first: int = 3) -> CacheMethod:
     arXiv 2602.22654. ``path`` is a profile of what leaving steps out costs (``python -m bench.learn dpcache``),
     ``budget`` the number of computed steps, of which the leading ``first`` (published: 3).
     """
-    found = profile(path, "dpcache")
+    found = profile(path, "dpcache", "costs")
     computed = least_sum(found["costs"], budget, first)
     rule = Rule((STACK,), StepMask(frozenset(computed), found["steps"]), Taylor(1), base="zero")
     return CacheMethod(f"dpcache:path={path},budget={budget},first={first}", (rule,))

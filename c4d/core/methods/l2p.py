@@ -11,7 +11,7 @@ def l2p(path: str) -> CacheMethod:
     arXiv 2604.26365. ``path`` is a profile (``python -m bench.learn l2p``) with its schedule and, for every step
     between, the weights of least squared error over recorded runs.
     """
-    found = profile(path, "l2p")
+    found = profile(path, "l2p", "computed", "weights")
     weights = tuple((int(step), tuple(row)) for step, row in sorted(found["weights"].items(), key=lambda x: int(x[0])))
     policy = StepMask(frozenset(found["computed"]), found["steps"])
     return CacheMethod(f"l2p:path={path}", (Rule((STACK,), policy, PerStep(weights), base="zero"),))

@@ -3,7 +3,7 @@ from pathlib import Path
 from typing import Any
 
 
-def profile(path: str, kind: str) -> dict[str, Any]:
+def profile(path: str, kind: str, *keys: str) -> dict[str, Any]:
     """What ``python -m bench.learn`` wrote about a model: its ``kind``, for how many ``steps``, and the numbers."""
     try:
         found: dict[str, Any] = json.loads(Path(path).read_text())
@@ -12,4 +12,6 @@ def profile(path: str, kind: str) -> dict[str, Any]:
     if not isinstance(found, dict) or found.get("kind") != kind:
         said = found.get("kind") if isinstance(found, dict) else type(found).__name__
         raise ValueError(f"path={path} holds {said!r}, not a profile of {kind} (python -m bench.learn {kind})")
+    if lacking := [key for key in ("steps", *keys) if key not in found]:
+        raise ValueError(f"path={path} lacks {', '.join(lacking)}: make it again with python -m bench.learn {kind}")
     return found
