@@ -42,8 +42,9 @@ def cached(
     """Caches ``model`` with ``method`` inside a ``with`` block; outside it the model is exactly what it was.
 
     Args:
-        model: a diffusers pipeline (all of its transformers are attached, its scheduler is followed), or a bare
-            transformer, which then needs ``scheduler`` or ``session.begin(timesteps)``.
+        model: a diffusers pipeline (all of its transformers are attached, its scheduler is followed), a list of several
+            over the same transformers (each with its own scheduler or not), or a bare transformer, which then needs
+            ``scheduler`` or ``session.begin(timesteps)``.
         method: a :class:`CacheMethod` from ``c4d.methods``, or its text, such as ``"taylorseer:interval=5,order=1"``.
         scheduler: the diffusers scheduler that drives a loop of your own over a bare transformer.
         spec: a description of a transformer that c4d does not know.
@@ -73,14 +74,14 @@ def cached(
     wide = [rule.forecast for rule in made.rules if isinstance(rule.forecast, FeatureForecaster)]
     if torch.float64 not in chosen.dtypes and any(forecast.needs_double for forecast in wide):
         raise Unsupported(f"{made.name} adds up in torch.float64, which backend {chosen.name!r} does not compute in")
-    transformers = _transformers_of(model).values()
-    if isinstance(model, nn.Module):
+    pipelines = list(model) if isinstance(model, list | tuple) else [model]
+    transformers = _shared_by(pipelines)
+    followed: list[tuple[Any, SchedulerClock]] = []
+    if isinstance(pipelines[0], nn.Module):
         clock: Clock = NoClock() if scheduler is None else SchedulerClock(lambda: scheduler)
     else:
-        clock = SchedulerClock(
-            lambda: model.scheduler if scheduler is None else scheduler,
-            lambda: getattr(model.config, "boundary_ratio", None) if len(transformers) > 1 else None,
-        )
+        followed = [(pipe, _clock_of(pipe, scheduler, len(transformers))) for pipe in pipelines]
+        clock = followed[0][1] if len(followed) == 1 else NoClock()
     return Session(
         [(transformer, spec or spec_for(transformer)) for transformer in transformers],
         made,
@@ -88,6 +89,7 @@ def cached(
         backend=chosen,
         storage=storage,
         ranks=ranks,
+        pipelines=followed,
     )
 
 
@@ -191,6 +193,29 @@ def _check_kinds(*arguments: tuple[Any, tuple[type, ...], str, str]) -> None:
     for value, kinds, name, wanted in arguments:
         if not isinstance(value, kinds):
             raise TypeError(f"{name} is {' '.join(reprlib.repr(value).split())}; give {wanted}")
+
+
+def _clock_of(pipeline: Any, scheduler: Any, experts: int) -> SchedulerClock:
+    """Follows ``scheduler``, or whichever the pipeline has."""
+    return SchedulerClock(
+        lambda: pipeline.scheduler if scheduler is None else scheduler,
+        lambda: getattr(pipeline.config, "boundary_ratio", None) if experts > 1 else None,
+    )
+
+
+def _shared_by(models: list[Any]) -> list[nn.Module]:
+    """The transformers that all ``models`` have in common; raises unless those are all that they have."""
+    if not models:
+        raise TypeError("no model to cache: give a pipeline, or several over the same transformers")
+    first = list(_transformers_of(models[0]).values())
+    for other in models[1:]:
+        theirs = list(_transformers_of(other).values())
+        if isinstance(other, nn.Module) or [id(m) for m in theirs] != [id(m) for m in first]:
+            raise ValueError(
+                f"{type(other).__name__} does not have the transformers of {type(models[0]).__name__}: one c4d.cached "
+                "is for pipelines that share theirs; open another for this one"
+            )
+    return first
 
 
 def _transformers_of(model: Any) -> dict[str, nn.Module]:

@@ -107,7 +107,7 @@ def test_hardware_is_named_in_backends_alone(path):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_a_file_fits_in_a_head(path):
-    assert len(path.read_text().splitlines()) <= 260
+    assert len(path.read_text().splitlines()) <= 400
 
 
 def code_lines(path):

@@ -58,12 +58,21 @@ class SchedulerClock:
         self._scheduler, self._boundary = scheduler, boundary  # as a part of all training timesteps
         self._early: int | None = None  # how many of its timesteps are the first expert's
         self._timesteps: Any = None  # held, so that its identity cannot be taken over by a newer object
+        self._over = False  # the loop that these timesteps were made for has ended
         self._raw = 0
         self._levels: list[Noise] = []  # of all its timesteps, when somebody asked
         self._values: list[float] = []  # they themselves, likewise
         self._first: int | None = None  # None until the scheduler has said where the run began
         self._count: CountingClock
         self._calls: Counter[str | None] = Counter()
+
+    def begin(self) -> None:
+        """A loop begins, whether its timesteps are new or not."""
+        self._timesteps, self._over = None, False
+
+    def end(self) -> None:
+        """The loop has ended: what comes is of new timesteps, or not of this scheduler."""
+        self._over = self._timesteps is not None
 
     def fresh(self) -> bool:
         scheduler = self._scheduler()
@@ -76,6 +85,14 @@ class SchedulerClock:
             raise RunError(
                 f"{type(scheduler).__name__} has no timesteps yet: call set_timesteps before the first forward"
             )
+        new = self.fresh()
+        if (self._over and not new) or (hasattr(scheduler, "step_index") and position(scheduler) >= len(timesteps)):
+            raise RunError(
+                "this forward belongs to no run: the denoising loop of the scheduler that is followed "
+                f"({type(scheduler).__name__}) has ended. If another pipeline over the same transformer makes it, give "
+                "all of them: c4d.cached([one, other], method); a loop of your own calls set_timesteps first"
+            )
+        self._over = False
         if hasattr(scheduler, "step_index"):
             return self._by_index(scheduler, name, expert)
         return self._by_count(timesteps, name, timestep, expert)

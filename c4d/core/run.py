@@ -60,9 +60,10 @@ def signature_of(arguments: Iterable[Any]) -> list[Any]:
 
 @dataclass
 class Run:
-    """One generation: its number and its branches."""
+    """One generation: its number, the loop of a followed pipeline that makes it (None: another's), and its branches."""
 
     number: int
+    loop: Any = None
     branches: defaultdict[tuple[str, int], Branch] = field(default_factory=lambda: defaultdict(Branch))
 
     def bytes(self) -> int:

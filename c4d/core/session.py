@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from c4d.core.attach import Attachment, check_fit
-from c4d.core.clock import Clock, CountingClock
+from c4d.core.bar import Loop, ProgressBar
+from c4d.core.clock import Clock, CountingClock, SchedulerClock
 from c4d.core.history import Storage
 from c4d.core.hooks import Unsaved, named
 from c4d.core.loops import Loops
@@ -40,6 +41,7 @@ class Session(Unsaved):
         backend: Primitives,
         storage: Storage | None = None,
         ranks: Ranks | None = None,
+        pipelines: Sequence[tuple[Any, SchedulerClock]] = (),
     ) -> None:
         for _, spec in transformers:
             check_fit(method, spec)
@@ -47,7 +49,9 @@ class Session(Unsaved):
         self.current: Pass | None = None
         self._timed = any(isinstance(rule.policy, Timed) for rule in method.rules)
         self._turns = Turns()
-        self._clock = clock
+        self._clock = clock  # of forwards outside of the loops of ``pipelines``
+        self._pipelines = [pair for pair in pipelines if hasattr(type(pair[0]), "progress_bar")]
+        self._bars: list[ProgressBar] = []
         self._ranks = ranks or Alone()
         self._tools = Tools(backend, Meter(backend, self._ranks), storage or Storage())
         self._attachments = [Attachment(self, model, spec, i) for i, (model, spec) in enumerate(transformers)]
@@ -73,11 +77,14 @@ class Session(Unsaved):
             for attachment in done:
                 attachment.remove()
             raise
+        self._bars = [ProgressBar(self, *pair) for pair in self._pipelines]
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._abandon()
         self._close_run()
+        for bar in self._bars:
+            bar.remove()
         for attachment in self._attachments:
             attachment.remove()
 
@@ -105,7 +112,9 @@ class Session(Unsaved):
     def bytes(self) -> int:
         """Bytes held right now by histories and probes.
 
-        None between runs, unless a branch sat out the last step alone: its own go with the next run or the session.
+        None between runs: what a pipeline's run holds goes when its loop ends, also if it is stopped. In a loop of
+        one's own it goes with the last step; what a run holds that stops before, or in which a transformer or branch
+        does not take part to the end, goes with the next run or the session.
         """
         return self._run.bytes() + sum(basis.nbytes for basis in self._tools.bases.values()) if self._run else 0
 
@@ -149,16 +158,19 @@ class Session(Unsaved):
         """Before the forward of a transformer: places the pass and, if no probe is needed, decides it."""
         attachment = self._attachments[expert]
         attachment.refuse_compiled(self.method)
-        self._turns.take(self.current is not None, self._run is not None, self._clock.fresh)
+        loop = self._turns.own.loops[-1] if self._turns.own.loops else None
+        clock: Clock = self._clock if loop is None else loop.clock
+        theirs = self._run is not None and self._run.loop is not None and not self._turns.mine
+        self._turns.take(self.current is not None, self._run is not None, lambda: not theirs and clock.fresh())
         self._abandon()
         timestep = (
             kwargs["timestep"] if "timestep" in kwargs else named(attachment.transformer, args, kwargs).get("timestep")
         )
-        new_run, step = self._clock.tick(self.name, timestep, expert)
+        new_run, step = clock.tick(self.name, timestep, expert)
         if self._timed:
-            step = step._replace(timestep=self._clock.timestep())
+            step = step._replace(timestep=clock.timestep())
         if new_run or self._run is None:
-            self._open_run()
+            self._open_run(loop)
         self._ranks.compare(attachment.transformer, self.method.name, step, args, kwargs)
         if self._ranks.elsewhere(attachment.transformer):
             return
@@ -176,11 +188,25 @@ class Session(Unsaved):
             attachment.refresh(self.method)
         branch.last = step.index
         inputs = partial(named, attachment.transformer, args, kwargs)
-        call = Call(attachment.transformer, inputs, self._clock.noise, self._ranks)
+        call = Call(attachment.transformer, inputs, clock.noise, self._ranks)
         self.current = current = Pass(attachment.spec, self.method, branch, step, self._tools, call)
         current.restarted = restarted
         if attachment.offloaded and current.whole and current.action is Action.REUSE:
             current.bridge = Bridge(attachment.offloaded, attachment.blocks)
+
+    def begin_loop(self, loop: Loop) -> None:
+        """A pipeline's loop begins: this thread's forwards are its own until it ends."""
+        loop.clock.begin()
+        self._turns.own.loops.append(loop)
+
+    def end_loop(self, loop: Loop) -> None:
+        """It has ended, or was stopped: nothing of its run stays, and no forward outside of it goes on with it."""
+        loop.clock.end()
+        if loop in self._turns.own.loops:
+            self._turns.own.loops.remove(loop)
+        if self._run is not None and self._run.loop is loop:
+            self._abandon()
+            self._close_run()
 
     def plan(self, stack: Stack, blocks: list[nn.Module]) -> Any:
         """What a loop over ``stack`` yields: outside a forward simply its blocks."""
@@ -233,9 +259,9 @@ class Session(Unsaved):
         if current.bridge is not None:
             current.bridge.undo()
 
-    def _open_run(self) -> None:
+    def _open_run(self, loop: Loop | None) -> None:
         self._close_run()
-        self._run = Run(self._runs)
+        self._run = Run(self._runs, loop)
         self._runs += 1
         for attachment in self._attachments:
             attachment.refresh(self.method)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
 ONE_EACH = "one pipeline per thread, one session per pipeline"
 
 
 class Own(threading.local):
-    """What every thread has of its own: ``name``, the branch that its next pass belongs to."""
+    """What every thread has of its own: its loops, and ``name``, the branch that its next pass belongs to."""
 
     name: str | None = None
+
+    def __init__(self) -> None:
+        self.loops: list[Any] = []  # those of followed pipelines that this thread is in, the innermost last
 
 
 class Turns:

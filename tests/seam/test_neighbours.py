@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import c4d
-from tests.subjects import SUBJECTS, at_step, broken, built, like_alone
+from tests.subjects import SUBJECTS, at_step, broken, built, like_alone, raising_at
 from tests.tiny import rand
 
 # -- two pipelines
@@ -87,6 +87,11 @@ def test_an_interrupt_from_the_keyboard_ends_its_pass():
         broken(subject, pipe, KeyboardInterrupt, blocks=True)
         like_alone(session, subject.ask(pipe), "wan", "stack")
         broken(subject, pipe, KeyboardInterrupt, blocks=True)
+        assert session.current is None and session.bytes() == 0  # the end of the loop finds it
+        with pytest.raises(KeyboardInterrupt):  # without one, the end of the session
+            handle = raising_at(pipe.transformer.blocks[-1], 0, KeyboardInterrupt)
+            subject.loop(pipe)
+        handle.remove()
         assert session.current is not None
     assert session.current is None and session.bytes() == 0
 

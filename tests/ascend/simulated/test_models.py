@@ -191,7 +191,9 @@ def test_a_cached_loop(simulation, name, how):
     # One wait for each pass that decides by what it sees; those of the loop and for masks are not caching's.
     assert report.host_reads == sum(bool(entry.seen) for entry in session.trace) == waited - 16 - attention.host_reads
     assert (report.host_reads > 0) == ("threshold" in text) and report.backend == "ascend"
-    torch.testing.assert_close(outs, wanted, rtol=1e-4, atol=1e-4)
+    # A feature at the edge of two bf16 numbers is rounded the other way where a processor adds up in another order.
+    near = 2e-2 if "history_dtype" in storage else 1e-4
+    torch.testing.assert_close(outs, wanted, rtol=near, atol=near / 10 if near > 1e-4 else near)
 
 
 @pytest.mark.parametrize("kind", REUSING)
