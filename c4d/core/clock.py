@@ -11,6 +11,21 @@ from torch import Tensor
 
 from c4d.core.types import Step
 
+Reading = Callable[[float, float], float]
+READINGS: tuple[
+    Reading, ...
+] = (  # from what a transformer is given, and how many timesteps there are, to the scheduler's
+    lambda t, of_all: t,
+    lambda t, of_all: t * of_all,
+    lambda t, of_all: of_all - t,
+    lambda t, of_all: (1.0 - t) * of_all,
+)
+WAYS_OUT = (
+    "If another pipeline over the same transformer makes it, give all of them: c4d.cached([one, other], method). In a "
+    "loop of your own call set_timesteps before it and step in it, or session.begin(timesteps) before each generation, "
+    'and name the calls of one step: with transformer.cache_context("cond")'
+)
+
 
 class RunError(RuntimeError):
     """A forward that belongs to no run, or that a run cannot place."""
@@ -58,7 +73,10 @@ class SchedulerClock:
         self._scheduler, self._boundary = scheduler, boundary  # as a part of all training timesteps
         self._early: int | None = None  # how many of its timesteps are the first expert's
         self._timesteps: Any = None  # held, so that its identity cannot be taken over by a newer object
-        self._over = False  # the loop that these timesteps were made for has ended
+        self._looped = self._over = False  # in a pipeline's loop; the loop that these timesteps were made for has ended
+        self._readings: tuple[Reading, ...] | None = None  # those by which every timestep so far was the scheduler's
+        self._at: Any = None  # the timestep of the first call in this step
+        self._often: Counter[str | None] = Counter()  # calls by name in the first step
         self._raw = 0
         self._levels: list[Noise] = []  # of all its timesteps, when somebody asked
         self._values: list[float] = []  # they themselves, likewise
@@ -68,11 +86,11 @@ class SchedulerClock:
 
     def begin(self) -> None:
         """A loop begins, whether its timesteps are new or not."""
-        self._timesteps, self._over = None, False
+        self._timesteps, self._looped, self._over = None, True, False
 
     def end(self) -> None:
         """The loop has ended: what comes is of new timesteps, or not of this scheduler."""
-        self._over = self._timesteps is not None
+        self._looped, self._over = False, self._timesteps is not None
 
     def fresh(self) -> bool:
         scheduler = self._scheduler()
@@ -89,13 +107,57 @@ class SchedulerClock:
         if (self._over and not new) or (hasattr(scheduler, "step_index") and position(scheduler) >= len(timesteps)):
             raise RunError(
                 "this forward belongs to no run: the denoising loop of the scheduler that is followed "
-                f"({type(scheduler).__name__}) has ended. If another pipeline over the same transformer makes it, give "
-                "all of them: c4d.cached([one, other], method); a loop of your own calls set_timesteps first"
+                f"({type(scheduler).__name__}) has ended. {WAYS_OUT}"
             )
         self._over = False
+        if new:
+            self._readings = None
         if hasattr(scheduler, "step_index"):
-            return self._by_index(scheduler, name, expert)
-        return self._by_count(timesteps, name, timestep, expert)
+            placed = self._by_index(scheduler, name, timestep, expert)
+        else:
+            placed = self._by_count(timesteps, name, timestep, expert)
+        if not self._looped:  # else the pipeline itself says that the loop is its own
+            self._compare(timesteps, timestep)
+        return placed
+
+    def _compare(self, timesteps: Any, timestep: Any) -> None:
+        """Raises unless a forward's timestep, if the host has it, is the one that the scheduler stands at.
+
+        How a pipeline hands it over is not known (as it is, as a part of all, counted from the other end): what fits
+        has to go on to fit. Numbers may be those of bf16, and whole ones.
+        """
+        of_all = getattr(getattr(self._scheduler(), "config", None), "num_train_timesteps", None) or 1000
+        if (given := on_host(timestep)) is None or (there := on_host(timesteps[self._raw])) is None:
+            return
+        fits = tuple(
+            reading
+            for reading in (READINGS if self._readings is None else self._readings)
+            if abs(reading(given, of_all) - there) <= of_all / 1000 + abs(there) / 128
+        )
+        if self._readings and not fits:
+            self._readings, self._over = None, True
+            raise RunError(
+                f"this forward's timestep is {given:g}, and the scheduler that is followed "
+                f"({type(self._scheduler()).__name__}) stands at {there:g}: it does not drive this forward, or a call "
+                f"of this step has no name. {WAYS_OUT}"
+            )
+        self._readings = fits
+
+    def _repeated(self, name: str | None, timestep: Any, first: bool) -> None:
+        """Raises if a second call of one name in one step is in truth the next step's; the ``first`` step shows how
+        many there are."""
+        if first:
+            self._often[name] += 1
+            same = _equal(self._at, timestep)  # waits for the device, in a first step alone
+        else:
+            same = name is None or self._calls[name] <= self._often[name]
+        if not same:
+            self._over = True
+            raise RunError(
+                f"{'an unnamed call' if name is None else f'a call of {name!r}'} too many: the scheduler that is "
+                f"followed ({type(self._scheduler()).__name__}) has not moved since the last one, so it does not drive "
+                f"this forward. {WAYS_OUT}"
+            )
 
     def noise(self) -> Noise:
         self._levels = self._levels or noise_levels(self._scheduler())
@@ -105,21 +167,26 @@ class SchedulerClock:
         self._values = self._values or [float(t) for t in self._scheduler().timesteps.tolist()]
         return self._values[self._raw]
 
-    def _by_index(self, scheduler: Any, name: str | None, expert: int) -> tuple[bool, Step]:
+    def _by_index(self, scheduler: Any, name: str | None, timestep: Any, expert: int) -> tuple[bool, Step]:
         new, raw, known = self.fresh(), position(scheduler), scheduler.step_index
         if new:
             told = known is not None or getattr(scheduler, "begin_index", None) is not None
             self._timesteps, self._first = scheduler.timesteps, raw if told else None
             self._levels, self._values = [], []
             self._early = self._split(scheduler)
+            self._often.clear()
         elif self._first is None and known is not None:
             self._first = known - 1  # the scheduler has made one step since the first forward
         if new or raw != self._raw:
-            self._raw = raw
+            self._raw, self._at = raw, timestep
             self._calls.clear()
         ordinal = self._calls[name]
         self._calls[name] += 1
         first = self._first if self._first is not None else raw
+        if ordinal:
+            self._repeated(name, timestep, raw == first)
+        elif raw == first:
+            self._often[name] = 1
         total, span = len(scheduler.timesteps) - first, None
         if self._early is not None:
             early = max(0, self._early - first)
@@ -233,6 +300,19 @@ def _branch(name: str | None, ordinal: int) -> str:
     if name is None:
         return str(ordinal)
     return name if ordinal == 0 else f"{name}#{ordinal}"
+
+
+def on_host(timestep: Any) -> float | None:
+    """The number itself; of a tensor its largest (a given frame's is 0), None if the host would have to wait for it."""
+    if isinstance(timestep, Tensor):
+        return float(timestep.max()) if timestep.device.type == "cpu" and timestep.numel() else None
+    return float(timestep) if isinstance(timestep, int | float) else None
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one is other or bool(one.max() == other.max())
+    return isinstance(one, Tensor) or isinstance(other, Tensor) or bool(one == other)
 
 
 def _find(timesteps: Any, timestep: Any) -> int:

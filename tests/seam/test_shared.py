@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import itertools
+from contextlib import nullcontext
 
 import pytest
 import torch
 
 import c4d
 from c4d.core.clock import RunError
-from tests.subjects import EVERY, SUBJECTS, Stop, at_step, built, like_alone
+from tests.subjects import EVERY, KINDS, SUBJECTS, Stop, at_step, built, like_alone
+from tests.tiny import rand
 
 
 def sibling(pipe):
@@ -102,3 +104,42 @@ def test_pipelines_that_do_not_share_are_refused():
     ):
         with pytest.raises(error, match=message):
             c4d.cached(models, "fora:interval=3")
+
+
+@pytest.mark.parametrize(("name", "kind"), EVERY)
+def test_a_pipeline_that_was_not_given_comes_first(name, kind):
+    """Its first step could be one of the idle pipeline's; its second one cannot."""
+    subject, pipe = SUBJECTS[name], SUBJECTS[name].build()
+    other = sibling(pipe)
+    with c4d.cached(pipe, subject.methods[kind]) as session:
+        for _ in range(3):
+            with pytest.raises(RunError, match=r"c4d\.cached\(\[one, other\], method\)"):
+                subject.ask(other)
+            assert all(entry.computed for entry in session.trace)
+        like_alone(session, subject.ask(pipe), name, kind)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_loop_of_ones_own_that_was_stopped(kind):
+    """Nobody says that it has ended; the timestep of what comes next does."""
+    subject, pipe = SUBJECTS["wan"], built("wan")
+    other = sibling(pipe)
+    with c4d.cached(pipe, subject.methods[kind]) as session:
+        with pytest.raises(Stop):
+            subject.loop(pipe, stop=10)
+        with pytest.raises(RunError, match=r"timestep is 999, and .* stands at .* does not drive this forward"):
+            subject.ask(other)
+        like_alone(session, subject.ask(pipe), "wan", kind)
+
+
+@pytest.mark.parametrize("names", [("cond", "uncond"), (None, None)], ids=["named", "unnamed"])
+def test_a_loop_that_never_steps_its_scheduler(names):
+    subject, pipe = SUBJECTS["wan"], built("wan")
+    pipe.scheduler.set_timesteps(8)
+    with c4d.cached(pipe.transformer, "fora:interval=3", scheduler=pipe.scheduler) as session:
+        with pytest.raises(RunError, match=r"does not drive this forward.*set_timesteps before it and step in it"):
+            for t in pipe.scheduler.timesteps:
+                for seed, name in enumerate(names):
+                    with nullcontext() if name is None else pipe.transformer.cache_context(name):
+                        pipe.transformer(rand(*subject.latents), timestep=t.expand(1), **subject.inputs(seed))
+        assert len(session.trace) == 2
