@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import reprlib
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -195,6 +195,17 @@ def _check_kinds(*arguments: tuple[Any, tuple[type, ...], str, str]) -> None:
             raise TypeError(f"{name} is {' '.join(reprlib.repr(value).split())}; give {wanted}")
 
 
+def inside(module: nn.Module) -> nn.Module:
+    """The transformer in a PeftModel, DistributedDataParallel or FullyShardedDataParallel, which all call it."""
+    while True:
+        if callable(base := getattr(module, "get_base_model", None)):
+            module = cast(nn.Module, base())
+        elif type(module).__module__.startswith("torch.") and isinstance(getattr(module, "module", None), nn.Module):
+            module = cast(nn.Module, module.module)
+        else:
+            return module
+
+
 def _clock_of(pipeline: Any, scheduler: Any, experts: int) -> SchedulerClock:
     """Follows ``scheduler``, or whichever the pipeline has."""
     return SchedulerClock(
@@ -221,10 +232,10 @@ def _shared_by(models: list[Any]) -> list[nn.Module]:
 def _transformers_of(model: Any) -> dict[str, nn.Module]:
     """By their name in the pipeline; high-noise expert first, as the pipelines name them."""
     if isinstance(model, nn.Module):
-        modules, owner = {"transformer": model}, "this transformer"
+        modules, owner = {"transformer": inside(model)}, "this transformer"
     else:
         found = {name: getattr(model, name, None) for name in ("transformer", "transformer_2")}
-        modules = {name: module for name, module in found.items() if isinstance(module, nn.Module)}
+        modules = {name: inside(module) for name, module in found.items() if isinstance(module, nn.Module)}
         owner = f"a transformer of this {type(model).__name__}"
     if not modules:
         raise TypeError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
@@ -218,6 +219,8 @@ class CountingClock:
         self._timesteps, self._way_out, self._sigmas = timesteps, way_out, sigmas
         self._total = total = len(timesteps)
         self._calls, self._opened, self._index = Counter[str | None](), False, 0
+        self._last: dict[str | None, float] = {}  # timestep on each branch, where the host has it
+        self._rising: bool | None = None
         if total == 0:
             raise ValueError("a run needs at least one timestep")
         if sigmas is not None and len(sigmas) < total:
@@ -235,9 +238,24 @@ class CountingClock:
                 "before every generation, and name the calls of one step "
                 '(with transformer.cache_context("cond"): ...) if there are several'
             )
+        if (now := on_host(timestep)) is not None:
+            self._follow(name, now)
         self._calls[name] += 1
         self._index = index
         return new, Step(index, self._total, _branch(name, 0), expert)
+
+    def _follow(self, name: str | None, now: float) -> None:
+        """Raises if timesteps, however they count, turn back: then another loop has begun."""
+        before = self._last.get(name, now)
+        if now != before:
+            if self._rising is not None and self._rising != (now > before):
+                raise RunError(
+                    f"timesteps turn back, from {before:g} to {now:g} on branch {_branch(name, 0)!r}, in the middle of "
+                    f"a run of {self._total} steps: {self._way_out} before every generation and before every chunk of "
+                    "one, and name the calls of one step"
+                )
+            self._rising = now > before
+        self._last[name] = now
 
     def noise(self) -> Noise:
         if self._sigmas is None:
@@ -294,6 +312,19 @@ def levels(sigmas: Sequence[float]) -> list[Noise]:
         return [Noise(1.0 - sigma, sigma) for sigma in sigmas]
     signals = [1.0 / math.sqrt(1.0 + sigma * sigma) for sigma in sigmas]
     return [Noise(signal, sigma * signal) for signal, sigma in zip(signals, sigmas, strict=True)]
+
+
+def check_order(timesteps: Sequence[Any] | Tensor) -> None:
+    """Raises ValueError for the timesteps of more than one loop; one host read."""
+    values = timesteps.tolist() if isinstance(timesteps, Tensor) else [float(t) for t in timesteps]
+    moves = [(k, after > before) for k, (before, after) in enumerate(pairwise(values)) if before != after]
+    turn = next((k for k, rising in moves if rising != moves[0][1]), None)
+    if turn is not None:
+        raise ValueError(
+            f"timesteps turn back: {values[turn]:g} is followed by {values[turn + 1]:g} at step {turn + 1}. A run is "
+            "one denoising loop: call session.begin with its own timesteps before each, also before each chunk of a "
+            "video"
+        )
 
 
 def _branch(name: str | None, ordinal: int) -> str:

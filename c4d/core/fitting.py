@@ -10,7 +10,7 @@ from torch import nn
 
 from c4d.core.attach import is_compiled
 from c4d.core.attention import AttentionPrimitives, Processor, Resolve, Work, changed, compute_dtype
-from c4d.core.hooks import Hook, Unsaved
+from c4d.core.hooks import Entered, Hook, Unsaved
 from c4d.core.padding import Trim
 from c4d.core.spec import ModelSpec
 
@@ -28,6 +28,8 @@ class Fitting(Unsaved):
         self._handles: list[Any] = []
         self._placed: list[tuple[nn.Module, Processor]] = []
         self._entered = False
+        self._aside: list[tuple[nn.Module, Processor]] = []  # ours that gave way for the forward under way
+        self._perturbed = 0  # how many did in any forward
         self._exchanged: Counter[str] = Counter()  # processors that others put in the place of ours
 
     def plan(self, kernel: str) -> None:
@@ -75,6 +77,7 @@ class Fitting(Unsaved):
     def remove(self) -> None:
         for handle in self._handles:
             handle.remove()
+        self._give_back()
         self._look()
         for module, processor in self._placed:
             processor.work.rest()
@@ -100,12 +103,14 @@ class Fitting(Unsaved):
     def enter(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Before a forward: padding goes, kernels are chosen."""
         self._entered = True
+        self._give_back()
         self._look()
         if self._exchanged and self._kernel != "auto":
             raise RuntimeError(
                 f"attention kernel {self._kernel!r} is to run in every attention, but {self.label} was given other "
                 f"processors ({', '.join(self._exchanged)}) inside the with block; leave it before exchanging them"
             )
+        self._give_way()
         absent, masked = None, False
         if self.trim is not None:
             if not (self._left or self._exchanged):  # a processor of others may count on the text as it came
@@ -126,7 +131,26 @@ class Fitting(Unsaved):
         self._names = names
         return args, kwargs
 
+    def _give_way(self) -> None:
+        """For one forward, where a guider perturbs attention: it counts on the stock processor."""
+        perturbed = [pair for pair in self._placed if is_perturbed(pair[0])]
+        if perturbed and (self._kernel != "auto" or any(work.spread for work in self.works)):
+            raise RuntimeError(
+                f"{len(perturbed)} attentions of {self.label} are perturbed by a guider (skip_attention_scores), which "
+                "takes their own processors: leave c4d.attention (and c4d.sharded), or use the kernel 'auto'"
+            )
+        for module, processor in perturbed:
+            module.processor = processor.before
+        self._aside, self._perturbed = perturbed, max(self._perturbed, len(perturbed))
+
+    def _give_back(self) -> None:
+        for module, processor in self._aside:
+            if module.__dict__.get("processor") is processor.before:
+                module.processor = processor  # type: ignore[assignment]
+        self._aside = []
+
     def leave(self, args: Any, output: Any) -> None:
+        self._give_back()
         for work in self._works.values():
             work.rest()
 
@@ -157,6 +181,8 @@ class Fitting(Unsaved):
             through = "through" if self._entered else "will go through"
             said.append(f"{self.label}: {what} {through} {' and '.join(sorted(self._names))}")
         self._look()
+        if self._perturbed:
+            said.append(f"{self.label}: {self._perturbed} of them left to their own while a guider perturbs it")
         for name, n in self._exchanged.items():
             said.append(f"{self.label}: {n} of them given another processor inside the with block, {name}")
         for name, n in self._left.items():
@@ -165,7 +191,13 @@ class Fitting(Unsaved):
         return said or [f"{self.label}: no attention declared in its spec; all left as they are"]
 
 
-class AttentionSession:
+def is_perturbed(attention: nn.Module) -> bool:
+    """True while a diffusers guider's hook replaces what this attention computes."""
+    hooks = getattr(getattr(attention, "_diffusers_hook", None), "hooks", {})
+    return any(type(hook).__name__ == "AttentionProcessorSkipHook" for hook in hooks.values())
+
+
+class AttentionSession(Entered):
     """Puts a backend's attention into ``transformers`` while its ``with`` block lasts; made by :func:`c4d.attention`.
 
     ``transformers`` by the name that messages and reports give them.
@@ -182,10 +214,12 @@ class AttentionSession:
         self._at_work = False
         self._fittings = [Fitting(name, *pair, primitives, resolve) for name, pair in transformers.items()]
         self._plan()
+        self.unused = "c4d.attention"
 
     def __enter__(self) -> AttentionSession:
         if self._at_work:
             raise RuntimeError("this attention is already at work: leave its with block first")
+        self.unused = None
         self._plan()  # again: the model may have changed since
         try:
             for fitting in self._fittings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,11 @@ class Storage:
             raise ValueError(f"unknown place {self.place!r} for the history: known are {', '.join(PLACES)}")
         if self.dtype is not None and not self.dtype.is_floating_point:
             raise ValueError(f"a history holds floating-point features, not {self.dtype}")
+
+    @property
+    def most(self) -> float:
+        """The largest number that can be kept."""
+        return math.inf if self.dtype is None else torch.finfo(self.dtype).max
 
 
 class History:

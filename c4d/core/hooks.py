@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -43,6 +44,20 @@ class Unsaved:
 
     def __reduce__(self) -> Any:
         return type(None), ()
+
+
+class Entered:
+    """What does nothing until its ``with`` block: says so if dropped without one. ``unused``: who made it."""
+
+    unused: str | None = None
+
+    def __del__(self) -> None:
+        if self.unused is not None:
+            warnings.warn(
+                f"what {self.unused}(…) gave was never entered, and so did nothing: with {self.unused}(…): …",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
 
 class Hook:

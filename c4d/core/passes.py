@@ -243,6 +243,7 @@ class Pass:
             raise RuntimeError(f"{key} ran twice in one pass; its outputs cannot be told apart and so not be cached")
         if history.step < rule.start:
             history.clear()
+        self.tools.watch(tensors)
         history.push(self.time(rule), tensors)
         history.step = now
         return history

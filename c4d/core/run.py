@@ -95,6 +95,21 @@ class Tools:
     weights_for: float = -1.0  # the time of the step that they were made for
 
     bases: dict[tuple[Any, ...], Tensor] = field(default_factory=dict)  # of slow waves over a grid of tokens
+    beyond: dict[torch.device, Tensor] = field(default_factory=dict)  # whether a feature left the range of its storage
+
+    def watch(self, tensors: Iterable[Tensor]) -> None:
+        """Notes, without waiting for the device, whether any of these features is too large to be stored."""
+        for x in tensors:
+            if 2 * self.storage.most < torch.finfo(x.dtype).max:
+                beyond = x.detach().abs().amax() > self.storage.most
+                self.beyond[x.device] = self.beyond[x.device] | beyond if x.device in self.beyond else beyond
+
+    def overflowed(self, wait: bool) -> bool:
+        """Whether one was, counted once; for a device other than the CPU only if the host is to ``wait`` for it."""
+        ready = [device for device in self.beyond if wait or device.type == "cpu"]
+        found = sum(bool(self.beyond.pop(device)) for device in ready)
+        self.nonfinite += found
+        return found > 0
 
     def forecast(
         self,
@@ -116,6 +131,7 @@ class Tools:
                 ]
             made = [self.backend.lincomb(held, weights) for held in features]
         if forecaster.keeps:
+            self.watch(made)
             history.push(Predicted(t), made)
         if base is not None:
             return [x + y.to(x.dtype) for x, y in zip(base, made, strict=True)]

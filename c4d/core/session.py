@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from c4d.core.attach import Attachment, check_fit
 from c4d.core.bar import Loop, ProgressBar
-from c4d.core.clock import Clock, CountingClock, SchedulerClock
+from c4d.core.clock import Clock, CountingClock, SchedulerClock, check_order
 from c4d.core.history import Storage
-from c4d.core.hooks import Unsaved, named
+from c4d.core.hooks import Entered, Unsaved, named
 from c4d.core.loops import Loops
 from c4d.core.measure import Alone, Meter, Ranks
 from c4d.core.offload import Bridge, tracing
@@ -25,7 +25,7 @@ from c4d.core.turns import Turns
 from c4d.core.types import Action, Primitives, Probe, Timed
 
 
-class Session(Unsaved):
+class Session(Entered, Unsaved):
     """Attaches ``method`` to ``transformers`` while its ``with`` block lasts; made by :func:`c4d.cached`.
 
     Nothing is stored outside it: histories, decisions and the trace live here and end here. The trace and the report
@@ -59,10 +59,12 @@ class Session(Unsaved):
         self._trace: list[Entry] = []
         self._runs = 0
         self._peak = 0
+        self.unused = "c4d.cached"
 
     # -- for users
 
     def __enter__(self) -> Session:
+        self.unused = None
         done: list[Attachment] = []
         try:
             for attachment in self._attachments:
@@ -97,6 +99,7 @@ class Session(Unsaved):
         """
         if not all(attachment.attached for attachment in self._attachments):
             raise RuntimeError("this session is not at work: call begin inside its with block")
+        check_order(timesteps)
         self._clock = CountingClock(timesteps, "call session.begin(timesteps)", sigmas)
 
     @property
@@ -120,6 +123,7 @@ class Session(Unsaved):
 
     def report(self) -> Report:
         """The last run in numbers."""
+        self._tools.overflowed(wait=True)
         entries = [e for e in self._trace if e.run == self._runs - 1]
         computed = [e for e in entries if e.computed]
         reused = [e for e in entries if not e.computed]
@@ -235,6 +239,12 @@ class Session(Unsaved):
             return
         self._end_pass(current)
         current.check()
+        if self._tools.overflowed(wait=current.step.index >= current.step.total - 1):
+            self._close_run()
+            raise RuntimeError(
+                f"a feature does not fit into history_dtype={self._tools.storage.dtype}, whose numbers end at "
+                f"{self._tools.storage.most:g}: use history_dtype=torch.bfloat16, or none"
+            )
         current.finish(output)
         assert self._run is not None
         self._trace.append(current.entry(self._run.number))

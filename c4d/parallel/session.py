@@ -17,7 +17,7 @@ from c4d.core.attach import session_of
 from c4d.core.attention import compute_dtype
 from c4d.core.clock import SchedulerClock, position
 from c4d.core.fitting import AttentionSession
-from c4d.core.hooks import Hook, Unsaved, named
+from c4d.core.hooks import Entered, Hook, Unsaved, named
 from c4d.core.measure import Alone
 from c4d.core.types import Step
 from c4d.parallel.agree import Agreement
@@ -27,7 +27,7 @@ from c4d.parallel.mesh import Mesh
 from c4d.parallel.sharding import Sharding, check_whole
 
 
-class Parallel(Unsaved):
+class Parallel(Entered, Unsaved):
     """Spreads the transformers of ``attention`` over the ranks of ``mesh``; made by :func:`c4d.sharded`.
 
     Every rank gets the whole result. What it holds of a cache is its own part of the tokens. ``join()`` makes the mesh,
@@ -51,6 +51,7 @@ class Parallel(Unsaved):
         self._handles: list[Any] = []
         self._at = 0  # the step of the last call
         self._spread()
+        attention.unused, self.unused = None, "c4d.sharded"
 
     def _spread(self) -> None:
         mesh, fittings = self._join(), self.attention.fittings
@@ -65,6 +66,7 @@ class Parallel(Unsaved):
     def __enter__(self) -> Parallel:
         if self._left:  # by all ranks, with their groups
             self._spread()
+        self.unused = None
         self.attention.__enter__()
         try:
             for fitting in self.attention.fittings if self._shardings else ():

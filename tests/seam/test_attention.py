@@ -17,7 +17,7 @@ from c4d.backends import Unsupported
 from c4d.backends.kernels import KEYS, Kernel, Limits
 from c4d.backends.reference import DTYPES, Reference, sdpa
 from c4d.core.attention import Processor
-from tests.pipes import two_experts
+from tests.pipes import hunyuan_image, two_experts
 from tests.seam.test_coexist import COMPILE, OFFLOADS, add_lora, graphs
 from tests.subjects import SUBJECTS
 from tests.tiny import CASES, hold_methods, rand, signal_of, text
@@ -878,3 +878,35 @@ def test_a_whole_compiled_model_is_refused():
     model.compile(backend="eager")
     with pytest.raises(RuntimeError, match="compile its blocks"):
         c4d.attention(model)
+
+
+@pytest.mark.parametrize("method", [None, "taylorseer-lite:interval=2@stack"])
+def test_a_guider_that_perturbs_attention_finds_the_stock_processors(method):
+    """It looks up their class, and takes torch's own attention away while the perturbed call runs."""
+    from diffusers import LayerSkipConfig
+    from diffusers.guiders import PerturbedAttentionGuidance
+
+    pipe, request = hunyuan_image()
+    pipe.set_progress_bar_config(disable=True)
+    config = LayerSkipConfig(
+        indices=[0, 1], fqn="transformer_blocks", skip_attention=False, skip_attention_scores=True, skip_ff=False
+    )
+
+    def ask(scale):
+        guider = PerturbedAttentionGuidance(3.0, scale, 0.0, 1.0, perturbed_guidance_config=config)
+        pipe.register_modules(guider=guider)
+        seed = torch.Generator().manual_seed(0)
+        return pipe(**request("A"), num_inference_steps=4, generator=seed, output_type="latent", return_dict=False)[0]
+
+    def cached():
+        return contextlib.nullcontext() if method is None else c4d.cached(pipe, method)
+
+    with cached():
+        plain, without = ask(2.5), ask(0.0)
+    with c4d.attention(pipe) as attention, cached():
+        out = ask(2.5)
+    assert error(out, plain) < 1e-5 < error(without, plain)
+    assert any("2 of them left to their own while a guider perturbs it" in line for line in attention.lines())
+    assert not any(isinstance(p, Processor) for p in processors(pipe.transformer).values())
+    with c4d.attention(pipe, "sdpa"), pytest.raises(RuntimeError, match=r"perturbed by a guider.*or use the kernel"):
+        ask(2.5)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import threading
+import warnings
 from types import SimpleNamespace
 
 import pytest
@@ -341,3 +343,73 @@ def test_a_non_finite_measurement_computes_and_is_counted(method):
     assert report.timelines == {"0": "CrCCr"} and report.nonfinite == 2
     assert report.why == ("2 of 5 passes measured NaN or infinity; each was computed",)
     assert report.why[0] in str(report)
+
+
+def test_one_begin_is_for_one_loop():
+    model, x = CASE.build(), rand(*CASE.latents)
+    with c4d.cached(model, "fora:interval=3") as session:
+        chunk = [900.0, 600.0, 300.0]
+        with pytest.raises(ValueError, match=r"timesteps turn back: 300 is followed by 900 at step 3.*each chunk"):
+            session.begin(chunk * 3)
+        with pytest.raises(ValueError, match="timesteps turn back"):
+            session.begin(torch.tensor(chunk[::-1] * 2))
+        session.begin([900.0, 900.0, 600.0])  # Heun's method
+        session.begin(range(9))
+        for t in chunk:
+            CASE.run(model, x, t)
+        with pytest.raises(RunError, match=r"timesteps turn back, from 300 to 900 .*before every chunk"):
+            CASE.run(model, x, chunk[0])
+        assert len(session.trace) == 3
+
+
+@pytest.mark.parametrize(
+    "method", ["taylorseer-lite:interval=2@stack", "fora:interval=2", "taylorseer:interval=2", "foca:interval=2"]
+)
+def test_a_feature_that_its_storage_cannot_hold_is_an_error(method):
+    model, x = CASE.build(), rand(*CASE.latents)
+    for block in model.blocks:
+        block.ffn.net[-1].bias.data.fill_(1e5)
+    with c4d.cached(model, method, history_dtype=torch.float16) as session:
+        session.begin([900.0] * 3)
+        with pytest.raises(RuntimeError, match=r"torch.float16, whose numbers end at 65504: use .*bfloat16"):
+            CASE.run(model, x, 900.0)
+        assert session.report().nonfinite == 1 and session.bytes() == 0
+    with c4d.cached(model, method, history_dtype=torch.bfloat16) as session:
+        session.begin([900.0] * 3)
+        assert all(CASE.run(model, x, 900.0).isfinite().all() for _ in range(3)) and session.report().nonfinite == 0
+
+
+def peft(model):
+    from peft import LoraConfig, get_peft_model
+
+    return get_peft_model(model, LoraConfig(r=2, target_modules=["to_q"]))
+
+
+@pytest.mark.parametrize("wrap", [peft, torch.nn.parallel.DistributedDataParallel], ids=["peft", "ddp"])
+def test_what_wraps_a_transformer_is_looked_into(wrap, tmp_path):
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        model, x = CASE.build(), rand(*CASE.latents)
+        wrapped = wrap(model)
+        with c4d.cached(wrapped, "fora:interval=3") as session, c4d.attention(wrapped):
+            session.begin([900.0, 600.0])
+            CASE.run(wrapped, x, 900.0), CASE.run(wrapped, x, 600.0)
+        assert session.report().timelines == {"0": "Cr"}
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_a_session_that_is_never_entered_says_so():
+    model = CASE.build()
+    for make, name in (
+        (lambda: c4d.cached(model, "fora:interval=2"), "cached"),
+        (lambda: c4d.attention(model), "attention"),
+    ):
+        with pytest.warns(RuntimeWarning, match=rf"c4d\.{name}\(…\) gave was never entered"):
+            make()
+            gc.collect()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with make():
+                pass
