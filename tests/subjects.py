@@ -62,6 +62,7 @@ class Subject:
         ``guided`` or not, the first call's predictions are returned; only if not do they alone move the latents."""
         pipe.scheduler.set_timesteps(steps)
         x, outs, passes = rand(*self.latents, seed=3), [], 0
+        inputs = [self.inputs(seed) for seed in (0, 1)]
         for i, t in enumerate(pipe.scheduler.timesteps):
             both = []
             for seed, name in enumerate(names[: 1 if i in skip else 2]):
@@ -69,9 +70,7 @@ class Subject:
                     raise Stop
                 passes += 1
                 with nullcontext() if name is None else pipe.transformer.cache_context(name):
-                    both.append(
-                        pipe.transformer(x, timestep=t.expand(1), **self.inputs(seed), return_dict=False)[0].clone()
-                    )
+                    both.append(pipe.transformer(x, timestep=t.expand(1), **inputs[seed], return_dict=False)[0].clone())
             cond, uncond = both[0], both[-1] if guided else both[0]
             outs.append(cond)
             x = pipe.scheduler.step(uncond + 2.0 * (cond - uncond), t, x, return_dict=False)[0]

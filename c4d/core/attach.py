@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
-from c4d.core.hooks import CacheContext, Forward, Hook, Listener
+from c4d.core.hooks import CacheContext, Forward, Hook, Listener, named
 from c4d.core.offload import offload_hooks
 from c4d.core.rule import CacheMethod
 from c4d.core.spec import ModelSpec, OutputOf
@@ -77,6 +77,11 @@ class Attachment:
             if held is not None:
                 held.remove()
             self._forwards[path] = Forward(self._session, module, around)
+
+    def conditioning(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The tensors of a forward besides its latents and its timestep, by name."""
+        given = named(self.transformer, args, kwargs)
+        return {n: x for n, x in given.items() if isinstance(x, Tensor) and n not in (self.spec.latents, "timestep")}
 
     def take_hold(self) -> None:
         """After a pass: back in front of forwards that an offload hook, coming or going, has exchanged.

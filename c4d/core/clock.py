@@ -85,6 +85,11 @@ class SchedulerClock:
         self._count: CountingClock
         self._calls: Counter[str | None] = Counter()
 
+    @property
+    def tells_steps(self) -> bool:
+        """True if the scheduler counts its steps, False if passes have to be counted."""
+        return hasattr(self._scheduler(), "step_index")
+
     def begin(self) -> None:
         """A loop begins, whether its timesteps are new or not."""
         self._timesteps, self._looped, self._over = None, True, False

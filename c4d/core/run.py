@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from c4d.core.branches import Branches
 from c4d.core.history import History, Storage
 from c4d.core.measure import Meter, Ranks
 from c4d.core.rule import Rule
@@ -64,6 +65,7 @@ class Run:
 
     number: int
     loop: Any = None
+    unnamed: Branches = field(default_factory=Branches)
     branches: defaultdict[tuple[str, int], Branch] = field(default_factory=lambda: defaultdict(Branch))
 
     def bytes(self) -> int:

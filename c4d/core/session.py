@@ -175,11 +175,13 @@ class Session(Entered, Unsaved):
             step = step._replace(timestep=clock.timestep())
         if new_run or self._run is None:
             self._open_run(loop)
+        assert self._run is not None
+        if self.name is None and isinstance(clock, SchedulerClock) and clock.tells_steps:
+            step = step._replace(branch=self._run.unnamed.place(step.index, attachment.conditioning(args, kwargs)))
         self._ranks.compare(attachment.transformer, self.method.name, step, args, kwargs)
         if self._ranks.elsewhere(attachment.transformer):
             return
         attachment.wake()
-        assert self._run is not None
         rules = self.method.rules
         branch = self._run.branches[step.branch, expert]
         signature = signature_of([*args, *kwargs.values()])

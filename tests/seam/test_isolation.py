@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ import pytest
 import torch
 
 import c4d
+from c4d.core.clock import RunError
 from tests.subjects import EVERY, KINDS, SUBJECTS, Stop, Subject, at_step, broken, built, like_alone
+from tests.tiny import rand
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -171,3 +174,50 @@ def test_two_unnamed_calls_a_step_are_as_good_as_named_ones(name, kind):
         assert torch.equal(out, subject.loop(pipe))
     assert list(report.timelines.values()) == list(session.report().timelines.values())
     assert set(report.timelines) == {"0", "1"}
+
+
+def guided(subject, pipe, order, *, named, until=8, begin=0, text=lambda x: x):
+    """A loop of one's own whose guidance lasts from step ``begin`` to ``until``; the predictions of cond alone."""
+    pipe.scheduler.set_timesteps(8)
+    inputs, x, outs = {"cond": subject.inputs(0), "uncond": subject.inputs(1)}, rand(*subject.latents, seed=3), []
+    for i, t in enumerate(pipe.scheduler.timesteps):
+        out = {}
+        for name in order if begin <= i < until else ["cond"]:
+            given = {key: text(value) for key, value in inputs[name].items()}
+            with pipe.transformer.cache_context(name) if named else nullcontext():
+                out[name] = pipe.transformer(x, timestep=t.expand(1), **given, return_dict=False)[0].clone()
+        outs.append(out["cond"])
+        x = pipe.scheduler.step(out["cond"], t, x, return_dict=False)[0]
+    return torch.stack(outs)
+
+
+@pytest.mark.parametrize(
+    "lasts", [dict(until=4), dict(begin=3), dict(begin=1, until=7), dict(begin=2, until=3)], ids=str
+)
+@pytest.mark.parametrize("order", [("cond", "uncond"), ("uncond", "cond")], ids="-".join)
+@pytest.mark.parametrize(("name", "kind"), EVERY)
+def test_a_call_without_a_name_is_told_by_its_text(name, kind, order, lasts):
+    subject, pipe = SUBJECTS[name], built(name)
+    with c4d.cached(pipe, subject.methods[kind]) as session:
+        expected = guided(subject, pipe, order, named=True, **lasts)
+        lines = session.report().timelines
+        if lasts.get("begin") == 1 and order[0] == "uncond":  # one step has not shown yet what stays the same
+            with pytest.raises(RunError, match="a step has 2 calls without names, and the one before had 1"):
+                guided(subject, pipe, order, named=False, **lasts)
+            return
+        assert torch.equal(guided(subject, pipe, order, named=False, **lasts), expected)
+        assert sorted(session.report().timelines.values()) == sorted(lines.values())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_texts_that_are_made_anew_tell_nothing(kind):
+    """The order of the calls does, as long as every step has as many."""
+    subject, pipe = SUBJECTS["wan"], built("wan")
+    with c4d.cached(pipe, subject.methods[kind]):
+        expected = guided(subject, pipe, ("uncond", "cond"), named=True)
+        assert torch.equal(guided(subject, pipe, ("uncond", "cond"), named=False, text=torch.clone), expected)
+        for lasts, now, before in ((dict(until=4), 1, 2), (dict(begin=3), 2, 1)):
+            with pytest.raises(
+                RunError, match=f"a step has {now} calls without names, and the one before had {before}"
+            ):
+                guided(subject, pipe, ("uncond", "cond"), named=False, text=torch.clone, **lasts)
