@@ -70,7 +70,13 @@ class SchedulerClock:
     ``step_index`` they cannot be, and one pass too many is an error. ``boundary`` tells where the second expert begins.
     """
 
-    def __init__(self, scheduler: Callable[[], Any], boundary: Callable[[], float | None] = lambda: None) -> None:
+    def __init__(
+        self,
+        scheduler: Callable[[], Any],
+        boundary: Callable[[], float | None] = lambda: None,
+        checked: bool = True,
+    ) -> None:
+        self._checked = checked  # whether a forward of another scheduler is an error
         self._scheduler, self._boundary = scheduler, boundary  # as a part of all training timesteps
         self._early: int | None = None  # how many of its timesteps are the first expert's
         self._timesteps: Any = None  # held, so that its identity cannot be taken over by a newer object
@@ -110,7 +116,8 @@ class SchedulerClock:
                 f"{type(scheduler).__name__} has no timesteps yet: call set_timesteps before the first forward"
             )
         new = self.fresh()
-        if (self._over and not new) or (hasattr(scheduler, "step_index") and position(scheduler) >= len(timesteps)):
+        ended = hasattr(scheduler, "step_index") and position(scheduler) >= len(timesteps)
+        if self._checked and ((self._over and not new) or ended):
             raise RunError(
                 "this forward belongs to no run: the denoising loop of the scheduler that is followed "
                 f"({type(scheduler).__name__}) has ended. {WAYS_OUT}"
@@ -122,7 +129,7 @@ class SchedulerClock:
             placed = self._by_index(scheduler, name, timestep, expert)
         else:
             placed = self._by_count(timesteps, name, timestep, expert)
-        if not self._looped:  # else the pipeline itself says that the loop is its own
+        if self._checked and not self._looped:  # else the pipeline itself says that the loop is its own
             self._compare(timesteps, timestep)
         return placed
 
@@ -189,7 +196,7 @@ class SchedulerClock:
         ordinal = self._calls[name]
         self._calls[name] += 1
         first = self._first if self._first is not None else raw
-        if ordinal:
+        if ordinal and self._checked and not self._looped:
             self._repeated(name, timestep, raw == first)
         elif raw == first:
             self._often[name] = 1

@@ -47,7 +47,7 @@ class Parallel(Entered, Unsaved):
     ) -> None:
         self.attention, self._join, self._ungroup, self._passed_on = attention, join, ungroup, passed_on
         self._kernels, self._scheduler, self._jointly = kernels, scheduler, jointly
-        self._clock = SchedulerClock(lambda: scheduler) if hasattr(scheduler, "step_index") else None
+        self._clock = SchedulerClock(lambda: scheduler, checked=False) if hasattr(scheduler, "step_index") else None
         self._handles: list[Any] = []
         self._at = 0  # the step of the last call
         self._spread()
