@@ -23,7 +23,9 @@ def spec_for(transformer: nn.Module) -> ModelSpec:
     for cls in type(transformer).__mro__:
         if cls.__name__ in SPECS:
             return SPECS[cls.__name__]
+    named = ((path, type(module).__name__) for path, module in transformer.named_modules())
+    inner = next((f". Its {path!r} is a {name}: give c4d that" for path, name in named if name in SPECS), "")
     raise UnsupportedModel(
-        f"c4d has no spec for {type(transformer).__name__}; it supports {', '.join(SPECS)}. "
+        f"c4d has no spec for {type(transformer).__name__}{inner}; it supports {', '.join(SPECS)}. "
         "docs/adding_a_model.md shows how to describe another one (c4d.cached(..., spec=ModelSpec(...)))"
     )

@@ -22,6 +22,7 @@ def check_ranks(
 ) -> Degrees:
     """How the ranks of ``job`` are divided for this pipeline; :class:`InputError` if they cannot be as asked for."""
     session = c4d.attention(pipe, backend=backend)
+    session.unused = None  # it is only asked
     try:
         calls = branches(pipe, request) if callable(pipe) else how.cfg or 1  # else only the whole pipeline can tell
         degrees = how.degrees(job.world, node=job.node, heads=session.heads, branches=calls)

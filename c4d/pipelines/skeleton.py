@@ -82,7 +82,7 @@ def check_attention(pipe: Any, kernel: str, dtype: torch.dtype, *, backend: Back
         if (transformer := getattr(pipe, name, None)) is not None:
             nn.Module.to(transformer, dtype)  # diffusers' own speaks of layers that it would keep in fp32
     try:
-        c4d.attention(pipe, kernel, backend=backend)
+        c4d.attention(pipe, kernel, backend=backend).unused = None  # it is only asked
     except ValueError as error:
         others = [name for name in BACKENDS if name != backend.name and kernel in load(name).attention_kernels]
         where = f"; backend {' and '.join(others)} has one of that name" if others else ""

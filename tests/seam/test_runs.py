@@ -385,7 +385,13 @@ def peft(model):
     return get_peft_model(model, LoraConfig(r=2, target_modules=["to_q"]))
 
 
-@pytest.mark.parametrize("wrap", [peft, torch.nn.parallel.DistributedDataParallel], ids=["peft", "ddp"])
+def fsdp(model):
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    return FullyShardedDataParallel(model, device_id=torch.device("cpu"), use_orig_params=True)
+
+
+@pytest.mark.parametrize("wrap", [peft, torch.nn.parallel.DistributedDataParallel, fsdp], ids=["peft", "ddp", "fsdp"])
 def test_what_wraps_a_transformer_is_looked_into(wrap, tmp_path):
     store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
@@ -394,7 +400,8 @@ def test_what_wraps_a_transformer_is_looked_into(wrap, tmp_path):
         wrapped = wrap(model)
         with c4d.cached(wrapped, "fora:interval=3") as session, c4d.attention(wrapped):
             session.begin([900.0, 600.0])
-            CASE.run(wrapped, x, 900.0), CASE.run(wrapped, x, 600.0)
+            with torch.no_grad():
+                CASE.run(wrapped, x, 900.0), CASE.run(wrapped, x, 600.0)
         assert session.report().timelines == {"0": "Cr"}
     finally:
         torch.distributed.destroy_process_group()
@@ -413,3 +420,8 @@ def test_a_session_that_is_never_entered_says_so():
             warnings.simplefilter("error")
             with make():
                 pass
+
+
+def test_an_unknown_wrapper_names_the_module_inside():
+    with pytest.raises(TypeError, match=r"no spec for Sequential\. Its '1' is a WanTransformer3DModel: give c4d that"):
+        c4d.cached(torch.nn.Sequential(torch.nn.Identity(), CASE.build()), "fora:interval=2")
