@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any, Protocol
 
 from c4d.core.clock import SchedulerClock
-from c4d.core.hooks import Unsaved
 
 
 class Loops(Protocol):
@@ -43,19 +42,23 @@ class Loop:
         return getattr(self._bar, name)
 
 
-class ProgressBar(Unsaved):
-    """``pipeline.progress_bar`` for the time of a session."""
+class ProgressBar:
+    """``pipeline.progress_bar`` for the time of a session; that of a copied or saved pipeline just makes bars."""
 
     def __init__(self, session: Loops, pipeline: Any, clock: SchedulerClock) -> None:
         self._session: Loops | None = session
-        self._pipeline, self._clock = pipeline, clock
+        self._clock: SchedulerClock | None = clock
+        self._pipeline = pipeline
         self._before = pipeline.__dict__.get("progress_bar")
         pipeline.__dict__["progress_bar"] = self
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         make = self._before or partial(type(self._pipeline).progress_bar, self._pipeline)
         bar = make(*args, **kwargs)
-        return bar if self._session is None else Loop(self._session, self._clock, bar)
+        return bar if self._session is None or self._clock is None else Loop(self._session, self._clock, bar)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_session": None, "_clock": None}
 
     def remove(self) -> None:
         self._session, pipeline = None, self._pipeline

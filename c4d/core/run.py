@@ -101,8 +101,8 @@ class Tools:
 
     def watch(self, tensors: Iterable[Tensor]) -> None:
         """Notes, without waiting for the device, whether any of these features is too large to be stored."""
-        for x in tensors:
-            if 2 * self.storage.most < torch.finfo(x.dtype).max:
+        for x in tensors if self.storage.dtype is not None else ():
+            if x.is_floating_point() and 2 * self.storage.most < torch.finfo(x.dtype).max:
                 beyond = x.detach().abs().amax() > self.storage.most
                 self.beyond[x.device] = self.beyond[x.device] | beyond if x.device in self.beyond else beyond
 

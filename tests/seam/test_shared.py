@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import pickle
 from contextlib import nullcontext
 
 import pytest
@@ -143,3 +144,15 @@ def test_a_loop_that_never_steps_its_scheduler(names):
                     with nullcontext() if name is None else pipe.transformer.cache_context(name):
                         pipe.transformer(rand(*subject.latents), timestep=t.expand(1), **subject.inputs(seed))
         assert len(session.trace) == 2
+
+
+@pytest.mark.parametrize(
+    "how", [copy.deepcopy, lambda pipe: pickle.loads(pickle.dumps(pipe))], ids=["copied", "pickled"]
+)
+def test_a_copy_of_a_pipeline_leaves_the_session_behind(how):
+    subject, pipe = SUBJECTS["wan"], SUBJECTS["wan"].build()
+    plain = subject.ask(pipe)
+    with c4d.cached(pipe, subject.methods["stack"]) as session:
+        assert torch.equal(subject.ask(how(pipe)), plain)
+        assert not session.trace
+        like_alone(session, subject.ask(pipe), "wan", "stack")
