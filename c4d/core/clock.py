@@ -129,7 +129,7 @@ class SchedulerClock:
             placed = self._by_index(scheduler, name, timestep, expert)
         else:
             placed = self._by_count(timesteps, name, timestep, expert)
-        if self._checked and not self._looped:  # else the pipeline itself says that the loop is its own
+        if self._checked:
             self._compare(timesteps, timestep)
         return placed
 
@@ -161,7 +161,7 @@ class SchedulerClock:
         many there are."""
         if first:
             self._often[name] += 1
-            same = _equal(self._at, timestep)  # waits for the device, in a first step alone
+            same = self._looped or _equal(self._at, timestep)  # waits for the device, in an own loop's first step
         else:
             same = name is None or self._calls[name] <= self._often[name]
         if not same:
@@ -196,7 +196,7 @@ class SchedulerClock:
         ordinal = self._calls[name]
         self._calls[name] += 1
         first = self._first if self._first is not None else raw
-        if ordinal and self._checked and not self._looped:
+        if ordinal and self._checked:
             self._repeated(name, timestep, raw == first)
         elif raw == first:
             self._often[name] = 1

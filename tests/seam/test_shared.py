@@ -156,3 +156,15 @@ def test_a_copy_of_a_pipeline_leaves_the_session_behind(how):
         assert torch.equal(subject.ask(how(pipe)), plain)
         assert not session.trace
         like_alone(session, subject.ask(pipe), "wan", "stack")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_that_was_not_given_inside_a_step_of_another(kind):
+    """Its forwards are made in the loop of the other, whose timesteps they do not have."""
+    subject, pipe = SUBJECTS["wan"], built("wan")
+    other = sibling(pipe)
+    with c4d.cached(pipe, subject.methods[kind]) as session:
+        with pytest.raises(RunError, match=r"timestep is 999, and .* does not drive this forward"):
+            subject.ask(pipe, prompt="B", callback_on_step_end=at_step(3, lambda _: subject.ask(other)))
+        assert session.bytes() == 0
+        like_alone(session, subject.ask(pipe), "wan", kind)
