@@ -23,7 +23,8 @@ def spec_for(transformer: nn.Module) -> ModelSpec:
     for cls in type(transformer).__mro__:
         if cls.__name__ in SPECS:
             return SPECS[cls.__name__]
-    named = ((path, type(module).__name__) for path, module in transformer.named_modules())
+    modules = transformer.named_modules() if "_modules" in vars(transformer) else ()  # a skeleton has none
+    named = ((path, type(module).__name__) for path, module in modules)
     inner = next((f". Its {path!r} is a {name}: give c4d that" for path, name in named if name in SPECS), "")
     raise UnsupportedModel(
         f"c4d has no spec for {type(transformer).__name__}{inner}; it supports {', '.join(SPECS)}. "

@@ -336,7 +336,7 @@ def texts(draw):
         forecaster = draw(st.sampled_from(sorted({*FORECASTERS} - {"bands", "dmd"} if several else FORECASTERS)))
         text += "+" + draw(part(forecaster, FORECASTERS[forecaster], ("smoothing", "alpha", "anchor")))
         if forecaster in ("bands", "dmd"):
-            return re.sub(",?tail=[0-9]+", "", text) + "@stack"
+            return re.sub("tail=[0-9]+,|,tail=[0-9]+", "", text) + "@stack"
     if ",cross_attn=" in text or ":cross_attn=" in text:
         return text  # of rules at several sites
     return text + (f"@{draw(st.sampled_from(SITES_OF.get(name, ['stack'])))}" if draw(st.booleans()) else "")
