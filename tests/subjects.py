@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import c4d
+from tests.device import DEVICE, there
 from tests.pipes import flux, hunyuan_video, text_to_video, two_experts, wan_tiny
 from tests.tiny import rand
 
@@ -46,13 +47,14 @@ class Subject:
     methods: dict[str, str]
 
     def build(self):
-        pipe = self.make()
+        pipe = self.make().to(DEVICE)
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
     def ask(self, pipe, **change):
         dtype = next(m for m in (pipe.transformer, getattr(pipe, "transformer_2", None)) if m is not None).dtype
         asked = self.request(**change)
+        asked = there(asked)
         asked.update({name: x.to(dtype) for name, x in asked.items() if name.endswith("embeds")})
         made = torch.Generator().manual_seed(3)
         return pipe(**asked, generator=made, output_type="latent", return_dict=False)[0]
@@ -60,9 +62,9 @@ class Subject:
     def loop(self, pipe, steps=8, names=("cond", "uncond"), skip=(), stop=None, guided=True):
         """A loop of one's own: the second call is left out on the steps in ``skip``; a pass counted ``stop`` raises.
         ``guided`` or not, the first call's predictions are returned; only if not do they alone move the latents."""
-        pipe.scheduler.set_timesteps(steps)
-        x, outs, passes = rand(*self.latents, seed=3), [], 0
-        inputs = [self.inputs(seed) for seed in (0, 1)]
+        pipe.scheduler.set_timesteps(steps, device=DEVICE)
+        x, outs, passes = there(rand(*self.latents, seed=3)), [], 0
+        inputs = [there(self.inputs(seed)) for seed in (0, 1)]
         for i, t in enumerate(pipe.scheduler.timesteps):
             both = []
             for seed, name in enumerate(names[: 1 if i in skip else 2]):

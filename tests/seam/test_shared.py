@@ -12,6 +12,7 @@ import torch
 
 import c4d
 from c4d.core.clock import RunError
+from tests.device import there
 from tests.subjects import EVERY, KINDS, SUBJECTS, Stop, at_step, built, like_alone
 from tests.tiny import rand
 
@@ -142,7 +143,7 @@ def test_a_loop_that_never_steps_its_scheduler(names):
             for t in pipe.scheduler.timesteps:
                 for seed, name in enumerate(names):
                     with nullcontext() if name is None else pipe.transformer.cache_context(name):
-                        pipe.transformer(rand(*subject.latents), timestep=t.expand(1), **subject.inputs(seed))
+                        pipe.transformer(there(rand(*subject.latents)), timestep=t.expand(1), **there(subject.inputs(seed)))
         assert len(session.trace) == 2
 
 
