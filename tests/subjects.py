@@ -53,8 +53,7 @@ class Subject:
 
     def ask(self, pipe, **change):
         dtype = next(m for m in (pipe.transformer, getattr(pipe, "transformer_2", None)) if m is not None).dtype
-        asked = self.request(**change)
-        asked = there(asked)
+        asked = there(self.request(**change))
         asked.update({name: x.to(dtype) for name, x in asked.items() if name.endswith("embeds")})
         made = torch.Generator().manual_seed(3)
         return pipe(**asked, generator=made, output_type="latent", return_dict=False)[0]

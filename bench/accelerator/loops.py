@@ -22,12 +22,13 @@ from bench.accelerator.bandwidth import copy_bandwidth
 from bench.accelerator.machine import Machine
 from bench.accelerator.records import Absent, Case, Record, theirs
 from bench.accelerator.subjects import Subject
+from bench.accelerator.verdicts import FUSED
 from c4d.core.grammar import parse
 from c4d.core.methods.teacache import published_fits
 from c4d.models import SPECS
 
 FOREVER = 10**6
-UNCACHED, EMPTIED, FUSED = "uncached", "stacks emptied", "c4d attention auto"
+UNCACHED, EMPTIED = "uncached", "stacks emptied"
 PEERS = ("diffusers", "cache-dit")
 Attach = Callable[[Any, Subject, int], Iterator[Callable[[], None]]]  # machine, subject, steps -> begin()
 
@@ -58,6 +59,7 @@ PLANS = {
     "hunyuan": Plan(4, 1, 50.0, few=True),
 }
 LITE = "taylorseer-lite:interval=5,order=1@stack"
+BOTH = f"{FUSED} + {LITE}"
 LITE_FEW = f"taylorseer-lite:interval={FOREVER},order=1,warmup=2@stack"
 FIRST_BLOCK, FIRST_BLOCK_FEW = "first-block:threshold=0.1", "first-block:threshold=1e9,last=0"
 
@@ -91,14 +93,21 @@ def contenders(part: str, plan: Plan) -> dict[str, tuple[Attach, float]]:
     found["cache-dit F1B0 W1 R1e9"] = dbcache_(False, **forever), 1.1 / plan.steps
     if plan.few:
         return found
-    texts = [LITE, "fora:interval=3", FIRST_BLOCK]
+    # First those whose schedule is fixed: they say the same of a random model as of a trained one.
+    for name, attach in (
+        (f"c4d {LITE}", ours(LITE)),
+        (BOTH, both(LITE)),
+        ("diffusers TaylorSeer-Lite interval 5", taylorseer_lite),
+        ("c4d fora:interval=3", ours("fora:interval=3")),
+    ):
+        found[name] = attach, 0.4
+    texts = [FIRST_BLOCK]
     for fit, known in published_fits().items():
         if fit == plan.fit:
             texts.append(f"teacache:threshold={min(known['thresholds'])},fit={fit}")  # type: ignore[call-overload]
     for text in texts:
         found[f"c4d {text}"] = ours(text), 0.4
     found["diffusers FirstBlock 0.1"] = first_block(0.1), 0.5
-    found["diffusers TaylorSeer-Lite interval 5"] = taylorseer_lite, 0.3
     warm = {**dbcache, "max_warmup_steps": 4, "residual_diff_threshold": 0.12}
     found["cache-dit F1B0 W4 R0.12"] = dbcache_(False, **warm), 0.5
     found["cache-dit F1B0 W4 R0.12 + TaylorSeer 1"] = dbcache_(True, **warm), 0.5
@@ -125,7 +134,8 @@ def loop(machine: Machine, part: str, plan: Plan, name: str, attach: Attach) -> 
         found["device_ms"] = queued["reused_ms"]
         found |= {"bandwidth": machine.kept.get("bandwidth") or copy_bandwidth(machine), "hidden": subject.hidden()}
         machine.kept["bandwidth"] = found["bandwidth"]
-    if name.startswith("c4d") and name != FUSED and (rule := parse(name.removeprefix("c4d ")).whole) is not None:
+    method = name.removeprefix(f"{FUSED} + ").removeprefix("c4d ")
+    if name.startswith("c4d") and name != FUSED and (rule := parse(method).whole) is not None:
         found["features"] = rule.forecast.history + (rule.base == "input")
         found["waits"] = bool(rule.policy.probes)  # for the device, in every pass
     return {"contender": name, "few": plan.few, "weights": subject.weights, "blocks": subject.blocks, **found}
@@ -222,6 +232,14 @@ def fused(machine: Machine, subject: Subject, steps: int) -> Iterator[Callable[[
     """Nothing is cached; attention, norms and rotary embeddings are the backend's."""
     with c4d.attention(subject.model, backend=machine.backend):
         yield lambda: None
+
+
+def both(text: str) -> Attach:
+    def attach(machine: Machine, subject: Subject, steps: int) -> Iterator[Callable[[], None]]:
+        with contextmanager(fused)(machine, subject, steps):
+            yield from ours(text)(machine, subject, steps)
+
+    return attach
 
 
 def ours(text: str) -> Attach:

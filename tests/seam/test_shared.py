@@ -143,7 +143,9 @@ def test_a_loop_that_never_steps_its_scheduler(names):
             for t in pipe.scheduler.timesteps:
                 for seed, name in enumerate(names):
                     with nullcontext() if name is None else pipe.transformer.cache_context(name):
-                        pipe.transformer(there(rand(*subject.latents)), timestep=t.expand(1), **there(subject.inputs(seed)))
+                        pipe.transformer(
+                            there(rand(*subject.latents)), timestep=t.expand(1), **there(subject.inputs(seed))
+                        )
         assert len(session.trace) == 2
 
 

@@ -1,4 +1,4 @@
-"""On an accelerator (C4D_TEST_DEVICE=1): a cached loop waits for the device where its method says so, and nowhere else."""
+"""On a GPU (C4D_TEST_DEVICE=1): a cached loop waits for the device where its method says so, and nowhere else."""
 
 from __future__ import annotations
 
