@@ -25,6 +25,7 @@ ONCE = {"bfloat16": 4e-3, "float16": 5e-4, "float32": 1e-6}
 TWICE = {"bfloat16": 8e-3, "float16": 1e-3, "float32": 2e-6}
 ATTENTION = {"bfloat16": 1e-2, "float16": 1.5e-3, "float32": 1e-5}
 SHAPES = ((1,), (3, 5, 7), (2, 1023, 129), (1, 4096, 3072))  # the last one not in a rehearsal
+SUITES = ("tests/backends", "tests/seam/test_waits.py", "tests/seam/test_shared.py")  # on the device
 LOSSY = 0.1  # of a kernel that says of itself that it is
 SUMS, LSE = 1e-5, 1e-3  # relative; absolute
 
@@ -40,7 +41,8 @@ def cases(machine: Machine) -> list[Case]:
     parts.append(Case("memory figures", 2, lambda: device.memory(machine)))
     # After these: where it cannot begin, there may be no pinned memory any more in this process.
     parts.append(Case("captured graph", 5, lambda: device.graph(machine)))
-    parts.append(Case("tests/backends", 60, lambda: device.suite(machine)))
+    for path in SUITES:
+        parts.append(Case(path, 60, lambda path=path: device.suite(machine, path)))
     return parts
 
 

@@ -18,8 +18,8 @@ def _check(records: Records, part: str) -> list[str]:
     for case, record in measured(records, part).items():
         worst = f"{record['worst']:.3g}" if "worst" in record else ""
         lines.append(f"| {case} | {record['checked']} | {worst} | {cell('; '.join(record['failures'][:3]))} |")
-    suite, moved = measured(records, part, "tests/backends"), measured(records, part, "offload")
-    lines += [f"\n`tests/backends`: {record['said']}" for record in suite.values()]
+    suites, moved = measured(records, part, "tests/"), measured(records, part, "offload")
+    lines += [f"\n`{path}`: {record['said']}" for path, record in suites.items()]
     for record in moved.values():
         if "hidden" in record:
             lines.append(

@@ -309,3 +309,21 @@ def test_no_switch_of_the_process_is_touched():
     for name in ("flash", "cudnn", "efficient"):
         Hopper().attention(*tensors(SHAPES[1], torch.bfloat16), kernel=name)
         assert switches() == before
+
+
+@pytest.mark.skipif("device" in BACKENDS, reason="of the host's double")
+def test_torch_may_choose_a_kernel_that_gives_blind_queries_a_mean(monkeypatch):
+    """As cuDNN's did on an H100: the backend's "sdpa" gives zeros like all others."""
+
+    def cudnns(q, k, v, attn_mask=None, is_causal=False, scale=None):
+        out = real(q, k, v, attn_mask=attn_mask, is_causal=is_causal, scale=scale)
+        return torch.where(attn_mask.any(-1, keepdim=True), out, v.mean(2, keepdim=True))
+
+    real = torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", cudnns)
+    shape = (1, 5, 7, 2, 16)
+    q, k, v = tensors(shape, torch.bfloat16)
+    mask = a_mask("full", shape, torch.bfloat16)
+    out = BACKENDS["cuda"]().attention(q, k, v, mask=mask, kernel="sdpa")
+    assert (out.double() - exact(q, k, v, mask)[0]).abs().max() <= TOLERANCE[torch.bfloat16]
+    assert not out[:, 2].any()

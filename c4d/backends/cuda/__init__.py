@@ -1,4 +1,4 @@
-"""NVIDIA GPUs. Not yet verified on hardware."""
+"""NVIDIA GPUs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Cuda(Accelerator):
     allocator = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
     waiting = MappingProxyType({"CUDA_LAUNCH_BLOCKING": "1"})
     dtypes = (torch.bfloat16, torch.float16, torch.float32)
-    verified = "kernels interpreted on a CPU, compiled for sm_80, sm_90 and sm_100; not verified on hardware"
+    verified = "primitives, attention and loops of FLUX.1 on an H100 (torch 2.11); compiled for sm_80 and sm_100"
 
     @cached_property
     def attention_kernels(self) -> Mapping[str, Kernel]:  # type: ignore[override]

@@ -2,13 +2,15 @@
 the packages FlashAttention and SageAttention where they are installed.
 
 Sources of the limits: the checks in torch's ``sdp_utils.cpp``, and the packages' own checks and documentation
-(flash-attn 2.8, FlashAttention-3 for Hopper, sageattention 1.0.6 and 2.2). None was run on hardware yet.
+(flash-attn 2.8, FlashAttention-3 for Hopper, sageattention 1.0.6 and 2.2). torch's own were run on an H100, the packages
+on no hardware yet.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -18,6 +20,7 @@ from torch import Tensor
 
 from c4d.backends.kernels import CAUSAL, Kernel, Limits
 from c4d.backends.reference import Reference, written_out
+from c4d.backends.reference import sdpa as reference_sdpa
 
 HALF = (torch.bfloat16, torch.float16)
 ALIGNED = 8  # numbers: rows of a bias begin at multiples of 16 bytes
@@ -53,11 +56,17 @@ def efficient(
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     out, total, *_ = aten._scaled_dot_product_efficient_attention(q, k, v, bias, lse, 0.0, causal, scale=scale)
     out, total = out.transpose(1, 2), total[..., :S] if lse else None  # its rows are padded to a multiple of 32
+    if mask is not None and mask.dtype == torch.bool and total is not None:
+        total = total.masked_fill(~mask.any(-1), -torch.inf)
+    return _blind(out, mask), total
+
+
+def _blind(out: Tensor, mask: Tensor | None) -> Tensor:
+    """Zeros where a boolean mask lets a query see nothing: a softmax over nothing is not a number."""
     if mask is None or mask.dtype != torch.bool:
-        return out, total
-    seen = mask.any(-1, keepdim=True)  # [B, H, Sq, 1], or 1 in their place: a softmax over nothing is not a number
-    out = out.masked_fill(~seen.transpose(1, 2), 0.0)
-    return out, None if total is None else total.masked_fill(~seen[..., 0], -torch.inf)
+        return out
+    seen = mask.any(-1, keepdim=True)  # [B, H, Sq, 1], or 1 in their place
+    return out.masked_fill(~seen.transpose(1, 2), 0.0)
 
 
 def flash_2(
@@ -79,6 +88,13 @@ def flash_3(
     found = run(q, k, v, softmax_scale=scale, causal=causal, **asked)
     out, total = found[:2] if isinstance(found, tuple) else (found, None)
     return out, total if lse else None
+
+
+def sdpa(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None, causal: bool, lse: bool
+) -> tuple[Tensor, None]:
+    """torch's own attention. It may choose cuDNN's, which gives a query that sees nothing some mean of the values."""
+    return _blind(reference_sdpa(q, k, v, mask, scale, causal, lse)[0], mask), None
 
 
 def sage(
@@ -135,6 +151,7 @@ def kernels(capability: tuple[int, int] | None) -> Mapping[str, Kernel]:
             missing=_needs(capability, AMPERE, "sageattention"),
         ),
         **Reference.attention_kernels,
+        "sdpa": replace(Reference.attention_kernels["sdpa"], run=sdpa),
     }
 
 
