@@ -2,8 +2,8 @@
 the packages FlashAttention and SageAttention where they are installed.
 
 Sources of the limits: the checks in torch's ``sdp_utils.cpp``, and the packages' own checks and documentation
-(flash-attn 2.8, FlashAttention-3 for Hopper, sageattention 1.0.6 and 2.2). torch's own were run on an H100, the packages
-on no hardware yet.
+(flash-attn 2.8, FlashAttention-3 for Hopper, sageattention 1.0.6 and 2.2). torch's own were run on an H100, the
+packages on no hardware yet.
 """
 
 from __future__ import annotations
