@@ -1,4 +1,4 @@
-# make demo: install, generate one clip uncached and cached with the embedded model, leave video and report in out/demo
+# make demo: install, generate one clip uncached and cached with the bundled model, leave video and report in out/demo
 # make test: install, then the linters and the whole CPU suite
 # make test-ascend: only what runs the real torch_npu over a simulated NPU (part of make test, which skips it loudly where
 #   it cannot run; here it has to)

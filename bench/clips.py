@@ -1,12 +1,12 @@
-"""The embedded model and the paired clips that measurements of quality share."""
+"""The bundled model and the paired clips that measurements of quality share."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from bench.stamp import ROOT
-from c4d.eval.clips import Attributes
-from c4d.eval.generate import evaluation_set
+from c4d.bundled.clips import Attributes
+from c4d.bundled.evaluation import evaluation_set
 
 GUIDANCE, LENGTH = 4.0, 16  # guidance scale and max_sequence_length
 
@@ -14,7 +14,7 @@ GUIDANCE, LENGTH = 4.0, 16  # guidance scale and max_sequence_length
 def pipeline() -> Any:
     from diffusers import WanPipeline
 
-    pipe = WanPipeline.from_pretrained(ROOT / "c4d" / "assets" / "wan_tiny")
+    pipe = WanPipeline.from_pretrained(ROOT / "c4d" / "bundled" / "wan_tiny")
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

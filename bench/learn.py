@@ -1,4 +1,4 @@
-"""Profiles of learned methods for the embedded model: what DPCache plans with, and L2P's weights.
+"""Profiles of learned methods for the bundled model: what DPCache plans with, and L2P's weights.
 
     python -m bench.learn {dpcache,l2p} PROFILE.json [--clips 4] [--steps 50] [--computed 0/1/2/5/…] [--features 3]
 
@@ -23,7 +23,7 @@ from torch import Tensor
 
 import c4d
 from bench.clips import GUIDANCE, LENGTH, paired, pipeline
-from c4d.eval import generate
+from c4d.bundled import generate
 from c4d.models import spec_for
 
 Features = dict[str, list[Tensor]]  # branch -> a tensor a step

@@ -1,4 +1,4 @@
-"""Does the embedded model tell methods apart? Taylor order 1 against order 0, early full steps against late ones.
+"""Does the bundled model tell methods apart? Taylor order 1 against order 0, early full steps against late ones.
 
     python -m bench.separation [--clips 48] [--steps 50] [--length 16] [--threads 1]
 
@@ -19,12 +19,12 @@ import torch
 import c4d
 from bench.clips import GUIDANCE, LENGTH, paired, pipeline
 from bench.stamp import ROOT, stamp
-from c4d.core.ladder import Taylor
-from c4d.core.policy import StepMask
-from c4d.core.rule import CacheMethod, Rule
+from c4d.bundled.evaluation import generate
+from c4d.core.caching.finite_differences import Taylor
+from c4d.core.caching.policies import StepMask
+from c4d.core.caching.rules import CacheMethod, Rule
 from c4d.core.types import STACK
-from c4d.eval.fidelity import psnr
-from c4d.eval.generate import generate
+from c4d.metrics.fidelity import psnr
 
 
 def method(computed: set[int], order: int, name: str) -> CacheMethod:

@@ -1,4 +1,4 @@
-"""Adherence of the embedded model, uncached: the level that a cache is compared with.
+"""Adherence of the bundled model, uncached: the level that a cache is compared with.
 
     python -m bench.wan_tiny
 
@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from bench.stamp import ROOT, stamp
-from c4d.eval import Adherence, adherence, caption, contact_sheet, evaluation_set, generate, psnr, render
+from c4d.bundled import Adherence, adherence, caption, evaluation_set, generate, render
+from c4d.metrics import contact_sheet, psnr
 
 THRESHOLDS = (("colour", 0.97), ("shape", 0.9), ("motion", 0.97), ("background", 0.97))
 SETS = (("seen", "seen in training"), ("held_out", "held out"))
@@ -53,7 +54,7 @@ class Row:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m bench.wan_tiny", description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--model", type=Path, default=ROOT / "c4d" / "assets" / "wan_tiny")
+    parser.add_argument("--model", type=Path, default=ROOT / "c4d" / "bundled" / "wan_tiny")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "measurements" / "wan-tiny")
     parser.add_argument("--name", default="adherence", help="of the two files that are written (default adherence)")
     parser.add_argument("--clips", type=int, default=48, help="of each set (default 48)")
@@ -130,7 +131,7 @@ def report(
     lines = [
         "# Adherence of wan-tiny, uncached",
         "",
-        "Fractions of the clips in which the judge (`c4d/eval/adherence.py`) sees what the prompt asked for.",
+        "Fractions of the clips in which the judge (`c4d/bundled/judge.py`) sees what the prompt asked for.",
         f"UniPC, {options.steps} steps, guidance {options.guidance_scale:g}, one noise generator a clip ({seeds}).",
         "",
         *table,

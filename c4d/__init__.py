@@ -9,9 +9,8 @@ if TYPE_CHECKING:
     from c4d.api import cached as cached
     from c4d.api import sharded as sharded
     from c4d.core import methods as methods
-    from c4d.core.grammar import MethodError as MethodError
-    from c4d.core.rule import CacheMethod as CacheMethod
-    from c4d.core.rule import Rule as Rule
+    from c4d.core.caching.rules import CacheMethod as CacheMethod
+    from c4d.core.caching.rules import Rule as Rule
     from c4d.core.spec import AtEntry as AtEntry
     from c4d.core.spec import ModelSpec as ModelSpec
     from c4d.core.spec import OutputOf as OutputOf
@@ -19,20 +18,21 @@ if TYPE_CHECKING:
     from c4d.core.spec import Site as Site
     from c4d.core.spec import Spread as Spread
     from c4d.core.spec import Stack as Stack
+    from c4d.core.text.grammar import MethodError as MethodError
     from c4d.core.types import Probe as Probe
     from c4d.parallel import SequenceParallel as SequenceParallel
 
 __version__ = "0.1.0"
 PLACES = {
     "AtEntry": "c4d.core.spec:AtEntry",
-    "CacheMethod": "c4d.core.rule:CacheMethod",
-    "MethodError": "c4d.core.grammar:MethodError",
+    "CacheMethod": "c4d.core.caching.rules:CacheMethod",
+    "MethodError": "c4d.core.text.grammar:MethodError",
     "ModelSpec": "c4d.core.spec:ModelSpec",
     "OutputOf": "c4d.core.spec:OutputOf",
     "Padding": "c4d.core.spec:Padding",
     "Probe": "c4d.core.types:Probe",
     "SequenceParallel": "c4d.parallel:SequenceParallel",
-    "Rule": "c4d.core.rule:Rule",
+    "Rule": "c4d.core.caching.rules:Rule",
     "Site": "c4d.core.spec:Site",
     "Spread": "c4d.core.spec:Spread",
     "Stack": "c4d.core.spec:Stack",

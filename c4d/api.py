@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from c4d.backends import Backend, Unsupported, select
 from c4d.backends.kernels import KEYS, NONE, Call, choose, name_of, names
 from c4d.core.attention import Attend
-from c4d.core.clock import Clock, NoClock, SchedulerClock
-from c4d.core.fitting import AttentionSession
-from c4d.core.grammar import parse
-from c4d.core.history import Storage
-from c4d.core.rule import CacheMethod
-from c4d.core.session import Session
+from c4d.core.caching.rules import CacheMethod
+from c4d.core.integration.processor_patch import AttentionSession
+from c4d.core.runtime.history import Storage
+from c4d.core.runtime.session import Session
+from c4d.core.runtime.steps import Clock, NoClock, SchedulerClock
 from c4d.core.spec import ModelSpec
+from c4d.core.text.grammar import parse
 from c4d.core.types import FeatureForecaster
 from c4d.models import spec_for
 from c4d.parallel import SequenceParallel

@@ -10,7 +10,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from c4d.start import main
+from c4d.cli.start import main
 
 if __name__ == "__main__":
     sys.exit(main("generate"))

@@ -1,4 +1,4 @@
-"""The pipeline classes of diffusers, unmodified, around tiny random transformers, and the embedded model."""
+"""The pipeline classes of diffusers, unmodified, around tiny random transformers, and the bundled model."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from tests.tiny import DIT, FLUX, HUNYUAN, HUNYUAN_IMAGE, QWEN, WAN, rand, text
 
 
 def wan_tiny():
-    """The embedded model as it is."""
+    """The bundled model as it is."""
     from diffusers import WanPipeline
 
-    return WanPipeline.from_pretrained(files("c4d") / "assets/wan_tiny")
+    return WanPipeline.from_pretrained(files("c4d") / "bundled/wan_tiny")
 
 
 def wan_parts():
-    """VAE, scheduler, text encoder and tokenizer: those of the embedded model."""
+    """VAE, scheduler, text encoder and tokenizer: those of the bundled model."""
     parts = {k: v for k, v in wan_tiny().components.items() if k in ("vae", "scheduler", "text_encoder", "tokenizer")}
     return parts, {**WAN, "in_channels": 8, "out_channels": 8, "text_dim": 64}
 

@@ -39,7 +39,7 @@ def test_the_first_composition_of_a_pair_is_the_peer(system, package, count):
 
 
 def test_pairs_are_compared_by_their_own_kind_of_run(monkeypatch):
-    """A guided pair and one of a single branch on the embedded model, each against the uncached run of its kind."""
+    """A guided pair and one of a single branch on the bundled model, each against the uncached run of its kind."""
     from bench.clips import pipeline
 
     chosen = [p for p in equal.pairs(6) if "PyramidAttention" in p.peer or "SeaCache threshold=1e9" in p.peer]

@@ -10,7 +10,7 @@ import torch
 import c4d
 from bench import learn
 from bench.clips import pipeline
-from c4d.core.grammar import parse
+from c4d.core.text.grammar import parse
 
 T = 6
 
@@ -42,7 +42,7 @@ def test_weights_are_those_of_least_squared_error(features):
         torch.testing.assert_close(torch.tensor(found[str(step)], dtype=torch.float64), wanted, atol=1e-6, rtol=1e-6)
 
 
-def test_profiles_of_the_embedded_model(tmp_path, monkeypatch):
+def test_profiles_of_the_bundled_model(tmp_path, monkeypatch):
     """Written by the command, read by the methods; a run of another length is refused."""
     for kind, more in (("dpcache", []), ("l2p", ["--computed", "0/1/3", "--features", "2"])):
         command = ["learn", kind, f"{tmp_path}/{kind}.json", "--steps", str(T), "--clips", "1", *more]

@@ -14,8 +14,8 @@ import torch
 import c4d
 from c4d.backends import GROUP, Backend, Unsupported
 from c4d.backends.reference import Reference
-from c4d.core.grammar import parse
 from c4d.core.methods import METHODS
+from c4d.core.text.grammar import parse
 from c4d.models import SPECS
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 import c4d
-from c4d.start import AUTOLOAD, TORCH_FAILED
+from c4d.cli.start import AUTOLOAD, TORCH_FAILED
 from tests.test_house import ROOT
 
 BROKEN = "raise OSError('libtoy.so.1 is from\\nanother year')\n"
@@ -41,7 +41,7 @@ def python(tmp_path):
 
 
 def test_importing_c4d_imports_no_torch(python):
-    done = python({}, "-c", "import sys, c4d, c4d.start; print('torch' in sys.modules, c4d.__version__, dir(c4d))")
+    done = python({}, "-c", "import sys, c4d, c4d.cli.start; print('torch' in sys.modules, c4d.__version__, dir(c4d))")
     assert done.stdout.startswith(f"False {c4d.__version__} ") and "'cached'" in done.stdout, done.stderr
 
 
@@ -71,10 +71,10 @@ def test_other_names_are_attribute_errors():
 
 
 def test_an_extension_that_breaks_torch(python):
-    done = python(TOY, "-m", "c4d.start", "methods")
+    done = python(TOY, "-m", "c4d", "methods")
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr == f"c4d: error: torch cannot be imported: {WHY}; c4d doctor says more\n"
-    page = python(TOY, "-m", "c4d.cli", "doctor")
+    page = python(TOY, "-m", "c4d", "doctor")
     assert page.returncode == 0 and page.stdout.startswith("TORCH CANNOT BE IMPORTED"), page.stderr
     assert f"  torch         {WHY} (imported for this page with TORCH_DEVICE_BACKEND_AUTOLOAD=0)\n" in page.stdout
     assert re.search(r"^BACKENDS", page.stdout, re.MULTILINE) and "  auto          takes " in page.stdout
@@ -82,16 +82,14 @@ def test_an_extension_that_breaks_torch(python):
 
 def test_an_extension_that_is_no_longer_there(python):
     """Its metadata is: torch then says which one it looked for."""
-    done = python(
-        {**TOY, "torch_toy.py": "raise ImportError\n", "torch.backends": "toy = gone"}, "-m", "c4d.cli", "models"
-    )
+    done = python({**TOY, "torch_toy.py": "raise ImportError\n", "torch.backends": "toy = gone"}, "-m", "c4d", "models")
     assert done.returncode == 3 and "extension: toy" in done.stderr and "No module named 'gone'" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("command", ["doctor", "methods"])
 def test_without_torch_there_is_no_page(python, command):
-    done = python(ABSENT, "-m", "c4d.start", command)
+    done = python(ABSENT, "-m", "c4d", command)
     assert done.returncode == 3 and done.stdout == "" and len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith("c4d: error: torch cannot be imported: ModuleNotFoundError: No module named 'torch'")
     assert done.stderr.endswith("; install c4d with its dependencies\n")
@@ -99,6 +97,6 @@ def test_without_torch_there_is_no_page(python, command):
 
 def test_diffusers_that_fails_is_named(python):
     files = {"diffusers/__init__.py": "raise KeyError('of its own')\n"}
-    page = python(files, "-m", "c4d.start", "doctor")
+    page = python(files, "-m", "c4d", "doctor")
     assert page.returncode == 0 and page.stdout.startswith("DIFFUSERS CANNOT BE IMPORTED"), page.stderr
     assert "  diffusers     KeyError: 'of its own'\n" in page.stdout

@@ -1,4 +1,4 @@
-"""Part "generate": clips of the embedded model by launch/infer.py, cached and not, beside those of the host; on one
+"""Part "generate": clips of the bundled model by launch/infer.py, cached and not, beside those of the host; on one
 device, and on 2 and 8 that share them.
 
 The films are compared as they are saved, in H.264, with those that the ``cpu`` backend makes in fp32 of the same noise.
@@ -19,7 +19,7 @@ from bench import processes
 from bench.accelerator.cards import RANKS, enough
 from bench.accelerator.machine import Machine
 from bench.accelerator.records import Absent, Case, Record
-from c4d.eval import psnr
+from c4d.metrics import psnr
 
 METHOD = "taylorseer-lite:interval=3@stack"
 PROMPT = "a red circle moving left on a black background"

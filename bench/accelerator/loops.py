@@ -23,8 +23,8 @@ from bench.accelerator.machine import Machine
 from bench.accelerator.records import Absent, Case, Record, theirs
 from bench.accelerator.subjects import Subject
 from bench.accelerator.verdicts import FUSED
-from c4d.core.grammar import parse
 from c4d.core.methods.teacache import published_fits
+from c4d.core.text.grammar import parse
 from c4d.models import SPECS
 
 FOREVER = 10**6

@@ -22,7 +22,7 @@ import torch
 
 from bench.stamp import ROOT, commit
 from c4d.backends import AUTO, Backend, BackendUnavailable, known, select
-from c4d.versions import versions
+from c4d.pipelines.versions import versions
 
 PACKAGES = ("diffusers", "transformers", "accelerate", "cache-dit")
 VENDORS = {"cuda": ("triton",), "npu": ("torch_npu",)}  # type of a device -> the packages that it is used through

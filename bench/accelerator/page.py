@@ -16,7 +16,7 @@ SAID = {
     "check": "Primitives against double precision",
     "bandwidth": "What caching moves, against a copy",
     "attention": "Attention kernels at the models' shapes",
-    "generate": "Clips of the embedded model, from the command line",
+    "generate": "Clips of the bundled model, from the command line",
     "cards": "Several devices: collectives, sharded attention, the time of its exchanges",
     "flux": "FLUX.1-dev, 1024 x 1024, 50 steps",
     "wan": "Wan 2.1 1.3B, 480 x 832 x 81, 50 guided steps",

@@ -15,7 +15,7 @@ REUSED = 1.15  # times embedding, head and the bytes of lincomb
 LOOP_SHARE = 0.97  # of the formula's loop, in what the loop takes
 RIGHT = {
     "check": "every primitive is within its limit",
-    "generate": "the embedded model's clips are those of the host",
+    "generate": "the bundled model's clips are those of the host",
     "cards": "ranks exchange what they should, and attend to the whole sequence",
 }
 FUSED = "c4d attention auto"  # uncached, or with what stands behind it cached

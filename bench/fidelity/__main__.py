@@ -2,7 +2,7 @@
 
     python -m bench.fidelity [--clips 48] [--steps 50] [--samplers unipc euler] [--only REGEX] [--render]
 
-Paired clips of the embedded model, half of combinations never seen in training. A finished case is kept in
+Paired clips of the bundled model, half of combinations never seen in training. A finished case is kept in
 docs/measurements/fidelity/results.json, so an interrupted run goes on where it stopped; --render writes table, plot
 and pictures again without measuring. The pictures' clips stay in out/fidelity.
 """
@@ -26,7 +26,8 @@ from bench.clips import GUIDANCE, LENGTH, paired, pipeline
 from bench.fidelity import cases, cost, equal, others, page, plot
 from bench.fidelity.results import Measured, Results
 from bench.stamp import ROOT, stamp
-from c4d.eval import as_tensor, generate, judge, psnr, ssim
+from c4d.bundled import as_tensor, generate, judge
+from c4d.metrics import psnr, ssim
 
 BATCH = 24
 SHOWN = (0, 13, 30)  # clips of the pictures

@@ -14,14 +14,14 @@ from bench import peers
 from bench.clips import GUIDANCE, LENGTH, paired
 from bench.fidelity.cases import every, mask
 from bench.fidelity.others import calibrator_config, static_mask
-from c4d.core.features import Modes
-from c4d.core.forecast import FoCa, Hold
-from c4d.core.ladder import Taylor
+from c4d.bundled import generate
+from c4d.core.caching.feature_forecasters import Modes
+from c4d.core.caching.finite_differences import Taylor
+from c4d.core.caching.forecasters import FoCa, Hold
+from c4d.core.caching.policies import StepMask
+from c4d.core.caching.rules import CacheMethod, Rule
 from c4d.core.methods.magcache import Magnitude, published_curves
-from c4d.core.policy import StepMask
-from c4d.core.rule import CacheMethod, Rule
 from c4d.core.types import MODULE_KINDS, OUTPUT, STACK, Forecaster, Predicted, Probe
-from c4d.eval import generate
 
 INTERVAL, WARMUP, THRESHOLD = 4, 3, 0.12
 CURVE = "wan2.1-t2v-1.3b"

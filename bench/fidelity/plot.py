@@ -71,7 +71,8 @@ def _sheet(results: Results, shown: list[Measured], kept: Path, path: Path) -> N
     import torch
 
     from bench.fidelity.__main__ import SHOWN
-    from c4d.eval import caption, contact_sheet
+    from c4d.bundled import caption
+    from c4d.metrics import contact_sheet
 
     clips = torch.stack([torch.load(kept / file_name(case)).float() / 255 for case in shown], 1)
     difference = (0.5 + 5 * (clips - clips[:, :1])).clamp(0, 1)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from c4d.core.attach import session_of
+from c4d.core.integration.attach import session_of
 from c4d.parallel.collectives import Group, gather
 
 SAMPLED, ROWS = 16, 8  # numbers of an input that ranks compare, and rows of such: a digest and as many inputs

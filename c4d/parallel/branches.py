@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from c4d.core.hooks import Forward, Hook, Unsaved, named
+from c4d.core.integration.hooks import Forward, Hook, Unsaved, named
 from c4d.parallel.agree import refuse_alone
 from c4d.parallel.collectives import Group, gather
 

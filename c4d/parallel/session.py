@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from c4d.backends import Backend
 from c4d.backends.kernels import Call, choose, name_of
-from c4d.core.attach import session_of
 from c4d.core.attention import compute_dtype
-from c4d.core.clock import SchedulerClock, position
-from c4d.core.fitting import AttentionSession
-from c4d.core.hooks import Entered, Hook, Unsaved, named
-from c4d.core.measure import Alone
+from c4d.core.integration.attach import session_of
+from c4d.core.integration.hooks import Entered, Hook, Unsaved, named
+from c4d.core.integration.processor_patch import AttentionSession
+from c4d.core.runtime.signals import Alone
+from c4d.core.runtime.steps import SchedulerClock, position
 from c4d.core.types import Step
 from c4d.parallel.agree import Agreement
 from c4d.parallel.attention import Kernels

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from c4d.core.fitting import Fitting
-from c4d.core.hooks import Hook, Unsaved, parameters
-from c4d.core.measure import check_grid, exact
+from c4d.core.integration.hooks import Hook, Unsaved, parameters
+from c4d.core.integration.processor_patch import Fitting
+from c4d.core.runtime.signals import check_grid, exact
 from c4d.core.spec import Stack
 from c4d.parallel.agree import refuse_alone
 from c4d.parallel.attention import Kernels, Text, sp_attention

@@ -1,9 +1,9 @@
 """From a model's name to a saved clip: load, generate, compare, write. The command line is a thin layer over this."""
 
+from c4d.bundled.models import BUNDLED, Bundled, Defaults
 from c4d.pipelines.arguments import call_arguments, effective
 from c4d.pipelines.compare import take_turns
 from c4d.pipelines.directory import locate
-from c4d.pipelines.embedded import EMBEDDED, Defaults, Embedded
 from c4d.pipelines.errors import GenerationError, InputError, OutputError
 from c4d.pipelines.generate import Clip, generate
 from c4d.pipelines.job import produce
@@ -18,11 +18,11 @@ from c4d.pipelines.skeleton import base_pipeline, check_attention, check_method,
 from c4d.pipelines.why import NAMES as PHASES
 
 __all__ = [
-    "EMBEDDED",
+    "BUNDLED",
     "PHASES",
+    "Bundled",
     "Clip",
     "Defaults",
-    "Embedded",
     "GenerationError",
     "InputError",
     "OutputError",

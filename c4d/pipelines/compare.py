@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from c4d.backends import Backend
-from c4d.eval import caption, judge, psnr, ssim
-from c4d.eval.clips import parse_caption
+from c4d.metrics import psnr, ssim
 from c4d.parallel.session import Parallel
 from c4d.pipelines.arguments import effective
 from c4d.pipelines.generate import Clip, generate
@@ -136,16 +135,6 @@ def fidelity(frames: Tensor, reference: Tensor) -> dict[str, Any]:
 def difference(a: Tensor, b: Tensor, gain: float = 8.0) -> Tensor:
     """|a - b| x gain in [0, 1]: what the eye would miss."""
     return ((a - b).abs() * gain).clamp(0, 1)
-
-
-def adherence(prompt: str, frames: Tensor) -> dict[str, Any] | None:
-    """What the analytic judge reads from a clip; None unless the prompt is in the language of its clips."""
-    wanted = parse_caption(prompt)
-    if wanted is None or len(frames) < 6 or frames.shape[-1] != frames.shape[-2]:
-        return None
-    read = judge(frames.transpose(0, 1)[None]).predicted[0]
-    seen = caption(read) if bool((read >= 0).all()) else None
-    return {"seen": seen, "as_asked": seen == caption(wanted)}
 
 
 def _equal_steps(cached: Clip, steps: int, ranks: Parallel | None) -> int | None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from c4d.pipelines.embedded import EMBEDDED
+from c4d.bundled.models import BUNDLED
 from c4d.pipelines.errors import InputError
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -33,14 +33,14 @@ Shapes = dict[str, tuple[int, ...]]
 def locate(model: str) -> tuple[str, bool]:
     """``model`` as diffusers takes it, and whether it is on this disk.
 
-    An embedded name, a directory with a ``model_index.json``, or a hub id ``owner/name``. Whatever looks like a path
+    A bundled name, a directory with a ``model_index.json``, or a hub id ``owner/name``. Whatever looks like a path
     and is none is an :class:`InputError`, never a download.
     """
-    ways = f"give an embedded model ({', '.join(EMBEDDED)}), a diffusers directory, or a hub id owner/name"
-    if model in EMBEDDED:
-        folder = Path(str(files("c4d") / "assets" / EMBEDDED[model].folder))
+    ways = f"give a bundled model ({', '.join(BUNDLED)}), a diffusers directory, or a hub id owner/name"
+    if model in BUNDLED:
+        folder = Path(str(files("c4d.bundled") / BUNDLED[model].folder))
         if not (folder / INDEX).is_file():
-            raise InputError(f"embedded model {model!r} is missing from this installation of c4d; install it again")
+            raise InputError(f"bundled model {model!r} is missing from this installation of c4d; install it again")
         return str(folder), True
     path = Path(model).expanduser()
     try:

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from c4d.backends import Backend
-from c4d.core.fitting import AttentionSession
+from c4d.bundled import BUNDLED
+from c4d.core.integration.processor_patch import AttentionSession
 from c4d.parallel.session import Parallel
 from c4d.pipelines.arguments import effective, unknown_words
-from c4d.pipelines.compare import adherence, difference, fidelity, take_turns, timing, work
+from c4d.pipelines.compare import difference, fidelity, take_turns, timing, work
 from c4d.pipelines.generate import Clip
 from c4d.pipelines.output import clear, enlargement, sync, write_clip, write_json, write_sheet, write_text, writing
 from c4d.pipelines.report import about_here, render
@@ -66,7 +67,7 @@ def produce(
     length, _, height, width = clip.frames.shape
     compared = [kind for kind in frames if settings.compare and kind != "uncached"]
     session = clip.report.to_dict() if clip.report is not None else None
-    times = timing(made)
+    times, bundled = timing(made), BUNDLED.get(settings.model)
     record: dict[str, Any] = {
         "schema": SCHEMA,
         "asked": asked(request, settings),
@@ -77,7 +78,9 @@ def produce(
         "timing": times,
         "why": reasons(times["phases"], session, session and work(session), times["speedup"], made.warm),
         "fidelity": {kind: fidelity(frames[kind], frames["uncached"]) for kind in compared},
-        "adherence": {kind: seen for kind in frames if (seen := adherence(request.prompt, frames[kind]))},
+        "adherence": {
+            kind: seen for kind in frames if bundled and (seen := bundled.judge(request.prompt, frames[kind]))
+        },
         "session": session,
         "backend": {"name": backend.name, "hardware": backend.hardware(), "verified": backend.verified},
         "ranks": None if ranks is None else {**ranks.mesh.degrees._asdict(), "said": ranks.said()},

@@ -12,8 +12,8 @@ from torch import nn
 
 from c4d.backends import Backend
 from c4d.backends.kernels import names
+from c4d.bundled.models import BUNDLED
 from c4d.pipelines.directory import components, locate
-from c4d.pipelines.embedded import EMBEDDED
 from c4d.pipelines.errors import InputError
 from c4d.pipelines.quiet import quiet
 from c4d.pipelines.skeleton import AGAIN, TRANSFORMERS, base_pipeline, listed, skeleton
@@ -45,7 +45,7 @@ def load_pipeline(
         model: as in :func:`locate`.
         dtype: of the weights, as text or torch's; None is the backend's default. The video decoder of Wan always stays
             in float32, as its authors run it.
-        progress: show the bars of the libraries that load (not for an embedded model, which takes no time).
+        progress: show the bars of the libraries that load (not for a bundled model, which takes no time).
         allow_pickle: read pickled weights where there are no others (tensors alone, as ``torch.load`` restricts them).
 
     Raises:
@@ -56,7 +56,7 @@ def load_pipeline(
     source, local = locate(model)
     base = base_pipeline()
     safe = None if allow_pickle else True  # what diffusers calls both
-    with quiet(bars=progress and model not in EMBEDDED), _as_input_errors(f"model {model!r} cannot be loaded"):
+    with quiet(bars=progress and model not in BUNDLED), _as_input_errors(f"model {model!r} cannot be loaded"):
         if not local:
             kind = "with its weights" if allow_pickle else "with weights in safetensors (pickles need --allow-pickle)"
             with _as_input_errors(f"model {model!r} cannot be downloaded {kind}"):

@@ -10,7 +10,7 @@ import torch
 
 from c4d.backends import Backend
 from c4d.backends.kernels import names
-from c4d.core.grammar import parse
+from c4d.core.text.grammar import parse
 from c4d.pipelines.load import parse_dtype
 from c4d.pipelines.settings import Settings
 

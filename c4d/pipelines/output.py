@@ -22,7 +22,7 @@ from imageio_ffmpeg import count_frames_and_secs, get_ffmpeg_exe
 from PIL import Image
 from torch import Tensor
 
-from c4d.eval import contact_sheet
+from c4d.metrics import contact_sheet
 from c4d.pipelines.errors import InputError, OutputError
 
 SHORTEST = 256  # pixels that the shorter side of a saved clip has at least, so that people can see it

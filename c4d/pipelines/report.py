@@ -17,8 +17,8 @@ from torch import Tensor
 
 from c4d.pipelines.compare import work
 from c4d.pipelines.output import to_bytes
+from c4d.pipelines.versions import versions
 from c4d.pipelines.why import NAMES
-from c4d.versions import versions
 
 COLUMNS = 7  # frames shown, evenly spaced
 ROW_STEPS = 50  # steps in one line of the timeline

@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from c4d.pipelines.embedded import Defaults
+from c4d.bundled.models import Defaults
 from c4d.pipelines.errors import InputError
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from c4d.core.grammar import parse
+from c4d.core.text.grammar import parse
 from c4d.pipelines.errors import InputError
 from c4d.pipelines.load import parse_dtype
 

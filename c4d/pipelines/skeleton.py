@@ -16,8 +16,8 @@ from torch import nn
 
 import c4d
 from c4d.backends import BACKENDS, Backend, load
-from c4d.core.grammar import parse
-from c4d.importing import importing
+from c4d.core.importing import importing
+from c4d.core.text.grammar import parse
 from c4d.models import SPECS, spec_for
 from c4d.pipelines.directory import INDEX, STEMS, Shapes, check_directory, components, locate, read_json
 from c4d.pipelines.errors import InputError

@@ -11,7 +11,7 @@ from pathlib import Path
 import imageio.v3 as iio
 import pytest
 
-from c4d.cli import main
+from c4d.cli.main import main
 from tests.ascend.install import ROOT, environment
 
 CONFIG = """\

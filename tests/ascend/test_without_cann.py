@@ -12,12 +12,12 @@ from tests.ascend.install import ROOT, VERSION, environment
 LOADER = "libhccl.so: cannot open shared object file: No such file or directory"
 WHY = f"torch's extension torch_npu {VERSION} cannot be loaded: ImportError: {LOADER}"
 GENERATE = ("--prompt", "a red circle moving left on a black background", "--steps", "2", "--frames", "1")
-DOCTOR = ("-m", "c4d.cli", "doctor")
+DOCTOR = ("-m", "c4d", "doctor")
 COMMANDS = {
-    "generate": ("-m", "c4d.cli", "generate", *GENERATE),
+    "generate": ("-m", "c4d", "generate", *GENERATE),
     "launch": ("launch/infer.py", *GENERATE),
-    "methods": ("-m", "c4d.cli", "methods"),
-    "models": ("-m", "c4d.start", "models"),
+    "methods": ("-m", "c4d", "methods"),
+    "models": ("-m", "c4d", "models"),
 }
 
 

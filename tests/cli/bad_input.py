@@ -1,6 +1,6 @@
 """What users get wrong, one row a mistake: what was typed, and the words that the one line of error must have.
 
-``TMP`` is the test's folder; it holds ``files`` and, where a row damages one, a copy of the embedded model in
+``TMP`` is the test's folder; it holds ``files`` and, where a row damages one, a copy of the bundled model in
 ``TMP/model``.
 """
 
@@ -15,13 +15,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from c4d.backends import BACKENDS
-from c4d.core.grammar import FORECASTERS
 from c4d.core.methods import METHODS
+from c4d.core.text.grammar import FORECASTERS
 from c4d.models import SPECS
-from c4d.pipelines import EMBEDDED
+from c4d.pipelines import BUNDLED
 
 PROMPT = "a red circle moving left on a black background"
-EXAMPLE = EMBEDDED["wan-tiny"].example
+EXAMPLE = BUNDLED["wan-tiny"].example
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 DTYPES = ("float32", "bfloat16", "float16")
@@ -302,7 +302,7 @@ PROMPT_ROWS = [
 
 PLACES = [
     *(
-        Row(f"model {where}", ["--model", where], [*EMBEDDED, "directory", "hub id"])
+        Row(f"model {where}", ["--model", where], [*BUNDLED, "directory", "hub id"])
         for where in ("TMP/nothing", "./nothing", "nothing", "", "TMP", "/etc/passwd", "a/b/c", "x" * 5000)
     ),
     Row(

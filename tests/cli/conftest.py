@@ -1,4 +1,4 @@
-"""Running the command in this process, on the embedded model with a handful of steps."""
+"""Running the command in this process, on the bundled model with a handful of steps."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pytest
 
-from c4d.cli import main
+from c4d.cli.main import main
 
 PROMPT = "a red circle moving left on a black background"
 QUICK = ("--steps", "4", "--frames", "5")

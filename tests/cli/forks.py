@@ -13,7 +13,7 @@ import torch
 from diffusers import WanPipeline  # noqa: F401  what a job imports while it loads
 from transformers import AutoTokenizer  # noqa: F401
 
-from c4d.cli import main
+from c4d.cli.main import main
 
 
 def job(words: list[str], log: str, limit: int | None) -> int:

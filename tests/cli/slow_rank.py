@@ -7,7 +7,7 @@ import sys
 import time
 
 from c4d import command
-from c4d.cli import main
+from c4d.cli.main import main
 
 
 def slowly(*given, **named):

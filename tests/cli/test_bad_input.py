@@ -17,13 +17,13 @@ import transformers
 from c4d import MethodError, backends, cached
 from c4d.backends.kernels import Kernel, Limits
 from c4d.backends.reference import Reference, sdpa
-from c4d.options import Options, Parser, add_options, read_options, read_prompts
+from c4d.cli.options import Options, Parser, add_options, read_options, read_prompts
 from c4d.pipelines import GenerationError, InputError, Request, call_arguments, load_pipeline, skeleton
 from c4d.pipelines import generate as make_clip
 from tests.cli.bad_input import ROWS, WEIGHTS
 from tests.cli.conftest import PROMPT
 
-ASSET = Path(str(files("c4d"))) / "assets/wan_tiny"
+ASSET = Path(str(files("c4d"))) / "bundled/wan_tiny"
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +44,7 @@ def weights(monkeypatch):
         asked.append(model)
         return load_pipeline(model, **options)
 
-    monkeypatch.setattr("c4d.command.load_pipeline", load)
+    monkeypatch.setattr("c4d.cli.command.load_pipeline", load)
     return asked
 
 
@@ -143,7 +143,7 @@ class TestTheMachine:
         def fall(*_, **__):
             raise RuntimeError("hole\nin two lines")
 
-        monkeypatch.setattr("c4d.command.produce", fall)
+        monkeypatch.setattr("c4d.cli.command.produce", fall)
         fails(generate, 1, "RuntimeError", "hole in two lines", "--debug")
         assert "Traceback" in c4d(*generate, "--debug").err
 

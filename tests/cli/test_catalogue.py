@@ -8,11 +8,11 @@ import torch
 
 from c4d import backends
 from c4d.backends.reference import Reference
-from c4d.core.grammar import FORECASTERS, describe
+from c4d.cli.options import Options
 from c4d.core.methods import METHODS
+from c4d.core.text.grammar import FORECASTERS, describe
 from c4d.models import SPECS
-from c4d.options import Options
-from c4d.pipelines import EMBEDDED
+from c4d.pipelines import BUNDLED
 
 
 def test_methods(c4d):
@@ -33,7 +33,7 @@ def test_models(c4d):
     for spec in SPECS.values():
         assert f"{spec.transformer} {spec.about}" in text
         assert f"sites {', '.join(spec.kinds())} probes {', '.join(p.value for p in spec.probes())}" in text
-    for name, model in EMBEDDED.items():
+    for name, model in BUNDLED.items():
         assert f"{name} {model.about}" in text and model.example in text
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from c4d.core.grammar import parse
+from c4d.core.text.grammar import parse
 from tests.cli.conftest import PROMPT, QUICK
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -205,7 +205,7 @@ def test_the_launch_script_from_elsewhere(tmp_path):
 def test_the_demo_is_a_job_that_can_run():
     import argparse
 
-    from c4d.options import add_options, read_options, read_prompts
+    from c4d.cli.options import add_options, read_options, read_prompts
 
     parser = argparse.ArgumentParser()
     add_options(parser)

@@ -18,7 +18,7 @@ def full(monkeypatch):
     def run_out(*_, **__):
         raise torch.OutOfMemoryError(TORCH)
 
-    monkeypatch.setattr("c4d.command.produce", run_out)
+    monkeypatch.setattr("c4d.cli.command.produce", run_out)
     monkeypatch.setattr(Reference, "hardware", lambda self: "a small card")
     monkeypatch.setattr(Reference, "default_dtype", torch.bfloat16)
     monkeypatch.setattr(Reference, "advice", lambda self: ["set ROOM=more"])

@@ -68,7 +68,7 @@ def test_another_job_is_refused_before_anything_is_loaded(c4d, fails, job, gener
     assert c4d(*words).code == c4d(*generate).code == 0
     before = [contents(folder) for folder in (folders[0].parent, *folders)]
     with monkeypatch.context() as patch:
-        patch.setattr("c4d.command.load_pipeline", lambda *_, **__: pytest.fail("weights were loaded"))
+        patch.setattr("c4d.cli.command.load_pipeline", lambda *_, **__: pytest.fail("weights were loaded"))
         ways = ["another --out", "--overwrite"]
         fails([*words, "--seed", 1], 2, "out/000", PROMPT, "seed 0", "method none", "seed: 0 there, 1 asked for", *ways)
         fails([*generate, "--cache", "fora:interval=2"], 2, f"{folders[0].parent}'", "cache: None there", *ways)

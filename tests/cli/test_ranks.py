@@ -12,7 +12,7 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 
-from c4d.cli import main
+from c4d.cli.main import main
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ranks")]
 ROOT = Path(__file__).parents[2]

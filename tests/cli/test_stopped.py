@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from c4d.signals import Terminated, stoppable
+from c4d.cli.signals import Terminated, stoppable
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("forks")]
 PROMPTS = [f"a red circle moving {way} on a black background" for way in ("left", "right", "up")]

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from c4d.core.forecast import FoCa, Hold, Newton, Trend
-from c4d.core.ladder import Hermite, Taylor, backward_differences
+from c4d.core.caching.finite_differences import Hermite, Taylor, backward_differences
+from c4d.core.caching.forecasters import FoCa, Hold, Newton, Trend
 from c4d.core.types import Predicted
 
 SMOOTH = [

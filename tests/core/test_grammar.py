@@ -10,17 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from c4d.cli.table import EXAMPLES
 from c4d.core import methods
-from c4d.core.forecast import Hold, Newton
-from c4d.core.grammar import FORECASTERS, MethodError, describe, parse
-from c4d.core.ladder import Hermite, Taylor
+from c4d.core.caching.finite_differences import Hermite, Taylor
+from c4d.core.caching.forecasters import Hold, Newton
+from c4d.core.caching.policies import Accumulate, Bounded, Interval, StepMask
+from c4d.core.caching.rules import CacheMethod, Rule
 from c4d.core.methods import METHODS, published
 from c4d.core.methods.magcache import published_curves
 from c4d.core.methods.teacache import published_fits
-from c4d.core.policy import Accumulate, Bounded, Interval, StepMask
-from c4d.core.rule import CacheMethod, Rule
+from c4d.core.text.grammar import FORECASTERS, MethodError, describe, parse
 from c4d.core.types import MODULE_KINDS, Probe
-from c4d.table import EXAMPLES
 
 WAY_OUT = " (c4d methods explains them all)"
 PROFILES = Path(__file__).parent / "profiles"

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from c4d.backends.reference import Reference
-from c4d.core.history import History, Storage
+from c4d.core.runtime.history import History, Storage
 from c4d.core.types import Predicted
 
 BACKEND = Reference()

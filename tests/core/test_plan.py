@@ -7,7 +7,7 @@ from itertools import combinations, pairwise
 
 import pytest
 
-from c4d.core.plan import least_sum, least_worst
+from c4d.core.caching.step_search import least_sum, least_worst
 
 T = 8
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from c4d.core.grammar import parse
+from c4d.core.caching.policies import Accumulate, Bounded, Interval, StepMask, Threshold
 from c4d.core.methods.magcache import Magnitude, published_curves
 from c4d.core.methods.pab import Broadcast
-from c4d.core.policy import Accumulate, Bounded, Interval, StepMask, Threshold
+from c4d.core.text.grammar import parse
 from c4d.core.types import Action, Change, Probe, Step
 
 HEAD, TIME = Probe.HEAD, Probe.TIME_EMBEDDING

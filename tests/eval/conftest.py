@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from c4d.eval import COMBINATIONS, as_tensor, render
+from c4d.bundled import COMBINATIONS, as_tensor, render
 
 
 @pytest.fixture(scope="session")
@@ -25,8 +25,8 @@ def drawn(combinations: Tensor) -> Tensor:
 
 
 @pytest.fixture(scope="session")
-def embedded_model() -> Path:
-    return Path(__file__).resolve().parents[2] / "c4d" / "assets" / "wan_tiny"
+def bundled_model() -> Path:
+    return Path(__file__).resolve().parents[2] / "c4d" / "bundled" / "wan_tiny"
 
 
 @pytest.fixture

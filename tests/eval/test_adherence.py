@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from c4d.eval import COLOURS, SHAPES, Adherence, adherence, as_tensor, evaluation_set, judge, render
+from c4d.bundled import COLOURS, SHAPES, Adherence, adherence, as_tensor, evaluation_set, judge, render
 
 FIELDS = ("colour", "shape", "motion", "background")
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from c4d.eval import (
+from c4d.bundled import (
     COMBINATIONS,
     HELD_OUT,
     TRAIN,
@@ -17,7 +17,7 @@ from c4d.eval import (
     render,
     sample_attributes,
 )
-from c4d.eval.clips import NAMES
+from c4d.bundled.clips import NAMES
 
 
 def test_split_is_disjoint_and_complete() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from c4d.eval import psnr, ssim
+from c4d.metrics import psnr, ssim
 
 
 def noisy_pair(n: int = 2, frames: int = 2, height: int = 11, width: int = 9) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from c4d.eval import COMBINATIONS, caption, generate
+from c4d.bundled import COMBINATIONS, caption, generate
 
 
 class NoisePipeline:

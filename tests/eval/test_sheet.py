@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from c4d.eval import contact_sheet
-from c4d.eval.sheet import GROUP_GAP, PAD, TITLE_HEIGHT
+from c4d.metrics import contact_sheet
+from c4d.metrics.sheet import GROUP_GAP, PAD, TITLE_HEIGHT
 
 
 def test_size_and_pixels(drawn: Tensor) -> None:

@@ -11,7 +11,7 @@ import torch
 
 pytest.importorskip("diffusers")
 
-from c4d.eval import COMBINATIONS, generate
+from c4d.bundled import COMBINATIONS, generate
 from tools.train_wan_tiny.__main__ import main
 from tools.train_wan_tiny.settings import STAGES, Checkpoints, Settings
 
@@ -71,27 +71,27 @@ def test_all_stages_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_the_transformer_never_sees_held_out_combinations() -> None:
-    from c4d.eval import HELD_OUT
+    from c4d.bundled import HELD_OUT
     from tools.train_wan_tiny.vae import training_clips
 
     seen = {tuple(row) for attributes, _ in training_clips(Settings(clips=1000)) for row in attributes.tolist()}
     assert len(seen) > 180 and seen.isdisjoint({tuple(a) for a in HELD_OUT})
 
 
-def test_the_tokenizer_is_the_embedded_one(embedded_model: Path) -> None:
+def test_the_tokenizer_is_the_bundled_one(bundled_model: Path) -> None:
     from tools.train_wan_tiny.models import make_tokenizer
 
-    shipped = json.loads((embedded_model / "tokenizer" / "tokenizer.json").read_text())
+    shipped = json.loads((bundled_model / "tokenizer" / "tokenizer.json").read_text())
     assert make_tokenizer().get_vocab() == shipped["model"]["vocab"]
 
 
 @pytest.mark.parametrize("part", ["transformer", "vae"])
-def test_the_models_are_the_embedded_ones(part: str, embedded_model: Path) -> None:
+def test_the_models_are_the_bundled_ones(part: str, bundled_model: Path) -> None:
     from safetensors.torch import load_file
 
     from tools.train_wan_tiny.models import make_transformer, make_vae
 
-    shipped = load_file(embedded_model / part / "diffusion_pytorch_model.safetensors")
+    shipped = load_file(bundled_model / part / "diffusion_pytorch_model.safetensors")
     built = {"transformer": make_transformer, "vae": make_vae}[part]().state_dict()
     assert {key: value.shape for key, value in built.items()} == {key: value.shape for key, value in shipped.items()}
 

@@ -99,7 +99,7 @@ def pipeline(kind: str) -> tuple[Any, Any, Any]:
 
 
 def end_to_end(kind: str, how: SequenceParallel) -> None:
-    """The embedded model in its pipeline, from a prompt to latents."""
+    """The bundled model in its pipeline, from a prompt to latents."""
     subject = SUBJECTS["wan-tiny"]
     pipe, want, by_itself = pipeline(kind)
     with sharded(pipe, how) as ranks, c4d.cached(pipe, TINY[kind], backend="cpu", ranks=ranks) as session:

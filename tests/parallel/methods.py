@@ -17,8 +17,8 @@ from typing import Any
 import c4d
 from bench.wire import Wire
 from c4d import SequenceParallel
-from c4d.core.grammar import parse
-from c4d.core.spectrum import low_pass
+from c4d.core.runtime.spectrum import low_pass
+from c4d.core.text.grammar import parse
 from c4d.core.types import OUTPUT, Action
 from tests.methods import EVERY, SIGMAS, STEPS
 from tests.parallel.forwards import VARIANTS, alone

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 import c4d
-from c4d.core.rule import CacheMethod
+from c4d.core.caching.rules import CacheMethod
 from tests.tiny import CASES, Case
 
 

@@ -10,7 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import c4d
-from c4d.core.stack import bind
+from c4d.core.integration.blocks import bind
 from c4d.core.types import Probe
 from c4d.models import spec_for
 from tests.tiny import CASES, block_count, hold_methods, rand, signal_of

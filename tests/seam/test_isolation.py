@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import c4d
-from c4d.core.clock import RunError
+from c4d.core.runtime.steps import RunError
 from tests.subjects import EVERY, KINDS, SUBJECTS, Stop, Subject, at_step, broken, built, like_alone
 from tests.tiny import rand
 

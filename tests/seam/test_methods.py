@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 import c4d
-from c4d.core.clock import Noise, noise_levels
-from c4d.core.forecast import PerStep
-from c4d.core.grammar import FORECASTERS, parse
+from c4d.core.caching.forecasters import PerStep
 from c4d.core.methods import METHODS
-from c4d.core.spectrum import evolved, leading, low_pass
+from c4d.core.runtime.spectrum import evolved, leading, low_pass
+from c4d.core.runtime.steps import Noise, noise_levels
+from c4d.core.text.grammar import FORECASTERS, parse
 from c4d.core.types import Action, Change, Probe, Step
 from tests.methods import EVERY, REUSING, SIGMAS, STEPS
 from tests.tiny import CASES, rand, signal_of

@@ -9,11 +9,11 @@ import torch
 
 import c4d
 from bench import peers
-from c4d.core.forecast import Hold
-from c4d.core.ladder import Taylor
+from c4d.core.caching.finite_differences import Taylor
+from c4d.core.caching.forecasters import Hold
+from c4d.core.caching.policies import StepMask
+from c4d.core.caching.rules import CacheMethod, Rule
 from c4d.core.methods.magcache import Magnitude, published_curves
-from c4d.core.policy import StepMask
-from c4d.core.rule import CacheMethod, Rule
 from c4d.core.types import STACK, Step
 from tests.seam.peers import apart, same, sides, uncached
 from tests.tiny import CASES

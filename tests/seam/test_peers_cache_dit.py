@@ -11,10 +11,10 @@ import c4d
 from bench import peers
 from bench.fidelity.equal import StaleSlope, Undivided
 from bench.fidelity.others import calibrator_config
-from c4d.core.features import Modes
-from c4d.core.forecast import FoCa
-from c4d.core.grammar import parse
-from c4d.core.ladder import Taylor
+from c4d.core.caching.feature_forecasters import Modes
+from c4d.core.caching.finite_differences import Taylor
+from c4d.core.caching.forecasters import FoCa
+from c4d.core.text.grammar import parse
 from tests.seam.peers import apart, same, sides, uncached
 from tests.tiny import CASES
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import c4d
-from c4d.core.features import Modes
-from c4d.core.grammar import parse
-from c4d.core.ladder import Hermite
+from c4d.core.caching.feature_forecasters import Modes
+from c4d.core.caching.finite_differences import Hermite
+from c4d.core.text.grammar import parse
 from c4d.core.types import Action, Step
 from tests.seam.peers import apart, uncached
 from tests.tiny import CASES, rand

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 import c4d
-from c4d.core.grammar import parse
+from c4d.cli.table import refusal, short, table_text
 from c4d.core.methods import METHODS
+from c4d.core.text.grammar import parse
 from c4d.models import SPECS, spec_for
-from c4d.table import refusal, short, table_text
 from tests.methods import REUSING, STEPS
 from tests.pipes import PICTURES, PIPELINES, hunyuan_video
 from tests.subjects import SUBJECTS

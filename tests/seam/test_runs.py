@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import c4d
-from c4d.core.clock import RunError
+from c4d.core.runtime.steps import RunError
 from tests.tiny import CASES, rand
 
 CASE = CASES["wan-t2v"]

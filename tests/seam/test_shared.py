@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import c4d
-from c4d.core.clock import RunError
+from c4d.core.runtime.steps import RunError
 from tests.device import there
 from tests.subjects import EVERY, KINDS, SUBJECTS, Stop, at_step, built, like_alone
 from tests.tiny import rand

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import pytest
 
 import c4d
-from c4d.core.forecast import Hold
-from c4d.core.rule import CacheMethod, Rule
+from c4d.core.caching.forecasters import Hold
+from c4d.core.caching.rules import CacheMethod, Rule
 from c4d.core.types import Action
 from tests.tiny import CASES, rand
 

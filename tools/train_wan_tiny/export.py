@@ -13,7 +13,8 @@ import torch
 from diffusers import WanPipeline
 from torch import Tensor
 
-from c4d.eval import Adherence, adherence, caption, contact_sheet, evaluation_set, generate, render
+from c4d.bundled import Adherence, adherence, caption, evaluation_set, generate, render
+from c4d.metrics import contact_sheet
 
 from .models import make_scheduler, make_text_encoder, make_tokenizer, make_transformer, make_vae
 from .settings import Settings

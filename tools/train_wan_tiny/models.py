@@ -13,7 +13,7 @@ from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanTransformer3
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
-from c4d.eval.clips import NAMES
+from c4d.bundled.clips import NAMES
 
 LATENT_CHANNELS, TEXT_WIDTH = 8, 64
 FLOW_SHIFT = 3.0  # of the sampler

@@ -9,7 +9,7 @@ import torch
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 from torch import Tensor
 
-from c4d.eval import caption
+from c4d.bundled import caption
 
 from .models import make_text_encoder, make_tokenizer, make_transformer
 from .optimise import Optimisation

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from c4d.eval import COMBINATIONS, FRAMES, TRAIN, adherence, evaluation_set, psnr, render, sample_attributes
+from c4d.bundled import COMBINATIONS, FRAMES, TRAIN, adherence, evaluation_set, render, sample_attributes
+from c4d.metrics import psnr
 
 from .models import make_vae
 from .optimise import Optimisation

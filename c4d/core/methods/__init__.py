@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from c4d.core.caching.rules import CacheMethod
 from c4d.core.methods.dpcache import dpcache
 from c4d.core.methods.easycache import easycache
 from c4d.core.methods.fastercache import fastercache
@@ -21,7 +22,6 @@ from c4d.core.methods.schedule import schedule
 from c4d.core.methods.seacache import seacache
 from c4d.core.methods.taylorseer import taylorseer, taylorseer_lite
 from c4d.core.methods.teacache import teacache
-from c4d.core.rule import CacheMethod
 
 METHODS: dict[str, Callable[..., CacheMethod]] = {
     "fora": fora,

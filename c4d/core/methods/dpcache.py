@@ -1,8 +1,8 @@
-from c4d.core.ladder import Taylor
+from c4d.core.caching.finite_differences import Taylor
+from c4d.core.caching.policies import StepMask
+from c4d.core.caching.rules import CacheMethod, Rule
+from c4d.core.caching.step_search import least_sum
 from c4d.core.methods.profile import profile
-from c4d.core.plan import least_sum
-from c4d.core.policy import StepMask
-from c4d.core.rule import CacheMethod, Rule
 from c4d.core.types import STACK
 
 

@@ -2,9 +2,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from c4d.core.forecast import Hold
-from c4d.core.policy import COMPUTE, REUSE, positive, whole_number
-from c4d.core.rule import CacheMethod, Rule
+from c4d.core.caching.forecasters import Hold
+from c4d.core.caching.policies import COMPUTE, REUSE, positive, whole_number
+from c4d.core.caching.rules import CacheMethod, Rule
 from c4d.core.types import OUTPUT, Action, Change, Measured, Probe, Step
 
 

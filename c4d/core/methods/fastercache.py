@@ -1,6 +1,6 @@
-from c4d.core.forecast import Trend
+from c4d.core.caching.forecasters import Trend
+from c4d.core.caching.rules import CacheMethod, Rule
 from c4d.core.methods.pab import Broadcast
-from c4d.core.rule import CacheMethod, Rule
 
 
 def fastercache(weight: float, attn: int = 2, low: float = -1.0, high: float = 681.0) -> CacheMethod:

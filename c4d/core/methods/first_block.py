@@ -1,6 +1,6 @@
-from c4d.core.forecast import Hold
-from c4d.core.policy import Bounded, Threshold
-from c4d.core.rule import CacheMethod, Rule
+from c4d.core.caching.forecasters import Hold
+from c4d.core.caching.policies import Bounded, Threshold
+from c4d.core.caching.rules import CacheMethod, Rule
 from c4d.core.types import STACK, Probe
 
 

@@ -1,6 +1,6 @@
-from c4d.core.features import Bands
-from c4d.core.policy import Interval
-from c4d.core.rule import CacheMethod, Rule
+from c4d.core.caching.feature_forecasters import Bands
+from c4d.core.caching.policies import Interval
+from c4d.core.caching.rules import CacheMethod, Rule
 from c4d.core.types import STACK
 
 

@@ -1,7 +1,7 @@
-from c4d.core.features import Modes
-from c4d.core.ladder import Hermite
-from c4d.core.policy import Interval
-from c4d.core.rule import CacheMethod, Rule
+from c4d.core.caching.feature_forecasters import Modes
+from c4d.core.caching.finite_differences import Hermite
+from c4d.core.caching.policies import Interval
+from c4d.core.caching.rules import CacheMethod, Rule
 from c4d.core.types import MODULE_KINDS, OUTPUT
 
 

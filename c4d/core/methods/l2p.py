@@ -1,7 +1,7 @@
-from c4d.core.forecast import PerStep
+from c4d.core.caching.forecasters import PerStep
+from c4d.core.caching.policies import StepMask
+from c4d.core.caching.rules import CacheMethod, Rule
 from c4d.core.methods.profile import profile
-from c4d.core.policy import StepMask
-from c4d.core.rule import CacheMethod, Rule
 from c4d.core.types import STACK
 
 

@@ -1,6 +1,6 @@
-from c4d.core.forecast import Hold
-from c4d.core.policy import StepMask
-from c4d.core.rule import CacheMethod, Rule
+from c4d.core.caching.forecasters import Hold
+from c4d.core.caching.policies import StepMask
+from c4d.core.caching.rules import CacheMethod, Rule
 from c4d.core.types import STACK
 
 
@@ -8,8 +8,8 @@ def lemica(computed: tuple[int, ...], steps: int | None = None) -> CacheMethod:
     """LeMiCa's schedules: the residual is reused between steps that were chosen for the least worst damage.
 
     arXiv 2511.00090. The authors' own lists: ``lemica:published=…`` (for 50 steps, image-to-video for 40); for another
-    model, ``c4d.core.plan.least_worst`` chooses ``computed`` from measured errors. A run of another number of
-    ``steps`` is an error.
+    model, ``c4d.core.caching.step_search.least_worst`` chooses ``computed`` from measured errors. A run of another
+    number of ``steps`` is an error.
     """
     name = f"lemica:computed={'/'.join(map(str, computed))}" + (f",steps={steps}" if steps else "")
     return CacheMethod(name, (Rule((STACK,), StepMask(frozenset(computed), steps), Hold()),))

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
-from c4d.core.forecast import Hold
-from c4d.core.policy import COMPUTE, NONE, REUSE, never_small, positive, whole_number
-from c4d.core.rule import CacheMethod, Rule
+from c4d.core.caching.forecasters import Hold
+from c4d.core.caching.policies import COMPUTE, NONE, REUSE, never_small, positive, whole_number
+from c4d.core.caching.rules import CacheMethod, Rule
 from c4d.core.types import STACK, Action, Change, Measured, Probe, Step
 
 UNCONDITIONAL = ("uncond", "pred_uncond", "1")  # what pipelines call that branch; its ordinal where they do not name it

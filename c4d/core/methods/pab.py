@@ -1,9 +1,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from c4d.core.forecast import Hold
-from c4d.core.policy import COMPUTE, NONE, REUSE, whole_number
-from c4d.core.rule import CacheMethod, Rule
+from c4d.core.caching.forecasters import Hold
+from c4d.core.caching.policies import COMPUTE, NONE, REUSE, whole_number
+from c4d.core.caching.rules import CacheMethod, Rule
 from c4d.core.types import Action, Change, Measured, Probe, Step
 
 

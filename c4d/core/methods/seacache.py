@@ -1,6 +1,6 @@
-from c4d.core.ladder import Taylor
-from c4d.core.policy import Accumulate, Bounded
-from c4d.core.rule import CacheMethod, Rule
+from c4d.core.caching.finite_differences import Taylor
+from c4d.core.caching.policies import Accumulate, Bounded
+from c4d.core.caching.rules import CacheMethod, Rule
 from c4d.core.types import STACK, Probe
 
 

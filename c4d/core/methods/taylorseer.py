@@ -1,6 +1,6 @@
-from c4d.core.ladder import Taylor
-from c4d.core.policy import Interval
-from c4d.core.rule import CacheMethod, Rule
+from c4d.core.caching.finite_differences import Taylor
+from c4d.core.caching.policies import Interval
+from c4d.core.caching.rules import CacheMethod, Rule
 from c4d.core.types import MODULE_KINDS, OUTPUT
 
 
@@ -8,7 +8,7 @@ def taylorseer(interval: int, order: int = 1, warmup: int = 1) -> CacheMethod:
     """TaylorSeer: attention and MLP outputs forecast by a Taylor series of backward differences.
 
     arXiv 2503.06923. Published values: ``taylorseer:published=…``. It keeps order + 1 features of every module: see
-    ``c4d.core.trace.Report.peak_bytes``. Over noise levels, or with smoothed differences: ``+taylor:over=sigma``, …
+    ``Report.peak_bytes``. Over noise levels, or with smoothed differences: ``+taylor:over=sigma``, …
     """
     rule = Rule(MODULE_KINDS, Interval(interval, warmup), Taylor(order), start=warmup - 2)
     return CacheMethod(f"taylorseer:interval={interval},order={order},warmup={warmup}", (rule,))

@@ -1,9 +1,9 @@
 import json
 from importlib.resources import files
 
-from c4d.core.forecast import Hold
-from c4d.core.policy import Accumulate, Bounded
-from c4d.core.rule import CacheMethod, Rule
+from c4d.core.caching.forecasters import Hold
+from c4d.core.caching.policies import Accumulate, Bounded
+from c4d.core.caching.rules import CacheMethod, Rule
 from c4d.core.types import STACK, Probe
 
 RULES = ("clamped", "published")

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from c4d import command
-from c4d.eval import psnr
+from c4d.metrics import psnr
 from c4d.pipelines import job
 from tests.ascend.simulated.test_memory import limited
 from tests.cli.conftest import c4d, fails, generate  # noqa: F401 - fixtures

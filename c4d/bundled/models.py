@@ -1,0 +1,57 @@
+"""The models that come with the package, and the sizes they were trained for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from torch import Tensor
+
+from c4d.bundled.judge import reading
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a generation uses unless it is asked for something else: pixels, frames, steps, scale, frames a second.
+
+    ``threads`` of the CPU: the work of a tiny model is too short to be worth sharing, and on a busy machine threads
+    that wait for each other have been seen to hold one clip up for half a minute.
+    """
+
+    height: int
+    width: int
+    num_frames: int
+    steps: int
+    guidance_scale: float
+    fps: int
+    threads: int
+
+
+@dataclass(frozen=True)
+class Bundled:
+    """A diffusers pipeline in ``c4d/bundled/<folder>``; ``example`` is a prompt that it understands.
+
+    ``judge`` tells what a clip [T, 3, H, W] of a prompt shows, None where it cannot."""
+
+    folder: str
+    about: str
+    example: str
+    defaults: Defaults
+    judge: Callable[[str, Tensor], dict[str, Any] | None]
+
+
+BUNDLED: Mapping[str, Bundled] = MappingProxyType(
+    {
+        "wan-tiny": Bundled(
+            folder="wan_tiny",
+            about="a Wan text-to-video model small enough for any CPU; it draws one moving shape. Prompts: a COLOUR "
+            "SHAPE moving DIRECTION on a BACKGROUND background, of red green blue yellow magenta cyan; circle square "
+            "triangle; left right up down; black gray white",
+            example="a red circle moving left on a black background",
+            defaults=Defaults(height=32, width=32, num_frames=13, steps=50, guidance_scale=4.0, fps=8, threads=1),
+            judge=reading,
+        ),
+    }
+)

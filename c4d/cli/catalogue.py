@@ -1,0 +1,167 @@
+"""What this installation has, as text: ``c4d methods``, ``c4d models`` and ``c4d doctor``."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import textwrap
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from c4d.backends import Backend, BackendUnavailable, known, load, missing, select, taken
+from c4d.backends.kernels import MASKS, NONE, names
+from c4d.cli.start import AUTOLOAD, TORCH_FAILED
+from c4d.cli.table import table_text
+from c4d.core.importing import CannotImport
+from c4d.core.methods import METHODS, published
+from c4d.core.text.grammar import FORECASTERS, choices, describe, names_of
+from c4d.models import SPECS
+from c4d.pipelines import BUNDLED, base_pipeline
+from c4d.pipelines.versions import versions
+
+WIDTH = 100
+
+
+def methods_text() -> str:
+    sites = list(dict.fromkeys(kind for spec in SPECS.values() for kind in spec.kinds()))
+    parts = [
+        "A method is written name:key=value,...[+forecaster:key=value,...][@site,...]",
+        "key=… must be given, key=value has that default, [key=…] may be given. Several numbers in one value: 0/1/5.",
+        "published=MODEL stands for what a method's authors use on it; options beside it take their place.",
+        "",
+        "METHODS",
+        *(_entry(name, make, names_of(name) if name in published() else "") for name, make in METHODS.items()),
+        "FORECASTERS  (+ puts one in place of the method's own: how a skipped result is predicted)",
+        *(_entry(name, make) for name, make in FORECASTERS.items()),
+        "SITES  (@ moves the method: where results are kept and predicted; which a model has: c4d models)",
+        f"  {', '.join(sites)}",
+        "",
+        table_text(WIDTH),
+    ]
+    return "\n".join(parts)
+
+
+def models_text() -> str:
+    lines = ["TRANSFORMERS  (any diffusers pipeline with one of these)"]
+    for spec in SPECS.values():
+        lines += [
+            f"  {spec.transformer}",
+            *_wrapped(spec.about),
+            f"      sites   {', '.join(spec.kinds())}",
+            f"      probes  {', '.join(probe.value for probe in spec.probes())}",
+            "",
+        ]
+    lines.append("BUNDLED MODELS  (--model NAME; nothing is downloaded)")
+    for name, model in BUNDLED.items():
+        d = model.defaults
+        lines += [
+            f"  {name}",
+            *_wrapped(model.about),
+            f"      such as   {model.example!r}",
+            f"      defaults  {d.width}x{d.height} pixels, {d.num_frames} frames at {d.fps} a second, {d.steps} steps, "
+            f"guidance scale {d.guidance_scale:g}",
+        ]
+    return "\n".join([*lines, "", table_text(WIDTH)])
+
+
+def doctor_text() -> str:
+    """Never raises: a backend that cannot even be imported is a line like the others."""
+    lines = [*_failed(), "VERSIONS", *(f"  {name:<13} {found}" for name, found in versions().items())]
+    lines += ["", "BACKENDS  (--backend NAME)"]
+    for name in known():
+        try:
+            backend = load(name)
+        except (ImportError, BackendUnavailable) as error:
+            lines.append(f"  {name:<13} missing: {_line(error)}")
+            continue
+        reason = missing(backend)
+        lines.append(f"  {name:<13} {'usable' if reason is None else f'cannot run here: {_line(reason)}'}")
+        lines.append(f"  {'':<13} verified: {backend.verified}")
+        if reason is not None:
+            lines.append(f"  {'':<13} attention kernels: {', '.join(backend.attention_kernels)}")
+            continue
+        try:
+            lines += _abilities(backend)
+        except Exception as error:  # of a backend of another package
+            lines.append(f"  {'':<13} cannot tell what it can do: {type(error).__name__}: {_line(error)}")
+    for name, place in taken().items():
+        lines.append(f"  {name:<13} ignored: {place} registers a name that is taken")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        try:
+            automatic = select().name
+        except (ImportError, BackendUnavailable) as error:
+            automatic = f"none ({error})"
+    return "\n".join([*lines, f"  {'auto':<13} takes {automatic}", *(f"  {'':<13} {w.message}" for w in said)])
+
+
+def _failed() -> list[str]:
+    """Of the packages that every model needs, those that cannot be imported here."""
+    failed = {}
+    if TORCH_FAILED in os.environ:
+        failed["torch"] = f"{os.environ[TORCH_FAILED]} (imported for this page with {AUTOLOAD}=0)"
+    try:
+        base_pipeline()
+    except CannotImport as error:
+        failed["diffusers"] = error.reason
+    if not failed:
+        return []
+    title = f"{' AND '.join(failed)} CANNOT BE IMPORTED AS THINGS STAND, SO NOTHING ELSE RUNS".upper()
+    return [
+        f"{title}  (what to do about an extension: see BACKENDS)",
+        *(f"  {name:<13} {why}" for name, why in failed.items()),
+        "",
+    ]
+
+
+def _abilities(backend: Backend) -> list[str]:
+    memory, gib = backend.memory(), 2**30
+    lines = [
+        f"device: {backend.hardware()}, {memory.free / gib:.1f} of {memory.total / gib:.1f} GiB free",
+        f"dtypes: {names(backend.dtypes)}; collectives: {backend.collectives}",
+        "attention (--attention NAME; auto: the first that is exact and can; own: the model's code):",
+    ]
+    for name, kernel in backend.attention_kernels.items():
+        limits = kernel.limits
+        lines.append(f"  {name:<12} {kernel.about}")
+        if reason := kernel.missing():
+            lines.append(f"  {'':<12} {reason}")
+            continue
+        masks = [kind for kind in MASKS if kind in limits.masks and kind != NONE]
+        takes = [names(limits.dtypes), f"head sizes {limits.sizes()}", f"masks: {', '.join(masks) or 'none'}"]
+        takes += ["gives no log-sum-exp (Ring attention needs it)"] * (not limits.lse)
+        takes += ["lossy: runs only by name"] * kernel.lossy
+        indent = " " * 15
+        lines += textwrap.wrap("; ".join(takes), WIDTH - 16, initial_indent=indent, subsequent_indent=indent)
+    for advice in backend.advice():
+        lines += textwrap.wrap(f"advice: {advice}", WIDTH - 16, subsequent_indent=" " * 8)
+    return [f"  {'':<13} {line}" for line in lines]
+
+
+def _entry(name: str, make: Callable[..., Any], models: str = "") -> str:
+    doc = inspect.getdoc(make) or ""
+    first, _, rest = doc.partition("\n\n")
+    paper = re.search(r"arXiv \d{4}\.\d{4,5}", rest)
+    about = f"{' '.join(first.split())}{f' ({paper[0]})' if paper and paper[0] not in first else ''}"
+    options = describe(make)
+    words = [line for name, known in choices(make).items() for line in _wrapped(f"{name}: {', '.join(known)}")]
+    return "\n".join(
+        [
+            f"  {name}{f':{options}' if options else ''}",
+            *_wrapped(about.replace("``", "")),
+            *words,
+            *_wrapped(models and f"published: {models}"),
+            "",
+        ]
+    )
+
+
+def _line(what: object) -> str:
+    return " ".join(str(what).split())
+
+
+def _wrapped(text: str) -> list[str]:
+    indent = " " * 6
+    return textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)

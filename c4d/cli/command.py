@@ -1,0 +1,220 @@
+"""``c4d generate``: from its options to its files, on one rank or several."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import c4d
+from c4d.backends import Backend, select
+from c4d.backends.kernels import OWN
+from c4d.cli.options import Options, read_prompts
+from c4d.cli.signals import Stops
+from c4d.cli.summary import listed, summary, time_spent
+from c4d.core.text.grammar import parse
+from c4d.parallel import Degrees, Job, NoLauncher, SequenceParallel, start
+from c4d.pipelines import (
+    BUNDLED,
+    InputError,
+    Request,
+    Settings,
+    alone_in,
+    call_arguments,
+    check_attention,
+    check_method,
+    check_ranks,
+    check_writable,
+    compile_blocks,
+    kept,
+    load_pipeline,
+    memory_explained,
+    parse_dtype,
+    produce,
+    results,
+    skeleton,
+    take_turns,
+    write_manifest,
+    write_manifest_together,
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is known before weights are: who makes what, how, and where it goes."""
+
+    backend: Backend
+    settings: Settings
+    requests: list[Request]
+    job: Job
+    how: SequenceParallel
+    degrees: Degrees
+
+    @property
+    def replica(self) -> int:
+        """Which group of ranks with prompts of its own this one belongs to."""
+        return self.job.rank // self.degrees.request
+
+    @property
+    def leads(self) -> bool:
+        """Whether this rank writes and tells what its group makes."""
+        return self.job.rank % self.degrees.request == 0
+
+
+def generate(options: Options, stops: Stops) -> None:
+    plan = prepare(options)
+    job, settings, out = plan.job, plan.settings, options.out
+    stops.check()
+    several = options.prompt_file is not None
+    folders = [out / f"{index:03d}" if several else out for index in range(len(plan.requests))]
+    jobs = list(zip(folders, plan.requests, strict=True))
+    with ExitStack() as until_done, memory_explained(plan.backend, settings):
+        notes = job.first(lambda: until_done.enter_context(alone_in(out)))
+        for note in notes if job.rank == 0 else ():
+            print(f"note: {note}")
+        records = job.first(lambda: results(out))
+        keep = set[Path]() if options.overwrite else job.first(lambda: kept(jobs, settings, records))
+        job.first(lambda: write_manifest(out, records))
+        for folder, request in jobs if job.rank == 0 else ():
+            if folder in keep:
+                print(f"{folder}: kept, already complete: {request.prompt}")
+        waiting = [each for each in jobs if each[0] not in keep][plan.replica :: plan.degrees.data]
+        if len(keep) < len(jobs):  # every group loads, also one without a prompt: ranks meet there
+            pipe, attention, ranks = _load(options, plan, [request for _, request in waiting], notes, until_done)
+            stops.check()
+        for folder, request in waiting:
+            how: dict[str, Any] = {"backend": plan.backend, "ranks": ranks}
+            if not plan.leads:
+                take_turns(pipe, request, settings, progress=False, **how)
+                continue
+            shown = not options.quiet and plan.replica == 0
+            record, clip = produce(
+                pipe, request, settings, folder, progress=shown, attention=attention, notes=notes, **how
+            )
+            records = {**records, folder: record}
+            if plan.degrees.data > 1:
+                write_manifest_together(out)
+            else:
+                write_manifest(out, records)
+            if several:
+                print(f"{folder}: {summary(record)}: {request.prompt}")
+            elif not options.quiet:
+                for note in record["notes"]:
+                    print(f"note: {note}")
+                for line in record["attention"]:
+                    print(f"attention: {line}")
+                print(f"{clip.report or 'uncached'}\n{summary(record)}\ntimed: {record['timing']['how']}")
+            for line in () if options.quiet else time_spent(record):
+                print(line)
+        job.meet()  # the folder is everybody's until the last one has written
+    if job.rank == 0:
+        made = f"{folders[0].name} to {folders[-1].name}, manifest.jsonl" if several else listed(out)
+        print(f"files in {out}: {made}")
+    job.end()
+
+
+def prepare(options: Options) -> Plan:
+    """Everything that can be known without weights; the ranks of a job find each other here."""
+    try:
+        backend = select(options.backend)
+        how = SequenceParallel(**{field.name: getattr(options, field.name) for field in fields(SequenceParallel)})
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    try:
+        job = start(backend, how.timeout) if os.environ.get("WORLD_SIZE", "1") != "1" else Job()
+    except NoLauncher as error:
+        raise InputError(f"WORLD_SIZE={os.environ['WORLD_SIZE']}: {error}") from error
+    settings, requests, degrees = job.all(lambda: _checked(options, backend, how, job))
+    return Plan(backend, settings, requests, job, how, degrees)
+
+
+def _checked(
+    options: Options, backend: Backend, how: SequenceParallel, job: Job
+) -> tuple[Settings, list[Request], Degrees]:
+    cores = os.cpu_count() or 1  # with far more threads than that torch falls over
+    if options.threads is not None and not 1 <= options.threads <= cores:
+        raise InputError(
+            f"threads is {options.threads!r}; allowed are whole numbers from 1 to {cores}, this machine's cores"
+        )
+    if options.cache is not None:
+        parse(options.cache)
+    model = BUNDLED.get(options.model)
+    settings = Settings(
+        model=options.model,
+        backend=backend.name,
+        dtype=options.dtype or str(backend.default_dtype).removeprefix("torch."),
+        fps=options.fps if options.fps is not None else float(model.defaults.fps if model else 16),
+        cache=options.cache,
+        attention=options.attention,
+        compile=options.compile,
+        compare=options.compare,
+        repeats=options.repeats,
+        history_dtype=options.history_dtype,
+        history_on=options.history_on,
+    )
+    dtype = parse_dtype(settings.dtype, backend=backend)
+    if settings.history_dtype is not None:
+        parse_dtype(settings.history_dtype, "dtype of the history", backend)
+    requests = [
+        Request(
+            prompt=prompt,
+            negative_prompt=options.negative_prompt,
+            image=options.image,
+            height=options.height,
+            width=options.width,
+            num_frames=options.frames,
+            steps=options.steps,
+            guidance_scale=options.guidance_scale,
+            seed=options.seed,
+        )
+        for prompt in read_prompts(options)
+    ]
+    if model:
+        requests = [request.with_defaults(model.defaults) for request in requests]
+    pipe = skeleton(options.model, allow_pickle=options.allow_pickle)
+    if options.cache is not None:
+        check_method(pipe, options.cache, backend=backend, steps=requests[0].steps)
+    if settings.attention != OWN:
+        check_attention(pipe, settings.attention, dtype, backend=backend)
+    degrees = check_ranks(pipe, how, job, requests[0], settings.attention, dtype, backend=backend)
+    if callable(pipe):  # else only the whole pipeline can tell, in _load
+        call_arguments(pipe, requests[0])  # they differ in their prompts alone
+    check_writable(options.out)
+    return settings, requests, degrees
+
+
+def _load(
+    options: Options, plan: Plan, requests: Sequence[Request], notes: list[str], until_done: ExitStack
+) -> tuple[Any, Any, Any]:
+    """The pipeline, what computes its attention, and the ranks that share it (None: not shared)."""
+    model, settings, quiet = BUNDLED.get(options.model), plan.settings, options.quiet or plan.job.rank > 0
+    if threads := options.threads or (model.defaults.threads if model else None):
+        torch.set_num_threads(threads)
+    pipe = load_pipeline(
+        options.model,
+        backend=plan.backend,
+        dtype=settings.dtype,
+        progress=not quiet,
+        allow_pickle=options.allow_pickle,
+    )
+    for request in requests:  # all of them before the first is made, and before anything is compiled
+        call_arguments(pipe, request)
+    compiled = compile_blocks(pipe) if options.compile else []
+    for note in compiled if not quiet else ():
+        print(note)
+    notes += compiled
+    kernel = settings.attention
+    if plan.job.world > 1:
+        ranks = c4d.sharded(pipe, plan.how, branches=plan.degrees.cfg, kernel=kernel, backend=plan.backend)
+        until_done.enter_context(ranks)
+        if not quiet:
+            print(f"ranks: {ranks.said()}")
+        return pipe, ranks.attention, ranks
+    if kernel == OWN:
+        return pipe, None, None
+    return pipe, until_done.enter_context(c4d.attention(pipe, kernel, backend=plan.backend)), None

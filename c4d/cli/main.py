@@ -1,0 +1,94 @@
+"""``c4d generate | methods | models | doctor``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import torch
+
+from c4d.backends import BackendUnavailable, Unsupported
+from c4d.cli.catalogue import doctor_text, methods_text, models_text
+from c4d.cli.command import generate
+from c4d.cli.options import Parser, add_options, read_options
+from c4d.cli.signals import Terminated, stoppable
+from c4d.cli.start import fail
+from c4d.core.importing import CannotImport
+from c4d.core.text.grammar import MethodError
+from c4d.parallel.agree import Disagreement
+from c4d.pipelines import GenerationError, InputError, OutputError
+
+EPILOG = """\
+exit codes: 0 done; 2 bad input or usage; 3 a backend or a dependency is missing here; 4 an output could not be
+            written; 130 interrupted; 143 terminated; 1 anything else. Errors are one line on stderr; --debug shows
+            where they came from. What generate has finished is kept, whatever ends it; the same command goes on
+            from there, unless it has --overwrite.
+
+example:    c4d generate --prompt "a red circle moving left on a black background" \\
+                --cache taylorseer-lite:interval=3@stack --compare
+"""
+
+RESUME = "what is finished is kept, and the same command goes on from there (with --overwrite: starts again)"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command; ``argv`` without the program's name. Returns the exit code (see ``c4d --help``)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(arguments)
+    except SystemExit as stop:  # --help
+        return int(stop.code or 0)
+    except KeyboardInterrupt:
+        return fail(f"interrupted; {RESUME}" if arguments[:1] == ["generate"] else "interrupted", arguments, 130)
+    except Terminated:
+        return fail(f"terminated; {RESUME}", arguments, 143)
+    except OutputError as error:
+        return fail(f"{error}; make room or name another --out: {RESUME}", arguments, 4)
+    except (InputError, MethodError, Unsupported, Disagreement) as error:
+        return fail(str(error), arguments, 2)
+    except torch.OutOfMemoryError as error:
+        return fail(f"{error}; {RESUME}", arguments, 1)
+    except GenerationError as error:
+        return fail(str(error), arguments, 1)
+    except BackendUnavailable as error:
+        return fail(f"{error}; c4d doctor lists what can", arguments, 3)
+    except CannotImport as error:
+        return fail(f"{error}; {error.way_out}", arguments, 3)
+    except ImportError as error:
+        return fail(f"a dependency is missing: {error}; install c4d with its dependencies", arguments, 3)
+    except Exception as error:
+        hint = "" if "--debug" in arguments else " (unexpected; --debug shows where)"
+        return fail(f"{type(error).__name__}: {error}{hint}", arguments, 1)
+
+
+def _run(arguments: list[str]) -> int:
+    shared = Parser(add_help=False)
+    shared.add_argument("--debug", action="store_true", help="show tracebacks of errors")
+    parser = Parser(
+        "c4d",
+        description="Diffusion transformers made fast by not recomputing what can be predicted.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def command(name: str, text: str) -> Parser:
+        return commands.add_parser(name, help=text, description=text, parents=[shared], allow_abbrev=False)
+
+    making = command("generate", "generate a clip, cached or not, and report on it")
+    add_options(making)
+    pages = {
+        "methods": (methods_text, "the caching methods, their options, forecasters and sites"),
+        "models": (models_text, "the models that can be cached, and the bundled ones"),
+        "doctor": (doctor_text, "versions, and which backends can run here"),
+    }
+    for name, (_, text) in pages.items():
+        command(name, text)
+    given = vars(parser.parse_args(arguments))
+    if given["command"] in pages:
+        print(pages[given["command"]][0]())
+    else:
+        with stoppable() as stops:
+            generate(read_options(given, making), stops)
+    return 0

@@ -1,0 +1,68 @@
+"""Which method goes with which model, and why not: the table under ``c4d methods`` and ``c4d models``."""
+
+from __future__ import annotations
+
+import textwrap
+
+from c4d.core.integration.attach import check_fit
+from c4d.core.methods import METHODS
+from c4d.core.spec import ModelSpec
+from c4d.core.text.grammar import parse
+from c4d.core.types import Probe
+from c4d.models import SPECS
+
+# Each method as it may be written. DPCache and L2P read a profile first; what they do at the model is that of the text.
+EXAMPLES = {
+    "fora": "fora:interval=3",
+    "taylorseer": "taylorseer:interval=5,order=2,warmup=3",
+    "taylorseer-lite": "taylorseer-lite:interval=5",
+    "hicache": "hicache:interval=4,order=2",
+    "foca": "foca:interval=5",
+    "freqca": "freqca:interval=6",
+    "dmd": "dmd:interval=4",
+    "pab": "pab:attn=2",
+    "fastercache": "fastercache:weight=0.5",
+    "teacache": "teacache:threshold=0.1,coefficients=1/0,signal={signal}",
+    "magcache": "magcache:curve=wan2.1-t2v-1.3b,threshold=0.12,max_skips=2",
+    "easycache": "easycache:threshold=0.05,warmup=10",
+    "first-block": "first-block:threshold=0.1",
+    "seacache": "seacache:threshold=0.25",
+    "schedule": "schedule:computed=0/1/5",
+    "lemica": "lemica:computed=0/3/7",
+    "dpcache": "schedule:computed=0/1/2+taylor",
+    "l2p": "schedule:computed=0/1/2+taylor",
+}
+SIGNALS = (Probe.TIME_EMBEDDING, Probe.TIME_PROJECTION, Probe.MODULATED_INPUT)
+
+
+def refusal(method: str, spec: ModelSpec) -> str | None:
+    """Why the method cannot be used on the model; None if it can."""
+    signal = next((probe for probe in SIGNALS if probe in spec.signals), SIGNALS[0])
+    made = parse(EXAMPLES[method].format(signal=signal.value))
+    try:
+        check_fit(made, spec)
+    except ValueError as error:
+        return str(error).removeprefix(f"{made.name} ")
+    return None
+
+
+def short(transformer: str) -> str:
+    for ending in ("Transformer3DModel", "Transformer2DModel"):
+        transformer = transformer.removesuffix(ending)
+    return transformer
+
+
+def table_text(width: int = 100) -> str:
+    """A row a method, a column a model; a number stands for a reason below."""
+    columns, reasons = {short(name): spec for name, spec in SPECS.items()}, dict[str, int]()
+    lines = ["METHODS x MODELS  (yes, or the number of the reason below)", " ".join(["  " + " " * 15, *columns])]
+    for method in METHODS:
+        cells = []
+        for name, spec in columns.items():
+            reason = refusal(method, spec)
+            said = "yes" if reason is None else str(reasons.setdefault(f"{method} {reason}", len(reasons) + 1))
+            cells.append(said.ljust(len(name)))
+        lines.append(f"  {method:<15} {' '.join(cells)}".rstrip())
+    for reason, number in reasons.items():
+        lines += [f"  {line}" for line in textwrap.wrap(f"{number} {reason}", width - 2, break_on_hyphens=False)]
+    return "\n".join(lines)

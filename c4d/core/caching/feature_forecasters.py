@@ -1,0 +1,122 @@
+"""Forecasters that read the features: dynamic modes, and one forecast for what changes slowly over the tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from c4d.core.caching.finite_differences import Hermite, Taylor
+from c4d.core.caching.forecasters import Hold
+from c4d.core.types import OUTPUT, STACK, Field, Forecaster
+
+
+@dataclass(frozen=True)
+class Bands:
+    """FreqCa: the slow part of a feature over its grid of tokens is kept, the rest forecast (arXiv 2510.08669).
+
+    Slow are cosines (DCT-II) along every side of the grid whose radial frequency is at most ``cutoff`` of the largest;
+    they are forecast by ``low``, the others by ``high``. Over several ranks one collective of the slow coefficients a
+    forecast.
+    """
+
+    cutoff: float = 0.1
+    order: int = 2
+    scale: float = 0.71
+
+    over, keeps, at, needs_grid, needs_double = "step", 0, (STACK,), True, False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.cutoff, bool) or not 0.0 < self.cutoff < 1.0:
+            raise ValueError(f"cutoff must be between 0 and 1, got {self.cutoff!r}")
+        self.high  # noqa: B018 - checks order and scale
+
+    @property
+    def low(self) -> Forecaster:
+        return Hold()
+
+    @property
+    def high(self) -> Forecaster:
+        return Hermite(self.order, scale=self.scale)
+
+    @property
+    def history(self) -> int:
+        return self.high.history
+
+    def weights(self, times: Sequence[float], t: float) -> Sequence[float]:
+        return self.high.weights(times, t)
+
+    def combine(self, features: Sequence[Tensor], times: Sequence[float], t: float, field: Field) -> Tensor:
+        low, high = self.low.weights(times, t), self.high.weights(times, t)
+        slow = field.lincomb(features, [a - b for a, b in zip(low, high, strict=True)])
+        return field.lincomb([*features, field.low(slow, self.cutoff)], [*high, 1.0])
+
+
+@dataclass(frozen=True)
+class Modes:
+    """HiCache++: dynamic mode decomposition of the last ``window`` features, as far as they are evenly spaced.
+
+    The propagator F_{i+1} = A F_i is fitted to them, cut to singular values above 1e-4 of the largest (or ``rank``),
+    and advanced by (t - t_last) / gap, a fractional power (hicache_pp 1.3; Schmid 2010). All of it in the span of the
+    features, so that their inner products are all that is read: once after a computed step, in fp64, for each sample
+    apart. With fewer than four evenly spaced features it is TaylorSeer of order 1.
+    """
+
+    window: int = 6
+    rank: int | None = None
+
+    over, keeps, at, needs_grid, needs_double = "step", 0, (STACK, OUTPUT), False, True
+    CUT, RIDGE, LEAST = 1e-4, 1e-8, 4
+
+    def __post_init__(self) -> None:
+        if isinstance(self.window, bool) or self.window < self.LEAST:
+            raise ValueError(f"window must be a whole number of at least {self.LEAST}, got {self.window!r}")
+        if self.rank is not None and not 1 <= self.rank < self.window:
+            raise ValueError(f"rank must be from 1 to {self.window - 1} (window - 1), got {self.rank!r}")
+
+    @property
+    def history(self) -> int:
+        return self.window
+
+    def weights(self, times: Sequence[float], t: float) -> Sequence[float]:
+        """Those of the fall-back."""
+        few = times[-2:]
+        return [0.0] * (len(times) - len(few)) + list(Taylor(1).weights(few, t))
+
+    def combine(self, features: Sequence[Tensor], times: Sequence[float], t: float, field: Field) -> Tensor:
+        even = evenly_spaced(times)
+        if even < self.LEAST:
+            return field.lincomb(features, self.weights(times, t))
+        ahead = (t - times[-1]) / (times[-1] - times[-2])
+        weights = [self._fit(gram[-even:, -even:], ahead) for gram in field.gram()]
+        parts = [field.lincomb([x[b : b + 1] for x in features[-len(w) :]], w) for b, w in enumerate(weights)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _fit(self, gram: Tensor, ahead: float) -> list[float]:
+        """[K, K] inner products of one sample -> weights of the last K - 1; [1.0] where nothing can be fitted."""
+        if not torch.isfinite(gram).all():
+            return [1.0]
+        squares, vectors = torch.linalg.eigh(gram[:-1, :-1])
+        values = squares.clamp_min(0.0).sqrt()
+        kept = (values > self.CUT * values[-1]).nonzero().flatten()
+        kept = kept[-(self.rank or len(kept)) :]
+        if not len(kept):
+            return [1.0]
+        turned = vectors[:, kept] / (values[kept] + self.RIDGE)  # V S^-1
+        inner = (vectors[:, kept] / values[kept]).T @ gram[:-1, 1:] @ turned  # U' F_1.. V S^-1
+        poles, modes = torch.linalg.eig(inner)
+        span = turned.to(modes.dtype) @ modes  # the modes in terms of the features from the second on
+        later = gram[1:, 1:].to(modes.dtype)
+        amounts = torch.linalg.lstsq(span.mH @ later @ span, span.mH @ later[:, -1:]).solution[:, 0]
+        weights = (span @ (poles.pow(ahead) * amounts)).real
+        return weights.tolist() if torch.isfinite(weights).all() else [1.0]
+
+
+def evenly_spaced(times: Sequence[float]) -> int:
+    """How many of the last times have the same gap."""
+    gaps = [b - a for a, b in pairwise(times)][::-1]
+    same = next((i for i, gap in enumerate(gaps) if gap != gaps[0]), len(gaps))
+    return same + 1

@@ -1,0 +1,210 @@
+"""How a session reaches one transformer, and how it leaves it exactly as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from c4d.core.caching.rules import CacheMethod
+from c4d.core.integration.blocks import BlockStack
+from c4d.core.integration.hooks import CacheContext, Forward, Hook, Listener, named
+from c4d.core.integration.offload import offload_hooks
+from c4d.core.spec import ModelSpec, OutputOf
+from c4d.core.types import OUTPUT, STACK, FeatureForecaster, Probe
+
+
+class Place(NamedTuple):
+    """Where a cached module stands: the number of the rule that holds for it, and the key of its history."""
+
+    rule: int
+    key: str
+
+
+class Attachment:
+    """One transformer in a session."""
+
+    def __init__(self, session: Listener, transformer: nn.Module, spec: ModelSpec, expert: int) -> None:
+        self.transformer, self.spec, self._session, self._expert = transformer, spec, session, expert
+        self._stacks: list[BlockStack] = []
+        self._forwards: dict[str, Forward] = {}
+        self._handles: list[Any] = []
+        self.offloaded: list[tuple[nn.Module, Any]] = []
+        self._context: CacheContext | None = None
+        self._context_before: Any = None
+
+    def install(self, method: CacheMethod) -> None:
+        """Hangs the session on the model; if it raises half-way, :meth:`remove` takes off what is there."""
+        session, transformer = self._session, self.transformer
+        self._check_blocks(method)
+        for stack in self.spec.stacks:
+            blocks = transformer.get_submodule(stack.path)
+            BlockStack.adopt(blocks, stack, session.plan)
+            self._stacks.append(blocks)  # type: ignore[arg-type]
+        self._context_before = transformer.__dict__.get("cache_context")
+        self._context = CacheContext(session, transformer)
+        transformer.__dict__["cache_context"] = self._context
+        add = self._handles.append
+        add(transformer.register_forward_pre_hook(Hook(session, session.enter, self._expert), with_kwargs=True))
+        add(transformer.register_forward_hook(Hook(session, session.leave), always_call=True))
+        door = transformer.get_submodule(self.spec.exit)
+        add(door.register_forward_pre_hook(Hook(session, session.exit), with_kwargs=True))
+        for probe in method.probes:
+            signal = self.spec.signals.get(probe)
+            if isinstance(signal, OutputOf):
+                module = transformer.get_submodule(signal.module)
+                add(module.register_forward_hook(Hook(session, session.signal, probe, signal.read)))
+        self.refresh(method)
+
+    def _check_blocks(self, method: CacheMethod) -> None:
+        rule, paths = method.whole, [stack.path for stack in self.spec.stacks if not stack.side]
+        there = sum(len(list(self.transformer.get_submodule(path).children())) for path in paths)
+        if rule is not None and rule.policy.probes & {Probe.HEAD} and rule.head + rule.tail >= there:
+            raise ValueError(
+                f"{method.name}: head={rule.head} and tail={rule.tail} leave none of the {there} blocks of "
+                f"{self.spec.transformer} to skip"
+            )
+
+    def refresh(self, method: CacheMethod) -> None:
+        """Hooks the module sites, again where the model's modules were exchanged (LoRA injection replaces some)."""
+        self.offloaded = offload_hooks(self.transformer)
+        for path, around in self._wanted(method).items():
+            module = self.transformer.get_submodule(path)
+            held = self._forwards.get(path)
+            if held is not None and held._module is module:
+                continue
+            if held is not None:
+                held.remove()
+            self._forwards[path] = Forward(self._session, module, around)
+
+    def conditioning(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The tensors of a forward besides its latents and its timestep, by name."""
+        given = named(self.transformer, args, kwargs)
+        return {n: x for n, x in given.items() if isinstance(x, Tensor) and n not in (self.spec.latents, "timestep")}
+
+    def take_hold(self) -> None:
+        """After a pass: back in front of forwards that an offload hook, coming or going, has exchanged.
+
+        Not before a pass: the call under way has looked its forward up already, and that one must stay awake.
+        """
+        for path, forward in self._forwards.items():
+            if not forward.outermost:
+                self._forwards[path] = forward.renewed()
+
+    def wake(self) -> None:
+        """Before a pass: forwards of ours that others have unwrapped are at work again."""
+        for path, forward in self._forwards.items():
+            if not forward.outermost and isinstance(forward._module.__dict__.get("forward"), Forward):
+                self._forwards[path] = forward.renewed()
+
+    def taken(self) -> bool:
+        """True if a session is at work on this transformer."""
+        return session_of(self.transformer) is not None
+
+    def refuse_compiled(self, method: CacheMethod) -> None:
+        """Raises RuntimeError for a model that is compiled in a way in which ``method`` cannot act."""
+        if is_compiled(self.transformer):
+            raise RuntimeError(
+                f"{type(self.transformer).__name__} is compiled as a whole, which would freeze one decision into the "
+                "graph: compile its blocks instead (transformer.compile_repeated_blocks(fullgraph=True), or --compile)"
+            )
+        if method.whole is None and any(is_compiled(block) for block in self.blocks()):
+            sites = ", ".join(s for rule in method.rules for s in rule.at)
+            raise RuntimeError(
+                f"{method.name} acts inside the blocks (at {sites}), which are compiled: use the method at @stack, or "
+                "do not compile"
+            )
+
+    def _wanted(self, method: CacheMethod) -> dict[str, Callable[..., Any]]:
+        rules = {kind: index for index, rule in enumerate(method.rules) for kind in rule.at}
+        wanted: dict[str, Callable[..., Any]] = {}
+        if OUTPUT in rules:
+            wanted[""] = site_forward(Place(rules[OUTPUT], OUTPUT))
+        for stack in self.spec.stacks:
+            for i in range(len(self.transformer.get_submodule(stack.path))):  # type: ignore[arg-type]
+                for kind, sites in stack.sites.items():
+                    if kind not in rules:
+                        continue
+                    for site in sites:
+                        path = f"{stack.path}.{i}.{site.output}".rstrip(".")
+                        place = Place(rules[kind], f"{kind}:{path}")
+                        wanted[path] = site_forward(place)
+                        for bypassed, filler in site.bypasses.items():
+                            wanted[f"{stack.path}.{i}.{bypassed}"] = filler_forward(place, filler)
+        return wanted
+
+    @property
+    def attached(self) -> bool:
+        return bool(self._stacks)
+
+    def blocks(self) -> list[nn.Module]:
+        return [block for stack in self._stacks for block in stack._modules.values() if block is not None]
+
+    def remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        for forward in self._forwards.values():
+            forward.remove()
+        for stack in self._stacks:
+            stack.restore()
+        if self._context is not None:
+            self._context._session = None
+            if self.transformer.__dict__.get("cache_context") is self._context:
+                del self.transformer.__dict__["cache_context"]
+                if self._context_before is not None:
+                    self.transformer.__dict__["cache_context"] = self._context_before
+        self._handles, self._stacks, self._forwards = [], [], {}
+
+
+def session_of(transformer: nn.Module) -> Any:
+    """The session that is at work on it, None if there is none."""
+    context = transformer.__dict__.get("cache_context")
+    return context._session if isinstance(context, CacheContext) else None
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """True if ``module.compile()`` was called."""
+    return getattr(module, "_compiled_call_impl", None) is not None
+
+
+def site_forward(place: Place) -> Callable[..., Any]:
+    """Around the forward of a cached module."""
+
+    def around(current: Any, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return current.at_site(place, original, args, kwargs)
+
+    return around
+
+
+def filler_forward(place: Place, filler: Callable[..., Any]) -> Callable[..., Any]:
+    """Around the forward of a module that the reuse of the site at ``place`` bypasses."""
+
+    def around(current: Any, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return filler(*args, **kwargs) if current.reuses(place) else original(*args, **kwargs)
+
+    return around
+
+
+def check_fit(method: CacheMethod, spec: ModelSpec) -> None:
+    """Raises ValueError, naming what the model offers, if the method would hook nothing or measure what it lacks."""
+    for rule in method.rules:
+        if not set(rule.at) & set(spec.kinds()):
+            raise ValueError(
+                f"{method.name} caches at {', '.join(rule.at)}, but {spec.transformer} offers {', '.join(spec.kinds())}"
+            )
+        if OUTPUT in rule.at and rule.base == "input" and not spec.like_latents:
+            raise ValueError(
+                f"{method.name} stores outputs less the latents, but what {spec.transformer} returns is not like them: "
+                f"use @{STACK}"
+            )
+        if isinstance(rule.forecast, FeatureForecaster) and rule.forecast.needs_grid and spec.grid is None:
+            raise ValueError(
+                f"{method.name} works on the grid of tokens, which the spec of {spec.transformer} does not tell (grid=)"
+            )
+        lacking: set[Probe] = set(rule.policy.probes) - set(spec.probes())
+        if lacking:
+            raise ValueError(
+                f"{method.name} measures {', '.join(sorted(p.value for p in lacking))}, but {spec.transformer} offers "
+                f"{', '.join(p.value for p in spec.probes())}"
+            )

@@ -1,0 +1,253 @@
+"""One forward of a run: it decides once, then tells loops, exit and modules what to do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from c4d.core.caching.rules import CacheMethod, Rule
+from c4d.core.integration.attach import Place
+from c4d.core.integration.offload import Bridge
+from c4d.core.runtime.history import History
+from c4d.core.runtime.report import Entry
+from c4d.core.runtime.signals import Ranks
+from c4d.core.runtime.spectrum import evolved, leading
+from c4d.core.runtime.state import Branch, Field, Tools
+from c4d.core.runtime.steps import Noise
+from c4d.core.spec import ModelSpec
+from c4d.core.types import OUTPUT, STACK, Action, Change, Probe, Step
+
+COMPUTE, REUSE = Action.COMPUTE, Action.REUSE
+
+
+@dataclass(frozen=True)
+class Call:
+    """A forward under way: of what, with which arguments (by name), at which noise level, and with whom."""
+
+    transformer: nn.Module
+    inputs: Callable[[], Mapping[str, Any]]
+    noise: Callable[[], Noise]
+    ranks: Ranks
+
+
+class Pass:
+    """One forward of one transformer: decides once, then tells loops, exit and sites what to do."""
+
+    seen: Mapping[Probe, Change] = MappingProxyType({})
+    base: Mapping[str, Tensor] = MappingProxyType({})  # the streams that the stack's features are relative to
+    exited = answered = restarted = False
+    blocks = passed = 0  # entered; of the chain, those that the loops were given or passed over
+    modules = modules_reused = 0
+    bridge: Bridge | None = None
+
+    def __init__(
+        self, spec: ModelSpec, method: CacheMethod, branch: Branch, step: Step, tools: Tools, call: Call
+    ) -> None:
+        self.spec, self.method, self.branch, self.step, self.tools, self.call = spec, method, branch, step, tools, call
+        self.rules, self.whole = method.rules, method.whole
+        self.actions: list[Action | None] = [None] * len(method.rules)
+        self.started = time.perf_counter()
+        self.signals: dict[Probe, Tensor] = {}
+        if not method.probes:
+            self.decide({})
+        elif any(probe.outside for probe in method.probes):
+            self._arrive()
+
+    @property
+    def action(self) -> Action | None:
+        """What the whole pass does; None while undecided. A method of module rules computes the pass."""
+        return self.actions[0] if self.whole else COMPUTE
+
+    def check(self) -> None:
+        """Raises RuntimeError unless the forward that just ended went the way that its spec says."""
+        skipped, at_output = self.action is REUSE, self.whole is not None and OUTPUT in self.whole.at
+        if skipped and at_output and not self.answered:
+            raise RuntimeError(f"{self.spec.transformer}: its forward was exchanged during the pass; run it again")
+        if self.action is None or (not skipped and not (self.exited and self.passed)):
+            raise RuntimeError(
+                f"{self.spec.transformer}: the forward did not pass through {self.spec.stacks[0].path!r} and "
+                f"{self.spec.exit!r}; its spec does not describe this model"
+            )
+        if skipped and not self.exited and not at_output:
+            raise RuntimeError(
+                f"{self.spec.transformer}: a reused pass did not reach {self.spec.exit!r}; its spec is wrong"
+            )
+
+    def entry(self, run: int) -> Entry:
+        """What it did, for the trace."""
+        seconds = time.perf_counter() - self.started
+        actions = tuple(filter(None, self.actions))
+        done = self.blocks, self.modules, self.modules_reused, seconds
+        return Entry(run, self.step, actions, *done, self.seen, self.restarted)
+
+    # -- deciding
+
+    def _arrive(self) -> None:
+        """Before the forward: what can be known of its arguments alone is; that may decide the pass."""
+        probes, latents = self.method.probes, self._latents()
+        if wanted := {Probe.INPUT, Probe.INPUT_SINCE} & probes:  # a loop may go on to change its latents in place
+            self.signals.update(dict.fromkeys(wanted, latents.clone()))
+        if Probe.SPECTRUM in probes:
+            self.signals[Probe.SPECTRUM] = evolved(latents, self._grid()[0], self.call.noise())
+        if all(probe.outside for probe in probes):
+            self.decide(self.signals)
+
+    def signal(self, probe: Probe, value: Tensor) -> None:
+        """A signal that became known before the blocks; when all are in, the pass is decided."""
+        self.signals[probe] = value.detach()
+        if self.action is None and self.method.probes - {Probe.OUTPUT} <= self.signals.keys():
+            self.decide(self.signals)
+
+    def _latents(self) -> Tensor:
+        inputs = self.call.inputs()
+        if not isinstance(latents := inputs.get(self.spec.latents), Tensor):
+            raise RuntimeError(
+                f"{self.spec.transformer} is called without a tensor {self.spec.latents!r} (got {', '.join(inputs)}); "
+                "its spec names the argument that is denoised: latents="
+            )
+        return latents.detach()
+
+    def _grid(self) -> tuple[tuple[int, ...], ...]:
+        if self.branch.grid is None:
+            assert self.spec.grid is not None
+            grid = self.spec.grid(self.call.transformer, self.call.inputs())
+            if not all(isinstance(box, Sequence) and all(isinstance(n, int) for n in box) for box in grid):
+                raise RuntimeError(
+                    f"the spec of {self.spec.transformer} gives the grid {grid}: it is one box or several, ((4, 6),)"
+                )
+            self.branch.grid = grid
+        return self.branch.grid
+
+    def decide(self, now: Mapping[Probe, Tensor]) -> None:
+        parts = {probe: self._valid(value, not probe.outside) for probe, value in now.items()}
+        now, wholes = {p: x for p, (x, _) in parts.items()}, {p: n for p, (_, n) in parts.items()}
+        broken, states = bool(now) and self._measure(now, wholes), self.branch.states
+        for i, rule in enumerate(self.rules):
+            ready = self._ready(rule)
+            state = states[i] if ready and not broken else rule.policy.init()
+            self.actions[i], states[i] = rule.policy.decide(state, self.step, self.seen)
+            if not ready and self.actions[i] is REUSE:
+                raise RuntimeError(
+                    f"{type(rule.policy).__name__} reuses from a fresh state; a policy must compute first"
+                )
+        for probe, value in now.items():
+            if not probe.anchored or COMPUTE in self.actions:
+                self.branch.before[probe] = value
+
+    def _measure(self, now: Mapping[Probe, Tensor], wholes: Mapping[Probe, int]) -> bool:
+        """Fills ``seen``; True if any of it is not finite."""
+        before = self.branch.before
+        pairs = {p: (x, before[p]) for p, x in now.items() if p in before and before[p].shape == x.shape}
+        if self.branch.outputs is not None:
+            pairs[Probe.OUTPUT], self.branch.outputs = self.branch.outputs, None
+            wholes = {**wholes, Probe.OUTPUT: self._valid(pairs[Probe.OUTPUT][0], False)[1]}
+        self.seen = self.tools.meter.read(pairs, wholes)
+        broken = sum(not change.finite for change in self.seen.values())
+        self.tools.nonfinite += broken
+        return broken > 0
+
+    def _valid(self, x: Tensor, spread: bool = True) -> tuple[Tensor, int]:
+        return self.call.ranks.valid(self.call.transformer, x, spread)
+
+    def _ready(self, rule: Rule) -> bool:
+        """True if something is stored that the rule could reuse."""
+        if rule.whole:
+            return rule.at[0] in self.branch.histories
+        return any(key.startswith(f"{kind}:") for kind in rule.at for key in self.branch.histories)
+
+    # -- the exit
+
+    def exit(self, x: Tensor) -> Tensor:
+        """The hidden state on its way out of the loops: recorded, or replaced by its forecast."""
+        self.exited = True
+        rule = self.whole
+        if rule is None or rule.at[0] == OUTPUT or rule.tail:
+            return x
+        base = None if rule.base == "zero" else self.base.get("hidden_states")
+        if self.action is REUSE:
+            base = x if base is None and rule.base == "input" else base
+            history = self.branch.histories[rule.at[0]]
+            return self.forecast(history, rule, None if base is None else [base])[0].to(x.dtype)
+        if base is None and rule.base == "input":
+            raise RuntimeError(
+                f"{self.spec.transformer}: the exit was reached without entering a block; its spec is wrong"
+            )
+        feature = x if base is None else (x - base).to(base.dtype)
+        self.record(rule.at[0], rule, [feature])
+        return x
+
+    # -- modules
+
+    def at_site(self, place: Place, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What a cached module returns: its own output, recorded, or the forecast of it."""
+        rule, reuse = self.rules[place.rule], self.reuses(place)
+        if place.key == OUTPUT:
+            self.answered = True
+        else:
+            self.modules += 1
+            self.modules_reused += reuse
+        if reuse:
+            history = self.branch.histories[place.key]
+            relative = place.key == OUTPUT and rule.base == "input"
+            base = [leading(self._latents(), history.shapes[0])] if relative else None
+            leaves = self.forecast(history, rule, base)
+            if place.key == OUTPUT and rule.forecast.keeps:  # as below
+                leaves = [x.clone() for x in leaves]
+            return leaves[0] if history.structure is None else pytree.tree_unflatten(leaves, history.structure)
+        out = original(*args, **kwargs)
+        leaves, structure = ([out], None) if isinstance(out, Tensor) else pytree.tree_flatten(out)
+        if strange := [type(x).__name__ for x in leaves if not isinstance(x, Tensor)]:
+            raise TypeError(f"{place.key} returned {', '.join(strange)} among its tensors; cannot be cached")
+        stored = leaves
+        if place.key == OUTPUT:  # the pipeline may go on to change it in place
+            stored = [x - leading(self._latents(), x.shape) if rule.base == "input" else x.clone() for x in leaves]
+        self.record(place.key, rule, stored).structure = structure
+        return out
+
+    def finish(self, output: Any) -> None:
+        """After the forward: the output of a computed pass goes to the next that decides by it."""
+        if Probe.OUTPUT in self.method.probes and COMPUTE in self.actions:
+            now, before = pytree.tree_leaves(output)[0].detach().clone(), self.branch.before.get(Probe.OUTPUT)
+            self.branch.before[Probe.OUTPUT] = now
+            self.branch.outputs = None if before is None or before.shape != now.shape else (before, now)
+
+    def reuses(self, place: Place) -> bool:
+        """True if this pass forecasts the module there (and the modules that this bypasses hand out fillers)."""
+        return self.actions[place.rule] is REUSE and place.key in self.branch.histories
+
+    def forecast(self, history: History, rule: Rule, base: Sequence[Tensor] | None = None) -> list[Tensor]:
+        """Every tensor of ``history`` forecast for now, plus its ``base``."""
+        valid = partial(self._valid, spread=rule.at[0] == STACK)
+        field = Field(self.tools, history, self.call.ranks, valid, self._band)
+        return self.tools.forecast(history, rule.forecast, self.time(rule), field, base)
+
+    def _band(self, x: Tensor, cutoff: float) -> Tensor:
+        """Of tokens [B, S, D] at the exit, what changes slowly over their grid."""
+        grid = self._grid()
+        basis = self.tools.basis(grid, cutoff, x.device)
+        return self.call.ranks.project(self.call.transformer, basis, x)
+
+    def record(self, key: str, rule: Rule, tensors: Sequence[Tensor]) -> History:
+        history, now = self.branch.histories.get(key), self.step.index
+        if history is None:
+            history = History(rule.forecast.history, self.tools.storage, self.tools.backend, rule.forecast.keeps)
+            self.branch.histories[key] = history
+        if history.step == now:
+            raise RuntimeError(f"{key} ran twice in one pass; its outputs cannot be told apart and so not be cached")
+        if history.step < rule.start:
+            history.clear()
+        self.tools.watch(tensors)
+        history.push(self.time(rule), tensors)
+        history.step = now
+        return history
+
+    def time(self, rule: Rule) -> float:
+        """Now, as the rule's forecaster counts."""
+        return float(self.step.index) if rule.forecast.over == "step" else self.call.noise().noise

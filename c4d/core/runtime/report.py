@@ -1,0 +1,128 @@
+"""What a session did: one entry a pass, and the report made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+from c4d.core.caching.policies import unexplained
+from c4d.core.caching.rules import Rule
+from c4d.core.types import Action, Change, Explains, Probe, Remarks, Step
+
+
+class Entry(NamedTuple):
+    """One forward: its run (0, 1, ...), where it stood, what each rule did, host seconds inside it.
+
+    ``blocks`` were entered; of ``modules`` cached inside them ``modules_reused`` were forecast.
+
+    ``actions`` has one action per rule of the method. ``seconds`` are host time without a device synchronisation: the
+    full cost on a CPU, the time to launch the work on an asynchronous device. ``seen`` are the changes it measured;
+    ``restarted`` says that its inputs had another shape, dtype or device than the branch's last, so that it began anew.
+    """
+
+    run: int
+    step: Step
+    actions: tuple[Action, ...]
+    blocks: int
+    modules: int
+    modules_reused: int
+    seconds: float
+    seen: Mapping[Probe, Change]
+    restarted: bool
+
+    @property
+    def computed(self) -> bool:
+        return Action.COMPUTE in self.actions
+
+
+def timeline(entries: Sequence[Entry]) -> dict[str, str]:
+    """Branch -> "CCrrC": C a pass where anything was computed, r one where every rule reused; experts apart by "|"."""
+    lines: dict[str, str] = {}
+    expert: dict[str, int] = {}
+    for entry in entries:
+        branch = entry.step.branch
+        if expert.setdefault(branch, entry.step.expert) != entry.step.expert:
+            lines[branch] += "|"
+            expert[branch] = entry.step.expert
+        lines[branch] = lines.get(branch, "") + ("C" if entry.computed else "r")
+    return lines
+
+
+def why(rules: Sequence[Rule], entries: Sequence[Entry], kinds: Collection[str]) -> tuple[str, ...]:
+    """Sentences on what kept the passes of one run from being reused, and on what had no effect; none if nothing did.
+
+    ``kinds`` are the sites that the models have.
+    """
+    sentences = []
+    broken = [e for e in entries if any(not change.finite for change in e.seen.values())]
+    if broken:
+        sentences.append(f"{len(broken)} of {len(entries)} passes measured NaN or infinity; each was computed")
+    anew = [e for e in entries if e.restarted]
+    if anew:
+        sentences.append(
+            f"{len(anew)} of {len(entries)} passes had inputs of another shape or dtype than the last on their branch "
+            "and began anew"
+        )
+    first = {(e.step.branch, e.step.expert): e for e in reversed(entries)}.values()
+    bound = {id(e) for e in (*broken, *anew, *first)}
+    free = [e for e in entries if id(e) not in bound]
+    measured = [(e.step, e.seen) for e in free if e.seen]
+    explained = not free and (broken or anew)
+    for i, rule in enumerate(rules if entries else ()):
+        policy, total = rule.policy, entries[-1].step.total
+        if isinstance(policy, Remarks) and (remark := policy.remark(total)):
+            sentences.append(remark)
+        if not explained and all(e.actions[i] is Action.COMPUTE for e in entries):
+            reason = policy.idle(total, measured) if isinstance(policy, Explains) else unexplained(policy)
+            where = ", ".join(site for site in rule.at if site in kinds)
+            sentences.append(f"nothing was reused at {where}: {reason}")
+    return tuple(sentences)
+
+
+@dataclass(frozen=True)
+class Report:
+    """A session in numbers. Counts and timelines are those of the last run; ``runs`` counts all.
+
+    ``blocks_entered`` of ``blocks_total`` (block calls an uncached run of the same passes makes), ``modules_reused`` of
+    the ``modules_total`` calls of cached modules (0 for methods of the whole pass), ``peak_bytes`` held by histories
+    and probes, ``host_reads`` (waits for the device made to decide) and ``nonfinite`` measurements of the session,
+    ``seconds`` of host time inside computed and reused passes, ``why`` sentences on what kept passes from being reused.
+    """
+
+    method: str
+    transformers: tuple[str, ...]
+    backend: str
+    runs: int
+    timelines: dict[str, str]
+    computed: int
+    reused: int
+    blocks_entered: int
+    blocks_total: int
+    modules_reused: int
+    modules_total: int
+    peak_bytes: int
+    host_reads: int
+    nonfinite: int
+    seconds: dict[str, float]
+    why: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types only, ready for JSON."""
+        return {**asdict(self), "transformers": list(self.transformers), "why": list(self.why)}
+
+    def __str__(self) -> str:
+        passes = self.computed + self.reused
+        if not passes:
+            return f"{self.method} on {', '.join(self.transformers)}: no pass yet"
+        blocks = f"{self.blocks_entered} of {self.blocks_total} blocks entered" if self.blocks_total else "no blocks"
+        lines = [
+            f"{self.method} on {', '.join(self.transformers)} ({self.backend} backend), run {self.runs}",
+            f"  passes   {self.computed} computed, {self.reused} reused of {passes}; {blocks}",
+            *([f"  modules  {self.modules_reused} of {self.modules_total} reused"] if self.modules_total else []),
+            f"  held     {self.peak_bytes / 2**20:.2f} MiB at most; {self.host_reads} host reads to decide",
+            f"  seconds  {self.seconds['computed']:.3f} in computed passes, {self.seconds['reused']:.3f} in reused",
+        ]
+        lines += [f"  note     {sentence}" for sentence in self.why]
+        lines += [f"  {branch:<8} {line}" for branch, line in self.timelines.items()]
+        return "\n".join(lines)

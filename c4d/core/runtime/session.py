@@ -1,0 +1,285 @@
+"""A session: one method at work on the transformers of a pipeline, from ``with`` to its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from c4d.core.caching.rules import CacheMethod
+from c4d.core.integration.attach import Attachment, check_fit
+from c4d.core.integration.hooks import Entered, Unsaved, named
+from c4d.core.integration.offload import Bridge, tracing
+from c4d.core.runtime.forward import Call, Pass
+from c4d.core.runtime.history import Storage
+from c4d.core.runtime.loops import Loops
+from c4d.core.runtime.ownership import Turns
+from c4d.core.runtime.progress_bar import Loop, ProgressBar
+from c4d.core.runtime.report import Entry, Report, timeline, why
+from c4d.core.runtime.signals import Alone, Meter, Ranks
+from c4d.core.runtime.state import Run, Tools, signature_of
+from c4d.core.runtime.steps import Clock, CountingClock, SchedulerClock, check_order
+from c4d.core.spec import ModelSpec, Stack
+from c4d.core.types import Action, Primitives, Probe, Timed
+
+
+class Session(Entered, Unsaved):
+    """Attaches ``method`` to ``transformers`` while its ``with`` block lasts; made by :func:`c4d.cached`.
+
+    Nothing is stored outside it: histories, decisions and the trace live here and end here. The trace and the report
+    stay readable afterwards.
+    """
+
+    def __init__(
+        self,
+        transformers: Sequence[tuple[nn.Module, ModelSpec]],
+        method: CacheMethod,
+        *,
+        clock: Clock,
+        backend: Primitives,
+        storage: Storage | None = None,
+        ranks: Ranks | None = None,
+        pipelines: Sequence[tuple[Any, SchedulerClock]] = (),
+    ) -> None:
+        for _, spec in transformers:
+            check_fit(method, spec)
+        self.method = method
+        self.current: Pass | None = None
+        self._timed = any(isinstance(rule.policy, Timed) for rule in method.rules)
+        self._turns = Turns()
+        self._clock = clock  # of forwards outside of the loops of ``pipelines``
+        self._pipelines = [pair for pair in pipelines if hasattr(type(pair[0]), "progress_bar")]
+        self._bars: list[ProgressBar] = []
+        self._ranks = ranks or Alone()
+        self._tools = Tools(backend, Meter(backend, self._ranks), storage or Storage())
+        self._attachments = [Attachment(self, model, spec, i) for i, (model, spec) in enumerate(transformers)]
+        self._run: Run | None = None
+        self._trace: list[Entry] = []
+        self._runs = 0
+        self._peak = 0
+        self.unused = "c4d.cached"
+
+    # -- for users
+
+    def __enter__(self) -> Session:
+        self.unused = None
+        done: list[Attachment] = []
+        try:
+            for attachment in self._attachments:
+                if attachment.taken():
+                    raise RuntimeError(
+                        f"{type(attachment.transformer).__name__} is already in a session; leave that one first"
+                    )
+                done.append(attachment)
+                attachment.install(self.method)
+                attachment.refuse_compiled(self.method)
+        except BaseException:
+            for attachment in done:
+                attachment.remove()
+            raise
+        self._bars = [ProgressBar(self, *pair) for pair in self._pipelines]
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._abandon()
+        self._close_run()
+        for bar in self._bars:
+            bar.remove()
+        for attachment in self._attachments:
+            attachment.remove()
+
+    def begin(self, timesteps: Sequence[Any] | Tensor, sigmas: Sequence[float] | None = None) -> None:
+        """Opens a run over ``timesteps`` for a denoising loop of one's own; call it before every generation.
+
+        ``sigmas``: the noise level of each, for methods that need it (forecasts over sigma, SeaCache). The step index
+        of a pass is then the number of earlier passes of its branch. Name the calls of one step with
+        ``transformer.cache_context(name)`` if there are several.
+        """
+        if not all(attachment.attached for attachment in self._attachments):
+            raise RuntimeError("this session is not at work: call begin inside its with block")
+        check_order(timesteps)
+        self._clock = CountingClock(timesteps, "call session.begin(timesteps)", sigmas)
+
+    @property
+    def trace(self) -> tuple[Entry, ...]:
+        """Every pass so far, oldest first."""
+        return tuple(self._trace)
+
+    @property
+    def alone(self) -> bool:
+        """True if it asks no other rank before it decides."""
+        return isinstance(self._ranks, Alone)
+
+    def bytes(self) -> int:
+        """Bytes held right now by histories and probes.
+
+        None between runs: what a pipeline's run holds goes when its loop ends, also if it is stopped. In a loop of
+        one's own it goes with the last step; what a run holds that stops before, or in which a transformer or branch
+        does not take part to the end, goes with the next run or the session.
+        """
+        return self._run.bytes() + sum(basis.nbytes for basis in self._tools.bases.values()) if self._run else 0
+
+    def report(self) -> Report:
+        """The last run in numbers."""
+        self._tools.overflowed(wait=True)
+        entries = [e for e in self._trace if e.run == self._runs - 1]
+        computed = [e for e in entries if e.computed]
+        reused = [e for e in entries if not e.computed]
+        blocks = [sum(len(a.transformer.get_submodule(s.path)) for s in a.spec.stacks) for a in self._attachments]  # type: ignore[arg-type, misc]
+        return Report(
+            method=self.method.name,
+            transformers=tuple(a.spec.transformer for a in self._attachments),
+            backend=getattr(self._tools.backend, "name", type(self._tools.backend).__name__),
+            runs=self._runs,
+            timelines=timeline(entries),
+            computed=len(computed),
+            reused=len(reused),
+            blocks_entered=sum(e.blocks for e in entries),
+            blocks_total=sum(blocks[e.step.expert] for e in entries),
+            modules_reused=sum(e.modules_reused for e in entries),
+            modules_total=sum(e.modules for e in entries),
+            peak_bytes=max(self._peak, self.bytes()),
+            host_reads=self._tools.meter.host_reads,
+            nonfinite=self._tools.nonfinite,
+            seconds={"computed": sum(e.seconds for e in computed), "reused": sum(e.seconds for e in reused)},
+            why=why(self.method.rules, entries, {kind for a in self._attachments for kind in a.spec.kinds()}),
+        )
+
+    @property
+    def name(self) -> str | None:
+        """The branch that this thread's next pass belongs to, as the pipeline's ``cache_context`` gives it."""
+        return self._turns.own.name
+
+    @name.setter
+    def name(self, value: str | None) -> None:
+        self._turns.own.name = value
+
+    # -- called by what is attached to the model
+
+    def enter(self, expert: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Before the forward of a transformer: places the pass and, if no probe is needed, decides it."""
+        attachment = self._attachments[expert]
+        attachment.refuse_compiled(self.method)
+        loop = self._turns.own.loops[-1] if self._turns.own.loops else None
+        clock: Clock = self._clock if loop is None else loop.clock
+        theirs = self._run is not None and self._run.loop is not None and not self._turns.mine
+        self._turns.take(self.current is not None, self._run is not None, lambda: not theirs and clock.fresh())
+        self._abandon()
+        timestep = (
+            kwargs["timestep"] if "timestep" in kwargs else named(attachment.transformer, args, kwargs).get("timestep")
+        )
+        new_run, step = clock.tick(self.name, timestep, expert)
+        if self._timed:
+            step = step._replace(timestep=clock.timestep())
+        if new_run or self._run is None:
+            self._open_run(loop)
+        assert self._run is not None
+        if self.name is None and isinstance(clock, SchedulerClock) and clock.tells_steps:
+            step = step._replace(branch=self._run.unnamed.place(step.index, attachment.conditioning(args, kwargs)))
+        self._ranks.compare(attachment.transformer, self.method.name, step, args, kwargs)
+        if self._ranks.elsewhere(attachment.transformer):
+            return
+        attachment.wake()
+        rules = self.method.rules
+        branch = self._run.branches[step.branch, expert]
+        signature = signature_of([*args, *kwargs.values()])
+        restarted = branch.signature is not None and branch.signature != signature
+        if branch.signature != signature:
+            branch.reset(rules)
+            branch.signature = signature
+        if tracing(attachment.transformer):
+            branch.reset(rules)
+            attachment.refresh(self.method)
+        branch.last = step.index
+        inputs = partial(named, attachment.transformer, args, kwargs)
+        call = Call(attachment.transformer, inputs, clock.noise, self._ranks)
+        self.current = current = Pass(attachment.spec, self.method, branch, step, self._tools, call)
+        current.restarted = restarted
+        if attachment.offloaded and current.whole and current.action is Action.REUSE:
+            current.bridge = Bridge(attachment.offloaded, attachment.blocks)
+
+    def begin_loop(self, loop: Loop) -> None:
+        """A pipeline's loop begins: this thread's forwards are its own until it ends."""
+        loop.clock.begin()
+        self._turns.own.loops.append(loop)
+
+    def end_loop(self, loop: Loop) -> None:
+        """It has ended, or was stopped: nothing of its run stays, and no forward outside of it goes on with it."""
+        loop.clock.end()
+        if loop in self._turns.own.loops:
+            self._turns.own.loops.remove(loop)
+        if self._run is not None and self._run.loop is loop:
+            self._abandon()
+            self._close_run()
+
+    def plan(self, stack: Stack, blocks: list[nn.Module]) -> Any:
+        """What a loop over ``stack`` yields: outside a forward simply its blocks."""
+        return iter(blocks) if self.current is None else Loops(self.current).iterate(stack, blocks)
+
+    def signal(self, probe: Probe, read: Callable[[Any], Tensor], args: Any, output: Any) -> None:
+        if self.current is not None:
+            self.current.signal(probe, read(output))
+
+    def exit(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """The hidden state enters the module after the loops."""
+        if self.current is None:
+            return None
+        if args:
+            return (self.current.exit(args[0]), *args[1:]), kwargs
+        first = next(iter(kwargs))
+        return args, {**kwargs, first: self.current.exit(kwargs[first])}
+
+    def leave(self, args: tuple[Any, ...], output: Any) -> None:
+        """After the forward, also after one that raised (``output`` is None then)."""
+        current = self.current
+        if current is None or not self._turns.mine:
+            return
+        if output is None:
+            self._abandon()
+            return
+        self._end_pass(current)
+        current.check()
+        if self._tools.overflowed(wait=current.step.index >= current.step.total - 1):
+            self._close_run()
+            raise RuntimeError(
+                f"a feature does not fit into history_dtype={self._tools.storage.dtype}, whose numbers end at "
+                f"{self._tools.storage.most:g}: use history_dtype=torch.bfloat16, or none"
+            )
+        current.finish(output)
+        assert self._run is not None
+        self._trace.append(current.entry(self._run.number))
+        if current.step.index >= current.step.total - 1:
+            self._peak = max(self._peak, self.bytes())
+            self._run.release(current.branch, self.method.rules)  # what follows (the VAE) gets the memory
+            if not self._run.bytes():
+                self._tools.bases.clear()
+
+    # -- inside
+
+    def _abandon(self) -> None:
+        """Ends a pass that raised; one that a KeyboardInterrupt ended is found here later, for torch runs no hooks."""
+        if self.current is not None:
+            branch = self.current.branch
+            self._end_pass(self.current)
+            branch.reset(self.method.rules)
+
+    def _end_pass(self, current: Pass) -> None:
+        self.current = None
+        self._attachments[current.step.expert].take_hold()
+        if current.bridge is not None:
+            current.bridge.undo()
+
+    def _open_run(self, loop: Loop | None) -> None:
+        self._close_run()
+        self._run = Run(self._runs, loop)
+        self._runs += 1
+        for attachment in self._attachments:
+            attachment.refresh(self.method)
+
+    def _close_run(self) -> None:
+        if self._run is not None:
+            self._peak = max(self._peak, self._run.bytes())
+        self._run = None
+        self._tools.bases.clear()

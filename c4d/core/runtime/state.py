@@ -1,0 +1,190 @@
+"""One generation: every mutable thing of a run lives here, keyed by branch and expert."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from c4d.core.caching.rules import Rule
+from c4d.core.runtime.branches import Branches
+from c4d.core.runtime.history import History, Storage
+from c4d.core.runtime.signals import Meter, Ranks
+from c4d.core.runtime.spectrum import low_pass
+from c4d.core.types import FeatureForecaster, Forecaster, Predicted, Primitives, Probe
+
+
+@dataclass
+class Branch:
+    """What one branch on one expert remembers within a run; empty until its first :meth:`reset`."""
+
+    states: list[Any] = field(default_factory=list)
+    histories: dict[str, History] = field(default_factory=dict)
+    before: dict[Probe, Tensor] = field(default_factory=dict)
+    outputs: tuple[Tensor, Tensor] | None = None  # the last two computed ones, until somebody has measured them
+    grid: tuple[tuple[int, ...], ...] | None = None  # of its tokens, if somebody asked
+    signature: Any = None
+    last: int = -1  # the step of its last pass
+
+    def storages(self) -> dict[int, int]:
+        held = {p: n for history in self.histories.values() for p, n in history.storages().items()}
+        held.update(
+            {(s := x.untyped_storage()).data_ptr(): s.nbytes() for x in (*self.before.values(), *(self.outputs or ()))}
+        )
+        return held
+
+    def reset(self, rules: Sequence[Rule]) -> None:
+        self.states = [rule.policy.init() for rule in rules]
+        self.histories.clear()
+        self.before.clear()
+        self.outputs = self.grid = None
+
+
+def signature_of(arguments: Iterable[Any]) -> list[Any]:
+    """Shape, dtype and device of every tensor among the arguments of a forward, nested ones too; and switches."""
+    found: list[Any] = []
+    for x in arguments:
+        if isinstance(x, Tensor):
+            found.append((x.shape, x.dtype, x.device))
+        elif isinstance(x, (list, tuple)):
+            found += signature_of(x)
+        elif isinstance(x, dict):
+            found += signature_of(x.values())
+        elif isinstance(x, bool):
+            found.append(x)  # return_dict
+    return found
+
+
+@dataclass
+class Run:
+    """One generation: its number, the loop of a followed pipeline that makes it (None: another's), and its branches."""
+
+    number: int
+    loop: Any = None
+    unnamed: Branches = field(default_factory=Branches)
+    branches: defaultdict[tuple[str, int], Branch] = field(default_factory=lambda: defaultdict(Branch))
+
+    def bytes(self) -> int:
+        held: dict[int, int] = {}
+        for branch in self.branches.values():
+            held.update(branch.storages())
+        return sum(held.values())
+
+    def release(self, done: Branch, rules: Sequence[Rule]) -> None:
+        """Drops the memory of a branch after its last step, and of those that no longer take part: they sat out the
+        step before (an expert that was left, a guidance that ended)."""
+        for branch in self.branches.values():
+            if branch is done or branch.last < done.last - 1:
+                branch.reset(rules)
+
+
+@dataclass
+class Tools:
+    """What every pass of a session works with.
+
+    A forecast's weights are made once a step, however many modules and branches use them.
+    """
+
+    backend: Primitives
+    meter: Meter
+    storage: Storage
+    nonfinite: int = 0
+    weights: dict[tuple[Any, ...], Sequence[float]] = field(default_factory=dict)
+    weights_for: float = -1.0  # the time of the step that they were made for
+
+    bases: dict[tuple[Any, ...], Tensor] = field(default_factory=dict)  # of slow waves over a grid of tokens
+    beyond: dict[torch.device, Tensor] = field(default_factory=dict)  # whether a feature left the range of its storage
+
+    def watch(self, tensors: Iterable[Tensor]) -> None:
+        """Notes, without waiting for the device, whether any of these features is too large to be stored."""
+        for x in tensors if self.storage.dtype is not None else ():
+            if x.is_floating_point() and 2 * self.storage.most < torch.finfo(x.dtype).max:
+                beyond = x.detach().abs().amax() > self.storage.most
+                self.beyond[x.device] = self.beyond[x.device] | beyond if x.device in self.beyond else beyond
+
+    def overflowed(self, wait: bool) -> bool:
+        """Whether one was, counted once; for a device other than the CPU only if the host is to ``wait`` for it."""
+        ready = [device for device in self.beyond if wait or device.type == "cpu"]
+        found = sum(bool(self.beyond.pop(device)) for device in ready)
+        self.nonfinite += found
+        return found > 0
+
+    def forecast(
+        self,
+        history: History,
+        forecaster: Forecaster,
+        t: float,
+        of: Field,
+        base: Sequence[Tensor] | None = None,
+    ) -> list[Tensor]:
+        """Every tensor of ``history`` forecast at ``t``, plus its ``base``; in the dtype of that, else as it came."""
+        features = [history.features(i) for i in range(history.width)]
+        if isinstance(forecaster, FeatureForecaster):
+            made = [forecaster.combine(held, history.times, t, replace(of, index=i)) for i, held in enumerate(features)]
+        else:
+            weights = self._weights(history, forecaster, t)
+            if base is not None and not forecaster.keeps:
+                return [
+                    self.backend.lincomb([x, *held], [1.0, *weights]) for x, held in zip(base, features, strict=True)
+                ]
+            made = [self.backend.lincomb(held, weights) for held in features]
+        if forecaster.keeps:
+            self.watch(made)
+            history.push(Predicted(t), made)
+        if base is not None:
+            return [x + y.to(x.dtype) for x, y in zip(base, made, strict=True)]
+        return [x.to(dtype) for x, dtype in zip(made, history.dtypes, strict=True)]
+
+    def basis(self, grid: tuple[tuple[int, ...], ...], cutoff: float, device: torch.device) -> Tensor:
+        """:func:`low_pass`, made once."""
+        key = (grid, cutoff, device)
+        if key not in self.bases:
+            self.bases = {key: low_pass(grid, cutoff).to(device)}
+        return self.bases[key]
+
+    def _weights(self, history: History, forecaster: Forecaster, t: float) -> Sequence[float]:
+        if t != self.weights_for:
+            self.weights, self.weights_for = {}, t
+        key = (id(forecaster), history.times, history.predicted)  # a forecaster lives as long as its method
+        if key not in self.weights:
+            self.weights[key] = forecaster.weights(history.times, t)
+        return self.weights[key]
+
+
+CHUNK = 1 << 22  # numbers of a feature that are made fp64 at once
+
+
+@dataclass(frozen=True)
+class Field:
+    """A :class:`c4d.core.types.Field`: the features of ``history`` over all ranks, of its tensors the ``index``-th."""
+
+    tools: Tools
+    history: History
+    ranks: Ranks
+    valid: Callable[[Tensor], tuple[Tensor, int]]
+    band: Callable[[Tensor, float], Tensor]
+    index: int = 0
+
+    def lincomb(self, features: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+        return self.tools.backend.lincomb(features, weights)
+
+    def low(self, x: Tensor, cutoff: float) -> Tensor:
+        return self.band(x, cutoff)
+
+    def gram(self) -> list[Tensor]:
+        if self.index not in self.history.gram:
+            parts = [self.valid(x) for x in self.history.features(self.index)]
+            held, whole = [x.flatten(1) for x, _ in parts], parts[0][1]
+            B, K = held[0].shape[0], len(held)
+            total = held[0].new_zeros(B, K, K, dtype=torch.float64)
+            for start in range(0, held[0].shape[1], CHUNK // B):
+                part = torch.stack([x[:, start : start + CHUNK // B] for x in held], 1).double()
+                total += part @ part.mT
+            rows = self.ranks.sums(total.flatten(1), [(held[0].shape[1], whole // B)] * B, False, apart=True)
+            self.tools.meter.host_reads += 1
+            self.history.gram[self.index] = [torch.tensor(row, dtype=torch.float64).view(K, K) for row in rows]
+        return self.history.gram[self.index]

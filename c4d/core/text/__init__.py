@@ -1,0 +1,1 @@
+"""A method as text: parsed, checked, listed."""

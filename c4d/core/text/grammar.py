@@ -1,0 +1,149 @@
+"""A method as text: ``name:key=value,...[+forecaster:key=value,...][@site,...]``, everywhere the same.
+
+``published=NAME`` among a method's options stands for those that its authors use on a model.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from c4d.core.caching.feature_forecasters import Bands, Modes
+from c4d.core.caching.finite_differences import ANCHORS, SMOOTHINGS
+from c4d.core.caching.forecasters import FORECASTERS as BY_TIME
+from c4d.core.caching.rules import CacheMethod
+from c4d.core.methods import METHODS, published
+from c4d.core.methods.magcache import published_curves
+from c4d.core.methods.teacache import RULES, SIGNALS, published_fits
+from c4d.core.types import AXES, OUTPUT, SITES
+
+FORECASTERS: dict[str, Callable[..., Any]] = {**BY_TIME, "bands": Bands, "dmd": Modes}
+PUBLISHED = "published"
+
+
+class MethodError(ValueError):
+    """A text that names no method; the message says what is known."""
+
+
+def parse(text: str) -> CacheMethod:
+    """The method that ``text`` describes.
+
+    Several numbers in one value are separated by ``/``. Raises :class:`MethodError` for anything unknown, missing,
+    repeated or out of range; nothing is ignored.
+    """
+    try:
+        return replace(_compose(text), name=text.strip())
+    except ValueError as error:
+        raise MethodError(f"method {text!r}: {error} (c4d methods explains them all)") from error
+
+
+def describe(make: Callable[..., Any]) -> str:
+    """``key=type`` or ``key=default`` of every parameter, as the grammar takes them."""
+    parameters = inspect.signature(make).parameters.values()
+    required = [f"{p.name}=…" for p in parameters if p.default is p.empty]
+    optional = [f"{p.name}={p.default}" for p in parameters if p.default is not p.empty and p.default is not None]
+    unset = [f"[{p.name}=…]" for p in parameters if p.default is None]
+    return ",".join(required + optional + unset)
+
+
+def choices(make: Callable[..., Any]) -> dict[str, tuple[str, ...]]:
+    """Option -> the words that it takes, where these are few."""
+    words = {
+        "fit": tuple(published_fits()),
+        "curve": tuple(published_curves()),
+        "signal": SIGNALS,
+        "rule": RULES,
+        "over": AXES,
+        "smoothing": SMOOTHINGS,
+        "anchor": ANCHORS,
+    }
+    return {name: words[name] for name in inspect.signature(make).parameters if name in words}
+
+
+def names_of(method: str) -> str:
+    """The models that something is published for."""
+    return ", ".join(published()[method])
+
+
+def _compose(text: str) -> CacheMethod:
+    rest, at, sites = text.partition("@")
+    head, *forecast = re.split(r"[+](?![0-9])", rest, maxsplit=1)  # a digit follows where it belongs to 1e+16
+    method: CacheMethod = _make(head, METHODS, "method")
+    change: dict[str, Any] = {"forecast": _make(forecast[0], FORECASTERS, "forecaster")} if forecast else {}
+    if at:
+        where = tuple(site.strip() for site in sites.split(","))
+        if strange := [site for site in where if site not in SITES]:
+            raise ValueError(
+                f"unknown site {strange[0]!r} after @ (which comes last): known are {', '.join(SITES)}, as @attn,mlp"
+            )
+        if repeated := [site for site in where if where.count(site) > 1]:
+            raise ValueError(f"site {repeated[0]} is given twice; name it once")
+        if len(method.rules) > 1:
+            raise ValueError(f"{head} has rules at several sites, which @ would merge; leave @ out")
+        change["at"] = where
+        if where == (OUTPUT,) and method.rules[0].at != where:
+            change["base"] = "zero"  # an output is not a residual
+    return replace(method, rules=tuple(replace(rule, **change) for rule in method.rules))
+
+
+def _make(part: str, known: Mapping[str, Callable[..., Any]], what: str) -> Any:
+    name, colon, options = part.partition(":")
+    name = name.strip()
+    if name not in known:
+        raise ValueError(f"unknown {what} {name!r}: known are {', '.join(known)}")
+    make, values, given = known[name], dict[str, Any](), set[str]()
+    parameters, hints = inspect.signature(make).parameters, typing.get_type_hints(make)
+    if colon and not parameters:
+        raise ValueError(f"{name} takes no options; write {name} alone")
+    if colon and not options.strip():
+        raise ValueError(f"options expected after {name}: ({name}:{describe(make)})")
+    for option in options.split(",") if options else ():
+        key, equals, value = (s.strip() for s in option.partition("="))
+        if key not in (*parameters, *([PUBLISHED] if what == "method" and name in published() else [])):
+            more = " (several numbers in one value are separated by /)" if key.isdigit() else ""
+            raise ValueError(f"{name} has no option {key!r}: known are {', '.join(parameters)}{more}")
+        if not equals or not value:
+            raise ValueError(f"{name} needs a value for {key}, as {key}=…")
+        if key in given:
+            raise ValueError(f"{key} is given twice; keep one")
+        given.add(key)
+        if key == PUBLISHED:  # what is given beside it takes its place, before or behind
+            values = {**_published(name, value), **values}
+        else:
+            values[key] = _value(key, value, hints.get(key, str))
+    missing = [p.name for p in parameters.values() if p.default is p.empty and p.name not in values]
+    if missing:
+        raise ValueError(f"{name} needs {', '.join(missing)} ({name}:{describe(make)})")
+    return make(**values)
+
+
+def _published(method: str, model: str) -> dict[str, Any]:
+    found = published()[method].get(model)
+    if found is None:
+        raise ValueError(f"nothing is published for {method} under {model!r}: known are {names_of(method)}")
+    return {key: tuple(x) if isinstance(x, list) else x for key, x in found.items() if key != "source"}
+
+
+def _value(key: str, value: str, hint: Any) -> Any:
+    if isinstance(hint, types.UnionType):  # "int | None": absent is None, present is the other
+        hint = next(option for option in typing.get_args(hint) if option is not type(None))
+    kind = {int: "a whole number", float: "a number", str: "a word"}.get(hint, "numbers separated by /")
+    try:
+        if typing.get_origin(hint) is tuple:
+            return tuple(_number(typing.get_args(hint)[0], item) for item in value.split("/"))
+        return value if hint is str else _number(hint, value)
+    except ValueError:
+        raise ValueError(f"{key} takes {kind}, got {value!r}") from None
+
+
+def _number(kind: Callable[[str], Any], text: str) -> Any:
+    """Python would also take 1_0, the digits of other scripts, and nan, which no comparison ever meets."""
+    number = kind(text)
+    if "_" in text or not text.isascii() or number != number:
+        raise ValueError
+    return number

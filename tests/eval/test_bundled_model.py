@@ -1,0 +1,57 @@
+"""The weights in the repository: small, loadable without a network, and good enough to measure caches on."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from c4d.bundled import adherence, evaluation_set, generate
+
+pytest.importorskip("diffusers")
+
+LOAD = """
+import socket, sys
+
+def refuse(*args, **kwargs):
+    raise SystemExit("the network was used")
+
+socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
+from diffusers import WanPipeline
+
+pipe = WanPipeline.from_pretrained(sys.argv[1])
+print(type(pipe.transformer).__name__, sum(p.numel() for p in pipe.transformer.parameters()))
+"""
+
+
+def test_it_is_small(bundled_model: Path) -> None:
+    size = sum(path.stat().st_size for path in bundled_model.rglob("*") if path.is_file())
+    assert 10e6 < size <= 15e6
+
+
+def test_it_loads_offline(bundled_model: Path, tmp_path: Path) -> None:
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    command = [sys.executable, "-c", LOAD, str(bundled_model)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["WanTransformer3DModel", "2280096"]
+
+
+@pytest.mark.slow
+def test_it_does_what_the_prompt_says(bundled_model: Path) -> None:
+    from diffusers import WanPipeline
+
+    pipe: Any = WanPipeline.from_pretrained(bundled_model)
+    pipe.set_progress_bar_config(disable=True)
+    for name in ("seen", "held_out"):
+        asked, seeds = evaluation_set(name, 24)
+        video = generate(pipe, asked, seeds, steps=50, guidance_scale=4.0, max_sequence_length=16)
+        assert torch.isfinite(video).all()
+        scores = adherence(video, asked)
+        assert min(scores.colour, scores.motion, scores.background) >= 0.97, (name, scores)
+        assert scores.shape >= 0.9, (name, scores)
