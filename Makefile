@@ -1,5 +1,7 @@
 # make demo: install, generate one clip uncached and cached with the bundled model, leave video and report in out/demo
-# make test: install, then the linters and the whole CPU suite
+# make test: install, then the linters and the CPU suite; of products of methods and models a sample (tests/sampled.py)
+# make nightly: the same with the whole products, long soaks, and make parity's tests
+# make parity: methods against other libraries' implementations of them
 # make test-ascend: only what runs the real torch_npu over a simulated NPU (part of make test, which skips it loudly where
 #   it cannot run; here it has to)
 # make bench: install the other systems too, and measure: isolation, ranks, step cost, fidelity (see docs/measurements/README.md)
@@ -8,7 +10,7 @@ export OMP_WAIT_POLICY ?= passive
 export TOKENIZERS_PARALLELISM ?= false
 RUN = .venv/bin/python
 
-.PHONY: demo test test-ascend lint bench clean
+.PHONY: demo test nightly parity test-ascend lint bench clean
 
 .venv/installed: pyproject.toml
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
@@ -23,11 +25,19 @@ test: .venv/installed lint
 	$(RUN) -m tests.xfuser.install
 	$(RUN) -m pytest -n 2 --dist loadgroup
 
+nightly: .venv/installed lint
+	$(RUN) -m tests.ascend.install
+	$(RUN) -m tests.xfuser.install
+	$(RUN) -m pytest -n 2 --dist loadgroup -m ""
+
+parity: .venv/installed
+	$(RUN) -m pytest -n 2 --dist loadgroup -m parity
+
 test-ascend: export C4D_REQUIRE_SIMULATION = 1
 test-ascend: .venv/installed
 	$(RUN) -m pip install -q --disable-pip-version-check torch==2.13.0
 	$(RUN) -m tests.ascend.install
-	$(RUN) -m pytest -n 2 --dist loadgroup -rs tests/ascend tests/backends/test_ascend_arguments.py tests/backends/test_ascend_installed.py
+	$(RUN) -m pytest -n 2 --dist loadgroup -m "" -rs tests/ascend tests/backends/test_ascend_arguments.py tests/backends/test_ascend_installed.py
 
 lint: .venv/installed
 	.venv/bin/ruff check c4d launch tools bench tests

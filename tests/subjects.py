@@ -153,7 +153,7 @@ SUBJECTS = {
     "flux": Subject(flux, flux_request, (1, 16, 16), flux_inputs, methods("modulated_input", 0.15, 0.27)),
     "wan-tiny": wan(wan_tiny, 0.3, 0.25, kinds=("modules", "stack", "head")),
 }
-EVERY = [pytest.param(name, kind, id=f"{name}-{kind}") for name, s in SUBJECTS.items() for kind in s.methods]
+EVERY = [(name, kind) for name, s in SUBJECTS.items() for kind in s.methods]
 
 
 @functools.cache

@@ -13,6 +13,7 @@ import c4d
 from c4d.core.integration.blocks import bind
 from c4d.core.types import Probe
 from c4d.models import spec_for
+from tests.sampled import sampled
 from tests.tiny import CASES, block_count, hold_methods, rand, signal_of
 
 KINDS = tuple(hold_methods("wan-t2v"))
@@ -35,15 +36,13 @@ EVERY = [
     "fastercache:weight=0.5,attn=1",
     "lemica:computed=0/1/2/3/4/5,steps=6",
 ]
-
-
-@pytest.fixture(params=CASES)
-def case(request):
-    return CASES[request.param]
+WHOLE = ("wan-t2v", "hunyuan-t2v", EVERY[0], EVERY[2], EVERY[3], EVERY[5], EVERY[6])
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_reuse_equals_compute_on_the_same_input(case, kind):
+@pytest.mark.parametrize("name", CASES)
+def test_reuse_equals_compute_on_the_same_input(name, kind):
+    case = CASES[name]
     model, x = case.build(), rand(*case.latents)
     with c4d.cached(model, hold_methods(case.name)[kind]) as session:
         session.begin([900.0, 900.0])
@@ -79,8 +78,9 @@ def test_the_modulated_input_is_what_the_first_attention_gets(name):
     assert torch.equal(signal, attended)
 
 
-@pytest.mark.parametrize("method", EVERY)
-def test_never_skipping_is_bit_exact(case, method):
+@pytest.mark.parametrize(("name", "method"), sampled(CASES, EVERY, whole=WHOLE, nth=8, shift=6))
+def test_never_skipping_is_bit_exact(name, method):
+    case = CASES[name]
     model = case.build()
     before = case.loop(model, 6)
     with c4d.cached(model, method.format(signal=signal_of(case.name))) as session:
@@ -89,8 +89,9 @@ def test_never_skipping_is_bit_exact(case, method):
     assert all(torch.equal(a, b) for a, b in zip(before, inside, strict=True))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_detaching_leaves_the_model_as_it_was(case, kind):
+@pytest.mark.parametrize(("name", "kind"), sampled(CASES, KINDS, whole=("wan-t2v", "modules"), nth=4))
+def test_detaching_leaves_the_model_as_it_was(name, kind):
+    case = CASES[name]
     model = case.build()
     keys, names = list(model.state_dict()), [name for name, _ in model.named_modules()]
     attributes = {name: sorted(module.__dict__) for name, module in model.named_modules()}
@@ -108,8 +109,9 @@ def test_detaching_leaves_the_model_as_it_was(case, kind):
     assert all(torch.equal(a, b) for a, b in zip(before, case.loop(model, 3), strict=True))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_blocks_entered_are_those_of_computed_steps(case, kind):
+@pytest.mark.parametrize(("name", "kind"), sampled(CASES, KINDS, whole=("wan-t2v", "head"), nth=3, shift=1))
+def test_blocks_entered_are_those_of_computed_steps(name, kind):
+    case = CASES[name]
     model, entered = case.build(), []
     stacks = [
         s for s in ("blocks", "vace_blocks", "transformer_blocks", "single_transformer_blocks") if hasattr(model, s)
@@ -140,8 +142,12 @@ def flops_of(call):
     return counter.get_flop_counts()
 
 
-@pytest.mark.parametrize("kind", [k for k in KINDS if k != "head"])
-def test_a_reused_step_costs_embedding_and_head_alone(case, kind):
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    sampled(CASES, [k for k in KINDS if k != "head"], whole=("wan-t2v", "modules"), nth=3, shift=2),
+)
+def test_a_reused_step_costs_embedding_and_head_alone(name, kind):
+    case = CASES[name]
     model, x = case.build(), rand(*case.latents)
     with c4d.cached(model, hold_methods(case.name)[kind]) as session:
         session.begin([900.0, 800.0])
@@ -166,17 +172,19 @@ def test_a_reused_step_costs_embedding_and_head_alone(case, kind):
             assert kind == "modules" and (len(tail) == 1 or all(part in allowed for part in tail[1:])), (name, counts)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_host_reads(case, kind):
+@pytest.mark.parametrize(("name", "kind"), sampled(CASES, KINDS, whole=("wan-t2v", "signal"), nth=4, shift=2))
+def test_host_reads(name, kind):
     """None for schedules; one a pass that has something to compare with otherwise."""
+    case = CASES[name]
     model = case.build()
     with c4d.cached(model, hold_methods(case.name)[kind]) as session:
         case.loop(model, 6, session.begin)
     assert session.report().host_reads == (10 if kind in ("signal", "head") else 0)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_copy_or_a_saved_model_is_plain(case, kind):
+@pytest.mark.parametrize(("name", "kind"), sampled(CASES, KINDS, whole=("wan-t2v", "stack"), nth=5, shift=3))
+def test_a_copy_or_a_saved_model_is_plain(name, kind):
+    case = CASES[name]
     model, x = case.build(), rand(*case.latents)
     plain = case.run(model, x, 700.0)
     with c4d.cached(model, hold_methods(case.name)[kind]) as session:

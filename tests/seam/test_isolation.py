@@ -17,6 +17,7 @@ import torch
 
 import c4d
 from c4d.core.runtime.steps import RunError
+from tests.sampled import sampled
 from tests.subjects import EVERY, KINDS, SUBJECTS, Stop, Subject, at_step, broken, built, like_alone
 from tests.tiny import rand
 
@@ -76,8 +77,7 @@ BEFORE: dict[str, Callable[[Subject, Any], Any]] = {
 }
 
 
-@pytest.mark.parametrize("before", BEFORE)
-@pytest.mark.parametrize(("name", "kind"), EVERY)
+@pytest.mark.parametrize(("name", "kind", "before"), sampled(EVERY, BEFORE, nth=5))
 def test_no_trace_in_the_next_generation(name, kind, before):
     subject, pipe = SUBJECTS[name], built(name)
     with c4d.cached(pipe, subject.methods[kind]) as session:
@@ -146,11 +146,11 @@ print(json.dumps(digests(sys.argv[1])))
 # -- skipped passes and unnamed ones, observed
 
 
-@pytest.mark.parametrize("names", [("cond", "uncond"), (None, None)], ids=["named", "unnamed"])
-@pytest.mark.parametrize(("name", "kind"), EVERY)
-def test_a_skipped_pass_changes_nothing_for_the_other_branch(name, kind, names):
+@pytest.mark.parametrize(("name", "kind", "named"), sampled(EVERY, ["named", "unnamed"], nth=2))
+def test_a_skipped_pass_changes_nothing_for_the_other_branch(name, kind, named):
     """The latents move by cond alone here, so that cond must be the same bit for bit whenever uncond is left out."""
     subject, pipe, results = SUBJECTS[name], built(name), []
+    names = ("cond", "uncond") if named == "named" else (None, None)
     with c4d.cached(pipe, subject.methods[kind]) as session:
         for skip in ((), (2, 3, 6), range(8)):
             out = subject.loop(pipe, names=names, skip=skip, guided=False)
@@ -191,13 +191,15 @@ def guided(subject, pipe, order, *, named, until=8, begin=0, text=lambda x: x):
     return torch.stack(outs)
 
 
+LASTS = [dict(until=4), dict(begin=3), dict(begin=1, until=7), dict(begin=2, until=3)]
+
+
 @pytest.mark.parametrize(
-    "lasts", [dict(until=4), dict(begin=3), dict(begin=1, until=7), dict(begin=2, until=3)], ids=str
+    ("name", "kind", "first", "second", "lasts"),
+    sampled(EVERY, [("cond", "uncond"), ("uncond", "cond")], LASTS, nth=4),
 )
-@pytest.mark.parametrize("order", [("cond", "uncond"), ("uncond", "cond")], ids="-".join)
-@pytest.mark.parametrize(("name", "kind"), EVERY)
-def test_a_call_without_a_name_is_told_by_its_text(name, kind, order, lasts):
-    subject, pipe = SUBJECTS[name], built(name)
+def test_a_call_without_a_name_is_told_by_its_text(name, kind, first, second, lasts):
+    subject, pipe, order = SUBJECTS[name], built(name), (first, second)
     with c4d.cached(pipe, subject.methods[kind]) as session:
         expected = guided(subject, pipe, order, named=True, **lasts)
         lines = session.report().timelines

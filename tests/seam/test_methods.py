@@ -19,7 +19,8 @@ from c4d.core.runtime.spectrum import evolved, leading, low_pass
 from c4d.core.runtime.steps import Noise, noise_levels
 from c4d.core.text.grammar import FORECASTERS, parse
 from c4d.core.types import Action, Change, Probe, Step
-from tests.methods import EVERY, REUSING, SIGMAS, STEPS
+from tests.methods import EVERY, REUSING, SIGMAS, STEPS, WHOLE
+from tests.sampled import sampled
 from tests.tiny import CASES, rand, signal_of
 
 
@@ -38,14 +39,10 @@ def on(case, text):
         pytest.skip(str(error))
 
 
-@pytest.fixture(params=CASES)
-def case(request):
-    return CASES[request.param]
-
-
-@pytest.mark.parametrize("kind", EVERY)
-def test_on_the_same_input_a_reused_pass_equals_a_computed_one(case, kind):
+@pytest.mark.parametrize(("name", "kind"), sampled(CASES, EVERY, whole=WHOLE, nth=8))
+def test_on_the_same_input_a_reused_pass_equals_a_computed_one(name, kind):
     """Whatever is forecast from equal features is equal; and each one does reuse."""
+    case = CASES[name]
     text = on(case, EVERY[kind])
     model, x = case.build(), rand(*case.latents)
     with c4d.cached(model, text) as session:
@@ -55,9 +52,10 @@ def test_on_the_same_input_a_reused_pass_equals_a_computed_one(case, kind):
     assert max((first - other).norm() for other in others) <= 2e-6 * first.norm()
 
 
-@pytest.mark.parametrize("kind", EVERY)
-def test_decisions_are_those_of_the_pure_policy_and_a_second_run_equals_the_first(case, kind):
+@pytest.mark.parametrize(("name", "kind"), sampled(CASES, EVERY, whole=WHOLE, nth=8, shift=2))
+def test_decisions_are_those_of_the_pure_policy_and_a_second_run_equals_the_first(name, kind):
     """The policy alone, given what each pass measured, decides the same; blocks run where it says."""
+    case = CASES[name]
     text = on(case, EVERY[kind])
     model = case.build()
     with c4d.cached(model, text) as session:

@@ -10,8 +10,9 @@ from c4d.cli.table import refusal, short, table_text
 from c4d.core.methods import METHODS
 from c4d.core.text.grammar import parse
 from c4d.models import SPECS, spec_for
-from tests.methods import REUSING, STEPS
+from tests.methods import REUSING, SITES, STEPS
 from tests.pipes import PICTURES, PIPELINES, hunyuan_video
+from tests.sampled import sampled
 from tests.subjects import SUBJECTS
 from tests.tiny import rand
 
@@ -76,7 +77,7 @@ def transformers_of(pipe):
     return [model for model in found if model is not None]
 
 
-@pytest.fixture(scope="module", params=MAKE)
+@pytest.fixture(scope="module")
 def model(request):
     """A pipeline's name, itself, what it answers for a prompt, and that for "red" without a cache."""
     from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit_plus as edit
@@ -92,7 +93,11 @@ def test_every_model_is_here():
     assert {type(each).__name__ for make in MAKE.values() for each in transformers_of(make()[0])} == set(SPECS)
 
 
-@pytest.mark.parametrize("kind", REUSING)
+@pytest.mark.parametrize(
+    ("model", "kind"),
+    sampled(MAKE, REUSING, whole=("text_to_video", "flux", *SITES), nth=8, shift=4),
+    indirect=["model"],
+)
 def test_a_method_on_a_model(model, kind):
     """It reuses, as the pure policy decides; blocks run where it says; another prompt before it leaves no trace."""
     name, pipe, answer, plain = model

@@ -1,0 +1,38 @@
+"""Products of many combinations: ``make test`` runs a sample, the same every time; ``make nightly`` runs them all."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from itertools import product
+from typing import Any
+
+import pytest
+
+
+def sampled(*axes: Iterable[Any], whole: Collection[Any] = (), nth: int = 6, shift: int = 0) -> list[Any]:
+    """The combinations of ``axes`` as parameters; all but a sample are marked ``nightly``.
+
+    In the sample are those that have a value of ``whole``, and of the others those whose positions, ``shift`` and all,
+    add up to a multiple of ``nth``. Tests of the same axes take different shifts, and so different samples. Every value
+    of every axis has to be in it. A tuple on an axis gives several parameters.
+    """
+    listed, made = [list(axis) for axis in axes], []
+    seen: list[set[int]] = [set() for _ in axes]
+    for chosen in product(*map(enumerate, listed)):
+        at, values = zip(*chosen, strict=True)
+        kept = any(isinstance(value, str) and value in whole for value in values) or (sum(at) + shift) % nth == 0
+        for places, place in zip(seen, at, strict=True):
+            places.update([place] if kept else [])
+        made.append(_param(values, kept))
+    for axis, places in zip(listed, seen, strict=True):
+        missing = [value for place, value in enumerate(axis) if place not in places]
+        assert not missing, f"no combination of the sample has {missing}"
+    return made
+
+
+def _param(values: Iterable[Any], kept: bool) -> Any:
+    flat: list[Any] = []
+    for value in values:
+        flat += value if isinstance(value, tuple) else [value]
+    name = "-".join(getattr(value, "__name__", str(value)) for value in flat)
+    return pytest.param(*flat, id=name, marks=() if kept else pytest.mark.nightly)

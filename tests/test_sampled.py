@@ -1,0 +1,32 @@
+"""The sample of a product: what is in it, the same each time, and that no value can go missing."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.sampled import sampled
+
+
+def kept(made):
+    return [param.values for param in made if not param.marks]
+
+
+def test_a_sample_has_whole_rows_and_columns_and_every_nth_of_the_rest():
+    made = sampled(range(4), "abcd", whole=["a"], nth=4, shift=1)
+    assert [param.values for param in made] == [(n, x) for n in range(4) for x in "abcd"]
+    assert kept(made) == [(0, "a"), (0, "d"), (1, "a"), (1, "c"), (2, "a"), (2, "b"), (3, "a")]
+    assert {mark.name for param in made for mark in param.marks if param.values not in kept(made)} == {"nightly"}
+
+
+def test_samples_of_every_shift_are_the_whole_product():
+    samples = [kept(sampled(range(7), "abcdefg", nth=5, shift=shift)) for shift in range(5)]
+    assert sorted(values for sample in samples for values in sample) == [(n, x) for n in range(7) for x in "abcdefg"]
+
+
+def test_tuples_are_several_parameters():
+    assert kept(sampled([("a", 1), ("b", 2)], "xy", nth=2)) == [("a", 1, "x"), ("b", 2, "y")]
+
+
+def test_a_sample_without_some_value_is_an_error():
+    with pytest.raises(AssertionError, match=r"no combination of the sample has \[1, 3\]"):
+        sampled(range(4), "a", nth=2)
