@@ -35,5 +35,5 @@ SMOOTHED = {"smoothed": "taylorseer:interval=2+taylor:order=2,smoothing=exponent
 PAST = {"newton": "schedule:computed=0/1/3/4+newton:order=3", "modes at the stack": "schedule:computed=0/1/2/3+dmd"}
 EVERY = {**REUSING, **MOVED, **SMOOTHED, **PAST}
 # A method a site and a way of deciding, as models see them: on every model in every sample of models and methods.
-SITES = ("fora", "taylorseer-lite", "lemica", "teacache", "first-block, more blocks")
-WHOLE = ("wan-t2v", "hunyuan-t2v", *SITES)  # and every method on these models
+WHOLE = ("fora", "taylorseer-lite", "lemica", "teacache", "first-block, more blocks")
+WHOLE += ("wan-t2v", "hunyuan-t2v")  # and every method on these models

@@ -18,6 +18,7 @@ from c4d.backends.kernels import KEYS, Kernel, Limits
 from c4d.backends.reference import DTYPES, Reference, sdpa
 from c4d.core.attention import Processor
 from tests.pipes import hunyuan_image, two_experts
+from tests.sampled import sampled
 from tests.seam.test_coexist import COMPILE, OFFLOADS, add_lora, graphs
 from tests.subjects import SUBJECTS
 from tests.tiny import CASES, hold_methods, rand, signal_of, text
@@ -747,9 +748,9 @@ def both(model, method, order):
         yield made[1]
 
 
-@pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("kind", tuple(hold_methods("wan-t2v")))
-def test_caching_reuses_what_it_computed(case, kind, order):
+@pytest.mark.parametrize(("name", "kind", "order"), sampled(CASES, hold_methods("wan-t2v"), ORDERS, nth=3))
+def test_caching_reuses_what_it_computed(name, kind, order):
+    case = CASES[name]
     model, x = lively(case), rand(*case.latents)
     plain = case.run(model, x, 900.0)
     before = processors(model)
@@ -761,10 +762,17 @@ def test_caching_reuses_what_it_computed(case, kind, order):
     assert processors(model) == before and not model._forward_pre_hooks and not model._forward_hooks
 
 
-@pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("method", ["fora:interval=1", "taylorseer-lite:interval=1", "first-block:threshold=1e-9",
-                                    "teacache:threshold=1e-9,coefficients=1/0,signal={signal}"])  # fmt: skip
-def test_never_skipping_is_bit_exact(case, method, order):
+NEVER = [
+    "fora:interval=1",
+    "taylorseer-lite:interval=1",
+    "first-block:threshold=1e-9",
+    "teacache:threshold=1e-9,coefficients=1/0,signal={signal}",
+]
+
+
+@pytest.mark.parametrize(("name", "method", "order"), sampled(CASES, NEVER, ORDERS, nth=3))
+def test_never_skipping_is_bit_exact(name, method, order):
+    case = CASES[name]
     model = lively(case)
     with c4d.attention(model):
         alone = case.loop(model, 4)
@@ -836,8 +844,9 @@ def test_pipelines(name):
 # -- compiled blocks
 
 
-@pytest.mark.parametrize("inside", [False, True])
-def test_compiled_blocks(family, inside):
+@pytest.mark.parametrize(("name", "inside"), sampled(FAMILIES, [False, True], nth=2))
+def test_compiled_blocks(name, inside):
+    family = CASES[name]
     model = lively(family)
     model.compile_repeated_blocks(**COMPILE)
     plain, count = graphs(lambda: family.loop(model, 3))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 
 import pytest
 import torch
 from torch import nn
 
 import c4d
+from tests.sampled import sampled
 from tests.tiny import CASES, hold_methods, rand, signal_of
 
 TWO = ("wan-t2v", "hunyuan-t2v")
@@ -66,9 +68,7 @@ def add_lora(model):
             p.data = rand(*p.shape, seed=7) * 0.05
 
 
-@pytest.mark.parametrize("inside", [False, True])
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", ADAPTED)
+@pytest.mark.parametrize(("name", "kind", "inside"), sampled(ADAPTED, KINDS, [False, True], whole=["wan-t2v"], nth=4))
 def test_lora(name, kind, inside):
     case = CASES[name]
     lora = case.build()
@@ -93,8 +93,7 @@ def test_lora(name, kind, inside):
     assert all(torch.equal(a, b) for a, b in zip(case.loop(model, 4), uncached, strict=True))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", TWO)
+@pytest.mark.parametrize(("name", "kind"), sampled(TWO, KINDS, whole=["wan-t2v"], nth=3))
 def test_never_skipping_with_lora_is_exact(name, kind):
     case = CASES[name]
     model = case.build()
@@ -148,10 +147,7 @@ OFFLOADS = {
 }
 
 
-@pytest.mark.parametrize("inside", [False, True])
-@pytest.mark.parametrize("offload", OFFLOADS)
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", TWO)
+@pytest.mark.parametrize(("name", "kind", "offload", "inside"), sampled(TWO, KINDS, OFFLOADS, [False, True], nth=4))
 def test_offloading(name, kind, offload, inside):
     compare(CASES[name], kind, *OFFLOADS[offload], inside=inside)
 
@@ -263,23 +259,37 @@ def graphs(call):
     return outs, counters["stats"]["unique_graphs"]
 
 
-@pytest.mark.parametrize("inside", [False, True])
-@pytest.mark.parametrize("kind", [k for k in KINDS if k not in ("modules", "latents")])
-@pytest.mark.parametrize("name", TWO)
-def test_compiled_blocks(name, kind, inside):
-    case, method = CASES[name], methods(name)[kind]
+OF_BLOCKS = [kind for kind in KINDS if kind not in ("modules", "latents")]
+
+
+@functools.cache
+def compiled_alone(name):
+    """Without a session: four steps, and how many graphs they took."""
+    model = CASES[name].build()
+    model.compile_repeated_blocks(**COMPILE)
+    outs, count = graphs(lambda: CASES[name].loop(model, 4))
+    assert count == {"wan-t2v": 1, "hunyuan-t2v": 5}[name]
+    return outs, count
+
+
+@pytest.mark.parametrize(("name", "kind"), sampled(TWO, OF_BLOCKS, whole=["wan-t2v"], nth=5, shift=2))
+def test_compiled_blocks_of_which_none_is_skipped(name, kind):
+    case, (uncached, count) = CASES[name], compiled_alone(name)
     model = case.build()
     model.compile_repeated_blocks(**COMPILE)
-    uncached, count = graphs(lambda: case.loop(model, 4))
-    assert count == {"wan-t2v": 1, "hunyuan-t2v": 5}[name]
 
     def never():
-        with c4d.cached(model, method.replace("interval=2", "interval=1").replace("1e9", "1e-9")) as session:
+        method = methods(name)[kind].replace("interval=2", "interval=1").replace("1e9", "1e-9")
+        with c4d.cached(model, method) as session:
             return case.loop(model, 4, session.begin)
 
     outs, with_session = graphs(never)
     assert with_session == count and all(torch.equal(a, b) for a, b in zip(outs, uncached, strict=True))
 
+
+@pytest.mark.parametrize(("name", "kind", "inside"), sampled(TWO, OF_BLOCKS, [False, True], whole=["wan-t2v"], nth=5))
+def test_compiled_blocks(name, kind, inside):
+    case, method, (_, count) = CASES[name], methods(name)[kind], compiled_alone(name)
     eager = case.build()
     with c4d.cached(eager, method) as session:
         expected = case.loop(eager, 4, session.begin)

@@ -18,6 +18,8 @@ from c4d.core.types import STACK, Step
 from tests.seam.peers import apart, same, sides, uncached
 from tests.tiny import CASES
 
+pytestmark = pytest.mark.parity
+
 STEPS, INTERVAL, WARMUP = 12, 4, 3
 SINGLE = r"single_transformer_blocks\.\d+\.proj_out"
 DUAL = r"transformer_blocks\.\d+\.(attn|ff|ff_context)"

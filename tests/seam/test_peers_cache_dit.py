@@ -18,6 +18,8 @@ from c4d.core.text.grammar import parse
 from tests.seam.peers import apart, same, sides, uncached
 from tests.tiny import CASES
 
+pytestmark = pytest.mark.parity
+
 STEPS = 16
 BLOCKS = {
     "wan-t2v": (("blocks",), "Pattern_2"),

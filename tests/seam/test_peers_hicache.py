@@ -15,6 +15,8 @@ from c4d.core.types import Action, Step
 from tests.seam.peers import apart, uncached
 from tests.tiny import CASES, rand
 
+pytestmark = pytest.mark.parity
+
 hicache = pytest.importorskip("hicache_pp")
 STEPS = 16
 

@@ -10,7 +10,7 @@ from c4d.cli.table import refusal, short, table_text
 from c4d.core.methods import METHODS
 from c4d.core.text.grammar import parse
 from c4d.models import SPECS, spec_for
-from tests.methods import REUSING, SITES, STEPS
+from tests.methods import REUSING, STEPS
 from tests.pipes import PICTURES, PIPELINES, hunyuan_video
 from tests.sampled import sampled
 from tests.subjects import SUBJECTS
@@ -95,7 +95,7 @@ def test_every_model_is_here():
 
 @pytest.mark.parametrize(
     ("model", "kind"),
-    sampled(MAKE, REUSING, whole=("text_to_video", "flux", *SITES), nth=8, shift=4),
+    sampled(MAKE, REUSING, whole=("text_to_video", "flux", "first-block, more blocks"), nth=6),
     indirect=["model"],
 )
 def test_a_method_on_a_model(model, kind):
