@@ -19,6 +19,7 @@ def no_grad():
         yield
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize(
     ("system", "package", "count"), [("diffusers", "diffusers", 13), ("cache-dit", "cache_dit", 9)]
 )

@@ -49,7 +49,9 @@ def passes(libraries, *options, **how):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("share", SHARES)
+@pytest.mark.parametrize(
+    "share", [pytest.param(share, marks=pytest.mark.nightly if share == "mutations" else ()) for share in SHARES]
+)
 def test_simulated(libraries, share):
     passes(libraries, *SHARES[share])
 

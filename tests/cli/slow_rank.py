@@ -6,7 +6,7 @@ import os
 import sys
 import time
 
-from c4d import command
+from c4d.cli import command
 from c4d.cli.main import main
 
 
@@ -19,4 +19,7 @@ if __name__ == "__main__":
     plainly = command.produce
     if os.environ["RANK"] == "0":
         command.produce = slowly
-    sys.exit(main(["generate", *sys.argv[1:]]))
+    try:
+        sys.exit(main(["generate", *sys.argv[1:]]))
+    finally:
+        command.produce = plainly  # these ranks run other programs too

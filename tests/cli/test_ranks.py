@@ -1,35 +1,42 @@
-"""``torchrun launch/infer.py`` on two ranks: the files that one process leaves, and one clear line where it cannot."""
+"""``launch/infer.py`` on two ranks of torchrun: the files that one process leaves, and one clear line else."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
 import pytest
 
 from c4d.cli.main import main
+from tests.cli.ranks import Ranks
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ranks")]
-ROOT = Path(__file__).parents[2]
 PROMPTS = ["a red circle moving left on a black background", "a blue square moving up on a white background"]
 METHOD = "first-block:threshold=0.6"  # every pass asks all ranks
 TIMEOUT = 5  # seconds; ranks that start at once meet in less
 COMMON = ["--steps", "6", "--frames", "5", "--cache", METHOD, "--quiet"]
 
 
-def launched(*arguments, program="launch/infer.py", **settings):
-    """(exit status, lines that c4d wrote to stderr) of two ranks."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", program]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", **settings}
-    done = subprocess.run(
-        [*command, *map(str, arguments)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=180
-    )
-    return done.returncode, [line for line in done.stderr.splitlines() if line.startswith("c4d: ")] or done.stderr
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    """All programs of this file on the same two ranks, which come to their end like any program of torchrun's."""
+    started = Ranks(tmp_path_factory.mktemp("ranks"))
+    try:
+        yield started
+    finally:
+        code = started.close()
+    assert code == 0
+
+
+@pytest.fixture
+def launched(ranks):
+    """Runs on two ranks; gives exit status and the lines that c4d wrote to stderr."""
+
+    def run(*words, program="launch/infer.py", **settings):
+        return ranks.run(program, *words, **settings)
+
+    return run
 
 
 def alone(*arguments):
@@ -57,7 +64,7 @@ def record(folder):
     ],
     ids=["ring", "chosen"],
 )
-def test_two_ranks_make_what_one_makes(tmp_path, degrees, used):
+def test_two_ranks_make_what_one_makes(launched, tmp_path, degrees, used):
     ranks, one = tmp_path / "ranks", tmp_path / "one"
     code, said = launched("--prompt", PROMPTS[0], *COMMON, "--compare", *degrees, "--out", ranks)
     assert code == 0, said
@@ -81,7 +88,7 @@ def test_two_ranks_make_what_one_makes(tmp_path, degrees, used):
     assert sorted(path.name for path in ranks.iterdir()) == sorted(path.name for path in one.iterdir())
 
 
-def test_each_group_of_ranks_makes_its_own_prompts(tmp_path):
+def test_each_group_of_ranks_makes_its_own_prompts(launched, tmp_path):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("\n".join([*PROMPTS, PROMPTS[0]]))
     command = ["--prompt-file", prompts, *COMMON, "--data", "2", "--cfg", "1", "--out", tmp_path / "out"]
@@ -96,14 +103,14 @@ def test_each_group_of_ranks_makes_its_own_prompts(tmp_path):
     lost = tmp_path / "out/001/report.json"
     lost.unlink()
     # One prompt is left for two groups: the other waits for it, longer than a collective may take.
-    slowly = dict(program="tests/cli/slow_rank.py", PYTHONPATH=str(ROOT), SECONDS=str(TIMEOUT + 2))
+    slowly = dict(program="tests/cli/slow_rank.py", SECONDS=str(TIMEOUT + 2))
     code, said = launched(*command, "--timeout", TIMEOUT, **slowly)
     assert code == 0, said
     again = {path: path.stat().st_mtime_ns for path in marks}
     assert [path for path in marks if again[path] != marks[path]] == [lost]
 
 
-def test_what_does_not_fit_is_said_once(tmp_path):
+def test_what_does_not_fit_is_said_once(launched, tmp_path):
     code, said = launched("--prompt", PROMPTS[0], *COMMON, "--ulysses", "3", "--out", tmp_path / "out")
     assert code != 0 and len(said) == 1
     assert "(rank 0)" in said[0] and "ulysses=3 does not fit 2 ranks" in said[0] and "ring 2" in said[0]

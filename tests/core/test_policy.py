@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from c4d.core.caching.policies import Accumulate, Bounded, Interval, StepMask, Threshold
 from c4d.core.methods.magcache import Magnitude, published_curves
 from c4d.core.methods.pab import Broadcast
+from c4d.core.methods.teacache import published_fits
 from c4d.core.text.grammar import parse
 from c4d.core.types import Action, Change, Probe, Step
 
@@ -80,6 +82,23 @@ def test_accumulate_rescales_with_the_highest_power_first_and_never_shrinks():
     for _ in range(3):
         _, state = falling.decide(state, step, {TIME: Change(9.0, 1.0)})
     assert state == 0.0
+
+
+@pytest.mark.parametrize("fit", published_fits())
+def test_a_published_fit_ends_where_it_first_falls_below_0(fit):
+    """At the first of its roots where it falls, a thousandth late at most; without any it has no end."""
+    coefficients = published_fits()[fit]["coefficients"]
+    roots = [root.real for root in np.roots(coefficients) if abs(root.imag) < 1e-9 and root.real > 0.0]
+    falls = sorted(root for root in roots if np.polyval(np.polyder(coefficients), root) < 0.0)
+    limit = Accumulate(1.0, TIME, tuple(coefficients)).limit
+    assert 0.0 < limit - falls[0] <= 0.001 if falls else limit == math.inf
+    assert Accumulate(1.0, TIME, tuple(coefficients), clamped=False).limit == math.inf
+
+
+def test_the_fit_that_reaches_furthest():
+    """Beyond a change of 1, where the search has to go on."""
+    fit = Accumulate(1e9, TIME, tuple(published_fits()["lumina-image-2.0-v2"]["coefficients"]))
+    assert fit.limit == 1.208 and play(fit, 3, [0, 1.207, 1.209]) == "CrC"
 
 
 def test_threshold_is_inclusive_and_keeps_no_sum():

@@ -32,6 +32,7 @@ def weights(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.safetensors"))}
 
 
+@pytest.mark.nightly
 @pytest.mark.usefixtures("one_thread")
 def test_all_stages_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from diffusers import WanPipeline

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import pickle
 
@@ -107,6 +108,18 @@ def test_detaching_leaves_the_model_as_it_was(name, kind):
     assert [type(module) for module in model.modules()] == types
     assert not model._forward_pre_hooks and not model._forward_hooks
     assert all(torch.equal(a, b) for a, b in zip(before, case.loop(model, 3), strict=True))
+
+
+def test_a_cache_context_that_somebody_set_comes_back():
+    """On the instance, before the session; and an instance that had none has none again."""
+    case = CASES["wan-t2v"]
+    model, given = case.build(), lambda name: contextlib.nullcontext()
+    for before in ({}, {"cache_context": given}):
+        vars(model).update(before)
+        with c4d.cached(model, "fora:interval=2") as session:
+            assert vars(model)["cache_context"] is not given
+            case.loop(model, 3, session.begin)
+        assert {key: value for key, value in vars(model).items() if key == "cache_context"} == before
 
 
 @pytest.mark.parametrize(("name", "kind"), sampled(CASES, KINDS, whole=("wan-t2v", "head"), nth=3, shift=1))

@@ -7,10 +7,11 @@ import torch
 
 import c4d
 from tests.pipes import BRANCHES, PICTURES, PIPELINES, hunyuan_video, transformer, two_experts, wan_parts
+from tests.sampled import sampled
 from tests.tiny import hold_methods, rand
 
 
-@pytest.fixture(scope="module", params=PIPELINES)
+@pytest.fixture(scope="module")
 def pipe_and_extra(request):
     pipe, extra = PIPELINES[request.param]()
     pipe.set_progress_bar_config(disable=True)
@@ -25,7 +26,11 @@ def run(pipe, extra, steps=6, prompt="a red circle"):
     ).frames  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", hold_methods("wan-t2v"))
+@pytest.mark.parametrize(
+    ("pipe_and_extra", "kind"),
+    sampled(PIPELINES, hold_methods("wan-t2v"), whole=["head"], nth=4),
+    indirect=["pipe_and_extra"],
+)
 def test_a_pipeline_end_to_end(pipe_and_extra, kind):
     """Reused as traced, the second prompt like a first one, bit-exact before and after."""
     name, pipe, extra = pipe_and_extra
@@ -80,7 +85,7 @@ def test_hunyuan_video_pipeline():
     assert torch.equal(generate(), plain)
 
 
-@pytest.fixture(scope="module", params=PICTURES)
+@pytest.fixture(scope="module")
 def picture(request):
     """A pipeline of pictures: its name, itself, and what it answers for a prompt."""
     from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit_plus as edit
@@ -98,7 +103,9 @@ def picture(request):
         yield request.param, pipe, answer
 
 
-@pytest.mark.parametrize("kind", hold_methods("flux"))
+@pytest.mark.parametrize(
+    ("picture", "kind"), sampled(PICTURES, hold_methods("flux"), whole=["stack"], nth=4), indirect=["picture"]
+)
 def test_a_pipeline_of_pictures_end_to_end(picture, kind):
     """As above; branches of guidance apart, whose texts are of different lengths."""
     name, pipe, answer = picture
@@ -118,6 +125,7 @@ def test_a_pipeline_of_pictures_end_to_end(picture, kind):
     assert not any(entry.restarted for entry in session.trace)
 
 
+@pytest.mark.parametrize("picture", PICTURES, indirect=True)
 def test_attention_in_a_pipeline_of_pictures(picture):
     _, pipe, answer = picture
     plain = answer()
@@ -127,6 +135,7 @@ def test_attention_in_a_pipeline_of_pictures(picture):
     assert torch.equal(answer(), plain)
 
 
+@pytest.mark.parametrize("picture", PICTURES, indirect=True)
 def test_a_picture_whose_forecast_is_exact_is_the_plain_one(picture):
     """Every pass computed through the seam: what the pipeline gets is what it got without."""
     _, pipe, answer = picture

@@ -13,6 +13,7 @@ import torch
 import c4d
 from c4d.core.runtime.steps import RunError
 from tests.device import there
+from tests.sampled import sampled
 from tests.subjects import EVERY, KINDS, SUBJECTS, Stop, at_step, built, like_alone
 from tests.tiny import rand
 
@@ -45,8 +46,7 @@ def finished(subject, pipe):
 BEFORE = [aborted, interrupted, finished]
 
 
-@pytest.mark.parametrize("before", BEFORE, ids=lambda f: f.__name__)
-@pytest.mark.parametrize(("name", "kind"), EVERY)
+@pytest.mark.parametrize(("name", "kind", "before"), sampled(EVERY, BEFORE, nth=3))
 def test_what_one_left_is_not_in_the_other(name, kind, before):
     subject, pipe = SUBJECTS[name], built(name)
     other = sibling(pipe)
@@ -59,8 +59,7 @@ def test_what_one_left_is_not_in_the_other(name, kind, before):
     assert "progress_bar" not in vars(pipe) and "progress_bar" not in vars(other)
 
 
-@pytest.mark.parametrize("before", BEFORE, ids=lambda f: f.__name__)
-@pytest.mark.parametrize(("name", "kind"), EVERY)
+@pytest.mark.parametrize(("name", "kind", "before"), sampled(EVERY, BEFORE, nth=3, shift=1))
 def test_a_pipeline_that_was_not_given_is_an_error_and_not_a_leak(name, kind, before):
     subject, pipe = SUBJECTS[name], built(name)
     other = sibling(pipe)
