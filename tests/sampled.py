@@ -24,6 +24,8 @@ def sampled(*axes: Iterable[Any], whole: Collection[Any] = (), nth: int = 6, shi
         for places, place in zip(seen, at, strict=True):
             places.update([place] if kept else [])
         made.append(_param(values, kept))
+    nowhere = [value for value in whole if not any(value in axis for axis in listed)]
+    assert not nowhere, f"{nowhere} on no axis"
     for axis, places in zip(listed, seen, strict=True):
         missing = [value for place, value in enumerate(axis) if place not in places]
         assert not missing, f"no combination of the sample has {missing}"

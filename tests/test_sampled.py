@@ -30,3 +30,5 @@ def test_tuples_are_several_parameters():
 def test_a_sample_without_some_value_is_an_error():
     with pytest.raises(AssertionError, match=r"no combination of the sample has \[1, 3\]"):
         sampled(range(4), "a", nth=2)
+    with pytest.raises(AssertionError, match=r"\['c'\] on no axis"):
+        sampled(range(4), "ab", whole=["a", "c"])
