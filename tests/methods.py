@@ -19,7 +19,7 @@ REUSING = {
     "magcache": "magcache:curve=wan2.1-t2v-1.3b,threshold=1e9,max_skips=2",
     "easycache": "easycache:threshold=1e9,warmup=2,last=0,max_skips=2",
     "first-block": "first-block:threshold=1e9,last=0",
-    "first-block, more blocks": "first-block:threshold=1e9,last=0,head=2,tail=1",
+    "first-block, more blocks": "first-block:threshold=1e9,last=0,first_blocks=2,last_blocks=1",
     "seacache": "seacache:threshold=1e9,last=0",
     "schedule": "schedule:computed=0/1/2/5",
     "pab": "pab:attn=2,cross_attn=3",
@@ -31,7 +31,7 @@ REUSING = {
 MOVED = {
     f"taylor over sigma at {at}": f"taylorseer:interval=3+taylor:order=2,over=sigma@{at}" for at in ("stack", "mlp")
 }
-SMOOTHED = {"smoothed": "taylorseer:interval=2+taylor:order=2,smoothing=exponential,alpha=0.7@stack"}
+SMOOTHED = {"smoothed": "taylorseer:interval=2+taylor:order=2,smoothing=exponential,alpha=0.7@blocks"}
 PAST = {"newton": "schedule:computed=0/1/3/4+newton:order=3", "modes at the stack": "schedule:computed=0/1/2/3+dmd"}
 EVERY = {**REUSING, **MOVED, **SMOOTHED, **PAST}
 # A method a site and a way of deciding, as models see them: on every model in every sample of models and methods.

@@ -136,7 +136,7 @@ CUT = {"cut short": lambda data: data[:-100], "too long": lambda data: data + b"
 METHOD_ROWS = [
     cache("", "unknown method ''", *METHODS),
     cache("forra:interval=3", "'forra'", *METHODS),
-    cache("@stack", "unknown method ''"),
+    cache("@blocks", "unknown method ''"),
     cache("fora", "interval"),
     cache("fora:interwal=3", "'interwal'", "known are interval"),
     cache("fora:interval=x", "'x'", "whole number"),
@@ -144,7 +144,7 @@ METHOD_ROWS = [
     cache("fora:interval=3,interval=4", "interval is given twice"),
     cache("lemica:published=wan2.1-t2v-14b-17", "is made for 50 steps", "--steps 50"),
     cache("fora:interval=3+spline", "'spline'", *FORECASTERS),
-    cache("fora:interval=3+hold:order=1", "hold takes no options"),
+    cache("fora:interval=3+reuse:order=1", "hold takes no options"),
     cache("fora:interval=3@middle", "'middle'", "stack", "attn"),
     cache("fora:interval=3@attn,attn", "attn is given twice"),
     cache("teacache:threshold=0.1", "fit=", "wan2.1-t2v-1.3b", "coefficients="),
@@ -228,7 +228,7 @@ CONTRADICTIONS = [
     Row(
         "compiled blocks and a method inside them",
         ["--cache", "fora:interval=2", "--compile"],
-        ["--compile", "'fora:interval=2'", "@stack"],
+        ["--compile", "'fora:interval=2'", "@blocks"],
     ),
     Row(
         "a picture for text-to-video",

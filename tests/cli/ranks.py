@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 LIMIT = 180  # seconds, for one program
 
 
-class Ranks:
+class DecisionSync:
     """Runs programs on two ranks; with ``close`` they end."""
 
     def __init__(self, folder: Path):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from c4d.cli.main import main
-from tests.cli.ranks import Ranks
+from tests.cli.ranks import DecisionSync
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ranks")]
 PROMPTS = ["a red circle moving left on a black background", "a blue square moving up on a white background"]
@@ -21,7 +21,7 @@ COMMON = ["--steps", "6", "--frames", "5", "--cache", METHOD, "--quiet"]
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     """All programs of this file on the same two ranks, which come to their end like any program of torchrun's."""
-    started = Ranks(tmp_path_factory.mktemp("ranks"))
+    started = DecisionSync(tmp_path_factory.mktemp("ranks"))
     try:
         yield started
     finally:

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from c4d.cli.table import EXAMPLES
 from c4d.core import methods
 from c4d.core.caching.finite_differences import Hermite, Taylor
-from c4d.core.caching.forecasters import Hold, Newton
+from c4d.core.caching.forecasters import Reuse, Newton
 from c4d.core.caching.policies import Accumulate, Bounded, Interval, StepMask
 from c4d.core.caching.rules import CacheMethod, Rule
 from c4d.core.methods import METHODS, published
 from c4d.core.methods.magcache import published_curves
 from c4d.core.methods.teacache import published_fits
 from c4d.core.text.grammar import FORECASTERS, MethodError, describe, parse
-from c4d.core.types import MODULE_KINDS, Probe
+from c4d.core.types import MODULE_KINDS, Signal
 
 WAY_OUT = " (c4d methods explains them all)"
 PROFILES = Path(__file__).parent / "profiles"
@@ -63,9 +63,9 @@ def arguments(text):
 
 
 def test_composition():
-    rule = parse("teacache:threshold=0.15,coefficients=1/0,signal=time_embedding+newton:order=2@stack").rules[0]
+    rule = parse("teacache:threshold=0.15,coefficients=1/0,signal=time_embedding+newton:order=2@blocks").rules[0]
     assert rule.forecast == Newton(2) and rule.at == ("stack",)
-    assert rule.policy == Bounded(Accumulate(0.15, Probe.TIME_EMBEDDING, (1.0, 0.0)), 1, 1, None)
+    assert rule.policy == Bounded(Accumulate(0.15, Signal.TIME_EMBEDDING, (1.0, 0.0)), 1, 1, None)
     assert parse("taylorseer:interval=5@attn, mlp").rules[0].at == ("attn", "mlp")
     assert parse("fora:interval=4+taylor").rules[0].forecast == Taylor(1)
     assert parse("schedule:computed=0").rules[0].policy == StepMask(frozenset({0}))
@@ -75,9 +75,9 @@ def test_published_rules():
     assert parse("taylorseer:interval=6,order=2,warmup=3").rules == (
         Rule(MODULE_KINDS, Interval(6, 3), Taylor(2), start=1),
     )
-    assert methods.fora(interval=3).rules == (Rule(MODULE_KINDS, Interval(3), Hold()),)
+    assert methods.fora(interval=3).rules == (Rule(MODULE_KINDS, Interval(3), Reuse()),)
     ret = parse("teacache:threshold=0.1,fit=wan2.1-t2v-14b-ret").rules[0].policy
-    assert ret.first == 5 and ret.last == 0 and ret.inner.probe is Probe.TIME_PROJECTION
+    assert ret.first == 5 and ret.last == 0 and ret.inner.signal is Signal.TIME_PROJECTION
 
 
 def test_fits_name_their_source():
@@ -91,7 +91,7 @@ CHANGED = {"threshold": "0.5", "interval": "7", "computed": "0/9"}
 
 @pytest.mark.parametrize(("method", "model"), [(m, model) for m, models in published().items() for model in models])
 def test_what_is_published_can_be_said_and_changed(method, model):
-    asked = "+hold@stack" if method != "easycache" else ""
+    asked = "+reuse@blocks" if method != "easycache" else ""
     key = next(key for key in CHANGED if key in published()[method][model])
     text = f"{method}:published={model},{key}={CHANGED[key]}"
     change = CHANGED[key] if key != "computed" else "frozenset({0, 9})"
@@ -112,7 +112,9 @@ def test_published_settings():
 
 def test_an_output_is_not_a_residual():
     """Methods that are moved to the output forecast it as it is; EasyCache is about what it adds to the latents."""
-    assert [parse(f"fora:interval=3{at}").rules[0].base for at in ("", "@stack", "@output")] == ["input"] * 2 + ["zero"]
+    assert [parse(f"fora:interval=3{at}").rules[0].base for at in ("", "@blocks", "@output")] == ["input"] * 2 + [
+        "zero"
+    ]
     assert parse("easycache:threshold=0.1,warmup=3").rules[0].base == "input"
 
 
@@ -158,7 +160,7 @@ def test_an_output_is_not_a_residual():
         ("fora:interval=3+", "unknown forecaster ''"),
         ("fora:interval=3+4", "whole number, got '3[+]4'"),
         ("fora:interval=3+taylor+newton", "unknown forecaster 'taylor[+]newton'"),
-        ("fora:interval=3+hold:order=1", "hold takes no options; write hold alone"),
+        ("fora:interval=3+reuse:order=1", "hold takes no options; write hold alone"),
         ("fora:interval=3+taylor:", "options expected after taylor.*order=1"),
         ("fora:interval=3+taylor:order", "needs a value for order"),
         ("fora:interval=3+taylor:order=x", "whole number, got 'x'"),
@@ -168,9 +170,9 @@ def test_an_output_is_not_a_residual():
         ("fora:interval=3+hermite:scale=1", "scale must be between 0 and 1, got 1"),
         ("fora:interval=3+taylor:order=2,smoothing=cubic", "unknown smoothing 'cubic': known are exponential"),
         ("fora:interval=3+taylor:smoothing=moving-average", "order is 1: take order=2 or anchor=smoothed"),
-        ("fora:interval=3+bands", "Bands reads the features of a whole pass, not attn.*@stack"),
-        ("taylorseer-lite:interval=3+bands", "Bands reads the features of a whole pass, not output: use @stack"),
-        ("fora:interval=3+dmd", "Modes reads the features of a whole pass.*@stack or @output"),
+        ("fora:interval=3+bands", "Bands reads the features of a whole pass, not attn.*@blocks"),
+        ("taylorseer-lite:interval=3+bands", "Bands reads the features of a whole pass, not output: use @blocks"),
+        ("fora:interval=3+dmd", "Modes reads the features of a whole pass.*@blocks or @output"),
         ("dmd:interval=3,window=3", "window must be a whole number of at least 4, got 3"),
         ("dmd:interval=3,window=5,rank=5", "rank must be from 1 to 4"),
         ("freqca:interval=3,cutoff=0", "cutoff must be between 0 and 1, got 0"),
@@ -188,18 +190,21 @@ def test_an_output_is_not_a_residual():
         ("pab:low=100", "pab needs a range for attn or cross_attn, such as attn=2"),
         ("pab:attn=0", "the range of an attention must be a whole number of at least 1, got 0"),
         ("pab:attn=2,low=800,high=100", "low must be below high"),
-        ("first-block:threshold=0.1,head=0", "head must be at least 1"),
-        ("first-block:threshold=0.1,tail=2+bands@stack", "before a tail of 2 blocks text is forecast, too: use tail=0"),
-        ("first-block:threshold=0.1,tail=-1", "tail at least 0, got head=1, tail=-1"),
+        ("first-block:threshold=0.1,first_blocks=0", "head must be at least 1"),
+        (
+            "first-block:threshold=0.1,last_blocks=2+bands@blocks",
+            "before a tail of 2 blocks text is forecast, too: use tail=0",
+        ),
+        ("first-block:threshold=0.1,last_blocks=-1", "tail at least 0, got head=1, tail=-1"),
         ("fora:interval=3@blocks", "unknown site 'blocks'.*stack, output, attn"),
         ("fora:interval=3@", "unknown site ''.*known are stack"),
         ("fora:interval=3@attn,", "unknown site ''"),
-        ("fora:interval=3@stack@attn", "unknown site 'stack@attn'"),
-        ("fora:interval=3@stack+taylor", "unknown site 'stack[+]taylor' after @ .which comes last"),
+        ("fora:interval=3@blocks@attn", "unknown site 'stack@attn'"),
+        ("fora:interval=3@blocks+taylor", "unknown site 'stack[+]taylor' after @ .which comes last"),
         ("fora:interval=3@attn,mlp,attn", "site attn is given twice"),
-        ("fora:interval=3@stack,attn", "reaches no other site"),
-        ("first-block:threshold=0.1@output", "decides before the transformer runs.*@stack"),
-        ("first-block:threshold=0.1@attn", "once for the whole pass.*@stack"),
+        ("fora:interval=3@blocks,attn", "reaches no other site"),
+        ("first-block:threshold=0.1@output", "decides before the transformer runs.*@blocks"),
+        ("first-block:threshold=0.1@attn", "once for the whole pass.*@blocks"),
         ("first-block:threshold=x", "threshold takes a number, got 'x'"),
         ("first-block:threshold=nan", "takes a number, got 'nan'"),
         ("first-block:threshold=inf", "finite number above 0, got inf"),
@@ -250,7 +255,7 @@ def test_errors_name_the_value_and_the_way_out(text, says):
     [
         ("  fora : interval = 3 ", "fora:interval=3"),
         ("fora:interval=3+taylor:order=2 @ attn , mlp", "fora:interval=3+taylor:order=2@attn,mlp"),
-        ("first-block:threshold=1e+3+hold", "first-block:threshold=1000"),
+        ("first-block:threshold=1e+3+reuse", "first-block:threshold=1000"),
         ("schedule:computed=0/5/2", "schedule:computed=0/2/5"),
     ],
 )
@@ -336,7 +341,7 @@ def texts(draw):
         forecaster = draw(st.sampled_from(sorted({*FORECASTERS} - {"bands", "dmd"} if several else FORECASTERS)))
         text += "+" + draw(part(forecaster, FORECASTERS[forecaster], ("smoothing", "alpha", "anchor")))
         if forecaster in ("bands", "dmd"):
-            return re.sub("tail=[0-9]+,|,tail=[0-9]+", "", text) + "@stack"
+            return re.sub("tail=[0-9]+,|,tail=[0-9]+", "", text) + "@blocks"
     if ",cross_attn=" in text or ":cross_attn=" in text:
         return text  # of rules at several sites
     return text + (f"@{draw(st.sampled_from(SITES_OF.get(name, ['stack'])))}" if draw(st.booleans()) else "")
@@ -359,12 +364,12 @@ def test_describe_lists_every_parameter():
 
 
 def test_overlapping_rules_are_refused():
-    rule = Rule(("attn",), Interval(2), Hold())
+    rule = Rule(("attn",), Interval(2), Reuse())
     with pytest.raises(ValueError, match="overlap at attn, attn"):
         CacheMethod("mine", (rule, rule))
     with pytest.raises(ValueError, match="overlap"):
-        CacheMethod("mine", (rule, Rule(("stack",), Interval(2), Hold())))
+        CacheMethod("mine", (rule, Rule(("stack",), Interval(2), Reuse())))
     with pytest.raises(ValueError, match="at least one rule"):
         CacheMethod("mine", ())
     with pytest.raises(ValueError, match="unknown base 'middle'"):
-        Rule(("attn",), Interval(2), Hold(), base="middle")
+        Rule(("attn",), Interval(2), Reuse(), base="middle")

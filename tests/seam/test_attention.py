@@ -126,7 +126,7 @@ class Counting(Reference):
 # -- the same result
 
 
-@pytest.mark.parametrize("kernel", ["auto", "sdpa", "written-out"])
+@pytest.mark.parametrize("kernel", ["auto", "sdpa", "math"])
 def test_the_result_is_that_of_the_model_alone(case, kernel):
     model, x = lively(case), rand(*case.latents)
     plain = case.run(model, x, 700.0)
@@ -134,7 +134,7 @@ def test_the_result_is_that_of_the_model_alone(case, kernel):
         inside = case.run(model, x, 700.0)
         assert ours(model) == len(attentions(model))
     assert error(inside, plain) < 5e-6
-    if kernel != "written-out" and case.name.startswith("wan"):
+    if kernel != "math" and case.name.startswith("wan"):
         assert torch.equal(inside, plain)
 
 
@@ -279,7 +279,7 @@ def test_what_a_kernel_cannot_take_is_refused_before_anything_is_installed(famil
     before = processors(model)
     size = family.build().config.attention_head_dim
     for kernel, backend, kind, message in (
-        ("flash-9", "cpu", ValueError, "unknown attention kernel 'flash-9': known are auto, sdpa, written-out"),
+        ("flash-9", "cpu", ValueError, "unknown attention kernel 'flash-9': known are auto, sdpa, math"),
         ("counting", Counting(head_sizes=(5, 7)), Unsupported, f"takes head sizes 5, 7, not {size}; these would"),
         ("auto", Counting(head_sizes=range(64, 257, 64)), Unsupported, f"64 to 256 in steps of 64, not {size}"),
         ("auto", Counting(lossy=True), Unsupported, "is lossy and runs only by name"),
@@ -867,13 +867,13 @@ def test_compiled_blocks(name, inside):
 
 def test_compiled_blocks_and_caching(family):
     eager = lively(family)
-    with c4d.cached(eager, "taylorseer-lite:interval=2@stack") as session:
+    with c4d.cached(eager, "taylorseer-lite:interval=2@blocks") as session:
         expected = family.loop(eager, 4, session.begin)
     model = lively(family)
     model.compile_repeated_blocks(**COMPILE)
 
     def run():
-        with both(model, "taylorseer-lite:interval=2@stack", "inside") as session:
+        with both(model, "taylorseer-lite:interval=2@blocks", "inside") as session:
             return family.loop(model, 4, session.begin)
 
     outs, _ = graphs(run)
@@ -889,7 +889,7 @@ def test_a_whole_compiled_model_is_refused():
         c4d.attention(model)
 
 
-@pytest.mark.parametrize("method", [None, "taylorseer-lite:interval=2@stack"])
+@pytest.mark.parametrize("method", [None, "taylorseer-lite:interval=2@blocks"])
 def test_a_guider_that_perturbs_attention_finds_the_stock_processors(method):
     """It looks up their class, and takes torch's own attention away while the perturbed call runs."""
     from diffusers import LayerSkipConfig

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import c4d
 from c4d.core.integration.blocks import bind
-from c4d.core.types import Probe
+from c4d.core.types import Signal
 from c4d.models import spec_for
 from tests.sampled import sampled
 from tests.tiny import CASES, block_count, hold_methods, rand, signal_of
@@ -25,14 +25,14 @@ EVERY = [
     "schedule:computed=0/1/2/3/4/5",
     "first-block:threshold=1e-9",
     "teacache:threshold=1e-9,coefficients=1/0,signal={signal}",
-    "first-block:threshold=1e-9,head=2,tail=1",
+    "first-block:threshold=1e-9,first_blocks=2,last_blocks=1",
     "hicache:interval=1,order=2",
     "foca:interval=1",
     "freqca:interval=1",
     "dmd:interval=1",
     "magcache:curve=wan2.1-t2v-1.3b,threshold=1e-9,max_skips=1",
     "seacache:threshold=1e-9",
-    "easycache:threshold=1e-9,warmup=2@stack",
+    "easycache:threshold=1e-9,warmup=2@blocks",
     "pab:attn=1",
     "fastercache:weight=0.5,attn=1",
     "lemica:computed=0/1/2/3/4/5,steps=6",
@@ -66,7 +66,7 @@ def test_the_modulated_input_is_what_the_first_attention_gets(name):
     case, given = CASES[name], []
     model, x = case.build(), rand(*case.latents)
     spec, first = spec_for(model), model.transformer_blocks[0]
-    read = spec.signals[Probe.MODULATED_INPUT].read
+    read = spec.signals[Signal.MODULATED_INPUT].read
     first.register_forward_pre_hook(
         lambda block, args, kwargs: given.append(read(block, bind(spec.stacks[0], args, kwargs))), with_kwargs=True
     )

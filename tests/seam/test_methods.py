@@ -13,12 +13,12 @@ import torch
 from torch import nn
 
 import c4d
-from c4d.core.caching.forecasters import PerStep
+from c4d.core.caching.forecasters import LearnedWeights
 from c4d.core.methods import METHODS
 from c4d.core.runtime.spectrum import evolved, leading, low_pass
-from c4d.core.runtime.steps import Noise, noise_levels
+from c4d.core.runtime.steps import NoiseLevel, noise_levels
 from c4d.core.text.grammar import FORECASTERS, parse
-from c4d.core.types import Action, Change, Probe, Step
+from c4d.core.types import Action, RelativeL1, Signal, Step
 from tests.methods import EVERY, REUSING, SIGMAS, STEPS, WHOLE
 from tests.sampled import sampled
 from tests.tiny import CASES, rand, signal_of
@@ -87,7 +87,7 @@ def test_taylorseer_is_the_published_table_of_differences(order, warmup, interva
                 new.append((new[-1] - previous) / (step - last))
             table, last = new, step
         expected.append(math.fsum(d * (step - last) ** i / math.factorial(i) for i, d in enumerate(table)))
-    method = f"taylorseer-lite:interval={interval},order={order},warmup={warmup}@stack"
+    method = f"taylorseer-lite:interval={interval},order={order},warmup={warmup}@blocks"
     assert model.run(method, 40) == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
@@ -134,7 +134,7 @@ def test_over_the_sigmas_of_a_scheduler(name):
     case = CASES["wan-t2v"]
     model, scheduler = case.build(), getattr(diffusers, name)()
     with c4d.cached(
-        model, "taylorseer-lite:interval=3,warmup=3+newton:order=2,over=sigma@stack", scheduler=scheduler
+        model, "taylorseer-lite:interval=3,warmup=3+newton:order=2,over=sigma@blocks", scheduler=scheduler
     ) as session:
         scheduler.set_timesteps(6)
         x = rand(*case.latents)
@@ -240,7 +240,7 @@ def test_dynamic_modes_fit_each_stream_apart():
     """Before a tail the text is forecast by its own modes, not by the image's."""
     case, wanted = CASES["flux"], []
     model = case.build()
-    method = "first-block:threshold=1e9,last=0,warmup=4,tail=1+dmd:window=4"
+    method = "first-block:threshold=1e9,last=0,warmup=4,last_blocks=1+dmd:window=4"
     x = rand(*case.latents)
     with c4d.cached(model, method) as session:
         session.begin(range(6))
@@ -363,16 +363,16 @@ def test_the_spectrum_is_wieners_filter(sigma):
         p = 1.0 / (f**3 + 1e-16)
         gain = gain[..., None] * ((1 - sigma) * p / ((1 - sigma) ** 2 * p + sigma**2 + 1e-16))
     wanted = torch.fft.ifftn(torch.fft.fftn(x, dim=(2, 3, 4)) * (gain / gain.mean()), dim=(2, 3, 4)).real
-    torch.testing.assert_close(evolved(x, (), Noise(1.0 - sigma, sigma)), wanted, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(evolved(x, (), NoiseLevel(1.0 - sigma, sigma)), wanted, atol=1e-4, rtol=1e-4)
     tokens = x[:, :, 0].flatten(2).mT
-    as_tokens = evolved(torch.cat((tokens, rand(2, 9, 3)), 1), (6, 8), Noise(1.0 - sigma, sigma))
-    torch.testing.assert_close(as_tokens, evolved(x[:, :, 0], (), Noise(1.0 - sigma, sigma)))
+    as_tokens = evolved(torch.cat((tokens, rand(2, 9, 3)), 1), (6, 8), NoiseLevel(1.0 - sigma, sigma))
+    torch.testing.assert_close(as_tokens, evolved(x[:, :, 0], (), NoiseLevel(1.0 - sigma, sigma)))
 
 
 def test_leading_channels():
     x = rand(1, 9, 2, 4)
     assert torch.equal(leading(x, (1, 4, 2, 4)), x[:, :4])
-    with pytest.raises(ValueError, match=r"output \[1, 12, 2, 4\] is not like the latents \[1, 9, 2, 4\]; .*@stack"):
+    with pytest.raises(ValueError, match=r"output \[1, 12, 2, 4\] is not like the latents \[1, 9, 2, 4\]; .*@blocks"):
         leading(x, (1, 12, 2, 4))
 
 
@@ -472,7 +472,7 @@ def test_head_and_tail_blocks_run_on_every_step(name, head, tail):
     if head + tail >= len(chain):
         with (
             pytest.raises(ValueError, match=r"leave none of the .* blocks"),
-            c4d.cached(model, f"first-block:threshold=1,head={head},tail={tail}"),
+            c4d.cached(model, f"first-block:threshold=1,first_blocks={head},last_blocks={tail}"),
         ):
             pass
         return
@@ -483,7 +483,7 @@ def test_head_and_tail_blocks_run_on_every_step(name, head, tail):
             lambda module, args, kwargs, calls=calls: calls.append((args, kwargs)), with_kwargs=True
         )
     x = rand(*case.latents)
-    with c4d.cached(model, f"first-block:threshold=1e9,last=0,head={head},tail={tail}") as session:
+    with c4d.cached(model, f"first-block:threshold=1e9,last=0,first_blocks={head},last_blocks={tail}") as session:
         session.begin([900.0, 800.0])
         case.run(model, x, 900.0), case.run(model, 1.1 * x, 800.0)
     assert session.report().timelines == {"0": "Cr"}
@@ -524,7 +524,7 @@ def test_teacache_outside_the_range_of_its_fit(rule, line):
 
     state, said = policy.init(), ""
     for i, ratio in enumerate((0.0, 0.001, 0.25, 0.6, 0.002)):
-        seen = {Probe.TIME_EMBEDDING: Change(ratio, 1.0)} if i else {}
+        seen = {Signal.TIME_EMBEDDING: RelativeL1(ratio, 1.0)} if i else {}
         action, state = policy.decide(state, Step(i, 9, "cond"), seen)
         said += "C" if action is Action.COMPUTE else "r"
     assert said == line
@@ -534,4 +534,4 @@ def test_every_forecaster_is_tried():
     tried = {
         type(rule.forecast) for text in EVERY.values() for rule in parse(text.format(signal="time_embedding")).rules
     }
-    assert tried == {*FORECASTERS.values(), PerStep}
+    assert tried == {*FORECASTERS.values(), LearnedWeights}

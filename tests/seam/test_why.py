@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 import c4d
-from c4d.core.caching.forecasters import Hold
+from c4d.core.caching.forecasters import Reuse
 from c4d.core.caching.rules import CacheMethod, Rule
 from c4d.core.types import Action
 from tests.tiny import CASES, rand
@@ -68,7 +68,7 @@ def test_shapes_that_change_every_time_are_said():
 def test_one_of_two_rules_may_be_idle_alone_and_need_not_explain_itself():
     @dataclass(frozen=True)
     class Always:
-        probes = frozenset()
+        signals = frozenset()
 
         def init(self):
             return None
@@ -77,7 +77,7 @@ def test_one_of_two_rules_may_be_idle_alone_and_need_not_explain_itself():
             return Action.COMPUTE, None
 
     reuse = c4d.methods.fora(interval=2).rules[0].policy
-    method = CacheMethod("two", (Rule(("attn",), reuse, Hold()), Rule(("mlp",), Always(), Hold())))
+    method = CacheMethod("two", (Rule(("attn",), reuse, Reuse()), Rule(("mlp",), Always(), Reuse())))
     assert report_of(method).why == ("nothing was reused at mlp: Always computed every step",)
 
 

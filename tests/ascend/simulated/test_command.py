@@ -16,7 +16,7 @@ from c4d.pipelines import job
 from tests.ascend.simulated.test_memory import limited
 from tests.cli.conftest import c4d, fails, generate  # noqa: F401 - fixtures
 
-METHOD = "taylorseer-lite:interval=3@stack"
+METHOD = "taylorseer-lite:interval=3@blocks"
 
 
 @pytest.fixture
@@ -27,13 +27,13 @@ def made(c4d, generate, trace, monkeypatch):  # noqa: F811
         clips = {}
 
         def keeping(*args, **kwargs):
-            found = take_turns(*args, **kwargs)
+            found = run_interleaved(*args, **kwargs)
             clips.update(found.clips)
             return found
 
-        take_turns = job.take_turns
+        run_interleaved = job.run_interleaved
         with monkeypatch.context() as patch:
-            patch.setattr(job, "take_turns", keeping)
+            patch.setattr(job, "run_interleaved", keeping)
             trace()
             outcome = c4d(
                 *generate, "--backend", backend, "--dtype", dtype, "--cache", METHOD, "--compare", "--overwrite"
@@ -89,7 +89,7 @@ def test_out_of_memory_is_one_line_and_what_is_done_is_kept(c4d, fails, generate
             return produce(*args, **kwargs)
 
         patch.setattr(command, "produce", second_finds_less)
-        line = fails(words, 1, "out of memory on Ascend910B3", "--history-on host", "@stack")
+        line = fails(words, 1, "out of memory on Ascend910B3", "--history-on host", "@blocks")
     assert "set PYTORCH_NPU_ALLOC_CONF=expandable_segments:True" in line and "is kept" in line
     assert len((folder / "manifest.jsonl").read_text().splitlines()) == 2 and not (folder / "001").exists()
     outcome = c4d(*words)
