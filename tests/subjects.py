@@ -27,7 +27,7 @@ def methods(signal, change, head):
     return {
         "modules": "taylorseer:interval=3",
         "output": "taylorseer-lite:interval=3",
-        "stack": "taylorseer-lite:interval=3@stack",
+        "stack": "taylorseer-lite:interval=3@blocks",
         "signal": f"teacache:threshold={change},coefficients=1/0,signal={signal},last=0",
         "head": f"first-block:threshold={head},last=0",
     }

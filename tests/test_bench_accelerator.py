@@ -404,7 +404,7 @@ STAMP = {
     "rehearsal": False, "device": "NVIDIA H200, compute capability 9.0", "backend": "cuda", "driver": "1", "host": "h",
     "versions": {"torch": "2"}, "commit": "c", "source": "s", "command": "bench/gpu.sh", "date": "2026-11-21",
 }  # fmt: skip
-METHOD = "c4d taylorseer-lite:interval=5,order=1@stack"
+METHOD = "c4d taylorseer-lite:interval=5,order=1@blocks"
 
 
 def loop_record(name, **changes):

@@ -299,7 +299,7 @@ def hold_methods(case: str) -> dict[str, str]:
         "modules": "fora:interval=2",
         "output": "taylorseer-lite:interval=2,order=0",
         "stack": "schedule:computed=0/2/4",
-        "stack-zero": "taylorseer-lite:interval=2,order=0@stack",
+        "stack-zero": "taylorseer-lite:interval=2,order=0@blocks",
         "signal": f"teacache:threshold=1e9,coefficients=1/0,signal={signal_of(case)},last=0",
         "head": "first-block:threshold=1e9,last=0",
     }

@@ -84,10 +84,10 @@ def ours(steps: int, profile: Profile) -> list[Case]:
         ("taylorseer", "", 2, 1, (3, 5)),
         ("taylorseer-lite", "", 1, 1, (2, 3, 5)),
         ("taylorseer-lite", "", 2, 1, (3, 5)),
-        ("taylorseer-lite", "@stack", 0, 1, (3, 5)),
-        ("taylorseer-lite", "@stack", 1, 1, (2, 3, 5)),
-        ("taylorseer-lite", "@stack", 1, 3, (3, 5)),
-        ("taylorseer-lite", "@stack", 2, 1, (3, 5)),
+        ("taylorseer-lite", "@blocks", 0, 1, (3, 5)),
+        ("taylorseer-lite", "@blocks", 1, 1, (2, 3, 5)),
+        ("taylorseer-lite", "@blocks", 1, 3, (3, 5)),
+        ("taylorseer-lite", "@blocks", 2, 1, (3, 5)),
     ):
         for n in intervals:
             text = f"{name}:interval={n},order={order},warmup={warmup}{site}"
@@ -141,7 +141,7 @@ def _forecasts() -> Iterator[Row]:
         "dmd",
     ):
         for n in (3, 5):
-            yield f"taylorseer-lite+{change}@stack", f"interval={n}", f"taylorseer-lite:interval={n}+{change}@stack"
+            yield f"taylorseer-lite+{change}@blocks", f"interval={n}", f"taylorseer-lite:interval={n}+{change}@blocks"
     yield "pab", "attn=2,cross_attn=4", "pab:attn=2,cross_attn=4"
     yield "fastercache", "weight=0.5", "fastercache:weight=0.5"
 
@@ -163,7 +163,11 @@ def _skips() -> Iterator[Row]:
         setting = f"threshold={threshold},max_skips={skips}"
         yield "seacache", setting, f"seacache:{setting}"
     for threshold in (0.08, 0.16):
-        yield "first-block head=2,tail=1", f"threshold={threshold}", f"first-block:threshold={threshold},head=2,tail=1"
+        yield (
+            "first-block first_blocks=2,last_blocks=1",
+            f"threshold={threshold}",
+            f"first-block:threshold={threshold},first_blocks=2,last_blocks=1",
+        )
 
 
 def _learned(steps: int, profile: Profile) -> Iterator[Row]:

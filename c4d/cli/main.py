@@ -26,7 +26,7 @@ exit codes: 0 done; 2 bad input or usage; 3 a backend or a dependency is missing
             from there, unless it has --overwrite.
 
 example:    c4d generate --prompt "a red circle moving left on a black background" \\
-                --cache taylorseer-lite:interval=3@stack --compare
+                --cache taylorseer-lite:interval=3@blocks --compare
 """
 
 RESUME = "what is finished is kept, and the same command goes on from there (with --overwrite: starts again)"

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from c4d.core.attention import Processor
-from c4d.core.types import MODULE_KINDS, OUTPUT, STACK, Probe
+from c4d.core.types import BLOCKS, MODULE_KINDS, OUTPUT, Probe
 
 
 @dataclass(frozen=True)
@@ -136,10 +136,12 @@ class ModelSpec:
     def kinds(self) -> tuple[str, ...]:
         """Every kind of site that a rule can name on this model."""
         declared = {kind for stack in self.stacks for kind in stack.sites}
-        return (STACK, OUTPUT, *(kind for kind in MODULE_KINDS if kind in declared))
+        return (BLOCKS, OUTPUT, *(kind for kind in MODULE_KINDS if kind in declared))
 
     def probes(self) -> tuple[Probe, ...]:
-        return tuple(probe for probe in Probe if probe in self.signals or probe is Probe.HEAD or self._outside(probe))
+        return tuple(
+            probe for probe in Probe if probe in self.signals or probe is Probe.FIRST_BLOCKS or self._outside(probe)
+        )
 
     def _outside(self, probe: Probe) -> bool:
         return probe.outside and (probe is not Probe.SPECTRUM or self.grid is not None)

@@ -33,8 +33,8 @@ def ways(backend: Backend, settings: Settings) -> list[str]:
     """What of a job takes less memory if it is changed, the cheapest change first."""
     said = []
     if settings.cache is not None:
-        if not all(rule.whole for rule in parse(settings.cache).rules):
-            said.append("a --cache method @stack, which keeps one feature where this keeps one for each module")
+        if parse(settings.cache).whole is None:
+            said.append("a --cache method @blocks, which keeps one feature where this keeps one for each module")
         if settings.history_on == "device":
             said.append("--history-on host")
     if backend.default_dtype.itemsize < parse_dtype(settings.dtype).itemsize:

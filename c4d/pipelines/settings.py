@@ -52,9 +52,9 @@ class Settings:
             ):
                 if given:
                     raise InputError(f"{option} needs a method: add --cache TEXT (c4d methods lists them)")
-        elif self.compile and not all(rule.whole for rule in parse(self.cache).rules):
+        elif self.compile and parse(self.cache).whole is None:
             raise InputError(
-                f"--compile does not go with {self.cache!r}, which acts inside the blocks: add @stack to the method, "
+                f"--compile does not go with {self.cache!r}, which acts inside the blocks: add @blocks to the method, "
                 "or drop --compile"
             )
 

@@ -64,7 +64,7 @@ def check_method(pipe: Any, method: str, *, backend: Backend, steps: int | None 
     made for another number of steps (None: not known here)."""
     composed = parse(method)
     for rule in composed.rules:
-        if steps is not None and (made_for := getattr(rule.policy, "total", None)) not in (None, steps):
+        if steps is not None and (made_for := rule.policy.steps) not in (None, steps):
             raise InputError(
                 f"method {method!r} is made for {made_for} steps, and the run has {steps}: give --steps {made_for}, or "
                 "a schedule of your own (c4d methods explains them all)"

@@ -16,7 +16,7 @@ from tests.ascend.install import ROOT, environment
 
 CONFIG = """\
 prompt: a red circle moving left on a black background
-cache: taylorseer-lite:interval=2@stack
+cache: taylorseer-lite:interval=2@blocks
 steps: 2
 frames: 5
 quiet: true

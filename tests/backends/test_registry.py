@@ -202,7 +202,7 @@ def test_a_package_brings_a_backend_by_its_entry_point(installed):
     assert "  gone          missing: backend 'gone' (toy_backend:Gone) cannot be loaded: AttributeError" in out
     assert "verified: every test of the suite" in out, "the name of one of ours is not theirs to take"
     assert "auto          takes cpu" in out, "a backend of others on the host is not taken unasked"
-    command = ["-m", "c4d", "generate", "--cache", "fora:interval=2@stack", "--steps", "3", "--frames", "1"]
+    command = ["-m", "c4d", "generate", "--cache", "fora:interval=2@blocks", "--steps", "3", "--frames", "1"]
     code, out, err = installed(entries, *command, "--prompt", "a red circle on a black background", "--backend", "toy")
     assert code == 0 and "toy: lincomb of 2" in out, err
     code, out, err = installed(entries, *command, "--prompt", "a red circle", "--backend", "half")

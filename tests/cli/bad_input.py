@@ -136,7 +136,7 @@ CUT = {"cut short": lambda data: data[:-100], "too long": lambda data: data + b"
 METHOD_ROWS = [
     cache("", "unknown method ''", *METHODS),
     cache("forra:interval=3", "'forra'", *METHODS),
-    cache("@stack", "unknown method ''"),
+    cache("@blocks", "unknown method ''"),
     cache("fora", "interval"),
     cache("fora:interwal=3", "'interwal'", "known are interval"),
     cache("fora:interval=x", "'x'", "whole number"),
@@ -228,7 +228,7 @@ CONTRADICTIONS = [
     Row(
         "compiled blocks and a method inside them",
         ["--cache", "fora:interval=2", "--compile"],
-        ["--compile", "'fora:interval=2'", "@stack"],
+        ["--compile", "'fora:interval=2'", "@blocks"],
     ),
     Row(
         "a picture for text-to-video",

@@ -55,7 +55,7 @@ def record(folder):
 
 def test_a_comparison(c4d, generate):
     folder = Path(generate[-1])
-    method = "taylorseer-lite:interval=2@stack"
+    method = "taylorseer-lite:interval=2@blocks"
     outcome = c4d(*generate, "--cache", method, "--compare", "--repeats", 2, "--seed", 3)
     assert outcome.code == 0 and str(folder) in outcome.out
     assert {p.name for p in folder.iterdir()} == {
@@ -175,7 +175,7 @@ def test_a_local_pipeline_of_two_experts_from_a_picture(c4d, generate, tmp_path)
     pipe.register_to_config(boundary_ratio=0.9)
     pipe.save_pretrained(tmp_path / "model")
     extra["image"].save(tmp_path / "first.png")
-    generate += ["--model", tmp_path / "model", "--height", 32, "--width", 32, "--cache", "fora:interval=2@stack"]
+    generate += ["--model", tmp_path / "model", "--height", 32, "--width", 32, "--cache", "fora:interval=2@blocks"]
     assert c4d(*generate, "--image", tmp_path / "first.png").code == 0
     r = record(tmp_path / "out")
     assert r["pipeline"] == "WanImageToVideoPipeline" and len(r["asked"]["image_sha256"]) == 64

@@ -27,10 +27,10 @@ def full(monkeypatch):
 @pytest.mark.parametrize(
     "given, helps, no_help",
     [
-        ((), (), ("@stack", "--history-on", "--dtype")),
-        (("--cache", "fora:interval=3"), ("@stack", "--history-on host"), ("--dtype",)),
-        (("--cache", "fora:interval=3", "--history-on", "host"), ("@stack",), ("--history-on",)),
-        (("--cache", "taylorseer-lite:interval=3@stack"), ("--history-on host",), ("@stack",)),
+        ((), (), ("@blocks", "--history-on", "--dtype")),
+        (("--cache", "fora:interval=3"), ("@blocks", "--history-on host"), ("--dtype",)),
+        (("--cache", "fora:interval=3", "--history-on", "host"), ("@blocks",), ("--history-on",)),
+        (("--cache", "taylorseer-lite:interval=3@blocks"), ("--history-on host",), ("@blocks",)),
         (("--dtype", "float32"), ("--dtype bfloat16",), ()),
     ],
 )

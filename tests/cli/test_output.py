@@ -111,7 +111,7 @@ REASONS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errn
 @pytest.mark.parametrize(("name", "reason"), zip(FILES, REASONS, strict=True), ids=FILES)
 def test_a_full_disk(c4d, fails, generate, monkeypatch, name, reason):
     """Told at the latest moment, as network file systems do: when the file is to be safe on the disk."""
-    generate += ["--cache", "fora:interval=2@stack", "--compare"]
+    generate += ["--cache", "fora:interval=2@blocks", "--compare"]
     folder, fsync = Path(generate[generate.index("--out") + 1]), os.fsync
     temporary = re.compile(re.escape(f"{folder}/.") + r"(\w+)\.\d+(\.\w+)")
 

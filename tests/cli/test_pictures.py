@@ -37,7 +37,9 @@ def generate(saved, tmp_path):
 @pytest.mark.parametrize("name", BRANCHES)
 @pytest.mark.parametrize("attention", ["auto", "own"])
 def test_a_picture(c4d, generate, tmp_path, name, attention):
-    outcome = c4d(*generate(name, "--cache", "taylorseer-lite:interval=2@stack", "--compare", "--attention", attention))
+    outcome = c4d(
+        *generate(name, "--cache", "taylorseer-lite:interval=2@blocks", "--compare", "--attention", attention)
+    )
     assert outcome.code == 0, outcome.err
     record = json.loads((tmp_path / "out" / "report.json").read_text())
     assert record["clip"]["frames"] == 1 and (tmp_path / "out" / "image.png").exists()

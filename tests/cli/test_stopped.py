@@ -39,7 +39,7 @@ class Forks:
         (folder / "prompts.txt").write_text("\n".join(PROMPTS))
 
     def start(self, out, limit=None):
-        words = ["generate", "--prompt-file", f"{self.folder / 'prompts.txt'}", "--cache", "fora:interval=2@stack"]
+        words = ["generate", "--prompt-file", f"{self.folder / 'prompts.txt'}", "--cache", "fora:interval=2@blocks"]
         words += ["--steps", "2", "--frames", "5", "--threads", "1", "--quiet", "--out", str(out)]
         self.log.write_text("")
         job = {"words": words, "log": str(self.log), "limit": limit}
@@ -131,7 +131,7 @@ def test_the_manifest_ties_each_output_to_what_made_it(undisturbed):
     for line, prompt in zip(lines, [p for p in PROMPTS for _ in range(2)], strict=True):
         assert line["sha256"] == sha(out / line["path"]) and line["bytes"] == (out / line["path"]).stat().st_size
         assert (line["prompt"], line["seed"], line["method"], line["model"]) == (
-            prompt, 0, "fora:interval=2@stack", "wan-tiny",
+            prompt, 0, "fora:interval=2@blocks", "wan-tiny",
         )  # fmt: skip
         assert set(line["versions"]) == {"python", "torch", "diffusers", "transformers", "c4d"}
 

@@ -13,7 +13,7 @@ from c4d.core.methods.pab import Broadcast
 from c4d.core.text.grammar import parse
 from c4d.core.types import Action, Change, Probe, Step
 
-HEAD, TIME = Probe.HEAD, Probe.TIME_EMBEDDING
+HEAD, TIME = Probe.FIRST_BLOCKS, Probe.TIME_EMBEDDING
 POLICIES = [
     Interval(3),
     StepMask(frozenset({0, 4})),
@@ -150,7 +150,7 @@ def test_an_idle_policy_names_the_smallest_change_that_it_was_free_to_use():
         (Step(i, 6, "cond"), {HEAD: Change(ratio, 1.0)}) for i, ratio in enumerate((0.01, 0.4, 0.3, 0.5, 0.02, 0.02))
     ]
     policy = Bounded(Threshold(0.2), 1, 2)
-    assert policy.idle(6, measured) == "the smallest change of head was 0.3, never at most the threshold 0.2"
+    assert policy.idle(6, measured) == "the smallest change of first_blocks was 0.3, never at most the threshold 0.2"
 
 
 # -- MagCache

@@ -23,7 +23,7 @@ from tests.tiny import Case as Model
 from tests.tiny import rand
 
 NAME, HEAD = "wan", "first-block:threshold=0.2,last=0"
-FIXED = "taylorseer-lite:interval=2,order=1@stack"  # which sends nothing to decide
+FIXED = "taylorseer-lite:interval=2,order=1@blocks"  # which sends nothing to decide
 TIMES = [1000.0, 750.0, 500.0]
 
 

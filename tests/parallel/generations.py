@@ -23,7 +23,7 @@ MODELS = {  # thresholds of first-block and teacache at which decisions mix
 FIXED = {  # by what decides: every site, forecasts that extrapolate
     "modules": "taylorseer:interval=2,order=1",
     "output": "taylorseer-lite:interval=2,order=1",
-    "stack": "taylorseer-lite:interval=2,order=1@stack",
+    "stack": "taylorseer-lite:interval=2,order=1@blocks",
 }
 TINY = {  # thresholds where few steps mix
     **SUBJECTS["wan-tiny"].methods,

@@ -13,7 +13,7 @@ from tests.seam.test_coexist import COMPILE, OFFLOADS, add_lora, graphs
 from tests.subjects import Stop, raising_at
 from tests.tiny import rand
 
-STACK, HEAD = "taylorseer-lite:interval=2,order=1@stack", "first-block:threshold=1e9,max_skips=1,last=0"
+BLOCKS, HEAD = "taylorseer-lite:interval=2,order=1@blocks", "first-block:threshold=1e9,max_skips=1,last=0"
 FAMILIES = ("wan", "hunyuan, mixed lengths of text", "flux")
 
 
@@ -34,9 +34,9 @@ def compiled(name: str, how: SequenceParallel) -> None:
     """Blocks that are compiled as one graph each, with their collectives in it, under a cache."""
     few = {"num_layers": 2} if name == "wan" else {"num_layers": 1, "num_single_layers": 1}
     eager, model = (VARIANTS[name].build(num_attention_heads=4, **few) for _ in range(2))
-    want, by_itself = cached(name, eager, STACK, how)
+    want, by_itself = cached(name, eager, BLOCKS, how)
     model.compile_repeated_blocks(**COMPILE)
-    (got, session), count = graphs(lambda: cached(name, model, STACK, how))
+    (got, session), count = graphs(lambda: cached(name, model, BLOCKS, how))
     found = error(got, want)
     assert found <= 1e-5 and passes(session) == passes(by_itself), found
     assert count == (1 if name == "wan" else 2), count  # a kind of block, a graph
@@ -48,12 +48,12 @@ def beside(name: str, offload: str, how: SequenceParallel) -> None:
     """LoRA and an offload, set up before; a cache on top."""
     plain, model = build(name), build(name)
     add_lora(plain)
-    with c4d.cached(plain, STACK, backend="cpu") as by_itself:
+    with c4d.cached(plain, BLOCKS, backend="cpu") as by_itself:
         want = VARIANTS[name].loop(plain, 4, by_itself.begin)
     add_lora(model)
     prepare, _ = OFFLOADS[offload]
     prepare(model)
-    got, session = cached(name, model, STACK, how)
+    got, session = cached(name, model, BLOCKS, how)
     found = error(got, want)
     assert found <= 1e-4 and passes(session) == passes(by_itself), found
 

@@ -75,7 +75,7 @@ def formulas(name: str, how: SequenceParallel, heads: int, narrow: bool = False)
 
 
 METHODS = {  # what a reused pass sends besides the final gather: blocks, and numbers to agree
-    "stack": ("taylorseer-lite:interval=2,order=1@stack", 0, 0),
+    "stack": ("taylorseer-lite:interval=2,order=1@blocks", 0, 0),
     "head": ("first-block:threshold=1e9,max_skips=1,last=0", 1, 1),
     "signal": ("teacache:threshold=1e9,coefficients=1/0,signal=time_projection,max_skips=1,last=0", 0, 1),
 }

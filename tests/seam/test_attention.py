@@ -858,13 +858,13 @@ def test_compiled_blocks(family, inside):
 
 def test_compiled_blocks_and_caching(family):
     eager = lively(family)
-    with c4d.cached(eager, "taylorseer-lite:interval=2@stack") as session:
+    with c4d.cached(eager, "taylorseer-lite:interval=2@blocks") as session:
         expected = family.loop(eager, 4, session.begin)
     model = lively(family)
     model.compile_repeated_blocks(**COMPILE)
 
     def run():
-        with both(model, "taylorseer-lite:interval=2@stack", "inside") as session:
+        with both(model, "taylorseer-lite:interval=2@blocks", "inside") as session:
             return family.loop(model, 4, session.begin)
 
     outs, _ = graphs(run)
@@ -880,7 +880,7 @@ def test_a_whole_compiled_model_is_refused():
         c4d.attention(model)
 
 
-@pytest.mark.parametrize("method", [None, "taylorseer-lite:interval=2@stack"])
+@pytest.mark.parametrize("method", [None, "taylorseer-lite:interval=2@blocks"])
 def test_a_guider_that_perturbs_attention_finds_the_stock_processors(method):
     """It looks up their class, and takes torch's own attention away while the perturbed call runs."""
     from diffusers import LayerSkipConfig

@@ -19,10 +19,10 @@ def methods(case):
     return {
         "modules": "taylorseer:interval=2",
         "output": "taylorseer-lite:interval=2",
-        "stack": "taylorseer-lite:interval=2@stack",
+        "stack": "taylorseer-lite:interval=2@blocks",
         "signal": f"teacache:threshold=1e9,coefficients=1/0,signal={signal_of(case)},max_skips=1",
         "head": "first-block:threshold=1e9,max_skips=1",
-        "tail": "first-block:threshold=1e9,max_skips=1,head=2,tail=1",
+        "tail": "first-block:threshold=1e9,max_skips=1,first_blocks=2,last_blocks=1",
         "latents": "easycache:threshold=1e9,warmup=2,max_skips=1",
     }
 
@@ -308,13 +308,13 @@ def test_module_rules_refuse_compiled_blocks(inside):
     with contextlib.ExitStack() as stack:
         if not inside:
             model.compile_repeated_blocks(**COMPILE)
-            with pytest.raises(RuntimeError, match="which are compiled: use the method at @stack"):
+            with pytest.raises(RuntimeError, match="which are compiled: use the method at @blocks"):
                 stack.enter_context(c4d.cached(model, "taylorseer:interval=2"))
             assert type(model.blocks) is nn.ModuleList
             return
         session = stack.enter_context(c4d.cached(model, "taylorseer:interval=2"))
         model.compile_repeated_blocks(**COMPILE)
-        with pytest.raises(RuntimeError, match="which are compiled: use the method at @stack"):
+        with pytest.raises(RuntimeError, match="which are compiled: use the method at @blocks"):
             case.loop(model, 2, session.begin)
 
 
@@ -323,7 +323,7 @@ def test_a_whole_compiled_model_is_refused():
     model = case.build()
     with pytest.raises(TypeError, match="compile its blocks"):
         c4d.cached(torch.compile(model, backend="eager"), "fora:interval=2")
-    with c4d.cached(model, "taylorseer-lite:interval=2@stack") as session:
+    with c4d.cached(model, "taylorseer-lite:interval=2@blocks") as session:
         model.compile(backend="eager")
         with pytest.raises(RuntimeError, match=text):
             case.loop(model, 2, session.begin)

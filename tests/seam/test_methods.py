@@ -89,7 +89,7 @@ def test_taylorseer_is_the_published_table_of_differences(order, warmup, interva
                 new.append((new[-1] - previous) / (step - last))
             table, last = new, step
         expected.append(math.fsum(d * (step - last) ** i / math.factorial(i) for i, d in enumerate(table)))
-    method = f"taylorseer-lite:interval={interval},order={order},warmup={warmup}@stack"
+    method = f"taylorseer-lite:interval={interval},order={order},warmup={warmup}@blocks"
     assert model.run(method, 40) == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
@@ -136,7 +136,7 @@ def test_over_the_sigmas_of_a_scheduler(name):
     case = CASES["wan-t2v"]
     model, scheduler = case.build(), getattr(diffusers, name)()
     with c4d.cached(
-        model, "taylorseer-lite:interval=3,warmup=3+newton:order=2,over=sigma@stack", scheduler=scheduler
+        model, "taylorseer-lite:interval=3,warmup=3+newton:order=2,over=sigma@blocks", scheduler=scheduler
     ) as session:
         scheduler.set_timesteps(6)
         x = rand(*case.latents)
@@ -242,7 +242,7 @@ def test_dynamic_modes_fit_each_stream_apart():
     """Before a tail the text is forecast by its own modes, not by the image's."""
     case, wanted = CASES["flux"], []
     model = case.build()
-    method = "first-block:threshold=1e9,last=0,warmup=4,tail=1+dmd:window=4"
+    method = "first-block:threshold=1e9,last=0,warmup=4,last_blocks=1+dmd:window=4"
     x = rand(*case.latents)
     with c4d.cached(model, method) as session:
         session.begin(range(6))
@@ -375,7 +375,7 @@ def test_the_spectrum_is_wieners_filter(sigma):
 def test_leading_channels():
     x = rand(1, 9, 2, 4)
     assert torch.equal(leading(x, (1, 4, 2, 4)), x[:, :4])
-    with pytest.raises(ValueError, match=r"output \[1, 12, 2, 4\] is not like the latents \[1, 9, 2, 4\]; .*@stack"):
+    with pytest.raises(ValueError, match=r"output \[1, 12, 2, 4\] is not like the latents \[1, 9, 2, 4\]; .*@blocks"):
         leading(x, (1, 12, 2, 4))
 
 
@@ -475,7 +475,7 @@ def test_head_and_tail_blocks_run_on_every_step(name, head, tail):
     if head + tail >= len(chain):
         with (
             pytest.raises(ValueError, match=r"leave none of the .* blocks"),
-            c4d.cached(model, f"first-block:threshold=1,head={head},tail={tail}"),
+            c4d.cached(model, f"first-block:threshold=1,first_blocks={head},last_blocks={tail}"),
         ):
             pass
         return
@@ -486,7 +486,7 @@ def test_head_and_tail_blocks_run_on_every_step(name, head, tail):
             lambda module, args, kwargs, calls=calls: calls.append((args, kwargs)), with_kwargs=True
         )
     x = rand(*case.latents)
-    with c4d.cached(model, f"first-block:threshold=1e9,last=0,head={head},tail={tail}") as session:
+    with c4d.cached(model, f"first-block:threshold=1e9,last=0,first_blocks={head},last_blocks={tail}") as session:
         session.begin([900.0, 800.0])
         case.run(model, x, 900.0), case.run(model, 1.1 * x, 800.0)
     assert session.report().timelines == {"0": "Cr"}

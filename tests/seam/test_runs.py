@@ -119,7 +119,7 @@ def test_a_deepcopied_scheduler_is_followed(pipe):
 
 
 def test_an_aborted_run_leaves_no_trace_in_the_next(pipe):
-    method = "taylorseer-lite:interval=3@stack"
+    method = "taylorseer-lite:interval=3@blocks"
     with c4d.cached(pipe, method):
         fresh = denoise(pipe)
     with c4d.cached(pipe, method) as session:
@@ -176,7 +176,7 @@ def test_a_skipped_branch_does_not_shift_the_other():
 def test_another_shape_within_a_run_begins_anew(change):
     model, x = CASE.build(), rand(*CASE.latents)
     inputs = CASE.inputs()
-    with c4d.cached(model, "taylorseer-lite:interval=9@stack") as session:
+    with c4d.cached(model, "taylorseer-lite:interval=9@blocks") as session:
         session.begin([900.0] * 6)
         call = lambda x, **kw: model(hidden_states=x, timestep=torch.full((x.shape[0],), 900.0), **{**inputs, **kw})  # noqa: E731
         call(x), call(x)
@@ -194,7 +194,7 @@ def test_another_shape_within_a_run_begins_anew(change):
 
 def test_each_branch_is_forecast_over_its_own_times():
     """In the same step two branches may have computed at different ones."""
-    model, method = CASE.build(), "taylorseer-lite:interval=3,order=1@stack"
+    model, method = CASE.build(), "taylorseer-lite:interval=3,order=1@blocks"
     other = {"cond": (), "uncond": (3,)}
 
     def run(names):
@@ -249,7 +249,7 @@ def test_a_bare_transformer_with_its_scheduler():
 
 def test_a_forward_that_raises_leaves_nothing_behind():
     model, x = CASE.build(), rand(*CASE.latents)
-    with c4d.cached(model, "taylorseer-lite:interval=9@stack") as session:
+    with c4d.cached(model, "taylorseer-lite:interval=9@blocks") as session:
         session.begin([900.0] * 5)
         CASE.run(model, x, 900.0)
         handle = model.proj_out.register_forward_hook(lambda *_: (_ for _ in ()).throw(KeyError("broken")))
@@ -363,7 +363,7 @@ def test_one_begin_is_for_one_loop():
 
 
 @pytest.mark.parametrize(
-    "method", ["taylorseer-lite:interval=2@stack", "fora:interval=2", "taylorseer:interval=2", "foca:interval=2"]
+    "method", ["taylorseer-lite:interval=2@blocks", "fora:interval=2", "taylorseer:interval=2", "foca:interval=2"]
 )
 def test_a_feature_that_its_storage_cannot_hold_is_an_error(method):
     model, x = CASE.build(), rand(*CASE.latents)

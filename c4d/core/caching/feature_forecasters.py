@@ -11,11 +11,11 @@ from torch import Tensor
 
 from c4d.core.caching.finite_differences import Hermite, Taylor
 from c4d.core.caching.forecasters import Hold
-from c4d.core.types import OUTPUT, STACK, Field, Forecaster
+from c4d.core.types import BLOCKS, OUTPUT, FeatureForecaster, Field, Forecaster
 
 
 @dataclass(frozen=True)
-class Bands:
+class Bands(FeatureForecaster):
     """FreqCa: the slow part of a feature over its grid of tokens is kept, the rest forecast (arXiv 2510.08669).
 
     Slow are cosines (DCT-II) along every side of the grid whose radial frequency is at most ``cutoff`` of the largest;
@@ -27,7 +27,7 @@ class Bands:
     order: int = 2
     scale: float = 0.71
 
-    over, keeps, at, needs_grid, needs_double = "step", 0, (STACK,), True, False
+    at, needs_grid = (BLOCKS,), True
 
     def __post_init__(self) -> None:
         if isinstance(self.cutoff, bool) or not 0.0 < self.cutoff < 1.0:
@@ -56,7 +56,7 @@ class Bands:
 
 
 @dataclass(frozen=True)
-class Modes:
+class Modes(FeatureForecaster):
     """HiCache++: dynamic mode decomposition of the last ``window`` features, as far as they are evenly spaced.
 
     The propagator F_{i+1} = A F_i is fitted to them, cut to singular values above 1e-4 of the largest (or ``rank``),
@@ -68,7 +68,7 @@ class Modes:
     window: int = 6
     rank: int | None = None
 
-    over, keeps, at, needs_grid, needs_double = "step", 0, (STACK, OUTPUT), False, True
+    at, needs_double = (BLOCKS, OUTPUT), True
     CUT, RIDGE, LEAST = 1e-4, 1e-8, 4
 
     def __post_init__(self) -> None:

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from c4d.core.types import Action, Change, Explains, Measured, Policy, Probe, Step
+from c4d.core.types import Action, Change, Measured, Policy, Probe, Step, Wrapper
 
 COMPUTE, REUSE = Action.COMPUTE, Action.REUSE
-NONE: frozenset[Probe] = frozenset()
 
 
 def whole_number(name: str, value: Any, least: int) -> None:
@@ -24,11 +23,6 @@ def positive(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be a finite number above 0, got {value!r}")
 
 
-def unexplained(policy: Policy[Any]) -> str:
-    """What can be said of an idle policy that does not explain itself."""
-    return f"{type(policy).__name__} computed every step"
-
-
 def never_small(what: str, least: float | None, enough: str) -> str:
     if least is None:
         return f"no {what} could be measured"
@@ -36,7 +30,7 @@ def never_small(what: str, least: float | None, enough: str) -> str:
 
 
 @dataclass(frozen=True)
-class Interval:
+class Interval(Policy["int | None"]):
     """Every ``interval``-th step after ``warmup`` computed ones: {0..E-1} and {E-1+N, E-1+2N, ...}.
 
     The schedule of TaylorSeer and of its family (fresh_threshold N, first_enhance E). The last step is not forced.
@@ -48,10 +42,6 @@ class Interval:
     def __post_init__(self) -> None:
         whole_number("interval", self.interval, 1)
         whole_number("warmup", self.warmup, 1)
-
-    @property
-    def probes(self) -> frozenset[Probe]:
-        return NONE
 
     def init(self) -> int | None:
         return None  # the index of the last computed step
@@ -68,14 +58,14 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class StepMask:
+class StepMask(Policy[bool]):
     """A fixed schedule: ``computed`` lists the step indices that are computed; step 0 must be among them.
 
-    ``total``: of how many steps the run has to be; None takes any.
+    ``made_for``: of how many steps the run has to be; None takes any.
     """
 
     computed: frozenset[int]
-    total: int | None = None
+    made_for: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "computed", frozenset(self.computed))
@@ -85,16 +75,16 @@ class StepMask:
             raise ValueError(f"step 0 must be computed, got {sorted(self.computed)}")
 
     @property
-    def probes(self) -> frozenset[Probe]:
-        return NONE
+    def steps(self) -> int | None:
+        return self.made_for
 
     def init(self) -> bool:
         return False  # whether anything was computed yet
 
     def decide(self, started: bool, step: Step, seen: Mapping[Probe, Change]) -> tuple[Action, bool]:
-        if self.total not in (None, step.total):
+        if self.steps not in (None, step.total):
             raise ValueError(
-                f"this schedule is made for {self.total} steps, and the run has {step.total}: let it have as many, or "
+                f"this schedule is made for {self.steps} steps, and the run has {step.total}: let it have as many, or "
                 "list the computed ones of your own (schedule:computed=…)"
             )
         return (REUSE if started and step.index not in self.computed else COMPUTE), True
@@ -111,7 +101,7 @@ class StepMask:
 
 
 @dataclass(frozen=True)
-class Accumulate:
+class Accumulate(Policy["float | None"]):
     """Reuse while the accumulated, rescaled relative change of ``probe`` stays below ``threshold`` (TeaCache).
 
     acc += poly(ratio), the polynomial's highest power first; acc < threshold reuses, otherwise compute and acc = 0
@@ -172,11 +162,11 @@ class Accumulate:
 
 
 @dataclass(frozen=True)
-class Threshold:
+class Threshold(Policy[bool]):
     """Reuse while the relative change of ``probe`` since the last computed step is at most ``threshold``."""
 
     threshold: float
-    probe: Probe = Probe.HEAD
+    probe: Probe = Probe.FIRST_BLOCKS
 
     def __post_init__(self) -> None:
         positive("threshold", self.threshold)
@@ -198,7 +188,7 @@ class Threshold:
 
 
 @dataclass(frozen=True)
-class Bounded:
+class Bounded(Wrapper[tuple[Any, int]]):
     """Limits on another policy: the ``first`` and ``last`` steps are computed, and never more than ``max_skips``
     steps in a row are reused (``None``: no limit). A forced step restarts the inner policy."""
 
@@ -212,10 +202,6 @@ class Bounded:
         whole_number("last", self.last, 0)
         if self.max_skips is not None:
             whole_number("max_skips", self.max_skips, 1)
-
-    @property
-    def probes(self) -> frozenset[Probe]:
-        return self.inner.probes
 
     def init(self) -> tuple[Any, int]:
         return self.inner.init(), 0
@@ -234,4 +220,4 @@ class Bounded:
         if self.first + self.last >= total:
             return f"the first {self.first} and last {self.last} steps are always computed, and the run has {total}"
         free = [(step, seen) for step, seen in measured if self.first <= step.index < step.total - self.last]
-        return self.inner.idle(total, free) if isinstance(self.inner, Explains) else unexplained(self.inner)
+        return self.inner.idle(total, free)

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from c4d.core.caching.rules import CacheMethod
+from c4d.core.caching.rules import BlocksRule, CacheMethod, OutputRule
 from c4d.core.integration.blocks import BlockStack
 from c4d.core.integration.hooks import CacheContext, Forward, Hook, Listener, named
 from c4d.core.integration.offload import offload_hooks
 from c4d.core.spec import ModelSpec, OutputOf
-from c4d.core.types import OUTPUT, STACK, FeatureForecaster, Probe
+from c4d.core.types import BLOCKS, OUTPUT, FeatureForecaster, Probe
 
 
 class Place(NamedTuple):
@@ -60,10 +60,12 @@ class Attachment:
     def _check_blocks(self, method: CacheMethod) -> None:
         rule, paths = method.whole, [stack.path for stack in self.spec.stacks if not stack.side]
         there = sum(len(list(self.transformer.get_submodule(path).children())) for path in paths)
-        if rule is not None and rule.policy.probes & {Probe.HEAD} and rule.head + rule.tail >= there:
+        if not isinstance(rule, BlocksRule) or Probe.FIRST_BLOCKS not in rule.policy.probes:
+            return
+        if rule.first_blocks + rule.last_blocks >= there:
             raise ValueError(
-                f"{method.name}: head={rule.head} and tail={rule.tail} leave none of the {there} blocks of "
-                f"{self.spec.transformer} to skip"
+                f"{method.name}: first_blocks={rule.first_blocks} and last_blocks={rule.last_blocks} leave none of the "
+                f"{there} blocks of {self.spec.transformer} to skip"
             )
 
     def refresh(self, method: CacheMethod) -> None:
@@ -110,14 +112,14 @@ class Attachment:
                 "graph: compile its blocks instead (transformer.compile_repeated_blocks(fullgraph=True), or --compile)"
             )
         if method.whole is None and any(is_compiled(block) for block in self.blocks()):
-            sites = ", ".join(s for rule in method.rules for s in rule.at)
+            sites = ", ".join(s for rule in method.rules for s in rule.sites)
             raise RuntimeError(
-                f"{method.name} acts inside the blocks (at {sites}), which are compiled: use the method at @stack, or "
+                f"{method.name} acts inside the blocks (at {sites}), which are compiled: use the method at @blocks, or "
                 "do not compile"
             )
 
     def _wanted(self, method: CacheMethod) -> dict[str, Callable[..., Any]]:
-        rules = {kind: index for index, rule in enumerate(method.rules) for kind in rule.at}
+        rules = {kind: index for index, rule in enumerate(method.rules) for kind in rule.sites}
         wanted: dict[str, Callable[..., Any]] = {}
         if OUTPUT in rules:
             wanted[""] = site_forward(Place(rules[OUTPUT], OUTPUT))
@@ -189,14 +191,15 @@ def filler_forward(place: Place, filler: Callable[..., Any]) -> Callable[..., An
 def check_fit(method: CacheMethod, spec: ModelSpec) -> None:
     """Raises ValueError, naming what the model offers, if the method would hook nothing or measure what it lacks."""
     for rule in method.rules:
-        if not set(rule.at) & set(spec.kinds()):
+        if not set(rule.sites) & set(spec.kinds()):
             raise ValueError(
-                f"{method.name} caches at {', '.join(rule.at)}, but {spec.transformer} offers {', '.join(spec.kinds())}"
+                f"{method.name} caches at {', '.join(rule.sites)}, but {spec.transformer} offers "
+                f"{', '.join(spec.kinds())}"
             )
-        if OUTPUT in rule.at and rule.base == "input" and not spec.like_latents:
+        if isinstance(rule, OutputRule) and rule.residual and not spec.like_latents:
             raise ValueError(
                 f"{method.name} stores outputs less the latents, but what {spec.transformer} returns is not like them: "
-                f"use @{STACK}"
+                f"use @{BLOCKS}"
             )
         if isinstance(rule.forecast, FeatureForecaster) and rule.forecast.needs_grid and spec.grid is None:
             raise ValueError(

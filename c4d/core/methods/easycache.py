@@ -3,9 +3,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from c4d.core.caching.forecasters import Hold
+from c4d.core.caching.method import method
 from c4d.core.caching.policies import COMPUTE, REUSE, positive, whole_number
-from c4d.core.caching.rules import CacheMethod, Rule
-from c4d.core.types import OUTPUT, Action, Change, Measured, Probe, Step
+from c4d.core.caching.rules import OutputRule, Rule
+from c4d.core.types import Action, Change, Measured, Policy, Probe, Step
 
 
 class Since(NamedTuple):
@@ -18,7 +19,7 @@ class Since(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Rate:
+class Rate(Policy["tuple[Since, int] | None"]):
     """Reuse while sum k |x_s - x_{s-1}| / |v| < ``threshold``, v the last computed output (arXiv 2507.02860, eq. 8).
 
     k = |v - v'| / |x - x'| of the last two computed steps: how fast the output follows the input. The first ``warmup``
@@ -66,12 +67,11 @@ class Rate:
         return f"the output's expected change was never below the threshold {self.threshold:g}"
 
 
-def easycache(threshold: float, warmup: int, last: int = 1, max_skips: int | None = None) -> CacheMethod:
+@method("easycache", example="easycache:threshold=0.05,warmup=10")
+def easycache(threshold: float, warmup: int, last: int = 1, max_skips: int | None = None) -> Rule:
     """EasyCache: output minus input is reused while the input moves little, at the rate at which outputs followed it.
 
     arXiv 2507.02860. Published: HunyuanVideo 0.025 with 5 steps of warm-up, Wan 2.1 0.05 with 10; the last step is
     computed. Each branch of guidance decides for itself (there the unconditional one follows the other).
     """
-    name = f"easycache:threshold={threshold},warmup={warmup},last={last}"
-    rule = Rule((OUTPUT,), Rate(threshold, warmup, last, max_skips), Hold())
-    return CacheMethod(name + (f",max_skips={max_skips}" if max_skips else ""), (rule,))
+    return OutputRule(Rate(threshold, warmup, last, max_skips), Hold())

@@ -6,9 +6,10 @@ from importlib.resources import files
 from typing import Any
 
 from c4d.core.caching.forecasters import Hold
-from c4d.core.caching.policies import COMPUTE, NONE, REUSE, never_small, positive, whole_number
-from c4d.core.caching.rules import CacheMethod, Rule
-from c4d.core.types import STACK, Action, Change, Measured, Probe, Step
+from c4d.core.caching.method import method
+from c4d.core.caching.policies import COMPUTE, REUSE, never_small, positive, whole_number
+from c4d.core.caching.rules import BlocksRule, Rule
+from c4d.core.types import Action, Change, Measured, Policy, Probe, Step
 
 UNCONDITIONAL = ("uncond", "pred_uncond", "1")  # what pipelines call that branch; its ordinal where they do not name it
 
@@ -20,7 +21,7 @@ def published_curves() -> dict[str, dict[str, Any]]:
 
 
 @dataclass(frozen=True)
-class Magnitude:
+class Magnitude(Policy["tuple[int, int, float] | None"]):
     """Reuse while sum |1 - R| < ``threshold``, R the product of the curve's ratios since the last computed step.
 
     ``cond`` and ``uncond`` hold, step by step, the mean length of the stack's residual over that of the step before; a
@@ -41,10 +42,6 @@ class Magnitude:
         whole_number("max_skips", self.max_skips, 1)
         if not 0.0 <= self.retention < 1.0:
             raise ValueError(f"retention must be from 0 to below 1 (a part of the steps), got {self.retention!r}")
-
-    @property
-    def probes(self) -> frozenset[Probe]:
-        return NONE
 
     def init(self) -> tuple[int, int, float] | None:
         return None  # the first step on this expert, the last computed one, the error since
@@ -84,7 +81,8 @@ class Magnitude:
         return never_small("change of the curve", least, f"below the threshold {self.threshold:g}")
 
 
-def magcache(curve: str, threshold: float, max_skips: int, retention: float = 0.2) -> CacheMethod:
+@method("magcache", example="magcache:curve=wan2.1-t2v-1.3b,threshold=0.12,max_skips=2")
+def magcache(curve: str, threshold: float, max_skips: int, retention: float = 0.2) -> Rule:
     """MagCache: the stack's residual is reused while a calibrated curve says that its length hardly changes.
 
     arXiv 2506.09045; no pass waits for the device. ``curve`` names a published calibration; its published threshold,
@@ -97,5 +95,4 @@ def magcache(curve: str, threshold: float, max_skips: int, retention: float = 0.
     found = known[curve]
     more = {key: tuple(found[key]) for key in ("cond", "uncond", "never", "experts") if key in found}
     policy = Magnitude(threshold, max_skips, retention, **more)
-    name = f"magcache:curve={curve},threshold={threshold},max_skips={max_skips},retention={retention}"
-    return CacheMethod(name, (Rule((STACK,), policy, Hold()),))
+    return BlocksRule(policy, Hold())

@@ -2,9 +2,10 @@ import json
 from importlib.resources import files
 
 from c4d.core.caching.forecasters import Hold
+from c4d.core.caching.method import method
 from c4d.core.caching.policies import Accumulate, Bounded
-from c4d.core.caching.rules import CacheMethod, Rule
-from c4d.core.types import STACK, Probe
+from c4d.core.caching.rules import BlocksRule, Rule
+from c4d.core.types import Probe
 
 RULES = ("clamped", "published")
 SIGNALS = tuple(probe.value for probe in (Probe.TIME_EMBEDDING, Probe.TIME_PROJECTION, Probe.MODULATED_INPUT))
@@ -16,6 +17,7 @@ def published_fits() -> dict[str, dict[str, object]]:
     return fits
 
 
+@method("teacache", example="teacache:threshold=0.1,coefficients=1/0,signal={signal}")
 def teacache(
     threshold: float,
     fit: str | None = None,
@@ -25,7 +27,7 @@ def teacache(
     last: int | None = None,
     max_skips: int | None = None,
     rule: str = "clamped",
-) -> CacheMethod:
+) -> Rule:
     """TeaCache: the stack's residual is reused while the accumulated, rescaled change of a signal stays small.
 
     arXiv 2411.19108. ``fit`` names a published polynomial with its signal and its forced steps; or give
@@ -65,7 +67,4 @@ def teacache(
         raise ValueError(f"warmup must be a whole number of at least 1, got {warmup}")
     inner = Accumulate(threshold, Probe(signal), coefficients or (), clamped=rule == "clamped")
     policy = Bounded(inner, warmup, last, max_skips)
-    curve = f"fit={fit}" if fit else f"coefficients={'/'.join(map(str, coefficients or ()))},signal={signal}"
-    name = f"teacache:threshold={threshold},{curve},warmup={warmup},last={last}"
-    name += (f",max_skips={max_skips}" if max_skips else "") + f",rule={rule}" * (rule != "clamped")
-    return CacheMethod(name, (Rule((STACK,), policy, Hold()),))
+    return BlocksRule(policy, Hold())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
@@ -12,17 +12,18 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from c4d.core.caching.rules import CacheMethod, Rule
+from c4d.core.caching.rules import BlocksRule, CacheMethod, OutputRule, Rule
 from c4d.core.integration.attach import Place
-from c4d.core.integration.offload import Bridge
+from c4d.core.integration.blocks import StandIn, bind, streams, unbind
+from c4d.core.integration.offload import Bridge, onloaded
 from c4d.core.runtime.history import History
 from c4d.core.runtime.report import Entry
 from c4d.core.runtime.signals import Ranks
 from c4d.core.runtime.spectrum import evolved, leading
 from c4d.core.runtime.state import Branch, Field, Tools
 from c4d.core.runtime.steps import Noise
-from c4d.core.spec import ModelSpec
-from c4d.core.types import OUTPUT, STACK, Action, Change, Probe, Step
+from c4d.core.spec import AtEntry, ModelSpec, Stack
+from c4d.core.types import BLOCKS, OUTPUT, Action, Change, Probe, Step
 
 COMPUTE, REUSE = Action.COMPUTE, Action.REUSE
 
@@ -67,7 +68,7 @@ class Pass:
 
     def check(self) -> None:
         """Raises RuntimeError unless the forward that just ended went the way that its spec says."""
-        skipped, at_output = self.action is REUSE, self.whole is not None and OUTPUT in self.whole.at
+        skipped, at_output = self.action is REUSE, isinstance(self.whole, OutputRule)
         if skipped and at_output and not self.answered:
             raise RuntimeError(f"{self.spec.transformer}: its forward was exchanged during the pass; run it again")
         if self.action is None or (not skipped and not (self.exited and self.passed)):
@@ -158,9 +159,97 @@ class Pass:
 
     def _ready(self, rule: Rule) -> bool:
         """True if something is stored that the rule could reuse."""
-        if rule.whole:
-            return rule.at[0] in self.branch.histories
-        return any(key.startswith(f"{kind}:") for kind in rule.at for key in self.branch.histories)
+        return any(key.partition(":")[0] in rule.sites for key in self.branch.histories)
+
+    # -- the loops over blocks
+
+    def iterate(self, stack: Stack, blocks: list[nn.Module]) -> Iterator[Any]:
+        """What a loop over one of the spec's stacks runs in this pass.
+
+        Nothing if it is reused; with a rule that keeps blocks at the end, the others' places are held by fillers, for
+        a loop's body may count. Blocks at which something is to be noted or put in have a stand-in.
+        """
+        rule = self.whole
+        last_blocks = rule.last_blocks if isinstance(rule, BlocksRule) else 0
+        if self.action is REUSE and not last_blocks:
+            return
+        if stack.side or not isinstance(rule, BlocksRule):
+            self.passed += len(blocks) * (not stack.side)
+            yield from self._counted(blocks)
+            return
+        resumed = self._chain_length() - last_blocks
+        for block in blocks:
+            i = self.passed
+            self.passed += 1
+            if self.action is REUSE and i < resumed:
+                yield StandIn(block, lambda _, args, kwargs: unbind(stack, bind(stack, args, kwargs)))
+            elif last_blocks and i == resumed:
+                yield StandIn(block, partial(self._resume_blocks, stack, rule))
+            elif self.action is None and i == max(0, rule.first_blocks - 1):
+                yield StandIn(block, partial(self._measure_blocks, stack))
+                if self.action is REUSE and not last_blocks:
+                    return
+            elif i == 0 and (self.action is None or (self.action is COMPUTE and rule.residual)):
+                yield StandIn(block, partial(self._enter_blocks, stack))
+            else:
+                yield from self._counted([block])
+
+    def _chain_length(self) -> int:
+        """Blocks in the chain."""
+        paths = [stack.path for stack in self.spec.stacks if not stack.side]
+        return sum(len(list(self.call.transformer.get_submodule(path).children())) for path in paths)
+
+    def _counted(self, blocks: Sequence[nn.Module]) -> Iterator[nn.Module]:
+        for block in blocks:
+            self.blocks += 1
+            yield block
+
+    def _enter_blocks(self, stack: Stack, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self.base = bind(stack, args, kwargs)
+        self.blocks += 1
+        return block(*args, **kwargs)
+
+    def _measure_blocks(self, stack: Stack, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Decides at the first block: before it if its input is enough; for HEAD, after the last block of the head."""
+        named = bind(stack, args, kwargs)
+        probes, now = self.method.probes, dict(self.signals)
+        entry = {p: s for p in probes if isinstance(s := self.spec.signals.get(p), AtEntry)}
+        if missing := probes - {*now, *entry, Probe.FIRST_BLOCKS, Probe.OUTPUT}:
+            names = ", ".join(sorted(p.value for p in missing))
+            raise RuntimeError(f"{self.spec.transformer}: {names} did not show up before the blocks; its spec is wrong")
+        if entry:
+            with onloaded(block):
+                mine = self.call.ranks.mine(self.call.transformer, named)
+                now.update({p: s.read(block, mine).detach() for p, s in entry.items()})
+        if Probe.FIRST_BLOCKS not in probes:
+            self.decide(now)
+            if self.action is REUSE:
+                self.base = named
+                return unbind(stack, named)
+            return self._enter_blocks(stack, block, args, kwargs)
+        start = self.base.get("hidden_states", named["hidden_states"])  # of the first block
+        out = block(*args, **kwargs)
+        self.blocks += 1
+        self.base = streams(stack, out)
+        self.decide({**now, Probe.FIRST_BLOCKS: (self.base["hidden_states"] - start).detach()})
+        return out
+
+    def _resume_blocks(
+        self, stack: Stack, rule: BlocksRule, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """The first block of the tail: what came to it is recorded, or replaced by its forecast."""
+        named = bind(stack, args, kwargs)
+        names = [name for name in self.base if isinstance(named.get(name), Tensor)]
+        if self.action is REUSE:
+            history, base = self.branch.histories[BLOCKS], [self.base[name] for name in names]
+            made = self.forecast(history, rule, base)
+            named.update(zip(names, made, strict=True))
+            args = tuple(named[name] for name in stack.takes[: len(args)])
+            kwargs = {name: named[name] for name in kwargs}
+        else:
+            self.record(BLOCKS, rule, [named[name] - self.base[name] for name in names])
+        self.blocks += 1
+        return block(*args, **kwargs)
 
     # -- the exit
 
@@ -168,19 +257,19 @@ class Pass:
         """The hidden state on its way out of the loops: recorded, or replaced by its forecast."""
         self.exited = True
         rule = self.whole
-        if rule is None or rule.at[0] == OUTPUT or rule.tail:
+        if not isinstance(rule, BlocksRule) or rule.last_blocks:
             return x
-        base = None if rule.base == "zero" else self.base.get("hidden_states")
+        base = self.base.get("hidden_states") if rule.residual else None
         if self.action is REUSE:
-            base = x if base is None and rule.base == "input" else base
-            history = self.branch.histories[rule.at[0]]
+            base = x if base is None and rule.residual else base
+            history = self.branch.histories[BLOCKS]
             return self.forecast(history, rule, None if base is None else [base])[0].to(x.dtype)
-        if base is None and rule.base == "input":
+        if base is None and rule.residual:
             raise RuntimeError(
                 f"{self.spec.transformer}: the exit was reached without entering a block; its spec is wrong"
             )
         feature = x if base is None else (x - base).to(base.dtype)
-        self.record(rule.at[0], rule, [feature])
+        self.record(BLOCKS, rule, [feature])
         return x
 
     # -- modules
@@ -195,7 +284,7 @@ class Pass:
             self.modules_reused += reuse
         if reuse:
             history = self.branch.histories[place.key]
-            relative = place.key == OUTPUT and rule.base == "input"
+            relative = isinstance(rule, OutputRule) and rule.residual
             base = [leading(self._latents(), history.shapes[0])] if relative else None
             leaves = self.forecast(history, rule, base)
             if place.key == OUTPUT and rule.forecast.keeps:  # as below
@@ -207,7 +296,8 @@ class Pass:
             raise TypeError(f"{place.key} returned {', '.join(strange)} among its tensors; cannot be cached")
         stored = leaves
         if place.key == OUTPUT:  # the pipeline may go on to change it in place
-            stored = [x - leading(self._latents(), x.shape) if rule.base == "input" else x.clone() for x in leaves]
+            residual = isinstance(rule, OutputRule) and rule.residual
+            stored = [x - leading(self._latents(), x.shape) if residual else x.clone() for x in leaves]
         self.record(place.key, rule, stored).structure = structure
         return out
 
@@ -224,7 +314,7 @@ class Pass:
 
     def forecast(self, history: History, rule: Rule, base: Sequence[Tensor] | None = None) -> list[Tensor]:
         """Every tensor of ``history`` forecast for now, plus its ``base``."""
-        valid = partial(self._valid, spread=rule.at[0] == STACK)
+        valid = partial(self._valid, spread=isinstance(rule, BlocksRule))
         field = Field(self.tools, history, self.call.ranks, valid, self._band)
         return self.tools.forecast(history, rule.forecast, self.time(rule), field, base)
 
@@ -241,7 +331,7 @@ class Pass:
             self.branch.histories[key] = history
         if history.step == now:
             raise RuntimeError(f"{key} ran twice in one pass; its outputs cannot be told apart and so not be cached")
-        if history.step < rule.start:
+        if history.step < rule.drop_before:
             history.clear()
         self.tools.watch(tensors)
         history.push(self.time(rule), tensors)

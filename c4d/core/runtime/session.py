@@ -14,7 +14,6 @@ from c4d.core.integration.hooks import Entered, Unsaved, named
 from c4d.core.integration.offload import Bridge, tracing
 from c4d.core.runtime.forward import Call, Pass
 from c4d.core.runtime.history import Storage
-from c4d.core.runtime.loops import Loops
 from c4d.core.runtime.ownership import Turns
 from c4d.core.runtime.progress_bar import Loop, ProgressBar
 from c4d.core.runtime.report import Entry, Report, timeline, why
@@ -22,7 +21,7 @@ from c4d.core.runtime.signals import Alone, Meter, Ranks
 from c4d.core.runtime.state import Run, Tools, signature_of
 from c4d.core.runtime.steps import Clock, CountingClock, SchedulerClock, check_order
 from c4d.core.spec import ModelSpec, Stack
-from c4d.core.types import Action, Primitives, Probe, Timed
+from c4d.core.types import Action, Primitives, Probe
 
 
 class Session(Entered, Unsaved):
@@ -47,7 +46,7 @@ class Session(Entered, Unsaved):
             check_fit(method, spec)
         self.method = method
         self.current: Pass | None = None
-        self._timed = any(isinstance(rule.policy, Timed) for rule in method.rules)
+        self._timed = any(rule.policy.timed for rule in method.rules)
         self._turns = Turns()
         self._clock = clock  # of forwards outside of the loops of ``pipelines``
         self._pipelines = [pair for pair in pipelines if hasattr(type(pair[0]), "progress_bar")]
@@ -216,7 +215,7 @@ class Session(Entered, Unsaved):
 
     def plan(self, stack: Stack, blocks: list[nn.Module]) -> Any:
         """What a loop over ``stack`` yields: outside a forward simply its blocks."""
-        return iter(blocks) if self.current is None else Loops(self.current).iterate(stack, blocks)
+        return iter(blocks) if self.current is None else self.current.iterate(stack, blocks)
 
     def signal(self, probe: Probe, read: Callable[[Any], Tensor], args: Any, output: Any) -> None:
         if self.current is not None:

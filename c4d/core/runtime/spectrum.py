@@ -15,7 +15,7 @@ from c4d.core.runtime.steps import Noise
 def leading(x: Tensor, shape: Sequence[int]) -> Tensor:
     """``x`` cut to ``shape``: its leading entries along every side that is longer (channels of a condition follow)."""
     if x.ndim != len(shape) or any(have < want for have, want in zip(x.shape, shape, strict=True)):
-        raise ValueError(f"the output {list(shape)} is not like the latents {list(x.shape)}; cache at @stack instead")
+        raise ValueError(f"the output {list(shape)} is not like the latents {list(x.shape)}; cache at @blocks instead")
     return x[tuple(slice(n) for n in shape)]
 
 

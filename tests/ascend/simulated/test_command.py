@@ -16,7 +16,7 @@ from c4d.pipelines import job
 from tests.ascend.simulated.test_memory import limited
 from tests.cli.conftest import c4d, fails, generate  # noqa: F401 - fixtures
 
-METHOD = "taylorseer-lite:interval=3@stack"
+METHOD = "taylorseer-lite:interval=3@blocks"
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_out_of_memory_is_one_line_and_what_is_done_is_kept(c4d, fails, generate
             return produce(*args, **kwargs)
 
         patch.setattr(command, "produce", second_finds_less)
-        line = fails(words, 1, "out of memory on Ascend910B3", "--history-on host", "@stack")
+        line = fails(words, 1, "out of memory on Ascend910B3", "--history-on host", "@blocks")
     assert "set PYTORCH_NPU_ALLOC_CONF=expandable_segments:True" in line and "is kept" in line
     assert len((folder / "manifest.jsonl").read_text().splitlines()) == 2 and not (folder / "001").exists()
     outcome = c4d(*words)

@@ -43,14 +43,14 @@ class Plan(NamedTuple):
         )
 
 
-STACK, MODULES = "taylorseer-lite:interval=2,order=1@stack", "taylorseer:interval=2,order=1"
+BLOCKS, MODULES = "taylorseer-lite:interval=2,order=1@blocks", "taylorseer:interval=2,order=1"
 TEACACHE = "teacache:threshold=0.6,coefficients=1/0,signal=time_projection"
 SITES = 4 * 3 * [WAN]  # attention, cross-attention and MLP of four blocks
 PLANS = [
-    Plan("wan-t2v", STACK, 2 * [WAN]),
-    Plan("wan-t2v", STACK, 2 * [WAN], weights=HALF),  # what leaves its blocks is fp32 even so
-    Plan("wan-t2v", STACK, 2 * [WAN], weights=HALF, kept=HALF),
-    Plan("wan-t2v", STACK, 2 * [WAN], kept=HALF, place="host"),
+    Plan("wan-t2v", BLOCKS, 2 * [WAN]),
+    Plan("wan-t2v", BLOCKS, 2 * [WAN], weights=HALF),  # what leaves its blocks is fp32 even so
+    Plan("wan-t2v", BLOCKS, 2 * [WAN], weights=HALF, kept=HALF),
+    Plan("wan-t2v", BLOCKS, 2 * [WAN], kept=HALF, place="host"),
     Plan("wan-t2v", "taylorseer-lite:interval=2,order=1", 2 * [(1, 4, 2, 16, 16)], dtype=HALF),  # what comes out
     Plan("wan-t2v", "fora:interval=2", SITES, dtype=HALF),
     Plan("wan-t2v", MODULES, 2 * SITES, kept=HALF),
@@ -58,7 +58,7 @@ PLANS = [
     Plan("wan-t2v", "first-block:threshold=0.1", [WAN], [WAN], dtype=HALF),
     Plan("wan-t2v", "first-block:threshold=0.1", [WAN], [WAN], kept=HALF, place="host"),
     Plan("wan-t2v", TEACACHE, [WAN], [(1, 6, 24)]),
-    Plan("flux", STACK, 2 * [IMAGE], dtype=HALF),
+    Plan("flux", BLOCKS, 2 * [IMAGE], dtype=HALF),
     Plan("flux", MODULES, 2 * FLUX),
 ]
 
@@ -161,7 +161,7 @@ def on_the_cpu(method):
 @pytest.mark.parametrize("way", ["group", "group with streams", "model"])
 def test_offloaded_weights(way):
     """They are on the device only while they are needed, also where a cache skips what needs them."""
-    method = "taylorseer-lite:interval=3@stack"
+    method = "taylorseer-lite:interval=3@blocks"
     wanted, trace = on_the_cpu(method)
     gc.collect()
     before, pipe = allocated(), TINY.build()

@@ -36,11 +36,11 @@ SIXTEEN = {
     "flux": (tiny.FLUX, dict(attention_head_dim=16, axes_dims_rope=(4, 6, 6))),
 }
 METHODS = {
-    "stack": ("taylorseer-lite:interval=3@stack", {}),
+    "stack": ("taylorseer-lite:interval=3@blocks", {}),
     "modules": ("fora:interval=3", {}),
     "modules, on the host": ("taylorseer:interval=3,order=1", dict(history_on="host")),
     "stack, on the host, of bf16": (
-        "taylorseer-lite:interval=2,order=2@stack",
+        "taylorseer-lite:interval=2,order=2@blocks",
         dict(history_on="host", history_dtype=torch.bfloat16),
     ),
     "signal": ("teacache:threshold={signal},coefficients=1/0,signal={of},last=0", {}),

@@ -144,9 +144,9 @@ def numbers_that_decide(rank):
     make = torch.Generator().manual_seed(7)
     now, before = (torch.randn(2, 24, 8, generator=make).bfloat16() for _ in range(2))
     mine = slice(12 * rank, 12 * (rank + 1))
-    pair = {Probe.HEAD: (now[:, mine].npu(), before[:, mine].npu())}
+    pair = {Probe.FIRST_BLOCKS: (now[:, mine].npu(), before[:, mine].npu())}
     meter, alone = Meter(Ascend(), agreement), Meter(Ascend(), Alone())
-    seen, own = (each.read(pair, {Probe.HEAD: now.numel()})[Probe.HEAD] for each in (meter, alone))
+    seen, own = (each.read(pair, {Probe.FIRST_BLOCKS: now.numel()})[Probe.FIRST_BLOCKS] for each in (meter, alone))
     whole = [(now.double() - before.double()).abs().sum().item(), before.double().abs().sum().item()]
     assert meter.host_reads == 1 and list(seen) == pytest.approx(whole, rel=1e-6)
     found = [None, None]
