@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from c4d.core.text.grammar import MethodError as MethodError
     from c4d.core.types import Action as Action
     from c4d.core.types import FeatureForecaster as FeatureForecaster
-    from c4d.core.types import Forecaster as Forecaster
+    from c4d.core.types import LinearForecaster as LinearForecaster
     from c4d.core.types import Policy as Policy
     from c4d.core.types import Probe as Probe
     from c4d.parallel import SequenceParallel as SequenceParallel
@@ -39,7 +39,7 @@ PLACES = {
     "CacheMethod": "c4d.core.caching.rules:CacheMethod",
     "MethodError": "c4d.core.text.grammar:MethodError",
     "FeatureForecaster": "c4d.core.types:FeatureForecaster",
-    "Forecaster": "c4d.core.types:Forecaster",
+    "LinearForecaster": "c4d.core.types:LinearForecaster",
     "ModelSpec": "c4d.core.spec:ModelSpec",
     "ModuleRule": "c4d.core.caching.rules:ModuleRule",
     "OutputOf": "c4d.core.spec:OutputOf",

@@ -138,8 +138,6 @@ def _itself(processor: Any) -> Any:
 
 def changed(processor: Any, stock: str) -> str | None:
     """None for a processor of the class ``stock`` as it was made; else what it is, in words."""
-    if isinstance(processor, Processor):
-        return "of another c4d.attention"
     cls = type(processor)
     if f"{cls.__module__}.{cls.__qualname__}" != stock:
         return cls.__name__

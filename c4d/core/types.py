@@ -149,7 +149,7 @@ class Predicted(float):
 
 
 class Forecaster(ABC):
-    """What instead: a linear combination of the last ``history`` computed features.
+    """What instead: made of the last ``history`` computed features.
 
     ``over`` says what its times are: step indices, or noise levels ("sigma"). Of its own forecasts the last ``keeps``
     stay among the features, at times of the class ``Predicted``.
@@ -165,6 +165,10 @@ class Forecaster(ABC):
     @property
     def keeps(self) -> int:
         return 0
+
+
+class LinearForecaster(Forecaster):
+    """A forecast that is a linear combination of the features, by their times alone: one ``lincomb`` on any backend."""
 
     @abstractmethod
     def weights(self, times: Sequence[float], t: float) -> Sequence[float]:

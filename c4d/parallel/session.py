@@ -15,7 +15,7 @@ from c4d.backends import Backend
 from c4d.backends.kernels import Call, choose, name_of
 from c4d.core.attention import compute_dtype
 from c4d.core.integration.attach import session_of
-from c4d.core.integration.hooks import Entered, Hook, Unsaved, named
+from c4d.core.integration.hooks import Entered, Hooks, Layer, Unsaved, named
 from c4d.core.integration.processor_patch import AttentionSession
 from c4d.core.runtime.signals import Alone
 from c4d.core.runtime.steps import SchedulerClock, position
@@ -48,7 +48,7 @@ class Parallel(Entered, Unsaved):
         self.attention, self._join, self._ungroup, self._passed_on = attention, join, ungroup, passed_on
         self._kernels, self._scheduler, self._jointly = kernels, scheduler, jointly
         self._clock = SchedulerClock(lambda: scheduler, checked=False) if hasattr(scheduler, "step_index") else None
-        self._handles: list[Any] = []
+        self._hooks = Hooks(self, Layer.AGREEMENT)
         self._at = 0  # the step of the last call
         self._spread()
         attention.unused, self.unused = None, "c4d.sharded"
@@ -74,9 +74,7 @@ class Parallel(Entered, Unsaved):
             for sharding in self._shardings:
                 sharding.install()
             for fitting in self.attention.fittings if self._together and self._clock else ():
-                enter = Hook(self, self.enter, fitting.transformer)
-                add = fitting.transformer.register_forward_pre_hook
-                self._handles.append(add(enter, prepend=True, with_kwargs=True))
+                self._hooks.before(fitting.transformer, self.enter, fitting.transformer)
             for branching in self._branchings:
                 branching.install()
         except BaseException:
@@ -100,9 +98,7 @@ class Parallel(Entered, Unsaved):
             branching.remove()
         for sharding in self._shardings:
             sharding.remove()
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        self._hooks.remove()
         self.attention.__exit__()
 
     @property

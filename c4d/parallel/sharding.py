@@ -6,14 +6,15 @@ the filling, nobody measures it, and it is cut off again.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from c4d.core.integration.hooks import Hook, Unsaved, parameters
+from c4d.core.integration.hooks import Hooks, Layer, Unsaved, parameters
 from c4d.core.integration.processor_patch import Fitting
 from c4d.core.runtime.signals import check_grid, exact
 from c4d.core.spec import Stack
@@ -96,10 +97,10 @@ class Sharding(Unsaved):
                     f"the spec of {spec.transformer} spreads the tokens of {path!r}, but the model has no such module"
                 ) from None
         self._names = parameters(transformer)
-        self._handles: list[Any] = []
+        self._hooks = Hooks(self, Layer.SHARDING)
 
     def install(self) -> None:
-        get, before, after = self.transformer.get_submodule, self._before, self._after
+        get, before, after = self.transformer.get_submodule, self._hooks.before, partial(self._hooks.after, first=True)
         before(self.transformer, self.enter)
         after(get(self._spread.tokens), self.arise)
         for path, cut in self._spread.alike.items():
@@ -115,9 +116,7 @@ class Sharding(Unsaved):
     def remove(self) -> None:
         for work in self._fitting.works:
             work.spread = None
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        self._hooks.remove()
 
     def valid(self, x: Tensor, spread: bool) -> tuple[Tensor, int]:
         """A signal of a forward without its filling, and how many numbers the ranks have of it."""
@@ -197,9 +196,3 @@ class Sharding(Unsaved):
         out, said = sp_attention(tokens, length, self._kernels, self._mesh.ulysses, self._mesh.ring, text)
         assert said is not None
         return torch.cat((said, out) if text_first else (out, said), 1)
-
-    def _before(self, module: nn.Module, call: Any, *data: Any) -> None:
-        self._handles.append(module.register_forward_pre_hook(Hook(self, call, *data), prepend=True, with_kwargs=True))
-
-    def _after(self, module: nn.Module, call: Any, *data: Any) -> None:
-        self._handles.append(module.register_forward_hook(Hook(self, call, *data), prepend=True))

@@ -53,7 +53,7 @@ def test_the_smallest_change_named_is_one_that_could_have_been_reused():
     """A tiny change on the last step, which is computed whatever it measures, explains nothing."""
     still = [0, 1, 2, 3, 3]
     report = report_of("first-block:threshold=0.05", inputs=lambda i: rand(*CASE.latents, seed=still[i]))
-    assert report.reused == 0 and float(report.why[0].split("head was ")[1].split(",")[0]) > 0.05
+    assert report.reused == 0 and float(report.why[0].split("first_blocks was ")[1].split(",")[0]) > 0.05
 
 
 def test_shapes_that_change_every_time_are_said():

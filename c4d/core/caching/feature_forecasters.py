@@ -11,7 +11,7 @@ from torch import Tensor
 
 from c4d.core.caching.finite_differences import Hermite, Taylor
 from c4d.core.caching.forecasters import Hold
-from c4d.core.types import BLOCKS, OUTPUT, FeatureForecaster, Field, Forecaster
+from c4d.core.types import BLOCKS, OUTPUT, FeatureForecaster, Field, LinearForecaster
 
 
 @dataclass(frozen=True)
@@ -35,19 +35,16 @@ class Bands(FeatureForecaster):
         self.high  # noqa: B018 - checks order and scale
 
     @property
-    def low(self) -> Forecaster:
+    def low(self) -> LinearForecaster:
         return Hold()
 
     @property
-    def high(self) -> Forecaster:
+    def high(self) -> LinearForecaster:
         return Hermite(self.order, scale=self.scale)
 
     @property
     def history(self) -> int:
         return self.high.history
-
-    def weights(self, times: Sequence[float], t: float) -> Sequence[float]:
-        return self.high.weights(times, t)
 
     def combine(self, features: Sequence[Tensor], times: Sequence[float], t: float, field: Field) -> Tensor:
         low, high = self.low.weights(times, t), self.high.weights(times, t)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from c4d.core.types import AXES, Forecaster
+from c4d.core.types import AXES, LinearForecaster
 
 Vector = list[float]
 SMOOTHINGS, ANCHORS = ("exponential", "moving-average"), ("exact", "smoothed")
@@ -26,7 +26,7 @@ def combine(terms: Sequence[tuple[float, Vector]]) -> Vector:
 
 
 @dataclass(frozen=True)
-class Ordered(Forecaster):
+class Ordered(LinearForecaster):
     """A forecaster of some order keeps one feature more."""
 
     order: int = 1

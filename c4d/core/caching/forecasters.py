@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from c4d.core.caching.finite_differences import Hermite, Ordered, Taylor, Vector, combine, one_hot, slope
-from c4d.core.types import Forecaster, Predicted
+from c4d.core.types import LinearForecaster, Predicted
 
 
 @dataclass(frozen=True)
-class Hold(Forecaster):
+class Hold(LinearForecaster):
     """The last computed feature, as it was (FORA, TeaCache, First-Block Cache)."""
 
     @property
@@ -41,7 +41,7 @@ class Newton(Ordered):
 
 
 @dataclass(frozen=True)
-class FoCa(Forecaster):
+class FoCa(LinearForecaster):
     """FoCa: Heun's rule from the last computed feature F, F + x/2 (F' + f'), x = t - t_last (arXiv 2508.16211).
 
     F' is the slope between the last two computed features, f' that between the last two of any kind, forecasts among
@@ -69,7 +69,7 @@ class FoCa(Forecaster):
 
 
 @dataclass(frozen=True)
-class Trend(Forecaster):
+class Trend(LinearForecaster):
     """FasterCache: F + ``weight`` (F - F') of the last two features of any kind, forecasts among them.
 
     arXiv 2410.19355, eq. 4, where the weight grows over the run; diffusers takes 0.5 throughout.
@@ -93,7 +93,7 @@ class Trend(Forecaster):
 
 
 @dataclass(frozen=True)
-class PerStep(Forecaster):
+class PerStep(LinearForecaster):
     """Weights that were learned for each step: (step, weights of the last features, oldest first)."""
 
     table: tuple[tuple[int, tuple[float, ...]], ...]

@@ -7,7 +7,17 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from c4d.core.types import BLOCKS, MODULE_KINDS, OUTPUT, SITES, FeatureForecaster, Forecaster, Policy, Probe
+from c4d.core.types import (
+    BLOCKS,
+    MODULE_KINDS,
+    OUTPUT,
+    SITES,
+    FeatureForecaster,
+    Forecaster,
+    LinearForecaster,
+    Policy,
+    Probe,
+)
 
 
 @dataclass(frozen=True)
@@ -29,9 +39,11 @@ class Rule:
         raise NotImplementedError(f"{type(self).__name__} is of no place: use BlocksRule, OutputRule or ModuleRule")
 
     def __post_init__(self) -> None:
-        for name, kind in (("policy", Policy), ("forecast", Forecaster)):
-            if not isinstance(value := getattr(self, name), kind):
-                raise TypeError(f"{name} is {value!r}; give an instance of a subclass of c4d.{kind.__name__}")
+        if not isinstance(self.policy, Policy):
+            raise TypeError(f"policy is {self.policy!r}; give an instance of a subclass of c4d.Policy")
+        if not isinstance(self.forecast, LinearForecaster | FeatureForecaster):
+            kinds = "c4d.LinearForecaster or c4d.FeatureForecaster"
+            raise TypeError(f"forecast is {self.forecast!r}; give an instance of a subclass of {kinds}")
         if isinstance(self.forecast, FeatureForecaster) and not set(self.sites) <= set(self.forecast.at):
             raise ValueError(
                 f"{type(self.forecast).__name__} reads the features of a whole pass, not {', '.join(self.sites)}: use "

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from c4d.core.caching.rules import BlocksRule, CacheMethod, OutputRule
 from c4d.core.integration.blocks import BlockStack
-from c4d.core.integration.hooks import CacheContext, Forward, Hook, Listener, named
+from c4d.core.integration.hooks import CacheContext, Forward, Hooks, Layer, Listener, named
 from c4d.core.integration.offload import offload_hooks
 from c4d.core.spec import ModelSpec, OutputOf
 from c4d.core.types import BLOCKS, OUTPUT, FeatureForecaster, Probe
@@ -29,7 +29,7 @@ class Attachment:
         self.transformer, self.spec, self._session, self._expert = transformer, spec, session, expert
         self._stacks: list[BlockStack] = []
         self._forwards: dict[str, Forward] = {}
-        self._handles: list[Any] = []
+        self._hooks = Hooks(session, Layer.CACHE)
         self.offloaded: list[tuple[nn.Module, Any]] = []
         self._context: CacheContext | None = None
         self._context_before: Any = None
@@ -45,16 +45,13 @@ class Attachment:
         self._context_before = transformer.__dict__.get("cache_context")
         self._context = CacheContext(session, transformer)
         transformer.__dict__["cache_context"] = self._context
-        add = self._handles.append
-        add(transformer.register_forward_pre_hook(Hook(session, session.enter, self._expert), with_kwargs=True))
-        add(transformer.register_forward_hook(Hook(session, session.leave), always_call=True))
-        door = transformer.get_submodule(self.spec.exit)
-        add(door.register_forward_pre_hook(Hook(session, session.exit), with_kwargs=True))
+        self._hooks.before(transformer, session.enter, self._expert)
+        self._hooks.after(transformer, session.leave, always=True)
+        self._hooks.before(transformer.get_submodule(self.spec.exit), session.exit)
         for probe in method.probes:
             signal = self.spec.signals.get(probe)
             if isinstance(signal, OutputOf):
-                module = transformer.get_submodule(signal.module)
-                add(module.register_forward_hook(Hook(session, session.signal, probe, signal.read)))
+                self._hooks.after(transformer.get_submodule(signal.module), session.signal, probe, signal.read)
         self.refresh(method)
 
     def _check_blocks(self, method: CacheMethod) -> None:
@@ -144,8 +141,7 @@ class Attachment:
         return [block for stack in self._stacks for block in stack._modules.values() if block is not None]
 
     def remove(self) -> None:
-        for handle in self._handles:
-            handle.remove()
+        self._hooks.remove()
         for forward in self._forwards.values():
             forward.remove()
         for stack in self._stacks:
@@ -156,7 +152,7 @@ class Attachment:
                 del self.transformer.__dict__["cache_context"]
                 if self._context_before is not None:
                     self.transformer.__dict__["cache_context"] = self._context_before
-        self._handles, self._stacks, self._forwards = [], [], {}
+        self._stacks, self._forwards = [], {}
 
 
 def session_of(transformer: nn.Module) -> Any:

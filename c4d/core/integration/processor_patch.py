@@ -10,7 +10,7 @@ from torch import nn
 
 from c4d.core.attention import AttentionPrimitives, Processor, Resolve, Work, changed, compute_dtype
 from c4d.core.integration.attach import is_compiled
-from c4d.core.integration.hooks import Entered, Hook, Unsaved
+from c4d.core.integration.hooks import Entered, Hooks, Layer, Unsaved
 from c4d.core.integration.padding import Trim
 from c4d.core.spec import ModelSpec
 
@@ -25,7 +25,7 @@ class Fitting(Unsaved):
         self._primitives, self._resolve = primitives, resolve
         self.trim: Trim | None = None
         self._chosen: dict[tuple[Any, ...], tuple[str, Any]] = {}
-        self._handles: list[Any] = []
+        self._hooks = Hooks(self, Layer.ATTENTION)
         self._placed: list[tuple[nn.Module, Processor]] = []
         self._entered = False
         self._aside: list[tuple[nn.Module, Processor]] = []  # ours that gave way for the forward under way
@@ -43,7 +43,12 @@ class Fitting(Unsaved):
         self._ours: list[tuple[nn.Module, type[Processor]]] = []
         self._left: Counter[str] = Counter()
         for path, module, cls in self._declared():
-            strange = changed(getattr(module, "processor", None), cls.replaces)
+            if isinstance(there := getattr(module, "processor", None), Processor):
+                raise RuntimeError(
+                    f"the attentions of {self.label} are in a c4d.attention or c4d.sharded already: leave that one "
+                    "first (c4d.sharded has kernel= of its own)"
+                )
+            strange = changed(there, cls.replaces)
             if strange is None:
                 self._ours.append((module, cls))
                 self._works.setdefault(cls.heads_of(module), Work(self._primitives, kernel))
@@ -65,25 +70,22 @@ class Fitting(Unsaved):
         if not self._ours:
             return
         self.trim = Trim(self.spec.padding, self.transformer) if self.spec.padding else None
-        add = self._handles.append
-        # First of all hooks: what else looks at the arguments sees those that the forward gets.
-        add(self.transformer.register_forward_pre_hook(Hook(self, self.enter), prepend=True, with_kwargs=True))
-        add(self.transformer.register_forward_hook(Hook(self, self.leave), always_call=True))
+        self._hooks.before(self.transformer, self.enter)
+        self._hooks.after(self.transformer, self.leave, always=True)
         for module, cls in self._ours:
             processor = cls(self._works[cls.heads_of(module)], module.processor)
             self._placed.append((module, processor))
             module.processor = processor  # type: ignore[assignment]
 
     def remove(self) -> None:
-        for handle in self._handles:
-            handle.remove()
+        self._hooks.remove()
         self._give_back()
         self._look()
         for module, processor in self._placed:
             processor.work.rest()
             if module.__dict__.get("processor") is processor:
                 module.processor = processor.before
-        self._handles, self._placed = [], []
+        self._placed = []
 
     @property
     def works(self) -> list[Work]:

@@ -15,7 +15,7 @@ from c4d.core.runtime.branches import Branches
 from c4d.core.runtime.history import History, Storage
 from c4d.core.runtime.signals import Meter, Ranks
 from c4d.core.runtime.spectrum import low_pass
-from c4d.core.types import FeatureForecaster, Forecaster, Predicted, Primitives, Probe
+from c4d.core.types import FeatureForecaster, Forecaster, LinearForecaster, Predicted, Primitives, Probe
 
 
 @dataclass
@@ -126,6 +126,7 @@ class Tools:
         if isinstance(forecaster, FeatureForecaster):
             made = [forecaster.combine(held, history.times, t, replace(of, index=i)) for i, held in enumerate(features)]
         else:
+            assert isinstance(forecaster, LinearForecaster)  # there is no third kind (Rule)
             weights = self._weights(history, forecaster, t)
             if base is not None and not forecaster.keeps:
                 return [
@@ -141,12 +142,12 @@ class Tools:
 
     def basis(self, grid: tuple[tuple[int, ...], ...], cutoff: float, device: torch.device) -> Tensor:
         """:func:`low_pass`, made once."""
-        key = (grid, cutoff, device)
+        key = (grid, device)  # a session has one cutoff
         if key not in self.bases:
             self.bases = {key: low_pass(grid, cutoff).to(device)}
         return self.bases[key]
 
-    def _weights(self, history: History, forecaster: Forecaster, t: float) -> Sequence[float]:
+    def _weights(self, history: History, forecaster: LinearForecaster, t: float) -> Sequence[float]:
         if t != self.weights_for:
             self.weights, self.weights_for = {}, t
         key = (id(forecaster), history.times, history.predicted)  # a forecaster lives as long as its method
