@@ -92,17 +92,7 @@ def ours(steps: int, profile: Profile) -> list[Case]:
         for n in intervals:
             text = f"{name}:interval={n},order={order},warmup={warmup}{site}"
             rows.append((f"{name}{site} order={order},warmup={warmup}", f"interval={n}", text))
-    for forecast, intervals in (
-        ("hold", (2, 3, 4, 5)),
-        ("taylor:order=1", (2, 3, 4, 5)),
-        ("newton:order=2", (2, 3, 4)),
-    ):
-        for n in intervals:
-            text = f"schedule:computed={_listed(every(n, steps))}+{forecast}"
-            rows.append((f"schedule+{forecast}", f"every {n}. and the last", text))
-    for count in (17, 25):
-        text = f"schedule:computed={_listed(mask(count, steps))}+taylor:order=1"
-        rows.append(("schedule+taylor:order=1, three first", f"{count} steps", text))
+    rows += _schedules(steps)
     for threshold in (0.3, 0.5):
         text = f"teacache:threshold={threshold},fit=wan2.1-t2v-1.3b"
         rows.append(("teacache fit=wan2.1-t2v-1.3b", f"threshold={threshold}", text))
@@ -118,6 +108,21 @@ def ours(steps: int, profile: Profile) -> list[Case]:
         text = f"first-block:threshold={threshold},warmup=4+taylor:order=1"
         rows.append(("first-block+taylor:order=1", f"threshold={threshold},warmup=4", text))
     return [_ours(steps, *row) for row in [*rows, *_forecasts(), *_skips(), *_learned(steps, profile)]]
+
+
+def _schedules(steps: int) -> Iterator[Row]:
+    """Computed steps as a list."""
+    for forecast, intervals in (
+        ("hold", (2, 3, 4, 5)),
+        ("taylor:order=1", (2, 3, 4, 5)),
+        ("newton:order=2", (2, 3, 4)),
+    ):
+        for n in intervals:
+            text = f"schedule:computed={_listed(every(n, steps))}+{forecast}"
+            yield f"schedule+{forecast}", f"every {n}. and the last", text
+    for count in (17, 25):
+        text = f"schedule:computed={_listed(mask(count, steps))}+taylor:order=1"
+        yield "schedule+taylor:order=1, three first", f"{count} steps", text
 
 
 def _forecasts() -> Iterator[Row]:

@@ -138,7 +138,7 @@ class ModelSpec:
         declared = {kind for stack in self.stacks for kind in stack.sites}
         return (BLOCKS, OUTPUT, *(kind for kind in MODULE_KINDS if kind in declared))
 
-    def probes(self) -> tuple[Probe, ...]:
+    def measurable(self) -> tuple[Probe, ...]:
         return tuple(
             probe for probe in Probe if probe in self.signals or probe is Probe.FIRST_BLOCKS or self._outside(probe)
         )

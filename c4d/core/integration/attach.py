@@ -49,9 +49,9 @@ class Attachment:
         self._hooks.after(transformer, session.leave, always=True)
         self._hooks.before(transformer.get_submodule(self.spec.exit), session.exit)
         for probe in method.probes:
-            signal = self.spec.signals.get(probe)
-            if isinstance(signal, OutputOf):
-                self._hooks.after(transformer.get_submodule(signal.module), session.signal, probe, signal.read)
+            reader = self.spec.signals.get(probe)
+            if isinstance(reader, OutputOf):
+                self._hooks.after(transformer.get_submodule(reader.module), session.read_signal, probe, reader.read)
         self.refresh(method)
 
     def _check_blocks(self, method: CacheMethod) -> None:
@@ -201,9 +201,9 @@ def check_fit(method: CacheMethod, spec: ModelSpec) -> None:
             raise ValueError(
                 f"{method.name} works on the grid of tokens, which the spec of {spec.transformer} does not tell (grid=)"
             )
-        lacking: set[Probe] = set(rule.policy.probes) - set(spec.probes())
+        lacking: set[Probe] = set(rule.policy.probes) - set(spec.measurable())
         if lacking:
             raise ValueError(
                 f"{method.name} measures {', '.join(sorted(p.value for p in lacking))}, but {spec.transformer} offers "
-                f"{', '.join(p.value for p in spec.probes())}"
+                f"{', '.join(p.value for p in spec.measurable())}"
             )

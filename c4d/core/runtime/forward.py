@@ -55,7 +55,7 @@ class Pass:
         self.rules, self.whole = method.rules, method.whole
         self.actions: list[Action | None] = [None] * len(method.rules)
         self.started = time.perf_counter()
-        self.signals: dict[Probe, Tensor] = {}
+        self.readings: dict[Probe, Tensor] = {}
         if not method.probes:
             self.decide({})
         elif any(probe.outside for probe in method.probes):
@@ -94,17 +94,17 @@ class Pass:
         """Before the forward: what can be known of its arguments alone is; that may decide the pass."""
         probes, latents = self.method.probes, self._latents()
         if wanted := {Probe.INPUT, Probe.INPUT_SINCE} & probes:  # a loop may go on to change its latents in place
-            self.signals.update(dict.fromkeys(wanted, latents.clone()))
+            self.readings.update(dict.fromkeys(wanted, latents.clone()))
         if Probe.SPECTRUM in probes:
-            self.signals[Probe.SPECTRUM] = evolved(latents, self._grid()[0], self.call.noise())
+            self.readings[Probe.SPECTRUM] = evolved(latents, self._grid()[0], self.call.noise())
         if all(probe.outside for probe in probes):
-            self.decide(self.signals)
+            self.decide(self.readings)
 
-    def signal(self, probe: Probe, value: Tensor) -> None:
+    def read_signal(self, probe: Probe, value: Tensor) -> None:
         """A signal that became known before the blocks; when all are in, the pass is decided."""
-        self.signals[probe] = value.detach()
-        if self.action is None and self.method.probes - {Probe.OUTPUT} <= self.signals.keys():
-            self.decide(self.signals)
+        self.readings[probe] = value.detach()
+        if self.action is None and self.method.probes - {Probe.OUTPUT} <= self.readings.keys():
+            self.decide(self.readings)
 
     def _latents(self) -> Tensor:
         inputs = self.call.inputs()
@@ -212,7 +212,7 @@ class Pass:
     def _measure_blocks(self, stack: Stack, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Decides at the first block: before it if its input is enough; for HEAD, after the last block of the head."""
         named = bind(stack, args, kwargs)
-        probes, now = self.method.probes, dict(self.signals)
+        probes, now = self.method.probes, dict(self.readings)
         entry = {p: s for p in probes if isinstance(s := self.spec.signals.get(p), AtEntry)}
         if missing := probes - {*now, *entry, Probe.FIRST_BLOCKS, Probe.OUTPUT}:
             names = ", ".join(sorted(p.value for p in missing))

@@ -217,9 +217,9 @@ class Session(Entered, Unsaved):
         """What a loop over ``stack`` yields: outside a forward simply its blocks."""
         return iter(blocks) if self.current is None else self.current.iterate(stack, blocks)
 
-    def signal(self, probe: Probe, read: Callable[[Any], Tensor], args: Any, output: Any) -> None:
+    def read_signal(self, probe: Probe, read: Callable[[Any], Tensor], args: Any, output: Any) -> None:
         if self.current is not None:
-            self.current.signal(probe, read(output))
+            self.current.read_signal(probe, read(output))
 
     def exit(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """The hidden state enters the module after the loops."""
