@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from c4d.core.spec import ModelSpec as ModelSpec
     from c4d.core.spec import OutputOf as OutputOf
     from c4d.core.spec import Padding as Padding
+    from c4d.core.spec import ShardingPlan as ShardingPlan
     from c4d.core.spec import Site as Site
-    from c4d.core.spec import Spread as Spread
     from c4d.core.spec import Stack as Stack
     from c4d.core.text.grammar import MethodError as MethodError
     from c4d.core.types import Action as Action
     from c4d.core.types import FeatureForecaster as FeatureForecaster
     from c4d.core.types import LinearForecaster as LinearForecaster
     from c4d.core.types import Policy as Policy
-    from c4d.core.types import Probe as Probe
+    from c4d.core.types import Signal as Signal
     from c4d.parallel import SequenceParallel as SequenceParallel
 
     methods = METHODS
@@ -46,10 +46,10 @@ PLACES = {
     "OutputRule": "c4d.core.caching.rules:OutputRule",
     "Padding": "c4d.core.spec:Padding",
     "Policy": "c4d.core.types:Policy",
-    "Probe": "c4d.core.types:Probe",
+    "Signal": "c4d.core.types:Signal",
     "SequenceParallel": "c4d.parallel:SequenceParallel",
     "Site": "c4d.core.spec:Site",
-    "Spread": "c4d.core.spec:Spread",
+    "ShardingPlan": "c4d.core.spec:ShardingPlan",
     "Stack": "c4d.core.spec:Stack",
     "attention": "c4d.api:attention",
     "backends": "c4d.backends:",

@@ -289,7 +289,7 @@ def block_count(case: str) -> int:
 
 
 def signal_of(case: str) -> str:
-    """A probe besides HEAD that the family has."""
+    """A signal besides HEAD that the family has."""
     return "time_projection" if case.startswith("wan") else "modulated_input"
 
 

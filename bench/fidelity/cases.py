@@ -113,7 +113,7 @@ def ours(steps: int, profile: Profile) -> list[Case]:
 def _schedules(steps: int) -> Iterator[Row]:
     """Computed steps as a list."""
     for forecast, intervals in (
-        ("hold", (2, 3, 4, 5)),
+        ("reuse", (2, 3, 4, 5)),
         ("taylor:order=1", (2, 3, 4, 5)),
         ("newton:order=2", (2, 3, 4)),
     ):

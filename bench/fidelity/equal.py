@@ -16,13 +16,13 @@ from bench.clips import GUIDANCE, LENGTH, paired
 from bench.fidelity.cases import every, mask
 from bench.fidelity.others import calibrator_config, static_mask
 from c4d.bundled import generate
-from c4d.core.caching.feature_forecasters import Modes
+from c4d.core.caching.feature_forecasters import DynamicModes
 from c4d.core.caching.finite_differences import Taylor
-from c4d.core.caching.forecasters import FoCa, Hold
+from c4d.core.caching.forecasters import FoCa, Reuse
 from c4d.core.caching.policies import StepMask
 from c4d.core.caching.rules import BlocksRule, CacheMethod, ModuleRule, OutputRule, Rule
-from c4d.core.methods.magcache import Magnitude, published_curves
-from c4d.core.types import Forecaster, Predicted, Probe
+from c4d.core.methods.magcache import MagCachePolicy, published_curves
+from c4d.core.types import Forecaster, Predicted, Signal
 
 INTERVAL, WARMUP, THRESHOLD = 4, 3, 0.12
 CURVE = "wan2.1-t2v-1.3b"
@@ -34,8 +34,8 @@ class MaskAfterHead(StepMask):
     """A fixed schedule whose skipped steps still run the first block, as cache-dit's masks do."""
 
     @property
-    def probes(self) -> frozenset[Probe]:
-        return frozenset({Probe.FIRST_BLOCKS})
+    def signals(self) -> frozenset[Signal]:
+        return frozenset({Signal.FIRST_BLOCKS})
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Undivided(FoCa):
 
 
 @dataclass(frozen=True)
-class StaleSlope(Modes):
+class StaleSlope(DynamicModes):
     """Dynamic modes whose fall-back has the slope F_0 - F_{-2} over the last gap alone, as in cache-dit's port."""
 
     def weights(self, times: Sequence[float], t: float) -> list[float]:
@@ -123,20 +123,20 @@ def _diffusers(steps: int) -> Iterator[Pair]:
         ((text, text, ""),),
     )
     kept = int(0.2 * steps + 0.5)
-    retained = method({*range(kept), *range(kept + 3, steps, 4)}, Hold())
+    retained = method({*range(kept), *range(kept + 3, steps, 4)}, Reuse())
     yield Pair(
         "diffusers MagCache ratios=1, max_skip_steps=3",
         lambda t: peers.hooks(t, MagCacheConfig(num_inference_steps=steps, mag_ratios=[1.0] * steps)),
         (("its steps as a schedule, hold", retained, ""),),
     )
     ratios = MagCacheConfig(num_inference_steps=steps, mag_ratios=published_curves()[CURVE]["cond"], threshold=0.12)
-    policy = Magnitude(0.12, 3, 0.2, tuple(ratios.mag_ratios.tolist()))
+    policy = MagCachePolicy(0.12, 3, 0.2, tuple(ratios.mag_ratios.tolist()))
     own = f"magcache:curve={CURVE},threshold=0.12,max_skips=3"
     yield Pair(
         f"diffusers MagCache ratios of {CURVE}, threshold=0.12",
         lambda t: peers.hooks(t, ratios),
         (
-            ("its ratios, for both branches", CacheMethod("equal", (BlocksRule(policy, Hold()),)), ""),
+            ("its ratios, for both branches", CacheMethod("equal", (BlocksRule(policy, Reuse()),)), ""),
             (own, own, "the unconditional branch has ratios of its own; other step counts are another resampling"),
         ),
     )
@@ -206,7 +206,7 @@ def _cache_dit(steps: int) -> Iterator[Pair]:
         )
     computed = frozenset(mask(17, steps))
     for calibrator, forecast, name in (
-        (None, Hold(), "hold"),
+        (None, Reuse(), "hold"),
         ("TaylorSeer 1", Taylor(1), "taylor:order=1"),
     ):
         after = CacheMethod("equal", (BlocksRule(MaskAfterHead(computed), forecast, drop_before=LATE),))
@@ -224,7 +224,7 @@ def _cache_dit(steps: int) -> Iterator[Pair]:
 def _blocks_and_calibrators(steps: int) -> Iterator[Pair]:
     policy = c4d.methods.first_block(THRESHOLD, warmup=4, last=0).rules[0].policy
     text = f"first-block:threshold={THRESHOLD},warmup=4,last=0"
-    blocks = f"{text},head=2,tail=1"
+    blocks = f"{text},first_blocks=2,last_blocks=1"
     yield Pair(f"cache-dit DBCache F2B1 W4 R={THRESHOLD}", _peer(steps, None, 2, 1, **DYNAMIC), ((blocks, blocks, ""),))
     line = CacheMethod("equal", (BlocksRule(policy, Taylor(1), drop_before=LATE, first_blocks=2, last_blocks=1),))
     yield Pair(

@@ -52,7 +52,7 @@ def models_text() -> str:
             f"  {spec.transformer}",
             *_wrapped(spec.about),
             f"      sites   {', '.join(spec.kinds())}",
-            f"      probes  {', '.join(probe.value for probe in spec.measurable())}",
+            f"      signals  {', '.join(signal.value for signal in spec.measurable())}",
             "",
         ]
     lines += _ignored(SPECS)

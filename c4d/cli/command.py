@@ -25,21 +25,21 @@ from c4d.pipelines import (
     InputError,
     Request,
     Settings,
-    alone_in,
     call_arguments,
     check_attention,
     check_method,
     check_ranks,
     check_writable,
     compile_blocks,
+    exclusive_lock,
     kept,
     load_pipeline,
     memory_explained,
     parse_dtype,
     produce,
     results,
+    run_interleaved,
     skeleton,
-    take_turns,
     write_manifest,
     write_manifest_together,
 )
@@ -74,7 +74,7 @@ def generate(options: Options, stops: Stops) -> None:
     folders = [out / f"{i:03d}" for i in range(len(plan.requests))] if options.prompt_file is not None else [out]
     jobs = list(zip(folders, plan.requests, strict=True))
     with ExitStack() as until_done, memory_explained(plan.backend, settings):
-        notes = job.first(lambda: until_done.enter_context(alone_in(out)))
+        notes = job.first(lambda: until_done.enter_context(exclusive_lock(out)))
         records = job.first(lambda: results(out))
         keep = set[Path]() if options.overwrite else job.first(lambda: kept(jobs, settings, records))
         job.first(lambda: write_manifest(out, records))
@@ -87,7 +87,7 @@ def generate(options: Options, stops: Stops) -> None:
         for folder, request in waiting:
             how: dict[str, Any] = {"backend": plan.backend, "ranks": ranks}
             if not plan.leads:
-                take_turns(pipe, request, settings, progress=False, **how)
+                run_interleaved(pipe, request, settings, progress=False, **how)
                 continue
             shown = not options.quiet and plan.replica == 0
             record, clip = produce(

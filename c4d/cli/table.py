@@ -8,15 +8,15 @@ from c4d.core.integration.attach import check_fit
 from c4d.core.methods import METHODS
 from c4d.core.spec import ModelSpec
 from c4d.core.text.grammar import parse
-from c4d.core.types import Probe
+from c4d.core.types import Signal
 from c4d.models import SPECS
 
-SIGNALS = (Probe.TIME_EMBEDDING, Probe.TIME_PROJECTION, Probe.MODULATED_INPUT)
+SIGNALS = (Signal.TIME_EMBEDDING, Signal.TIME_PROJECTION, Signal.MODULATED_INPUT)
 
 
 def refusal(method: str, spec: ModelSpec) -> str | None:
     """Why the method cannot be used on the model; None if it can."""
-    signal = next((probe for probe in SIGNALS if probe in spec.signals), SIGNALS[0])
+    signal = next((signal for signal in SIGNALS if signal in spec.signals), SIGNALS[0])
     made = parse(METHODS[method].example.format(signal=signal.value))
     try:
         check_fit(made, spec)

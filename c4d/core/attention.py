@@ -42,7 +42,7 @@ class AttentionPrimitives(Protocol):
     ) -> Tensor: ...
 
 
-class Work:
+class AttentionRuntime:
     """What processors of one transformer share whose heads are as many and as large: primitives and chosen kernels.
 
     Kernels are chosen before a forward and hold until its end. In between, as in a forward that was called past the
@@ -103,7 +103,7 @@ class Processor:
     replaces = ""
     kind = "attention"
 
-    def __init__(self, work: Work, before: Any) -> None:
+    def __init__(self, work: AttentionRuntime, before: Any) -> None:
         self.work, self.before = work, before
 
     @property  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""The words of c4d: actions, probes, steps; what policies and forecasters are; what the core needs of a backend."""
+"""The words of c4d: actions, signals, steps; what policies and forecasters are; what the core needs of a backend."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Action(enum.Enum):
     REUSE = "reuse"
 
 
-class Probe(enum.Enum):
+class Signal(enum.Enum):
     """A tensor whose change a policy may ask for before it decides."""
 
     TIME_EMBEDDING = "time_embedding"  # the embedded timestep, before its projection to modulations
@@ -39,16 +39,16 @@ class Probe(enum.Enum):
     @property
     def anchored(self) -> bool:
         """True if it is compared with the last computed step, False if with the previous step."""
-        return self in (Probe.FIRST_BLOCKS, Probe.INPUT_SINCE)
+        return self in (Signal.FIRST_BLOCKS, Signal.INPUT_SINCE)
 
     @property
     def outside(self) -> bool:
         """True if it is known before the transformer runs."""
-        return self in (Probe.INPUT, Probe.INPUT_SINCE, Probe.OUTPUT, Probe.SPECTRUM)
+        return self in (Signal.INPUT, Signal.INPUT_SINCE, Signal.OUTPUT, Signal.SPECTRUM)
 
 
-class Change(NamedTuple):
-    """How far a probe moved: ``delta`` = sum|now - before|, ``base`` = sum|before|, both over all ranks."""
+class RelativeL1(NamedTuple):
+    """How far a signal moved: ``delta`` = sum|now - before|, ``base`` = sum|before|, both over all ranks."""
 
     delta: float
     base: float
@@ -80,7 +80,7 @@ class Step(NamedTuple):
     timestep: float | None = None
 
 
-Measured = Sequence[tuple[Step, Mapping[Probe, Change]]]
+Measured = Sequence[tuple[Step, Mapping[Signal, RelativeL1]]]
 
 
 class Policy(ABC, Generic[S]):
@@ -92,7 +92,7 @@ class Policy(ABC, Generic[S]):
     """
 
     @property
-    def probes(self) -> frozenset[Probe]:
+    def signals(self) -> frozenset[Signal]:
         """What must be measured first; empty means that no pass ever waits for the device."""
         return frozenset()
 
@@ -109,7 +109,7 @@ class Policy(ABC, Generic[S]):
     @abstractmethod
     def init(self) -> S: ...
     @abstractmethod
-    def decide(self, state: S, step: Step, seen: Mapping[Probe, Change]) -> tuple[Action, S]: ...
+    def decide(self, state: S, step: Step, seen: Mapping[Signal, RelativeL1]) -> tuple[Action, S]: ...
 
     def idle(self, total: int, measured: Measured) -> str:
         """In words, why a run of ``total`` steps that ``measured`` this reused nothing."""
@@ -126,8 +126,8 @@ class Wrapper(Policy[S]):
     inner: Policy[Any]
 
     @property
-    def probes(self) -> frozenset[Probe]:
-        return self.inner.probes
+    def signals(self) -> frozenset[Signal]:
+        return self.inner.signals
 
     @property
     def timed(self) -> bool:
@@ -175,7 +175,7 @@ class LinearForecaster(Forecaster):
         """One weight for each of ``times`` (oldest first) to predict time ``t``."""
 
 
-class Field(Protocol):
+class FeatureOps(Protocol):
     """What a forecaster that reads the features may ask of them."""
 
     def lincomb(self, features: Sequence[Tensor], weights: Sequence[float]) -> Tensor: ...
@@ -207,7 +207,7 @@ class FeatureForecaster(Forecaster):
         return False
 
     @abstractmethod
-    def combine(self, features: Sequence[Tensor], times: Sequence[float], t: float, field: Field) -> Tensor:
+    def combine(self, features: Sequence[Tensor], times: Sequence[float], t: float, field: FeatureOps) -> Tensor:
         """The forecast at ``t`` of ``features`` (oldest first)."""
 
 

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from c4d.core.integration.hooks import Forward, Hooks, Layer, Unsaved, named
+from c4d.core.integration.hooks import ForwardPatch, Hooks, Layer, Unsaved, named
 from c4d.parallel.agree import refuse_alone
 from c4d.parallel.collectives import Group, gather
 
@@ -22,7 +22,7 @@ BRANCHES = 2
 PAIRS = "cfg=2 needs every step to call the transformer for both branches of guidance, one after the other"
 
 
-class Branching(Unsaved):
+class CFGParallel(Unsaved):
     """The calls of one transformer, of which this rank computes every other one.
 
     ``place()`` is the same in both calls of a step and another one in the next. Without it (a loop of one's own) the
@@ -36,13 +36,13 @@ class Branching(Unsaved):
         self._place = place
         self.current = self  # what Forward hands to its wrapper
         self._hooks = Hooks(self, Layer.BRANCHES)
-        self._forward: Forward | None = None
+        self._forward: ForwardPatch | None = None
         self._reset()
 
     def install(self) -> None:
         self._hooks.before(self.transformer, self.enter)
         self._hooks.after(self.transformer, self.leave, first=True, always=True)
-        self._forward = Forward(self, self.transformer, unless_elsewhere)  # type: ignore[arg-type]
+        self._forward = ForwardPatch(self, self.transformer, unless_elsewhere)  # type: ignore[arg-type]
 
     def remove(self) -> None:
         self._hooks.remove()
@@ -124,5 +124,5 @@ def told(timestep: Any) -> Any:
     return timestep.tolist() if isinstance(timestep, Tensor) else timestep
 
 
-def unless_elsewhere(current: Branching, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+def unless_elsewhere(current: CFGParallel, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     return current.skipped() if current.elsewhere else original(*args, **kwargs)

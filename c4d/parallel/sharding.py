@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from c4d.core.integration.hooks import Hooks, Layer, Unsaved, parameters
-from c4d.core.integration.processor_patch import Fitting
+from c4d.core.integration.processor_patch import ProcessorPatch
 from c4d.core.runtime.signals import check_grid, exact
 from c4d.core.spec import Stack
 from c4d.parallel.agree import refuse_alone
@@ -24,7 +24,7 @@ from c4d.parallel.collectives import gather
 from c4d.parallel.mesh import Mesh
 
 
-class Cut:
+class TokenShard:
     """A rank's part of the tokens; ``length`` is how many there are, known from where they arise on."""
 
     def __init__(self, position: int, ranks: int) -> None:
@@ -66,7 +66,7 @@ def is_of_keys(mask: Tensor) -> bool:
     return mask.dtype == torch.bool and mask.ndim == 4 and mask.shape[1] == mask.shape[2] == 1
 
 
-def check_whole(fitting: Fitting) -> None:
+def check_whole(fitting: ProcessorPatch) -> None:
     """Raises ValueError if an attention of this model would see a part of the tokens alone."""
     if fitting.left:
         raise ValueError(
@@ -78,7 +78,7 @@ def check_whole(fitting: Fitting) -> None:
 class Sharding(Unsaved):
     """The hooks that spread one transformer's tokens over the ranks of ``mesh``, for the time of a ``with`` block."""
 
-    def __init__(self, fitting: Fitting, mesh: Mesh, kernels: Kernels) -> None:
+    def __init__(self, fitting: ProcessorPatch, mesh: Mesh, kernels: Kernels) -> None:
         transformer, spec = fitting.transformer, fitting.spec
         if spec.spread is None:
             raise ValueError(
@@ -88,7 +88,7 @@ class Sharding(Unsaved):
         assert mesh.sequence is not None
         self.transformer, self.spec, self._spread, self._group = transformer, spec, spec.spread, mesh.sequence
         self._mesh, self._fitting, self._kernels = mesh, fitting, kernels
-        self.cut = Cut(mesh.position, mesh.sequence.size)
+        self.cut = TokenShard(mesh.position, mesh.sequence.size)
         for path in (spec.spread.tokens, spec.spread.gather, *spec.spread.alike):
             try:
                 transformer.get_submodule(path)

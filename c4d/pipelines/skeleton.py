@@ -65,8 +65,8 @@ def check_method(pipe: Any, method: CacheMethod, *, backend: Backend, steps: int
     for rule in method.rules:
         if steps is not None and (made_for := rule.policy.steps) not in (None, steps):
             raise InputError(
-                f"method {method.name!r} is made for {made_for} steps, and the run has {steps}: give --steps {made_for}, "
-                "or a schedule of your own (c4d methods explains them all)"
+                f"method {method.name!r} is made for {made_for} steps, and the run has {steps}: give --steps "
+                f"{made_for}, or a schedule of your own (c4d methods explains them all)"
             )
     try:
         with c4d.cached(pipe, method, backend=backend):

@@ -39,7 +39,7 @@ class Hopper(Cuda):
 
 
 HERE = BACKENDS = {"cpu": Reference, "cuda": Hopper}
-KERNELS = [("cpu", "sdpa"), ("cpu", "written-out"), ("cpu", "auto")] + [
+KERNELS = [("cpu", "sdpa"), ("cpu", "math"), ("cpu", "auto")] + [
     ("cuda", name) for name in ("cudnn", "flash", "efficient", "auto")
 ]
 if DEVICE is not None:
@@ -109,7 +109,7 @@ def test_attention_and_its_lse_are_those_of_double_precision(backend, name, dtyp
             assert out.dtype == dtype and out.shape == q.shape
             assert (out.double() - want).abs().max() <= TOLERANCE[dtype] * max(1.0, want.abs().max())
     if not tried:
-        assert dtype not in made.dtypes or name not in ("auto", "written-out")
+        assert dtype not in made.dtypes or name not in ("auto", "math")
         pytest.skip("refused by its limits")
 
 
@@ -142,9 +142,9 @@ def test_written_out_holds_one_tile_at_a_time(monkeypatch):
     shape = (2, 50, 40, 3, 16)
     q, k, v = tensors(shape, torch.float32)
     masks = [None, *(a_mask(kind, shape, torch.float32) for kind in ("keys", "full", "additive"))]
-    whole = [Reference().attention_lse(q, k, v, mask=mask, kernel="written-out") for mask in masks]
+    whole = [Reference().attention_lse(q, k, v, mask=mask, kernel="math") for mask in masks]
     monkeypatch.setattr(reference, "TILE", 2 * 3 * 40 * 7)
-    tiled = [Reference().attention_lse(q, k, v, mask=mask, kernel="written-out") for mask in masks]
+    tiled = [Reference().attention_lse(q, k, v, mask=mask, kernel="math") for mask in masks]
     torch.testing.assert_close(whole, tiled, rtol=1e-6, atol=1e-6)
 
 
@@ -211,18 +211,34 @@ def test_auto_takes_the_best_exact_kernel_that_this_gpu_runs(monkeypatch, tmp_pa
     table = kernels(capability)
     call = Call(torch.bfloat16, 64)
     able = [n for n, k in table.items() if not k.lossy and not k.missing() and not k.limits.refusal(call)]
-    assert able == [*order, "sdpa", "written-out"]
+    assert able == [*order, "sdpa", "math"]
     assert choose(table, call) is table[order[0]]
 
 
 @pytest.mark.parametrize(
     ("name", "call", "words"),
     [
-        ("flash", Call(torch.float32, 64), "takes bfloat16, float16, not float32; these would do: efficient, sdpa"),
+        (
+            "flash",
+            Call(torch.float32, 64),
+            "takes bfloat16, float16, not float32; these would do: efficient, sdpa",
+        ),
         ("flash", Call(torch.bfloat16, 260), "takes head sizes from 8 to 256 in steps of 8, not 260"),
-        ("cudnn", Call(torch.bfloat16, 256), "takes head sizes from 8 to 128 in steps of 8, not 256; these .* flash"),
-        ("cudnn", Call(torch.bfloat16, 64, "keys"), r"does not take a boolean mask of keys, \[B or 1, 1, 1, Sk\]"),
-        ("flash", Call(torch.bfloat16, 64, "additive"), "does not take an additive mask; these would do: efficient"),
+        (
+            "cudnn",
+            Call(torch.bfloat16, 256),
+            "takes head sizes from 8 to 128 in steps of 8, not 256; these .* flash",
+        ),
+        (
+            "cudnn",
+            Call(torch.bfloat16, 64, "keys"),
+            r"does not take a boolean mask of keys, \[B or 1, 1, 1, Sk\]",
+        ),
+        (
+            "flash",
+            Call(torch.bfloat16, 64, "additive"),
+            "does not take an additive mask; these would do: efficient",
+        ),
         ("flash-2", Call(torch.bfloat16, 64), "needs the package flash_attn, which is not installed"),
         ("sage", Call(torch.bfloat16, 72), "takes head sizes 64, 96, 128, not 72"),
         (
@@ -249,7 +265,7 @@ def test_a_gpu_that_is_too_old_or_missing_is_named():
 
 
 def test_an_unknown_kernel_is_told_the_known_ones():
-    with pytest.raises(ValueError, match="unknown attention kernel 'fa': known are auto, sdpa, written-out"):
+    with pytest.raises(ValueError, match="unknown attention kernel 'fa': known are auto, sdpa, math"):
         Reference().attention(*tensors(SHAPES[0], torch.float32), kernel="fa")
 
 

@@ -32,7 +32,7 @@ def test_models(c4d):
     text = " ".join(c4d("models").out.split())
     for spec in SPECS.values():
         assert f"{spec.transformer} {spec.about}" in text
-        assert f"sites {', '.join(spec.kinds())} probes {', '.join(p.value for p in spec.measurable())}" in text
+        assert f"sites {', '.join(spec.kinds())} signals {', '.join(p.value for p in spec.measurable())}" in text
     for name, model in BUNDLED.items():
         assert f"{name} {model.about}" in text and model.example in text
 

@@ -23,14 +23,14 @@ def generate(saved, tmp_path):
     return ["generate", "--model", saved, "--prompt", "a red circle", *sizes, "--quiet", "--out", tmp_path / "out"]
 
 
-@pytest.mark.parametrize("attention", ["auto", "own", "written-out"])
+@pytest.mark.parametrize("attention", ["auto", "own", "math"])
 def test_a_picture(c4d, generate, tmp_path, attention):
     outcome = c4d(*generate, "--cache", "taylorseer-lite:interval=2@blocks", "--compare", "--attention", attention)
     assert outcome.code == 0 and outcome.err == "", outcome.err
     record = json.loads((tmp_path / "out" / "report.json").read_text())
     assert record["clip"]["frames"] == 1 and (tmp_path / "out" / "image.png").exists()
     assert record["session"]["timelines"] == {"cond": "CrCrCr"} and record["fidelity"]["cached"]["psnr_db"] > 20
-    through = {"auto": "through sdpa", "own": "the model's own", "written-out": "through written-out"}[attention]
+    through = {"auto": "through sdpa", "own": "the model's own", "math": "through math"}[attention]
     page = (tmp_path / "out" / "report.html").read_text()
     assert record["attention"][0].endswith(through) and through in unescape(page)
 
@@ -40,7 +40,7 @@ def test_what_does_not_fit_is_told(fails, generate):
     fails([*generate, "--frames", "5"], 2, "takes no --frames")
     fails([*generate, "--prompt", "a" * 600], 2, "--prompt has 6", "reads 512")
     fails([*generate, "--negative-prompt", "blue"], 2, "true_cfg_scale")
-    fails([*generate, "--attention", "flash"], 2, "--attention 'flash'", "known are auto, sdpa, written-out", "doctor")
+    fails([*generate, "--attention", "flash"], 2, "--attention 'flash'", "known are auto, sdpa, math", "doctor")
     fails([*generate, "--cache", "teacache:threshold=0.1,fit=wan2.1-t2v-1.3b"], 2, "time_embedding", "c4d models")
 
 

@@ -16,7 +16,7 @@ import torch
 from imageio_ffmpeg import get_ffmpeg_exe
 
 from c4d.pipelines import GenerationError
-from c4d.pipelines.output import alone_in, atomic, write_clip, write_json
+from c4d.pipelines.output import atomic, exclusive_lock, write_clip, write_json
 from tests.cli.conftest import PROMPT, QUICK
 
 OTHER = "a blue square moving up on a white background"
@@ -99,7 +99,7 @@ def test_what_was_there_stays_until_its_successor_is_made(c4d, fails, generate, 
     def fall(*_, **__):
         raise GenerationError("no clip")
 
-    monkeypatch.setattr("c4d.pipelines.job.take_turns", fall)
+    monkeypatch.setattr("c4d.pipelines.job.run_interleaved", fall)
     fails([*generate, "--overwrite", "--seed", 1], 1, "no clip")
     assert contents(generate[-1]) == before
 
@@ -163,7 +163,7 @@ def test_a_film_that_is_not_whole(fails, generate, tmp_path, monkeypatch, script
 def test_one_process_a_folder(c4d, fails, generate):
     folder = generate[-1]
     folder.mkdir()
-    with alone_in(folder) as notes:
+    with exclusive_lock(folder) as notes:
         assert notes == []
         fails(generate, 2, str(folder), "another process", "another folder")
     assert not list(folder.iterdir())

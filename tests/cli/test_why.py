@@ -108,7 +108,7 @@ def test_fractions():
     assert set(passes(0, 0, 0, 0, 0)) | set(steps(0, 0, 0)) == set(PHASES)
 
 
-class Clock(Reference):
+class StepTracker(Reference):
     """A device whose time is the number of waits for it."""
 
     waits = 0
@@ -118,7 +118,7 @@ class Clock(Reference):
 
 
 def test_a_device_is_waited_for_at_the_borders_alone():
-    backend = Clock()
+    backend = StepTracker()
     backend.asynchronous = True
     pipe = load_pipeline("wan-tiny", backend=Reference())
     hooks = (len(pipe.transformer._forward_pre_hooks), len(pipe.transformer._forward_hooks))

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from c4d.core.caching.finite_differences import Hermite, Taylor, backward_differences
-from c4d.core.caching.forecasters import FoCa, Hold, Newton, Trend
+from c4d.core.caching.forecasters import FoCa, LinearExtrapolation, Newton, Reuse
 from c4d.core.types import Predicted
 
 SMOOTH = [
@@ -18,9 +18,9 @@ SMOOTH = [
     Taylor(3, smoothing="moving-average"),
     Hermite(2, smoothing="exponential", alpha=0.4),
 ]
-LINEAR = [Hold(), *(Taylor(k) for k in range(5)), *(Newton(k) for k in range(5)), Hermite(1), FoCa(), *SMOOTH[:2]]
+LINEAR = [Reuse(), *(Taylor(k) for k in range(5)), *(Newton(k) for k in range(5)), Hermite(1), FoCa(), *SMOOTH[:2]]
 LAGGING = [
-    Trend(0.5),
+    LinearExtrapolation(0.5),
     Taylor(1, smoothing="moving-average", anchor="smoothed"),
     Hermite(2),
     Hermite(3, scale=0.71),

@@ -11,14 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from c4d.core.caching.finite_differences import Hermite, Taylor
-from c4d.core.caching.forecasters import Hold, Newton
+from c4d.core.caching.forecasters import Newton, Reuse
 from c4d.core.caching.policies import Accumulate, Bounded, Interval, StepMask
 from c4d.core.caching.rules import BlocksRule, CacheMethod, ModuleRule, Rule
 from c4d.core.methods import METHODS, published
 from c4d.core.methods.magcache import published_curves
 from c4d.core.methods.teacache import published_fits
 from c4d.core.text.grammar import FORECASTERS, MethodError, describe, parse
-from c4d.core.types import Probe
+from c4d.core.types import Signal
 
 WAY_OUT = " (c4d methods explains them all)"
 PROFILES = Path(__file__).parent / "profiles"
@@ -63,7 +63,7 @@ def arguments(text):
 def test_composition():
     rule = parse("teacache:threshold=0.15,coefficients=1/0,signal=time_embedding+newton:order=2@blocks").rules[0]
     assert rule.forecast == Newton(2) and rule.sites == ("blocks",)
-    assert rule.policy == Bounded(Accumulate(0.15, Probe.TIME_EMBEDDING, (1.0, 0.0)), 1, 1, None)
+    assert rule.policy == Bounded(Accumulate(0.15, Signal.TIME_EMBEDDING, (1.0, 0.0)), 1, 1, None)
     assert parse("taylorseer:interval=5@attn, mlp").rules[0].sites == ("attn", "mlp")
     assert parse("fora:interval=4+taylor").rules[0].forecast == Taylor(1)
     assert parse("schedule:computed=0").rules[0].policy == StepMask(frozenset({0}))
@@ -73,9 +73,9 @@ def test_published_rules():
     assert parse("taylorseer:interval=6,order=2,warmup=3").rules == (
         ModuleRule(Interval(6, 3), Taylor(2), drop_before=1),
     )
-    assert METHODS.fora(interval=3).rules == (ModuleRule(Interval(3), Hold()),)
+    assert METHODS.fora(interval=3).rules == (ModuleRule(Interval(3), Reuse()),)
     ret = parse("teacache:threshold=0.1,fit=wan2.1-t2v-14b-ret").rules[0].policy
-    assert ret.first == 5 and ret.last == 0 and ret.inner.probe is Probe.TIME_PROJECTION
+    assert ret.first == 5 and ret.last == 0 and ret.inner.signal is Signal.TIME_PROJECTION
 
 
 def test_fits_name_their_source():
@@ -89,7 +89,7 @@ CHANGED = {"threshold": "0.5", "interval": "7", "computed": "0/9"}
 
 @pytest.mark.parametrize(("method", "model"), [(m, model) for m, models in published().items() for model in models])
 def test_what_is_published_can_be_said_and_changed(method, model):
-    asked = "+hold@blocks" if method != "easycache" else ""
+    asked = "+reuse@blocks" if method != "easycache" else ""
     key = next(key for key in CHANGED if key in published()[method][model])
     text = f"{method}:published={model},{key}={CHANGED[key]}"
     change = CHANGED[key] if key != "computed" else "frozenset({0, 9})"
@@ -152,11 +152,11 @@ def test_an_output_is_not_a_residual():
         ("fora:interval=-3", "at least 1, got -3"),
         ("taylorseer:interval=5,order=11", "from 0 to 8, got 11"),
         ("taylorseer:interval=5,warmup=0", "warmup must be a whole number of at least 1, got 0"),
-        ("fora:interval=3+spline", "unknown forecaster 'spline'.*hold, taylor, hermite"),
+        ("fora:interval=3+spline", "unknown forecaster 'spline'.*reuse, taylor, hermite"),
         ("fora:interval=3+", "unknown forecaster ''"),
         ("fora:interval=3+4", "whole number, got '3[+]4'"),
         ("fora:interval=3+taylor+newton", "unknown forecaster 'taylor[+]newton'"),
-        ("fora:interval=3+hold:order=1", "hold takes no options; write hold alone"),
+        ("fora:interval=3+reuse:order=1", "reuse takes no options; write reuse alone"),
         ("fora:interval=3+taylor:", "options expected after taylor.*order=1"),
         ("fora:interval=3+taylor:order", "needs a value for order"),
         ("fora:interval=3+taylor:order=x", "whole number, got 'x'"),
@@ -166,9 +166,12 @@ def test_an_output_is_not_a_residual():
         ("fora:interval=3+hermite:scale=1", "scale must be between 0 and 1, got 1"),
         ("fora:interval=3+taylor:order=2,smoothing=cubic", "unknown smoothing 'cubic': known are exponential"),
         ("fora:interval=3+taylor:smoothing=moving-average", "order is 1: take order=2 or anchor=smoothed"),
-        ("fora:interval=3+bands", "Bands reads the features of a whole pass, not attn.*@blocks"),
-        ("taylorseer-lite:interval=3+bands", "Bands reads the features of a whole pass, not output: use @blocks"),
-        ("fora:interval=3+dmd", "Modes reads the features of a whole pass.*@blocks or @output"),
+        ("fora:interval=3+bands", "FrequencySplit reads the features of a whole pass, not attn.*@blocks"),
+        (
+            "taylorseer-lite:interval=3+bands",
+            "FrequencySplit reads the features of a whole pass, not output",
+        ),
+        ("fora:interval=3+dmd", "DynamicModes reads the features of a whole pass.*@blocks or @output"),
         ("dmd:interval=3,window=3", "window must be a whole number of at least 4, got 3"),
         ("dmd:interval=3,window=5,rank=5", "rank must be from 1 to 4"),
         ("freqca:interval=3,cutoff=0", "cutoff must be between 0 and 1, got 0"),
@@ -251,7 +254,7 @@ def test_errors_name_the_value_and_the_way_out(text, says):
     [
         ("  fora : interval = 3 ", "fora:interval=3"),
         ("fora:interval=3+taylor:order=2 @ attn , mlp", "fora:interval=3+taylor:order=2@attn,mlp"),
-        ("first-block:threshold=1e+3+hold", "first-block:threshold=1000"),
+        ("first-block:threshold=1e+3+reuse", "first-block:threshold=1000"),
         ("schedule:computed=0/5/2", "schedule:computed=0/2/5"),
     ],
 )
@@ -360,16 +363,16 @@ def test_describe_lists_every_parameter():
 
 
 def test_overlapping_rules_are_refused():
-    rule = ModuleRule(Interval(2), Hold(), ("attn",))
+    rule = ModuleRule(Interval(2), Reuse(), ("attn",))
     with pytest.raises(ValueError, match="overlap at attn, attn"):
         CacheMethod("mine", (rule, rule))
     with pytest.raises(ValueError, match="overlap"):
-        CacheMethod("mine", (rule, BlocksRule(Interval(2), Hold())))
+        CacheMethod("mine", (rule, BlocksRule(Interval(2), Reuse())))
     with pytest.raises(ValueError, match="at least one rule"):
         CacheMethod("mine", ())
     with pytest.raises(NotImplementedError, match="Rule is of no place: use BlocksRule"):
         Rule(Interval(2), Taylor(1)).sites  # noqa: B018 - raises
     with pytest.raises(TypeError, match=r"policy is 'often'; give an instance of a subclass of c4d\.Policy"):
-        BlocksRule("often", Hold())
+        BlocksRule("often", Reuse())
     with pytest.raises(ValueError, match="unknown site mulp"):
-        ModuleRule(Interval(2), Hold(), ("mulp",))
+        ModuleRule(Interval(2), Reuse(), ("mulp",))

@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from c4d.backends.reference import Reference
-from c4d.core.runtime.history import History, Storage
+from c4d.core.runtime.history import History, HistoryConfig
 from c4d.core.types import Predicted
 
 BACKEND = Reference()
 
 
 def ring_of(length, keeps=0):
-    return History(length, Storage(), BACKEND, keeps)
+    return History(length, HistoryConfig(), BACKEND, keeps)
 
 
 def held(history):
@@ -21,7 +21,7 @@ def held(history):
 
 
 def test_ring_keeps_the_newest_and_counts_bytes():
-    ring = History(2, Storage(), BACKEND)
+    ring = History(2, HistoryConfig(), BACKEND)
     for t in range(4):
         ring.push(t, [torch.full((3, 5), float(t))])
         assert held(ring) == min(t + 1, 2) * 3 * 5 * 4
@@ -31,7 +31,7 @@ def test_ring_keeps_the_newest_and_counts_bytes():
 
 @pytest.mark.parametrize("place", ["device", "host"])
 def test_dtype_and_place(place):
-    ring = History(2, Storage(torch.bfloat16, place), BACKEND)
+    ring = History(2, HistoryConfig(torch.bfloat16, place), BACKEND)
     x = torch.randn(4, 6)
     ring.push(0, [x, x[:2]])
     assert ring.width == 2 and held(ring) == (24 + 12) * 2
@@ -40,13 +40,13 @@ def test_dtype_and_place(place):
 
 def test_host_is_a_copy_and_device_is_not():
     x = torch.randn(4)
-    device, host = History(1, Storage(), BACKEND), History(1, Storage(place="host"), BACKEND)
+    device, host = History(1, HistoryConfig(), BACKEND), History(1, HistoryConfig(place="host"), BACKEND)
     device.push(0, [x]), host.push(0, [x])
     assert device.features(0)[0].data_ptr() == x.data_ptr() and host.features(0)[0].data_ptr() != x.data_ptr()
 
 
 def test_two_views_of_one_tensor_count_once():
-    ring, joint = History(1, Storage(), BACKEND), torch.randn(1, 10, 4)
+    ring, joint = History(1, HistoryConfig(), BACKEND), torch.randn(1, 10, 4)
     ring.push(0, [joint, joint.mT])
     assert held(ring) == joint.nbytes
 
@@ -54,25 +54,25 @@ def test_two_views_of_one_tensor_count_once():
 @pytest.mark.parametrize("dtype", [None, torch.float32])
 @pytest.mark.parametrize("batch", [1, 2])  # of one, a slice of the tokens is contiguous
 def test_a_slice_does_not_keep_its_parent(batch, dtype):
-    ring, joint = History(1, Storage(dtype), BACKEND), torch.randn(batch, 10, 4)
+    ring, joint = History(1, HistoryConfig(dtype), BACKEND), torch.randn(batch, 10, 4)
     ring.push(0, [joint[:, :6]])
     assert held(ring) == batch * 6 * 4 * 4 and torch.equal(ring.features(0)[0], joint[:, :6])
 
 
 def test_another_shape_begins_anew():
-    ring = History(3, Storage(), BACKEND)
+    ring = History(3, HistoryConfig(), BACKEND)
     ring.push(0, [torch.zeros(2)]), ring.push(1, [torch.zeros(3)])
     assert ring.times == (1.0,)
 
 
 def test_features_carry_no_graph():
-    ring, x = History(1, Storage(), BACKEND), torch.ones(3, requires_grad=True)
+    ring, x = History(1, HistoryConfig(), BACKEND), torch.ones(3, requires_grad=True)
     ring.push(0, [x * 2])
     assert not ring.features(0)[0].requires_grad
 
 
 def test_clear():
-    ring = History(1, Storage(), BACKEND)
+    ring = History(1, HistoryConfig(), BACKEND)
     ring.push(0, [torch.zeros(2)])
     ring.clear()
     assert ring.times == () and held(ring) == 0
@@ -80,9 +80,9 @@ def test_clear():
 
 def test_nonsense():
     with pytest.raises(ValueError, match=r"'disk'.*device, host"):
-        Storage(place="disk")
+        HistoryConfig(place="disk")
     with pytest.raises(ValueError, match="int8"):
-        Storage(torch.int8)
+        HistoryConfig(torch.int8)
 
 
 def test_a_long_ring_fills_before_anything_leaves():

@@ -8,12 +8,12 @@ from dataclasses import replace
 import pytest
 
 from c4d.core.caching.policies import Accumulate, Bounded, Interval, StepMask, Threshold
-from c4d.core.methods.magcache import Magnitude, published_curves
-from c4d.core.methods.pab import Broadcast
+from c4d.core.methods.magcache import MagCachePolicy, published_curves
+from c4d.core.methods.pab import PyramidPolicy
 from c4d.core.text.grammar import parse
-from c4d.core.types import Action, Change, Probe, Step
+from c4d.core.types import Action, RelativeL1, Signal, Step
 
-HEAD, TIME = Probe.FIRST_BLOCKS, Probe.TIME_EMBEDDING
+HEAD, TIME = Signal.FIRST_BLOCKS, Signal.TIME_EMBEDDING
 POLICIES = [
     Interval(3),
     StepMask(frozenset({0, 4})),
@@ -31,7 +31,7 @@ def play(policy, total, ratios=None, skip=()):
         if i in skip:
             line += "."
             continue
-        seen = {p: Change(ratios[i], 1.0) for p in policy.probes} if ratios and i else {}
+        seen = {p: RelativeL1(ratios[i], 1.0) for p in policy.signals} if ratios and i else {}
         action, state = policy.decide(state, Step(i, total, "cond"), seen)
         line += "C" if action is Action.COMPUTE else "r"
     return line
@@ -78,7 +78,7 @@ def test_accumulate_rescales_with_the_highest_power_first_and_never_shrinks():
     assert play(falling, 5, [0, 9.0, 9.0, 9.0, 9.0]) == "Crrrr"
     state, step = falling.init(), Step(1, 5, "cond")
     for _ in range(3):
-        _, state = falling.decide(state, step, {TIME: Change(9.0, 1.0)})
+        _, state = falling.decide(state, step, {TIME: RelativeL1(9.0, 1.0)})
     assert state == 0.0
 
 
@@ -102,7 +102,7 @@ def test_a_forced_step_restarts_the_sum():
 @pytest.mark.parametrize("policy", POLICIES, ids=repr)
 def test_a_fresh_state_always_computes(policy):
     for index in range(6):
-        seen = {probe: Change(0.0, 1.0) for probe in policy.probes}
+        seen = {signal: RelativeL1(0.0, 1.0) for signal in policy.signals}
         assert policy.decide(policy.init(), Step(index, 6, "cond"), seen)[0] is Action.COMPUTE
 
 
@@ -110,14 +110,14 @@ def test_a_fresh_state_always_computes(policy):
 def test_policies_are_pure(policy):
     state, step = policy.init(), Step(0, 9, "cond")
     _, state = policy.decide(state, step, {})
-    seen = {probe: Change(0.05, 1.0) for probe in policy.probes}
+    seen = {signal: RelativeL1(0.05, 1.0) for signal in policy.signals}
     assert policy.decide(state, Step(3, 9, "cond"), seen) == policy.decide(state, Step(3, 9, "cond"), seen)
 
 
 def test_change_ratio():
-    assert Change(1.0, 4.0).ratio == 0.25
-    assert Change(0.0, 0.0).ratio == 0.0 and Change(1.0, 0.0).ratio == math.inf
-    assert not Change(math.nan, 1.0).finite and Change(1.0, 0.0).finite
+    assert RelativeL1(1.0, 4.0).ratio == 0.25
+    assert RelativeL1(0.0, 0.0).ratio == 0.0 and RelativeL1(1.0, 0.0).ratio == math.inf
+    assert not RelativeL1(math.nan, 1.0).finite and RelativeL1(1.0, 0.0).finite
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,8 @@ def test_nonsense_is_refused_by_name(make, names):
 def test_an_idle_policy_names_the_smallest_change_that_it_was_free_to_use():
     """The first and last steps are computed whatever they measure."""
     measured = [
-        (Step(i, 6, "cond"), {HEAD: Change(ratio, 1.0)}) for i, ratio in enumerate((0.01, 0.4, 0.3, 0.5, 0.02, 0.02))
+        (Step(i, 6, "cond"), {HEAD: RelativeL1(ratio, 1.0)})
+        for i, ratio in enumerate((0.01, 0.4, 0.3, 0.5, 0.02, 0.02))
     ]
     policy = Bounded(Threshold(0.2), 1, 2)
     assert policy.idle(6, measured) == "the smallest change of first_blocks was 0.3, never at most the threshold 0.2"
@@ -205,13 +206,13 @@ def test_magcache_never_skips_flux_s_step_11_of_28():
 
 def test_magcache_at_half_the_steps_grows_by_two_steps_of_its_curve():
     """A curve that falls by a tenth every step: at half the steps one of them moves by 1 - 0.81, not by 0.1."""
-    curve = Magnitude(0.15, 9, 0.0, cond=(1.0, *[0.9] * 20))
+    curve = MagCachePolicy(0.15, 9, 0.0, cond=(1.0, *[0.9] * 20))
     assert timeline(curve, [Step(i, 21, "cond") for i in range(4)]) == "CrCr"
     assert timeline(curve, [Step(i, 11, "cond") for i in range(4)]) == "CCCC"
 
 
 def test_magcache_computes_the_first_part_of_each_expert():
-    policy = Magnitude(1e9, 100, 0.4, cond=(1.0,) * 40)
+    policy = MagCachePolicy(1e9, 100, 0.4, cond=(1.0,) * 40)
     spans = {0: (0, 10), 1: (10, 40)}
     steps = [Step(i, 40, "cond", int(i >= 10), spans[int(i >= 10)]) for i in range(40)]
     assert timeline(policy, steps[:10]) == "CCCC" + "r" * 6
@@ -221,6 +222,6 @@ def test_magcache_computes_the_first_part_of_each_expert():
 
 
 def test_broadcasts_are_counted_from_the_first_step_and_kept_to_their_window():
-    policy = Broadcast(3, 100.0, 800.0)
+    policy = PyramidPolicy(3, 100.0, 800.0)
     steps = [Step(i, 10, "cond", timestep=1000.0 - 100 * i) for i in range(10)]
     assert timeline(policy, steps) == "CCCCrrCrrC"

@@ -17,7 +17,7 @@ SPECS = (
             ),
         ),
         exit="norm_out",
-        signals={c4d.Probe.TIME_EMBEDDING: c4d.OutputOf("time_embed", lambda output: output[0])},
+        signals={c4d.Signal.TIME_EMBEDDING: c4d.OutputOf("time_embed", lambda output: output[0])},
         grid=lambda transformer, given: ((given["num_frames"], given["height"], given["width"]),),
         about="LTX-Video, text to video",
     ),

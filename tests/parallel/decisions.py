@@ -13,12 +13,12 @@ from torch import Tensor
 
 import c4d
 from c4d import SequenceParallel
-from c4d.core.types import Action, Change, Step
+from c4d.core.types import Action, RelativeL1, Step
 from tests.parallel.forwards import VARIANTS
 from tests.parallel.job import WAYS, Case, gathered, passes, same, sharded
 
 STEPS = 3
-ADAPTIVE = {  # every probe, on a model where ranks measure different numbers
+ADAPTIVE = {  # every signal, on a model where ranks measure different numbers
     "first-block, wan": ("wan", "first-block:threshold={},last=0"),
     "first-block, hunyuan": ("hunyuan, mixed lengths of text", "first-block:threshold={},last=0"),
     "teacache, time_embedding": (
@@ -47,10 +47,10 @@ class Overheard:
 
     def __init__(self, ranks: Any) -> None:
         self._ranks = ranks
-        self.own: list[Change] = []
+        self.own: list[RelativeL1] = []
 
     def sums(self, partial: Tensor, *rest: Any) -> Any:
-        self.own += [Change(*row) for row in partial.tolist()]
+        self.own += [RelativeL1(*row) for row in partial.tolist()]
         return self._ranks.sums(partial, *rest)
 
     def __getattr__(self, name: str) -> Any:
@@ -76,7 +76,7 @@ def planted(name: str, text: str, how: SequenceParallel) -> None:
         with c4d.cached(model, text.format(1e-9), backend="cpu", ranks=heard) as session:
             case.loop(model, STEPS, session.begin)
         deciding = next(entry for entry in session.trace if entry.seen)
-        ((probe, change),) = deciding.seen.items()
+        ((signal, change),) = deciding.seen.items()
         assert abs(change.ratio - measured_alone(name, text)) < 1e-4 * change.ratio
         own = gathered(heard.own[0].ratio)
         far = max(own, key=lambda ratio: abs(ratio - change.ratio))
@@ -87,8 +87,8 @@ def planted(name: str, text: str, how: SequenceParallel) -> None:
     policy = session.method.rules[0].policy
     _, state = policy.decide(policy.init(), Step(0, STEPS, "cond"), {})
 
-    def decided(by: Change) -> Action:
-        return policy.decide(state, Step(1, STEPS, "cond"), {probe: by})[0]
+    def decided(by: RelativeL1) -> Action:
+        return policy.decide(state, Step(1, STEPS, "cond"), {signal: by})[0]
 
     assert len(set(gathered(decided(heard.own[0])))) == 2, (own, threshold)
     same(passes(session))

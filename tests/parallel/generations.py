@@ -35,11 +35,11 @@ WHOLE = ("wan", "hunyuan, mixed lengths of text")
 
 def methods(name: str) -> dict[str, str]:
     head, signal = MODELS[name]
-    probe = signal_of(VARIANTS[name].name)
+    signal = signal_of(VARIANTS[name].name)
     return {
         **(FIXED if name in WHOLE else {}),
         "head": f"first-block:threshold={head},last=0",
-        "signal": f"teacache:threshold={signal},coefficients=1/0,signal={probe},last=0",
+        "signal": f"teacache:threshold={signal},coefficients=1/0,signal={signal},last=0",
     }
 
 
@@ -59,7 +59,7 @@ def firm(session: Any) -> None:
         states: dict[str, Any] = {}
         policy = session.method.rules[0].policy
         for entry in session.trace:
-            seen = {probe: change._replace(delta=off * change.delta) for probe, change in entry.seen.items()}
+            seen = {signal: change._replace(delta=off * change.delta) for signal, change in entry.seen.items()}
             state = states.get(entry.step.branch, policy.init())
             action, states[entry.step.branch] = policy.decide(state, entry.step, seen)
             assert (action,) == entry.actions, f"{entry.step}: {seen} is at the boundary"
@@ -74,7 +74,7 @@ def generation(name: str, kind: str, how: SequenceParallel) -> None:
 
 
 def compare(session: Any, got: Any, by_itself: Any, want: Any, ranks: Any, how: SequenceParallel) -> None:
-    if session.method.probes:
+    if session.method.signals:
         firm(by_itself)
     own = passes(by_itself)[ranks.mesh.branch :: 2] if ranks.mesh.cfg else passes(by_itself)
     assert passes(session) == own, (session.report().timelines, by_itself.report().timelines)
@@ -82,9 +82,9 @@ def compare(session: Any, got: Any, by_itself: Any, want: Any, ranks: Any, how: 
     for entry in (
         () if how.jointly else session.trace
     ):  # also what decides nothing here: filling that is measured moves a ratio by little
-        for probe, change in entry.seen.items():
-            there = measured[entry.step][probe].ratio
-            assert abs(change.ratio - there) <= 1e-4 * there, (entry.step, probe, change.ratio, there)
+        for signal, change in entry.seen.items():
+            there = measured[entry.step][signal].ratio
+            assert abs(change.ratio - there) <= 1e-4 * there, (entry.step, signal, change.ratio, there)
     found = error(got, want)
     assert found <= EXACT, found
     same(bits(*got))

@@ -3,7 +3,7 @@
 A pass sends what its blocks and its final gather do (tests/parallel/traffic.py), and to decide and forecast
 
 - nothing, if its decisions are known beforehand (schedules, intervals, MagCache, PAB, FasterCache, learned ones);
-- one gather of 5 numbers a probe (TeaCache, First-Block, SeaCache: 1; EasyCache: 2, and 3 after a computed pass);
+- one gather of 5 numbers a signal (TeaCache, First-Block, SeaCache: 1; EasyCache: 2, and 3 after a computed pass);
 - one gather of the slow coefficients, [B, K, D] in fp32, for a forecast in bands (FreqCa);
 - one gather of K x K inner products and 3 numbers a sample, in fp64, after a computed pass, for dynamic modes.
 """

@@ -12,7 +12,7 @@ from c4d.backends.reference import KERNELS, Reference
 from c4d.parallel import Degrees, Job, SequenceParallel
 from c4d.pipelines import InputError, Request, check_ranks, skeleton
 
-WRITTEN_OUT = KERNELS["written-out"]
+WRITTEN_OUT = KERNELS["math"]
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +39,12 @@ def test_a_ring_needs_a_kernel_for_the_heads_of_this_model(pipe):
         """A backend whose one kernel with a log-sum-exp takes heads of that size."""
         backend = Reference()
         limits = replace(WRITTEN_OUT.limits, head_sizes=(size,))
-        backend.attention_kernels = {**KERNELS, "written-out": replace(WRITTEN_OUT, limits=limits)}
+        backend.attention_kernels = {**KERNELS, "math": replace(WRITTEN_OUT, limits=limits)}
         return backend
 
     how = SequenceParallel(1, 2, cfg=1)
     assert checked(pipe, how, backend=of(size)) == Degrees(1, 2)
-    with pytest.raises(InputError, match=rf"in a ring: .*written-out takes head sizes {size + 8}, not {size}"):
+    with pytest.raises(InputError, match=rf"in a ring: .*math takes head sizes {size + 8}, not {size}"):
         checked(pipe, how, backend=of(size + 8))
     with pytest.raises(InputError, match=r"--attention 'sdpa' in a ring: .*does not give the log-sum-exp"):
         checked(pipe, how, "sdpa")

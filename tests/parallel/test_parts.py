@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from c4d.backends import load
 from c4d.parallel import agree, attention
 from c4d.parallel.agree import Agreement, Disagreement, near, sample
-from c4d.parallel.sharding import Cut
+from c4d.parallel.sharding import TokenShard
 from tests.tiny import rand
 
 LENGTHS, RANKS = st.integers(1, 40), st.integers(1, 9)
 
 
 def cuts(length, ranks):
-    made = [Cut(position, ranks) for position in range(ranks)]
+    made = [TokenShard(position, ranks) for position in range(ranks)]
     for cut in made:
         cut.length = length
     return made

@@ -9,7 +9,7 @@ to a multiple of U), b bytes a number, in every attention and on every rank:
 
 and once a forward, of the C numbers that a token leaves with: B·n·C·b·(P-1). To agree, ranks send the digest and the
 samples of a call (8 x 16 fp32 numbers) to P-1 others, for each call of a run's first step and the first one of its
-second, third and last steps, and 5 numbers for each probe a deciding pass.
+second, third and last steps, and 5 numbers for each signal a deciding pass.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ METHODS = {  # what a reused pass sends besides the final gather: blocks, and nu
 
 def reused(kind: str, how: SequenceParallel) -> None:
     """Pass by pass over two runs: steps 1, 2, 3 and 6 are compared, one agreement a deciding pass, else no more."""
-    name, (method, blocks, probes), sent = "wan", METHODS[kind], list[list[Sent]]()
+    name, (method, blocks, signals), sent = "wan", METHODS[kind], list[list[Sent]]()
     model, x, _ = alone(name, 4)
     expected = Expected(name, model, how, 4)
     others = expected.u * expected.r - 1
@@ -96,12 +96,12 @@ def reused(kind: str, how: SequenceParallel) -> None:
                 sent.append(wire.sent)
     assert session.report().timelines == {"0": "CrCrCr"}
     for i, found in enumerate(sent):
-        full, open_, measured = i % 2 == 0, i % 6 in (0, 1, 2, 5), bool(probes) and i % 6 != 0
+        full, open_, measured = i % 2 == 0, i % 6 in (0, 1, 2, 5), bool(signals) and i % 6 != 0
         entered = expected.layers if full else blocks
         bytes_ = entered * expected.block + expected.gather + others * (512 * open_ + 20 * measured)
         assert sum(each.bytes for each in found) == bytes_, (i, found, vars(expected))
         assert len(found) == entered * expected.calls + 1 + open_ + measured, (i, found)
-    assert ranks.collectives == 8 + 10 * probes, ranks.collectives
+    assert ranks.collectives == 8 + 10 * signals, ranks.collectives
 
 
 def output(how: SequenceParallel) -> None:

@@ -125,7 +125,7 @@ class Counting(Reference):
 # -- the same result
 
 
-@pytest.mark.parametrize("kernel", ["auto", "sdpa", "written-out"])
+@pytest.mark.parametrize("kernel", ["auto", "sdpa", "math"])
 def test_the_result_is_that_of_the_model_alone(case, kernel):
     model, x = lively(case), rand(*case.latents)
     plain = case.run(model, x, 700.0)
@@ -133,7 +133,7 @@ def test_the_result_is_that_of_the_model_alone(case, kernel):
         inside = case.run(model, x, 700.0)
         assert ours(model) == len(attentions(model))
     assert error(inside, plain) < 5e-6
-    if kernel != "written-out" and case.name.startswith("wan"):
+    if kernel != "math" and case.name.startswith("wan"):
         assert torch.equal(inside, plain)
 
 
@@ -278,7 +278,7 @@ def test_what_a_kernel_cannot_take_is_refused_before_anything_is_installed(famil
     before = processors(model)
     size = family.build().config.attention_head_dim
     for kernel, backend, kind, message in (
-        ("flash-9", "cpu", ValueError, "unknown attention kernel 'flash-9': known are auto, sdpa, written-out"),
+        ("flash-9", "cpu", ValueError, "unknown attention kernel 'flash-9': known are auto, sdpa, math"),
         ("counting", Counting(head_sizes=(5, 7)), Unsupported, f"takes head sizes 5, 7, not {size}; these would"),
         ("auto", Counting(head_sizes=range(64, 257, 64)), Unsupported, f"64 to 256 in steps of 64, not {size}"),
         ("auto", Counting(lossy=True), Unsupported, "is lossy and runs only by name"),

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import c4d
 from c4d.core.integration.blocks import bind
-from c4d.core.types import Probe
+from c4d.core.types import Signal
 from c4d.models import spec_for
 from tests.tiny import CASES, block_count, hold_methods, rand, signal_of
 
@@ -66,7 +66,7 @@ def test_the_modulated_input_is_what_the_first_attention_gets(name):
     case, given = CASES[name], []
     model, x = case.build(), rand(*case.latents)
     spec, first = spec_for(model), model.transformer_blocks[0]
-    read = spec.signals[Probe.MODULATED_INPUT].read
+    read = spec.signals[Signal.MODULATED_INPUT].read
     first.register_forward_pre_hook(
         lambda block, args, kwargs: given.append(read(block, bind(spec.stacks[0], args, kwargs))), with_kwargs=True
     )

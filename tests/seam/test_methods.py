@@ -13,12 +13,12 @@ import torch
 from torch import nn
 
 import c4d
-from c4d.core.caching.forecasters import PerStep
+from c4d.core.caching.forecasters import LearnedWeights
 from c4d.core.methods import METHODS
 from c4d.core.runtime.spectrum import evolved, leading, low_pass
-from c4d.core.runtime.steps import Noise, noise_levels
+from c4d.core.runtime.steps import NoiseLevel, noise_levels
 from c4d.core.text.grammar import FORECASTERS, parse
-from c4d.core.types import Action, Change, Probe, Step
+from c4d.core.types import Action, RelativeL1, Signal, Step
 from tests.methods import EVERY, REUSING, SIGMAS, STEPS
 from tests.tiny import CASES, rand, signal_of
 
@@ -366,10 +366,10 @@ def test_the_spectrum_is_wieners_filter(sigma):
         p = 1.0 / (f**3 + 1e-16)
         gain = gain[..., None] * ((1 - sigma) * p / ((1 - sigma) ** 2 * p + sigma**2 + 1e-16))
     wanted = torch.fft.ifftn(torch.fft.fftn(x, dim=(2, 3, 4)) * (gain / gain.mean()), dim=(2, 3, 4)).real
-    torch.testing.assert_close(evolved(x, (), Noise(1.0 - sigma, sigma)), wanted, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(evolved(x, (), NoiseLevel(1.0 - sigma, sigma)), wanted, atol=1e-4, rtol=1e-4)
     tokens = x[:, :, 0].flatten(2).mT
-    as_tokens = evolved(torch.cat((tokens, rand(2, 9, 3)), 1), (6, 8), Noise(1.0 - sigma, sigma))
-    torch.testing.assert_close(as_tokens, evolved(x[:, :, 0], (), Noise(1.0 - sigma, sigma)))
+    as_tokens = evolved(torch.cat((tokens, rand(2, 9, 3)), 1), (6, 8), NoiseLevel(1.0 - sigma, sigma))
+    torch.testing.assert_close(as_tokens, evolved(x[:, :, 0], (), NoiseLevel(1.0 - sigma, sigma)))
 
 
 def test_leading_channels():
@@ -527,7 +527,7 @@ def test_teacache_outside_the_range_of_its_fit(rule, line):
 
     state, said = policy.init(), ""
     for i, ratio in enumerate((0.0, 0.001, 0.25, 0.6, 0.002)):
-        seen = {Probe.TIME_EMBEDDING: Change(ratio, 1.0)} if i else {}
+        seen = {Signal.TIME_EMBEDDING: RelativeL1(ratio, 1.0)} if i else {}
         action, state = policy.decide(state, Step(i, 9, "cond"), seen)
         said += "C" if action is Action.COMPUTE else "r"
     assert said == line
@@ -537,4 +537,4 @@ def test_every_forecaster_is_tried():
     tried = {
         type(rule.forecast) for text in EVERY.values() for rule in parse(text.format(signal="time_embedding")).rules
     }
-    assert tried == {*FORECASTERS.values(), PerStep}
+    assert tried == {*FORECASTERS.values(), LearnedWeights}

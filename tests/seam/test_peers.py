@@ -10,10 +10,10 @@ import torch
 import c4d
 from bench import peers
 from c4d.core.caching.finite_differences import Taylor
-from c4d.core.caching.forecasters import Hold
+from c4d.core.caching.forecasters import Reuse
 from c4d.core.caching.policies import StepMask
 from c4d.core.caching.rules import BlocksRule, CacheMethod, ModuleRule, OutputRule
-from c4d.core.methods.magcache import Magnitude, published_curves
+from c4d.core.methods.magcache import MagCachePolicy, published_curves
 from c4d.core.types import Step
 from tests.seam.peers import apart, same, sides, uncached
 from tests.tiny import CASES
@@ -86,8 +86,8 @@ def magcache(ratios, steps, threshold, max_skips, retention=0.2):
 
 
 def by_curve(ratios, threshold, max_skips, retention=0.2):
-    policy = Magnitude(threshold, max_skips, retention, tuple(ratios))
-    return CacheMethod("mine", (BlocksRule(policy, Hold()),))
+    policy = MagCachePolicy(threshold, max_skips, retention, tuple(ratios))
+    return CacheMethod("mine", (BlocksRule(policy, Reuse()),))
 
 
 @pytest.mark.parametrize(("threshold", "max_skips"), [(0.06, 4), (0.12, 2), (0.24, 4)])

@@ -11,7 +11,7 @@ import c4d
 from bench import peers
 from bench.fidelity.equal import StaleSlope, Undivided
 from bench.fidelity.others import calibrator_config
-from c4d.core.caching.feature_forecasters import Modes
+from c4d.core.caching.feature_forecasters import DynamicModes
 from c4d.core.caching.finite_differences import Taylor
 from c4d.core.caching.forecasters import FoCa
 from c4d.core.text.grammar import parse
@@ -130,7 +130,12 @@ def test_over_uneven_full_steps_cache_dit_s_foca_overshoots_a_line():
 @pytest.mark.parametrize(("name", "threshold"), [("wan-t2v", 0.3), ("flux", 0.2)])
 def test_modes_equal_cache_dit_s_where_the_full_steps_are_even(name, threshold):
     same(
-        sides(CASES[name], first_block(threshold, forecast=Modes()), dbcache(name, threshold, calibrator="DMD"), STEPS)
+        sides(
+            CASES[name],
+            first_block(threshold, forecast=DynamicModes()),
+            dbcache(name, threshold, calibrator="DMD"),
+            STEPS,
+        )
     )
 
 
@@ -142,7 +147,7 @@ def test_modes_with_a_stale_slope_are_cache_dit_s(name, head, tail):
     """
     threshold, theirs = THRESHOLDS[name], dbcache(name, THRESHOLDS[name], head, tail, "DMD")
     same(sides(CASES[name], first_block(threshold, head, tail, StaleSlope()), theirs, STEPS, tail=tail))
-    assert sides(CASES[name], first_block(threshold, head, tail, Modes()), theirs, STEPS).apart > 1e-3
+    assert sides(CASES[name], first_block(threshold, head, tail, DynamicModes()), theirs, STEPS).apart > 1e-3
 
 
 def test_cache_dit_s_line_before_the_modes_has_twice_the_slope():
@@ -153,5 +158,5 @@ def test_cache_dit_s_line_before_the_modes_has_twice_the_slope():
         if step in (0, 2, 4):
             state.update(torch.tensor([[float(step)]]))
     assert state.approximate().item() == pytest.approx(6.0)
-    weights = Modes().weights([0.0, 2.0, 4.0], 5.0)
+    weights = DynamicModes().weights([0.0, 2.0, 4.0], 5.0)
     assert weights[1] * 2.0 + weights[2] * 4.0 == pytest.approx(5.0)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import c4d
-from c4d.core.caching.feature_forecasters import Modes
+from c4d.core.caching.feature_forecasters import DynamicModes
 from c4d.core.caching.finite_differences import Hermite
 from c4d.core.text.grammar import parse
 from c4d.core.types import Action, Step
@@ -20,7 +20,7 @@ STEPS = 16
 
 
 class Features:
-    """What ``Modes`` asks of a run, over features at hand."""
+    """What ``DynamicModes`` asks of a run, over features at hand."""
 
     def __init__(self, features):
         self.features = features
@@ -34,7 +34,7 @@ class Features:
 
 
 def modes(features, times, t, **options):
-    return Modes(max(4, len(features)), **options).combine(features, times, t, Features(features))
+    return DynamicModes(max(4, len(features)), **options).combine(features, times, t, Features(features))
 
 
 HISTORIES = {
@@ -126,7 +126,7 @@ def test_modes_equal_hicache_pp_s_state_machine():
     assert hicache.hicache_telemetry(state)["method_counts"] == {"hermite": 6, "dmd": 8, "reuse": 0}
     for t, found in theirs.items():
         times = [s for s in computed if s < t][-5:]
-        ours = Modes(5).combine([values[s] for s in times], times, t, Features([values[s] for s in times]))
+        ours = DynamicModes(5).combine([values[s] for s in times], times, t, Features([values[s] for s in times]))
         if t < 12:
             few = Hermite(1, scale=0.5).weights(times[-2:], t)
             ours = sum(w * values[s] for s, w in zip(times[-2:], few, strict=True))

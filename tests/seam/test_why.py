@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 import c4d
-from c4d.core.caching.forecasters import Hold
+from c4d.core.caching.forecasters import Reuse
 from c4d.core.caching.rules import CacheMethod, ModuleRule
 from c4d.core.types import Action, Policy
 from tests.tiny import CASES, rand
@@ -75,7 +75,7 @@ def test_one_of_two_rules_may_be_idle_alone_and_need_not_explain_itself():
             return Action.COMPUTE, None
 
     reuse = c4d.methods.fora(interval=2).rules[0].policy
-    method = CacheMethod("two", (ModuleRule(reuse, Hold(), ("attn",)), ModuleRule(Always(), Hold(), ("mlp",))))
+    method = CacheMethod("two", (ModuleRule(reuse, Reuse(), ("attn",)), ModuleRule(Always(), Reuse(), ("mlp",))))
     assert report_of(method).why == ("nothing was reused at mlp: Always computed every step",)
 
 

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from c4d.core.caching.finite_differences import Hermite, Taylor
-from c4d.core.caching.forecasters import Hold
-from c4d.core.types import BLOCKS, OUTPUT, FeatureForecaster, Field, LinearForecaster
+from c4d.core.caching.forecasters import Reuse
+from c4d.core.types import BLOCKS, OUTPUT, FeatureForecaster, FeatureOps, LinearForecaster
 
 
 @dataclass(frozen=True)
-class Bands(FeatureForecaster):
+class FrequencySplit(FeatureForecaster):
     """FreqCa: the slow part of a feature over its grid of tokens is kept, the rest forecast (arXiv 2510.08669).
 
     Slow are cosines (DCT-II) along every side of the grid whose radial frequency is at most ``cutoff`` of the largest;
@@ -36,7 +36,7 @@ class Bands(FeatureForecaster):
 
     @property
     def low(self) -> LinearForecaster:
-        return Hold()
+        return Reuse()
 
     @property
     def high(self) -> LinearForecaster:
@@ -46,14 +46,14 @@ class Bands(FeatureForecaster):
     def history(self) -> int:
         return self.high.history
 
-    def combine(self, features: Sequence[Tensor], times: Sequence[float], t: float, field: Field) -> Tensor:
+    def combine(self, features: Sequence[Tensor], times: Sequence[float], t: float, field: FeatureOps) -> Tensor:
         low, high = self.low.weights(times, t), self.high.weights(times, t)
         slow = field.lincomb(features, [a - b for a, b in zip(low, high, strict=True)])
         return field.lincomb([*features, field.low(slow, self.cutoff)], [*high, 1.0])
 
 
 @dataclass(frozen=True)
-class Modes(FeatureForecaster):
+class DynamicModes(FeatureForecaster):
     """HiCache++: dynamic mode decomposition of the last ``window`` features, as far as they are evenly spaced.
 
     The propagator F_{i+1} = A F_i is fitted to them, cut to singular values above 1e-4 of the largest (or ``rank``),
@@ -83,7 +83,7 @@ class Modes(FeatureForecaster):
         few = times[-2:]
         return [0.0] * (len(times) - len(few)) + list(Taylor(1).weights(few, t))
 
-    def combine(self, features: Sequence[Tensor], times: Sequence[float], t: float, field: Field) -> Tensor:
+    def combine(self, features: Sequence[Tensor], times: Sequence[float], t: float, field: FeatureOps) -> Tensor:
         even = evenly_spaced(times)
         if even < self.LEAST:
             return field.lincomb(features, self.weights(times, t))

@@ -11,7 +11,7 @@ from c4d.core.types import LinearForecaster, Predicted
 
 
 @dataclass(frozen=True)
-class Hold(LinearForecaster):
+class Reuse(LinearForecaster):
     """The last computed feature, as it was (FORA, TeaCache, First-Block Cache)."""
 
     @property
@@ -69,7 +69,7 @@ class FoCa(LinearForecaster):
 
 
 @dataclass(frozen=True)
-class Trend(LinearForecaster):
+class LinearExtrapolation(LinearForecaster):
     """FasterCache: F + ``weight`` (F - F') of the last two features of any kind, forecasts among them.
 
     arXiv 2410.19355, eq. 4, where the weight grows over the run; diffusers takes 0.5 throughout.
@@ -93,7 +93,7 @@ class Trend(LinearForecaster):
 
 
 @dataclass(frozen=True)
-class PerStep(LinearForecaster):
+class LearnedWeights(LinearForecaster):
     """Weights that were learned for each step: (step, weights of the last features, oldest first)."""
 
     table: tuple[tuple[int, tuple[float, ...]], ...]
@@ -112,4 +112,11 @@ class PerStep(LinearForecaster):
         return list(learned)
 
 
-FORECASTERS = {"hold": Hold, "taylor": Taylor, "hermite": Hermite, "foca": FoCa, "trend": Trend, "newton": Newton}
+FORECASTERS = {
+    "reuse": Reuse,
+    "taylor": Taylor,
+    "hermite": Hermite,
+    "foca": FoCa,
+    "trend": LinearExtrapolation,
+    "newton": Newton,
+}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from c4d.core.types import Action, Change, Measured, Policy, Probe, Step, Wrapper
+from c4d.core.types import Action, Measured, Policy, RelativeL1, Signal, Step, Wrapper
 
 COMPUTE, REUSE = Action.COMPUTE, Action.REUSE
 
@@ -46,7 +46,7 @@ class Interval(Policy["int | None"]):
     def init(self) -> int | None:
         return None  # the index of the last computed step
 
-    def decide(self, last: int | None, step: Step, seen: Mapping[Probe, Change]) -> tuple[Action, int | None]:
+    def decide(self, last: int | None, step: Step, seen: Mapping[Signal, RelativeL1]) -> tuple[Action, int | None]:
         if last is None or step.index < self.warmup or step.index - last >= self.interval:
             return COMPUTE, step.index
         return REUSE, last
@@ -81,7 +81,7 @@ class StepMask(Policy[bool]):
     def init(self) -> bool:
         return False  # whether anything was computed yet
 
-    def decide(self, started: bool, step: Step, seen: Mapping[Probe, Change]) -> tuple[Action, bool]:
+    def decide(self, started: bool, step: Step, seen: Mapping[Signal, RelativeL1]) -> tuple[Action, bool]:
         if self.steps not in (None, step.total):
             raise ValueError(
                 f"this schedule is made for {self.steps} steps, and the run has {step.total}: let it have as many, or "
@@ -102,7 +102,7 @@ class StepMask(Policy[bool]):
 
 @dataclass(frozen=True)
 class Accumulate(Policy["float | None"]):
-    """Reuse while the accumulated, rescaled relative change of ``probe`` stays below ``threshold`` (TeaCache).
+    """Reuse while the accumulated, rescaled relative change of ``signal`` stays below ``threshold`` (TeaCache).
 
     acc += poly(ratio), the polynomial's highest power first; acc < threshold reuses, otherwise compute and acc = 0
     (arXiv 2411.19108, eq. 7). Several published fits are negative in places, which would let the sum shrink without
@@ -111,7 +111,7 @@ class Accumulate(Policy["float | None"]):
     """
 
     threshold: float
-    probe: Probe
+    signal: Signal
     coefficients: tuple[float, ...] = (1.0, 0.0)
     clamped: bool = True
 
@@ -121,24 +121,24 @@ class Accumulate(Policy["float | None"]):
             raise ValueError(f"coefficients must be finite numbers, highest power first, got {self.coefficients!r}")
 
     @property
-    def probes(self) -> frozenset[Probe]:
-        return frozenset({self.probe})
+    def signals(self) -> frozenset[Signal]:
+        return frozenset({self.signal})
 
     def init(self) -> float | None:
         return None  # the accumulated change since the last computed step
 
-    def decide(self, acc: float | None, step: Step, seen: Mapping[Probe, Change]) -> tuple[Action, float | None]:
-        if acc is None or self.probe not in seen:
+    def decide(self, acc: float | None, step: Step, seen: Mapping[Signal, RelativeL1]) -> tuple[Action, float | None]:
+        if acc is None or self.signal not in seen:
             return COMPUTE, 0.0
-        acc += self._rescaled(seen[self.probe].ratio)
+        acc += self._rescaled(seen[self.signal].ratio)
         return (REUSE, acc) if acc < self.threshold else (COMPUTE, 0.0)
 
     def idle(self, total: int, measured: Measured) -> str:
-        ratios = [seen[self.probe].ratio for _, seen in measured if self.probe in seen]
+        ratios = [seen[self.signal].ratio for _, seen in measured if self.signal in seen]
         if ratios and min(ratios) > self.limit:
-            return f"every change of {self.probe.value} was beyond {self.limit:.3g}, where the fit ends"
+            return f"every change of {self.signal.value} was beyond {self.limit:.3g}, where the fit ends"
         least = min(map(self._rescaled, ratios), default=None)
-        return never_small(f"rescaled change of {self.probe.value}", least, f"below the threshold {self.threshold:g}")
+        return never_small(f"rescaled change of {self.signal.value}", least, f"below the threshold {self.threshold:g}")
 
     @cached_property
     def limit(self) -> float:
@@ -163,28 +163,28 @@ class Accumulate(Policy["float | None"]):
 
 @dataclass(frozen=True)
 class Threshold(Policy[bool]):
-    """Reuse while the relative change of ``probe`` since the last computed step is at most ``threshold``."""
+    """Reuse while the relative change of ``signal`` since the last computed step is at most ``threshold``."""
 
     threshold: float
-    probe: Probe = Probe.FIRST_BLOCKS
+    signal: Signal = Signal.FIRST_BLOCKS
 
     def __post_init__(self) -> None:
         positive("threshold", self.threshold)
 
     @property
-    def probes(self) -> frozenset[Probe]:
-        return frozenset({self.probe})
+    def signals(self) -> frozenset[Signal]:
+        return frozenset({self.signal})
 
     def init(self) -> bool:
         return False  # whether anything was computed yet
 
-    def decide(self, started: bool, step: Step, seen: Mapping[Probe, Change]) -> tuple[Action, bool]:
-        reuse = started and self.probe in seen and seen[self.probe].ratio <= self.threshold
+    def decide(self, started: bool, step: Step, seen: Mapping[Signal, RelativeL1]) -> tuple[Action, bool]:
+        reuse = started and self.signal in seen and seen[self.signal].ratio <= self.threshold
         return (REUSE if reuse else COMPUTE), True
 
     def idle(self, total: int, measured: Measured) -> str:
-        least = min((seen[self.probe].ratio for _, seen in measured if self.probe in seen), default=None)
-        return never_small(f"change of {self.probe.value}", least, f"at most the threshold {self.threshold:g}")
+        least = min((seen[self.signal].ratio for _, seen in measured if self.signal in seen), default=None)
+        return never_small(f"change of {self.signal.value}", least, f"at most the threshold {self.threshold:g}")
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,7 @@ class Bounded(Wrapper[tuple[Any, int]]):
         return self.inner.init(), 0
 
     def decide(
-        self, state: tuple[Any, int], step: Step, seen: Mapping[Probe, Change]
+        self, state: tuple[Any, int], step: Step, seen: Mapping[Signal, RelativeL1]
     ) -> tuple[Action, tuple[Any, int]]:
         inner, skipped = state
         edge = step.index < self.first or step.index >= step.total - self.last

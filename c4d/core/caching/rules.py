@@ -16,7 +16,7 @@ from c4d.core.types import (
     Forecaster,
     LinearForecaster,
     Policy,
-    Probe,
+    Signal,
 )
 
 
@@ -66,7 +66,7 @@ class BlocksRule(ForwardRule):
     """At ``"blocks"``: the hidden state after all blocks; on a cached step none of them runs.
 
     The first ``first_blocks`` and the last ``last_blocks`` blocks run on every step, also on a cached one; that needs a
-    policy that measures them (``Probe.FIRST_BLOCKS``).
+    policy that measures them (``Signal.FIRST_BLOCKS``).
     """
 
     first_blocks: int = field(default=1, kw_only=True)
@@ -84,7 +84,7 @@ class BlocksRule(ForwardRule):
                 f"{type(self.forecast).__name__} works on the grid of image tokens, and before the last {last} "
                 "blocks text is forecast, too: use last_blocks=0"
             )
-        if (first != 1 or last) and Probe.FIRST_BLOCKS not in self.policy.probes:
+        if (first != 1 or last) and Signal.FIRST_BLOCKS not in self.policy.signals:
             raise ValueError(f"first_blocks={first}, last_blocks={last}: {NEEDS_MEASURING}")
         if last and not self.residual:
             raise ValueError(f"before the last {last} blocks what is stored is a residual: use residual=True")
@@ -105,7 +105,7 @@ class OutputRule(ForwardRule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if late := sorted(p.value for p in self.policy.probes if not p.outside):
+        if late := sorted(p.value for p in self.policy.signals if not p.outside):
             raise ValueError(
                 f"a rule at {OUTPUT!r} decides before the transformer runs, but {type(self.policy).__name__} measures "
                 f"{', '.join(late)} inside it: use @{BLOCKS}"
@@ -131,9 +131,9 @@ class ModuleRule(Rule):
         if unknown or not self.sites:
             raise ValueError(f"unknown site {', '.join(unknown) or '(none)'}: known are {', '.join(SITES)}")
         super().__post_init__()
-        if self.policy.probes:
+        if self.policy.signals:
             raise ValueError(
-                f"{type(self.policy).__name__} measures {', '.join(sorted(p.value for p in self.policy.probes))} once "
+                f"{type(self.policy).__name__} measures {', '.join(sorted(p.value for p in self.policy.signals))} once "
                 f"for the whole pass: use @{BLOCKS} instead of @{','.join(self.sites)}"
             )
 
@@ -174,9 +174,9 @@ class CacheMethod:
             raise ValueError(f"{self.name}: rules overlap at {', '.join(sites)}; each site takes one rule")
 
     @cached_property
-    def probes(self) -> frozenset[Probe]:
+    def signals(self) -> frozenset[Signal]:
         """Everything that its policies measure; empty: no pass waits for the device."""
-        return frozenset(probe for rule in self.rules for probe in rule.policy.probes)
+        return frozenset(signal for rule in self.rules for signal in rule.policy.signals)
 
     @cached_property
     def whole(self) -> BlocksRule | OutputRule | None:

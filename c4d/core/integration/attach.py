@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from c4d.core.caching.rules import BlocksRule, CacheMethod, OutputRule
 from c4d.core.integration.blocks import BlockStack
-from c4d.core.integration.hooks import CacheContext, Forward, Hooks, Layer, Listener, named
+from c4d.core.integration.hooks import CacheContext, ForwardPatch, Hooks, Layer, Listener, named
 from c4d.core.integration.offload import offload_hooks
 from c4d.core.spec import ModelSpec, OutputOf
-from c4d.core.types import BLOCKS, OUTPUT, FeatureForecaster, Probe
+from c4d.core.types import BLOCKS, OUTPUT, FeatureForecaster, Signal
 
 
-class Place(NamedTuple):
+class ModuleSite(NamedTuple):
     """Where a cached module stands: the number of the rule that holds for it, and the key of its history."""
 
     rule: int
@@ -28,7 +28,7 @@ class Attachment:
     def __init__(self, session: Listener, transformer: nn.Module, spec: ModelSpec, expert: int) -> None:
         self.transformer, self.spec, self._session, self._expert = transformer, spec, session, expert
         self._stacks: list[BlockStack] = []
-        self._forwards: dict[str, Forward] = {}
+        self._forwards: dict[str, ForwardPatch] = {}
         self._hooks = Hooks(session, Layer.CACHE)
         self.offloaded: list[tuple[nn.Module, Any]] = []
         self._context: CacheContext | None = None
@@ -48,16 +48,16 @@ class Attachment:
         self._hooks.before(transformer, session.enter, self._expert)
         self._hooks.after(transformer, session.leave, always=True)
         self._hooks.before(transformer.get_submodule(self.spec.exit), session.exit)
-        for probe in method.probes:
-            reader = self.spec.signals.get(probe)
+        for signal in method.signals:
+            reader = self.spec.signals.get(signal)
             if isinstance(reader, OutputOf):
-                self._hooks.after(transformer.get_submodule(reader.module), session.read_signal, probe, reader.read)
+                self._hooks.after(transformer.get_submodule(reader.module), session.read_signal, signal, reader.read)
         self.refresh(method)
 
     def _check_blocks(self, method: CacheMethod) -> None:
         rule, paths = method.whole, [stack.path for stack in self.spec.stacks if not stack.side]
         there = sum(len(list(self.transformer.get_submodule(path).children())) for path in paths)
-        if not isinstance(rule, BlocksRule) or Probe.FIRST_BLOCKS not in rule.policy.probes:
+        if not isinstance(rule, BlocksRule) or Signal.FIRST_BLOCKS not in rule.policy.signals:
             return
         if rule.first_blocks + rule.last_blocks >= there:
             raise ValueError(
@@ -75,7 +75,7 @@ class Attachment:
                 continue
             if held is not None:
                 held.remove()
-            self._forwards[path] = Forward(self._session, module, around)
+            self._forwards[path] = ForwardPatch(self._session, module, around)
 
     def conditioning(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
         """The tensors of a forward besides its latents and its timestep, by name."""
@@ -94,7 +94,7 @@ class Attachment:
     def wake(self) -> None:
         """Before a pass: forwards of ours that others have unwrapped are at work again."""
         for path, forward in self._forwards.items():
-            if not forward.outermost and isinstance(forward._module.__dict__.get("forward"), Forward):
+            if not forward.outermost and isinstance(forward._module.__dict__.get("forward"), ForwardPatch):
                 self._forwards[path] = forward.renewed()
 
     def taken(self) -> bool:
@@ -119,7 +119,7 @@ class Attachment:
         rules = {kind: index for index, rule in enumerate(method.rules) for kind in rule.sites}
         wanted: dict[str, Callable[..., Any]] = {}
         if OUTPUT in rules:
-            wanted[""] = site_forward(Place(rules[OUTPUT], OUTPUT))
+            wanted[""] = site_forward(ModuleSite(rules[OUTPUT], OUTPUT))
         for stack in self.spec.stacks:
             for i in range(len(self.transformer.get_submodule(stack.path))):  # type: ignore[arg-type]
                 for kind, sites in stack.sites.items():
@@ -127,7 +127,7 @@ class Attachment:
                         continue
                     for site in sites:
                         path = f"{stack.path}.{i}.{site.output}".rstrip(".")
-                        place = Place(rules[kind], f"{kind}:{path}")
+                        place = ModuleSite(rules[kind], f"{kind}:{path}")
                         wanted[path] = site_forward(place)
                         for bypassed, filler in site.bypasses.items():
                             wanted[f"{stack.path}.{i}.{bypassed}"] = filler_forward(place, filler)
@@ -166,7 +166,7 @@ def is_compiled(module: nn.Module) -> bool:
     return getattr(module, "_compiled_call_impl", None) is not None
 
 
-def site_forward(place: Place) -> Callable[..., Any]:
+def site_forward(place: ModuleSite) -> Callable[..., Any]:
     """Around the forward of a cached module."""
 
     def around(current: Any, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -175,7 +175,7 @@ def site_forward(place: Place) -> Callable[..., Any]:
     return around
 
 
-def filler_forward(place: Place, filler: Callable[..., Any]) -> Callable[..., Any]:
+def filler_forward(place: ModuleSite, filler: Callable[..., Any]) -> Callable[..., Any]:
     """Around the forward of a module that the reuse of the site at ``place`` bypasses."""
 
     def around(current: Any, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -201,7 +201,7 @@ def check_fit(method: CacheMethod, spec: ModelSpec) -> None:
             raise ValueError(
                 f"{method.name} works on the grid of tokens, which the spec of {spec.transformer} does not tell (grid=)"
             )
-        lacking: set[Probe] = set(rule.policy.probes) - set(spec.measurable())
+        lacking: set[Signal] = set(rule.policy.signals) - set(spec.measurable())
         if lacking:
             raise ValueError(
                 f"{method.name} measures {', '.join(sorted(p.value for p in lacking))}, but {spec.transformer} offers "

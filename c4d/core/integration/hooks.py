@@ -33,7 +33,7 @@ class Listener(Protocol):
     def enter(self, expert: int, args: Any, kwargs: Any) -> None: ...
     def leave(self, args: Any, output: Any) -> None: ...
     def exit(self, args: Any, kwargs: Any) -> Any: ...
-    def read_signal(self, probe: Any, read: Any, args: Any, output: Any) -> None: ...
+    def read_signal(self, signal: Any, read: Any, args: Any, output: Any) -> None: ...
     def plan(self, stack: Any, blocks: Any) -> Any: ...
 
 
@@ -155,7 +155,7 @@ class _Named(AbstractContextManager[None]):
             self._session.name = self._outer
 
 
-class Forward:
+class ForwardPatch:
     """A module's ``forward`` for the time of a session, around whatever forward the module had.
 
     ``before`` is the instance attribute that was there (accelerate and diffusers set one), None if it was the class's.
@@ -166,7 +166,7 @@ class Forward:
         self._owner = weakref.ref(session)  # also when it is only a pass-through
         self._module, self._around = module, around
         self.before = module.__dict__.get("forward")
-        while isinstance(self.before, Forward) and self.before._session is None:
+        while isinstance(self.before, ForwardPatch) and self.before._session is None:
             self.before = self.before.before  # left by a session that others had wrapped when it ended
         module.forward = self
 
@@ -185,15 +185,15 @@ class Forward:
         """True if nothing is around it but other forwards of this kind."""
         return self in self._chain()
 
-    def _chain(self) -> list[Forward]:
+    def _chain(self) -> list[ForwardPatch]:
         """From the module's forward inwards, as far as they are of this kind."""
         chain, at = [], self._module.__dict__.get("forward")
-        while isinstance(at, Forward):
+        while isinstance(at, ForwardPatch):
             chain.append(at)
             at = at.before
         return chain
 
-    def renewed(self) -> Forward:
+    def renewed(self) -> ForwardPatch:
         """One that is outermost again; this one becomes a pass-through.
 
         What others unwrapped down to an earlier pass-through of ours wakes up; what they wrapped gets wrapped.
@@ -201,10 +201,10 @@ class Forward:
         session, self._session = self._session, None
         assert session is not None
         present = self._module.__dict__.get("forward")
-        if isinstance(present, Forward) and present._session is None and present._owner() is session:
+        if isinstance(present, ForwardPatch) and present._session is None and present._owner() is session:
             present._session = session
             return present
-        return Forward(session, self._module, self._around)
+        return ForwardPatch(session, self._module, self._around)
 
     def remove(self) -> None:
         self._session = None  # whoever wrapped this forward meanwhile keeps a plain pass-through
@@ -231,8 +231,8 @@ def _pass_through(current: Any, original: Callable[..., Any], args: tuple[Any, .
     return original(*args, **kwargs)
 
 
-def _plain_forward(module: nn.Module, before: Any) -> Forward:
-    plain = object.__new__(Forward)
+def _plain_forward(module: nn.Module, before: Any) -> ForwardPatch:
+    plain = object.__new__(ForwardPatch)
     plain._session, plain._module, plain._around, plain.before = None, module, _pass_through, before
     plain._owner = weakref.ref(plain)  # type: ignore[arg-type]
     return plain

@@ -8,14 +8,14 @@ from typing import Any
 
 from torch import nn
 
-from c4d.core.attention import AttentionPrimitives, Processor, Resolve, Work, changed, compute_dtype
+from c4d.core.attention import AttentionPrimitives, AttentionRuntime, Processor, Resolve, changed, compute_dtype
 from c4d.core.integration.attach import is_compiled
 from c4d.core.integration.hooks import Entered, Hooks, Layer, Unsaved
-from c4d.core.integration.padding import Trim
+from c4d.core.integration.padding import TextUnpadder
 from c4d.core.spec import ModelSpec
 
 
-class Fitting(Unsaved):
+class ProcessorPatch(Unsaved):
     """One transformer in an attention session. A copied or saved transformer leaves it behind."""
 
     def __init__(
@@ -23,7 +23,7 @@ class Fitting(Unsaved):
     ) -> None:
         self.label, self.transformer, self.spec = label, transformer, spec
         self._primitives, self._resolve = primitives, resolve
-        self.trim: Trim | None = None
+        self.trim: TextUnpadder | None = None
         self._chosen: dict[tuple[Any, ...], tuple[str, Any]] = {}
         self._hooks = Hooks(self, Layer.ATTENTION)
         self._placed: list[tuple[nn.Module, Processor]] = []
@@ -39,7 +39,7 @@ class Fitting(Unsaved):
                 f"{type(self.transformer).__name__} is compiled as a whole: compile its blocks instead "
                 "(transformer.compile_repeated_blocks(fullgraph=True), or --compile)"
             )
-        self._kernel, self._works = kernel, dict[tuple[int, int], Work]()
+        self._kernel, self._works = kernel, dict[tuple[int, int], AttentionRuntime]()
         self._ours: list[tuple[nn.Module, type[Processor]]] = []
         self._left: Counter[str] = Counter()
         for path, module, cls in self._declared():
@@ -51,7 +51,7 @@ class Fitting(Unsaved):
             strange = changed(there, cls.replaces)
             if strange is None:
                 self._ours.append((module, cls))
-                self._works.setdefault(cls.heads_of(module), Work(self._primitives, kernel))
+                self._works.setdefault(cls.heads_of(module), AttentionRuntime(self._primitives, kernel))
             elif kernel == "auto":
                 self._left[strange] += 1
             else:
@@ -69,7 +69,7 @@ class Fitting(Unsaved):
     def install(self) -> None:
         if not self._ours:
             return
-        self.trim = Trim(self.spec.padding, self.transformer) if self.spec.padding else None
+        self.trim = TextUnpadder(self.spec.padding, self.transformer) if self.spec.padding else None
         self._hooks.before(self.transformer, self.enter)
         self._hooks.after(self.transformer, self.leave, always=True)
         for module, cls in self._ours:
@@ -88,7 +88,7 @@ class Fitting(Unsaved):
         self._placed = []
 
     @property
-    def works(self) -> list[Work]:
+    def works(self) -> list[AttentionRuntime]:
         return list(self._works.values())
 
     @property
@@ -214,7 +214,7 @@ class AttentionSession(Entered):
     ) -> None:
         self.kernel = kernel
         self._at_work = False
-        self._fittings = [Fitting(name, *pair, primitives, resolve) for name, pair in transformers.items()]
+        self._fittings = [ProcessorPatch(name, *pair, primitives, resolve) for name, pair in transformers.items()]
         self._plan()
         self.unused = "c4d.attention"
 
@@ -242,7 +242,7 @@ class AttentionSession(Entered):
         return [line for fitting in self._fittings for line in fitting.lines()]
 
     @property
-    def fittings(self) -> list[Fitting]:
+    def fittings(self) -> list[ProcessorPatch]:
         return list(self._fittings)
 
     @property

@@ -1,7 +1,7 @@
-from c4d.core.caching.forecasters import Trend
+from c4d.core.caching.forecasters import LinearExtrapolation
 from c4d.core.caching.method import method
 from c4d.core.caching.rules import ModuleRule, Rule
-from c4d.core.methods.pab import Broadcast
+from c4d.core.methods.pab import PyramidPolicy
 
 
 @method("fastercache", example="fastercache:weight=0.5")
@@ -11,4 +11,4 @@ def fastercache(weight: float, attn: int = 2, low: float = -1.0, high: float = 6
     arXiv 2410.19355; diffusers defaults to range ``attn`` 2, timesteps -1 to 681, and a weight of 0.5. Its reuse of the
     conditional branch for the unconditional one is left out.
     """
-    return ModuleRule(Broadcast(attn, low, high), Trend(weight), ("attn",))
+    return ModuleRule(PyramidPolicy(attn, low, high), LinearExtrapolation(weight), ("attn",))

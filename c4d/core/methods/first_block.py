@@ -1,8 +1,8 @@
-from c4d.core.caching.forecasters import Hold
+from c4d.core.caching.forecasters import Reuse
 from c4d.core.caching.method import method
 from c4d.core.caching.policies import Bounded, Threshold
 from c4d.core.caching.rules import BlocksRule, Rule
-from c4d.core.types import Probe
+from c4d.core.types import Signal
 
 
 @method("first-block", example="first-block:threshold=0.1")
@@ -24,5 +24,5 @@ def first_block(
     """
     if warmup < 1:
         raise ValueError(f"warmup must be a whole number of at least 1, got {warmup}")
-    policy = Bounded(Threshold(threshold, Probe.FIRST_BLOCKS), warmup, last, max_skips)
-    return BlocksRule(policy, Hold(), first_blocks=first_blocks, last_blocks=last_blocks)
+    policy = Bounded(Threshold(threshold, Signal.FIRST_BLOCKS), warmup, last, max_skips)
+    return BlocksRule(policy, Reuse(), first_blocks=first_blocks, last_blocks=last_blocks)

@@ -1,4 +1,4 @@
-from c4d.core.caching.forecasters import Hold
+from c4d.core.caching.forecasters import Reuse
 from c4d.core.caching.method import method
 from c4d.core.caching.policies import Interval
 from c4d.core.caching.rules import ModuleRule, Rule
@@ -10,4 +10,4 @@ def fora(interval: int) -> Rule:
 
     arXiv 2407.01425. Published for DiT with interval 3 at 250 DDIM steps; no value is published for video models.
     """
-    return ModuleRule(Interval(interval), Hold())
+    return ModuleRule(Interval(interval), Reuse())

@@ -1,4 +1,4 @@
-from c4d.core.caching.feature_forecasters import Bands
+from c4d.core.caching.feature_forecasters import FrequencySplit
 from c4d.core.caching.method import method
 from c4d.core.caching.policies import Interval
 from c4d.core.caching.rules import BlocksRule, Rule
@@ -12,4 +12,6 @@ def freqca(interval: int, order: int = 2, warmup: int = 3, cutoff: float = 0.1, 
     The bands are cosines over the model's own grid of tokens, of any shape; published are a square one (FLUX) and the
     sequence in a row (Qwen-Image).
     """
-    return BlocksRule(Interval(interval, warmup), Bands(cutoff, order, scale), residual=False, drop_before=warmup - 2)
+    return BlocksRule(
+        Interval(interval, warmup), FrequencySplit(cutoff, order, scale), residual=False, drop_before=warmup - 2
+    )

@@ -1,4 +1,4 @@
-from c4d.core.caching.feature_forecasters import Modes
+from c4d.core.caching.feature_forecasters import DynamicModes
 from c4d.core.caching.finite_differences import Hermite
 from c4d.core.caching.method import method
 from c4d.core.caching.policies import Interval
@@ -22,4 +22,4 @@ def dmd(interval: int, warmup: int = 1, window: int = 6, rank: int | None = None
     hicache_pp 1.3 (window 5; cache-dit 1.5.3: 6), at the output of each branch; TaylorSeer of order 1 until four
     evenly spaced features are there. One wait for the device after each computed step.
     """
-    return OutputRule(Interval(interval, warmup), Modes(window, rank), residual=False)
+    return OutputRule(Interval(interval, warmup), DynamicModes(window, rank), residual=False)

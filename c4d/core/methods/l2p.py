@@ -1,4 +1,4 @@
-from c4d.core.caching.forecasters import PerStep
+from c4d.core.caching.forecasters import LearnedWeights
 from c4d.core.caching.method import method
 from c4d.core.caching.policies import StepMask
 from c4d.core.caching.rules import BlocksRule, Rule
@@ -15,4 +15,4 @@ def l2p(path: str) -> Rule:
     found = profile(path, "l2p", "computed", "weights")
     weights = tuple((int(step), tuple(row)) for step, row in sorted(found["weights"].items(), key=lambda x: int(x[0])))
     policy = StepMask(frozenset(found["computed"]), found["steps"])
-    return BlocksRule(policy, PerStep(weights), residual=False)
+    return BlocksRule(policy, LearnedWeights(weights), residual=False)

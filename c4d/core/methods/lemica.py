@@ -1,4 +1,4 @@
-from c4d.core.caching.forecasters import Hold
+from c4d.core.caching.forecasters import Reuse
 from c4d.core.caching.method import method
 from c4d.core.caching.policies import StepMask
 from c4d.core.caching.rules import BlocksRule, Rule
@@ -12,4 +12,4 @@ def lemica(computed: tuple[int, ...], steps: int | None = None) -> Rule:
     model, ``c4d.core.caching.step_search.least_worst`` chooses ``computed`` from measured errors. A run of another
     number of ``steps`` is an error.
     """
-    return BlocksRule(StepMask(frozenset(computed), steps), Hold())
+    return BlocksRule(StepMask(frozenset(computed), steps), Reuse())

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
-from c4d.core.caching.forecasters import Hold
+from c4d.core.caching.forecasters import Reuse
 from c4d.core.caching.method import method
 from c4d.core.caching.policies import COMPUTE, REUSE, never_small, positive, whole_number
 from c4d.core.caching.rules import BlocksRule, Rule
-from c4d.core.types import Action, Change, Measured, Policy, Probe, Step
+from c4d.core.types import Action, Measured, Policy, RelativeL1, Signal, Step
 
 UNCONDITIONAL = ("uncond", "pred_uncond", "1")  # what pipelines call that branch; its ordinal where they do not name it
 
@@ -21,7 +21,7 @@ def published_curves() -> dict[str, dict[str, Any]]:
 
 
 @dataclass(frozen=True)
-class Magnitude(Policy["tuple[int, int, float] | None"]):
+class MagCachePolicy(Policy["tuple[int, int, float] | None"]):
     """Reuse while sum |1 - R| < ``threshold``, R the product of the curve's ratios since the last computed step.
 
     ``cond`` and ``uncond`` hold, step by step, the mean length of the stack's residual over that of the step before; a
@@ -47,7 +47,7 @@ class Magnitude(Policy["tuple[int, int, float] | None"]):
         return None  # the first step on this expert, the last computed one, the error since
 
     def decide(
-        self, state: tuple[int, int, float] | None, step: Step, seen: Mapping[Probe, Change]
+        self, state: tuple[int, int, float] | None, step: Step, seen: Mapping[Signal, RelativeL1]
     ) -> tuple[Action, tuple[int, int, float]]:
         if state is None:
             return COMPUTE, (step.index, step.index, 0.0)
@@ -94,5 +94,5 @@ def magcache(curve: str, threshold: float, max_skips: int, retention: float = 0.
         raise ValueError(f"unknown magcache curve {curve!r}: known are {', '.join(known)}")
     found = known[curve]
     more = {key: tuple(found[key]) for key in ("cond", "uncond", "never", "experts") if key in found}
-    policy = Magnitude(threshold, max_skips, retention, **more)
-    return BlocksRule(policy, Hold())
+    policy = MagCachePolicy(threshold, max_skips, retention, **more)
+    return BlocksRule(policy, Reuse())

@@ -1,15 +1,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from c4d.core.caching.forecasters import Hold
+from c4d.core.caching.forecasters import Reuse
 from c4d.core.caching.method import method
 from c4d.core.caching.policies import COMPUTE, REUSE, whole_number
 from c4d.core.caching.rules import ModuleRule, Rule
-from c4d.core.types import Action, Change, Measured, Policy, Probe, Step
+from c4d.core.types import Action, Measured, Policy, RelativeL1, Signal, Step
 
 
 @dataclass(frozen=True)
-class Broadcast(Policy[bool]):
+class PyramidPolicy(Policy[bool]):
     """Computed on every ``every``-th step of the run, and wherever the timestep is not between ``low`` and ``high``."""
 
     every: int
@@ -28,7 +28,7 @@ class Broadcast(Policy[bool]):
     def init(self) -> bool:
         return False  # whether anything was computed yet
 
-    def decide(self, started: bool, step: Step, seen: Mapping[Probe, Change]) -> tuple[Action, bool]:
+    def decide(self, started: bool, step: Step, seen: Mapping[Signal, RelativeL1]) -> tuple[Action, bool]:
         assert step.timestep is not None
         within = self.low < step.timestep < self.high
         return (REUSE if started and within and step.index % self.every else COMPUTE), True
@@ -54,4 +54,4 @@ def pab(
     given = {kind: every for kind, every in ranges.items() if every is not None}
     if not given:
         raise ValueError(f"pab needs a range for {' or '.join(ranges)}, such as attn=2,cross_attn=6")
-    return tuple(ModuleRule(Broadcast(every, low, high), Hold(), (kind,)) for kind, every in given.items())
+    return tuple(ModuleRule(PyramidPolicy(every, low, high), Reuse(), (kind,)) for kind, every in given.items())

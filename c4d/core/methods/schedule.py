@@ -1,4 +1,4 @@
-from c4d.core.caching.forecasters import Hold
+from c4d.core.caching.forecasters import Reuse
 from c4d.core.caching.method import method
 from c4d.core.caching.policies import StepMask
 from c4d.core.caching.rules import BlocksRule, Rule
@@ -12,4 +12,4 @@ def schedule(computed: tuple[int, ...]) -> Rule:
     """
     if repeated := [step for step in computed if computed.count(step) > 1]:
         raise ValueError(f"step {repeated[0]} is listed twice; list every computed step once")
-    return BlocksRule(StepMask(frozenset(computed)), Hold())
+    return BlocksRule(StepMask(frozenset(computed)), Reuse())

@@ -1,14 +1,14 @@
 import json
 from importlib.resources import files
 
-from c4d.core.caching.forecasters import Hold
+from c4d.core.caching.forecasters import Reuse
 from c4d.core.caching.method import method
 from c4d.core.caching.policies import Accumulate, Bounded
 from c4d.core.caching.rules import BlocksRule, Rule
-from c4d.core.types import Probe
+from c4d.core.types import Signal
 
 RULES = ("clamped", "published")
-SIGNALS = tuple(probe.value for probe in (Probe.TIME_EMBEDDING, Probe.TIME_PROJECTION, Probe.MODULATED_INPUT))
+SIGNALS = tuple(signal.value for signal in (Signal.TIME_EMBEDDING, Signal.TIME_PROJECTION, Signal.MODULATED_INPUT))
 
 
 def published_fits() -> dict[str, dict[str, object]]:
@@ -65,6 +65,6 @@ def teacache(
     warmup, last = 1 if warmup is None else warmup, 1 if last is None else last
     if warmup < 1:
         raise ValueError(f"warmup must be a whole number of at least 1, got {warmup}")
-    inner = Accumulate(threshold, Probe(signal), coefficients or (), clamped=rule == "clamped")
+    inner = Accumulate(threshold, Signal(signal), coefficients or (), clamped=rule == "clamped")
     policy = Bounded(inner, warmup, last, max_skips)
-    return BlocksRule(policy, Hold())
+    return BlocksRule(policy, Reuse())

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from c4d.core.caching.rules import Rule
-from c4d.core.types import Action, Change, Probe, Step
+from c4d.core.types import Action, RelativeL1, Signal, Step
 
 
 class Entry(NamedTuple):
@@ -27,7 +27,7 @@ class Entry(NamedTuple):
     modules: int
     modules_reused: int
     seconds: float
-    seen: Mapping[Probe, Change]
+    seen: Mapping[Signal, RelativeL1]
     restarted: bool
 
     @property
@@ -85,7 +85,7 @@ class Report:
 
     ``blocks_entered`` of ``blocks_total`` (block calls an uncached run of the same passes makes), ``modules_reused`` of
     the ``modules_total`` calls of cached modules (0 for methods of the whole pass), ``peak_bytes`` held by histories
-    and probes, ``host_reads`` (waits for the device made to decide) and ``nonfinite`` measurements of the session,
+    and signals, ``host_reads`` (waits for the device made to decide) and ``nonfinite`` measurements of the session,
     ``seconds`` of host time inside computed and reused passes, ``why`` sentences on what kept passes from being reused.
     """
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from c4d.core.caching.feature_forecasters import Bands, Modes
+from c4d.core.caching.feature_forecasters import DynamicModes, FrequencySplit
 from c4d.core.caching.finite_differences import ANCHORS, SMOOTHINGS
 from c4d.core.caching.forecasters import FORECASTERS as BY_TIME
 from c4d.core.caching.rules import CacheMethod, remade
@@ -22,7 +22,7 @@ from c4d.core.methods.magcache import published_curves
 from c4d.core.methods.teacache import RULES, SIGNALS, published_fits
 from c4d.core.types import AXES, SITES
 
-FORECASTERS: dict[str, Callable[..., Any]] = {**BY_TIME, "bands": Bands, "dmd": Modes}
+FORECASTERS: dict[str, Callable[..., Any]] = {**BY_TIME, "bands": FrequencySplit, "dmd": DynamicModes}
 PUBLISHED = "published"
 
 

@@ -27,13 +27,13 @@ def made(c4d, generate, trace, monkeypatch):  # noqa: F811
         clips = {}
 
         def keeping(*args, **kwargs):
-            found = take_turns(*args, **kwargs)
+            found = run_interleaved(*args, **kwargs)
             clips.update(found.clips)
             return found
 
-        take_turns = job.take_turns
+        run_interleaved = job.run_interleaved
         with monkeypatch.context() as patch:
-            patch.setattr(job, "take_turns", keeping)
+            patch.setattr(job, "run_interleaved", keeping)
             trace()
             outcome = c4d(
                 *generate, "--backend", backend, "--dtype", dtype, "--cache", METHOD, "--compare", "--overwrite"

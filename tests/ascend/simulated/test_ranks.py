@@ -11,8 +11,8 @@ import torch.distributed._functional_collectives as funcol
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from c4d.backends.ascend import Ascend
-from c4d.core.runtime.signals import Alone, Meter
-from c4d.core.types import Probe
+from c4d.core.runtime.signals import SignalReader, SingleProcess
+from c4d.core.types import Signal
 from c4d.parallel.agree import Agreement
 from c4d.parallel.collectives import Group
 from tests.ascend.sim import ranks
@@ -144,9 +144,9 @@ def numbers_that_decide(rank):
     make = torch.Generator().manual_seed(7)
     now, before = (torch.randn(2, 24, 8, generator=make).bfloat16() for _ in range(2))
     mine = slice(12 * rank, 12 * (rank + 1))
-    pair = {Probe.FIRST_BLOCKS: (now[:, mine].npu(), before[:, mine].npu())}
-    meter, alone = Meter(Ascend(), agreement), Meter(Ascend(), Alone())
-    seen, own = (each.read(pair, {Probe.FIRST_BLOCKS: now.numel()})[Probe.FIRST_BLOCKS] for each in (meter, alone))
+    pair = {Signal.FIRST_BLOCKS: (now[:, mine].npu(), before[:, mine].npu())}
+    meter, alone = SignalReader(Ascend(), agreement), SignalReader(Ascend(), SingleProcess())
+    seen, own = (each.read(pair, {Signal.FIRST_BLOCKS: now.numel()})[Signal.FIRST_BLOCKS] for each in (meter, alone))
     whole = [(now.double() - before.double()).abs().sum().item(), before.double().abs().sum().item()]
     assert meter.host_reads == 1 and list(seen) == pytest.approx(whole, rel=1e-6)
     found = [None, None]
