@@ -22,14 +22,13 @@ from bench.stamp import ROOT, stamp
 from c4d.bundled.evaluation import generate
 from c4d.core.caching.finite_differences import Taylor
 from c4d.core.caching.policies import StepMask
-from c4d.core.caching.rules import CacheMethod, Rule
-from c4d.core.types import STACK
+from c4d.core.caching.rules import BlocksRule, CacheMethod
 from c4d.metrics.fidelity import psnr
 
 
 def method(computed: set[int], order: int, name: str) -> CacheMethod:
     """Exactly these steps, the stack's output forecast by Taylor of that order (TaylorSeer-Lite before the head)."""
-    return CacheMethod(name, (Rule((STACK,), StepMask(frozenset(computed)), Taylor(order), base="zero"),))
+    return CacheMethod(name, (BlocksRule(StepMask(frozenset(computed)), Taylor(order), residual=False),))
 
 
 def schedules(steps: int) -> dict[str, set[int]]:

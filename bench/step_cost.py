@@ -46,7 +46,7 @@ def groups(interval: int = FOREVER) -> dict[str, list[Contender]]:
         "stack": [
             ideal(0),
             ours("schedule:computed=0/1"),
-            ours(f"taylorseer-lite:{every}@stack"),
+            ours(f"taylorseer-lite:{every}@blocks"),
             ours("teacache:threshold=1e9,coefficients=1/0,signal=time_projection,last=0"),
             theirs("diffusers MagCache", peers.hooks, hook_config("mag", interval)),
         ],
@@ -147,10 +147,10 @@ class Loop:
 
 
 def loops(size: str, intervals: Sequence[int], steps: int, rounds: int) -> list[Loop]:
-    """The loop at stack rules with UniPC, cached at each interval, against its terms measured in the same rounds."""
+    """The loop at blocks rules with UniPC, cached at each interval, against its terms measured in the same rounds."""
     from diffusers import UniPCMultistepScheduler
 
-    contenders = [plain(), ideal(0), *(ours(f"taylorseer-lite:interval={n},order=1@stack") for n in intervals)]
+    contenders = [plain(), ideal(0), *(ours(f"taylorseer-lite:interval={n},order=1@blocks") for n in intervals)]
     model: list[list[float]] = [[] for _ in contenders]
     sampler: list[list[float]] = [[] for _ in contenders]
     whole: list[list[float]] = [[] for _ in contenders]
@@ -219,7 +219,7 @@ def loop_section(size: str, found: Sequence[Loop], rounds: int) -> list[str]:
     lines = [
         f"## The denoising loop, {size} Wan",
         "",
-        f"`taylorseer-lite:interval=N,order=1@stack`, UniPC, {one.steps} guided steps, median of {rounds} rounds, in "
+        f"`taylorseer-lite:interval=N,order=1@blocks`, UniPC, {one.steps} guided steps, median of {rounds} rounds, in "
         "turns with the uncached loop and with emptied stacks. Terms of a step in ms: "
         + ", ".join(f"{name} {value * 1e3:.3f}" for name, value in terms.items())
         + ". F is a full step (two passes), E + H one with emptied stacks (embedding and head), L the combining of two "

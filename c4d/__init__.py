@@ -8,38 +8,54 @@ if TYPE_CHECKING:
     from c4d.api import attention as attention
     from c4d.api import cached as cached
     from c4d.api import sharded as sharded
-    from c4d.core import methods as methods
+    from c4d.core.caching.method import method as method
+    from c4d.core.caching.rules import BlocksRule as BlocksRule
     from c4d.core.caching.rules import CacheMethod as CacheMethod
-    from c4d.core.caching.rules import Rule as Rule
+    from c4d.core.caching.rules import ModuleRule as ModuleRule
+    from c4d.core.caching.rules import OutputRule as OutputRule
+    from c4d.core.methods import METHODS as METHODS
     from c4d.core.spec import AtEntry as AtEntry
     from c4d.core.spec import ModelSpec as ModelSpec
     from c4d.core.spec import OutputOf as OutputOf
     from c4d.core.spec import Padding as Padding
+    from c4d.core.spec import ShardingPlan as ShardingPlan
     from c4d.core.spec import Site as Site
-    from c4d.core.spec import Spread as Spread
     from c4d.core.spec import Stack as Stack
     from c4d.core.text.grammar import MethodError as MethodError
-    from c4d.core.types import Probe as Probe
+    from c4d.core.types import Action as Action
+    from c4d.core.types import FeatureForecaster as FeatureForecaster
+    from c4d.core.types import LinearForecaster as LinearForecaster
+    from c4d.core.types import Policy as Policy
+    from c4d.core.types import Signal as Signal
     from c4d.parallel import SequenceParallel as SequenceParallel
+
+    methods = METHODS
 
 __version__ = "0.1.0"
 PLACES = {
+    "Action": "c4d.core.types:Action",
     "AtEntry": "c4d.core.spec:AtEntry",
+    "BlocksRule": "c4d.core.caching.rules:BlocksRule",
     "CacheMethod": "c4d.core.caching.rules:CacheMethod",
     "MethodError": "c4d.core.text.grammar:MethodError",
+    "FeatureForecaster": "c4d.core.types:FeatureForecaster",
+    "LinearForecaster": "c4d.core.types:LinearForecaster",
     "ModelSpec": "c4d.core.spec:ModelSpec",
+    "ModuleRule": "c4d.core.caching.rules:ModuleRule",
     "OutputOf": "c4d.core.spec:OutputOf",
+    "OutputRule": "c4d.core.caching.rules:OutputRule",
     "Padding": "c4d.core.spec:Padding",
-    "Probe": "c4d.core.types:Probe",
+    "Policy": "c4d.core.types:Policy",
+    "Signal": "c4d.core.types:Signal",
     "SequenceParallel": "c4d.parallel:SequenceParallel",
-    "Rule": "c4d.core.caching.rules:Rule",
     "Site": "c4d.core.spec:Site",
-    "Spread": "c4d.core.spec:Spread",
+    "ShardingPlan": "c4d.core.spec:ShardingPlan",
     "Stack": "c4d.core.spec:Stack",
     "attention": "c4d.api:attention",
     "backends": "c4d.backends:",
     "cached": "c4d.api:cached",
-    "methods": "c4d.core.methods:",
+    "method": "c4d.core.caching.method:method",
+    "methods": "c4d.core.methods:METHODS",
     "sharded": "c4d.api:sharded",
 }
 __all__ = [*PLACES]

@@ -14,9 +14,9 @@ from c4d.backends.kernels import KEYS, NONE, Call, choose, name_of, names
 from c4d.core.attention import Attend
 from c4d.core.caching.rules import CacheMethod
 from c4d.core.integration.processor_patch import AttentionSession
-from c4d.core.runtime.history import Storage
+from c4d.core.runtime.history import HistoryConfig
 from c4d.core.runtime.session import Session
-from c4d.core.runtime.steps import Clock, NoClock, SchedulerClock
+from c4d.core.runtime.steps import NoClock, SchedulerTracker, StepTracker
 from c4d.core.spec import ModelSpec
 from c4d.core.text.grammar import parse
 from c4d.core.types import FeatureForecaster
@@ -66,7 +66,7 @@ def cached(
         (backend, (str, Backend), "backend", "a name from c4d doctor"),
         (history_dtype, (torch.dtype, type(None)), "history_dtype", "a torch dtype, such as torch.bfloat16"),
     )
-    chosen, storage = select(backend) if isinstance(backend, str) else backend, Storage(history_dtype, history_on)
+    chosen, storage = select(backend) if isinstance(backend, str) else backend, HistoryConfig(history_dtype, history_on)
     if history_dtype is not None and history_dtype not in chosen.dtypes:
         able = names(chosen.dtypes)
         raise Unsupported(f"history_dtype is {history_dtype}; backend {chosen.name!r} computes in {able}")
@@ -76,9 +76,9 @@ def cached(
         raise Unsupported(f"{made.name} adds up in torch.float64, which backend {chosen.name!r} does not compute in")
     pipelines = list(model) if isinstance(model, list | tuple) else [model]
     transformers = _shared_by(pipelines)
-    followed: list[tuple[Any, SchedulerClock]] = []
+    followed: list[tuple[Any, SchedulerTracker]] = []
     if isinstance(pipelines[0], nn.Module):
-        clock: Clock = NoClock() if scheduler is None else SchedulerClock(lambda: scheduler)
+        clock: StepTracker = NoClock() if scheduler is None else SchedulerTracker(lambda: scheduler)
     else:
         followed = [(pipe, _clock_of(pipe, scheduler, len(transformers))) for pipe in pipelines]
         clock = followed[0][1] if len(followed) == 1 else NoClock()
@@ -206,9 +206,9 @@ def inside(module: nn.Module) -> nn.Module:
             return module
 
 
-def _clock_of(pipeline: Any, scheduler: Any, experts: int) -> SchedulerClock:
+def _clock_of(pipeline: Any, scheduler: Any, experts: int) -> SchedulerTracker:
     """Follows ``scheduler``, or whichever the pipeline has."""
-    return SchedulerClock(
+    return SchedulerTracker(
         lambda: pipeline.scheduler if scheduler is None else scheduler,
         lambda: getattr(pipeline.config, "boundary_ratio", None) if experts > 1 else None,
     )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from c4d.core.methods import METHODS
+
 STEPS = 8
 PROFILES = Path(__file__).parent / "core/profiles"
 SIGMAS = [1.0 - i / STEPS for i in range(STEPS)]
 REUSING = {
-    "fora": "fora:interval=3",
+    **{name: method.example for name, method in METHODS.items()},
     "taylorseer": "taylorseer:interval=3,order=2,warmup=2",
     "taylorseer-lite": "taylorseer-lite:interval=3,order=2,warmup=2",
     "hicache": "hicache:interval=3,order=2",
@@ -29,7 +31,7 @@ REUSING = {
     "fastercache": "fastercache:weight=0.5,attn=3,high=801",
 }
 MOVED = {
-    f"taylor over sigma at {at}": f"taylorseer:interval=3+taylor:order=2,over=sigma@{at}" for at in ("stack", "mlp")
+    f"taylor over sigma at {at}": f"taylorseer:interval=3+taylor:order=2,over=sigma@{at}" for at in ("blocks", "mlp")
 }
 SMOOTHED = {"smoothed": "taylorseer:interval=2+taylor:order=2,smoothing=exponential,alpha=0.7@blocks"}
 PAST = {"newton": "schedule:computed=0/1/3/4+newton:order=3", "modes at the stack": "schedule:computed=0/1/2/3+dmd"}

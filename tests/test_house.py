@@ -103,7 +103,7 @@ def test_no_circle_among_rooms():
 def test_methods_see_only_types_policies_and_forecasters():
     for path in (ROOT / "c4d/core/methods").glob("*.py"):
         for module, _ in imports(ast.parse(path.read_text())):
-            rooms = ("types", "caching", "methods")
+            rooms = ("types", "caching", "methods", "registry")
             house = {f"c4d.core.{room}" for room in rooms}
             assert module.split(".")[0] in STANDARD or allowed(module, house), f"{path.name} imports {module}"
 

@@ -54,11 +54,11 @@ def change(machine: Machine, model: str) -> Record:
     shape, dtype = shape_of(machine, model)
     sets = rotating(machine, shape, dtype, 3)
 
-    def written_out(now: Tensor, before: Tensor) -> Tensor:
+    def math_attention(now: Tensor, before: Tensor) -> Tensor:
         before = before.float()
         return torch.stack(((now.float() - before).abs().sum(), before.abs().sum()))
 
-    compiled = compile_(machine, written_out)
+    compiled = compile_(machine, math_attention)
     turns: dict[str, Turn] = {
         "copy": lambda i: sets[i % len(sets)][-1].copy_(sets[i % len(sets)][0]),
         "c4d": lambda i: machine.backend.change(*sets[i % len(sets)][:2]),

@@ -21,7 +21,7 @@ from bench.accelerator.machine import Machine
 from bench.accelerator.records import Absent, Case, Record
 from c4d.metrics import psnr
 
-METHOD = "taylorseer-lite:interval=3@stack"
+METHOD = "taylorseer-lite:interval=3@blocks"
 PROMPT = "a red circle moving left on a black background"
 MISSING = 3  # exit status of launch/infer.py
 LIMIT = 600.0  # seconds of one command

@@ -58,9 +58,9 @@ PLANS = {
     "wan14b": Plan(5, 1, 14.0, few=True),
     "hunyuan": Plan(4, 1, 50.0, few=True),
 }
-LITE = "taylorseer-lite:interval=5,order=1@stack"
+LITE = "taylorseer-lite:interval=5,order=1@blocks"
 BOTH = f"{FUSED} + {LITE}"
-LITE_FEW = f"taylorseer-lite:interval={FOREVER},order=1,warmup=2@stack"
+LITE_FEW = f"taylorseer-lite:interval={FOREVER},order=1,warmup=2@blocks"
 FIRST_BLOCK, FIRST_BLOCK_FEW = "first-block:threshold=0.1", "first-block:threshold=1e9,last=0"
 
 
@@ -136,8 +136,8 @@ def loop(machine: Machine, part: str, plan: Plan, name: str, attach: Attach) -> 
         machine.kept["bandwidth"] = found["bandwidth"]
     method = name.removeprefix(f"{FUSED} + ").removeprefix("c4d ")
     if name.startswith("c4d") and name != FUSED and (rule := parse(method).whole) is not None:
-        found["features"] = rule.forecast.history + (rule.base == "input")
-        found["waits"] = bool(rule.policy.probes)  # for the device, in every pass
+        found["features"] = rule.forecast.history + rule.residual
+        found["waits"] = bool(rule.policy.signals)  # for the device, in every pass
     return {"contender": name, "few": plan.few, "weights": subject.weights, "blocks": subject.blocks, **found}
 
 

@@ -84,25 +84,15 @@ def ours(steps: int, profile: Profile) -> list[Case]:
         ("taylorseer", "", 2, 1, (3, 5)),
         ("taylorseer-lite", "", 1, 1, (2, 3, 5)),
         ("taylorseer-lite", "", 2, 1, (3, 5)),
-        ("taylorseer-lite", "@stack", 0, 1, (3, 5)),
-        ("taylorseer-lite", "@stack", 1, 1, (2, 3, 5)),
-        ("taylorseer-lite", "@stack", 1, 3, (3, 5)),
-        ("taylorseer-lite", "@stack", 2, 1, (3, 5)),
+        ("taylorseer-lite", "@blocks", 0, 1, (3, 5)),
+        ("taylorseer-lite", "@blocks", 1, 1, (2, 3, 5)),
+        ("taylorseer-lite", "@blocks", 1, 3, (3, 5)),
+        ("taylorseer-lite", "@blocks", 2, 1, (3, 5)),
     ):
         for n in intervals:
             text = f"{name}:interval={n},order={order},warmup={warmup}{site}"
             rows.append((f"{name}{site} order={order},warmup={warmup}", f"interval={n}", text))
-    for forecast, intervals in (
-        ("hold", (2, 3, 4, 5)),
-        ("taylor:order=1", (2, 3, 4, 5)),
-        ("newton:order=2", (2, 3, 4)),
-    ):
-        for n in intervals:
-            text = f"schedule:computed={_listed(every(n, steps))}+{forecast}"
-            rows.append((f"schedule+{forecast}", f"every {n}. and the last", text))
-    for count in (17, 25):
-        text = f"schedule:computed={_listed(mask(count, steps))}+taylor:order=1"
-        rows.append(("schedule+taylor:order=1, three first", f"{count} steps", text))
+    rows += _schedules(steps)
     for threshold in (0.3, 0.5):
         text = f"teacache:threshold={threshold},fit=wan2.1-t2v-1.3b"
         rows.append(("teacache fit=wan2.1-t2v-1.3b", f"threshold={threshold}", text))
@@ -118,6 +108,21 @@ def ours(steps: int, profile: Profile) -> list[Case]:
         text = f"first-block:threshold={threshold},warmup=4+taylor:order=1"
         rows.append(("first-block+taylor:order=1", f"threshold={threshold},warmup=4", text))
     return [_ours(steps, *row) for row in [*rows, *_forecasts(), *_skips(), *_learned(steps, profile)]]
+
+
+def _schedules(steps: int) -> Iterator[Row]:
+    """Computed steps as a list."""
+    for forecast, intervals in (
+        ("reuse", (2, 3, 4, 5)),
+        ("taylor:order=1", (2, 3, 4, 5)),
+        ("newton:order=2", (2, 3, 4)),
+    ):
+        for n in intervals:
+            text = f"schedule:computed={_listed(every(n, steps))}+{forecast}"
+            yield f"schedule+{forecast}", f"every {n}. and the last", text
+    for count in (17, 25):
+        text = f"schedule:computed={_listed(mask(count, steps))}+taylor:order=1"
+        yield "schedule+taylor:order=1, three first", f"{count} steps", text
 
 
 def _forecasts() -> Iterator[Row]:
@@ -141,7 +146,7 @@ def _forecasts() -> Iterator[Row]:
         "dmd",
     ):
         for n in (3, 5):
-            yield f"taylorseer-lite+{change}@stack", f"interval={n}", f"taylorseer-lite:interval={n}+{change}@stack"
+            yield f"taylorseer-lite+{change}@blocks", f"interval={n}", f"taylorseer-lite:interval={n}+{change}@blocks"
     yield "pab", "attn=2,cross_attn=4", "pab:attn=2,cross_attn=4"
     yield "fastercache", "weight=0.5", "fastercache:weight=0.5"
 
@@ -163,7 +168,11 @@ def _skips() -> Iterator[Row]:
         setting = f"threshold={threshold},max_skips={skips}"
         yield "seacache", setting, f"seacache:{setting}"
     for threshold in (0.08, 0.16):
-        yield "first-block head=2,tail=1", f"threshold={threshold}", f"first-block:threshold={threshold},head=2,tail=1"
+        yield (
+            "first-block first_blocks=2,last_blocks=1",
+            f"threshold={threshold}",
+            f"first-block:threshold={threshold},first_blocks=2,last_blocks=1",
+        )
 
 
 def _learned(steps: int, profile: Profile) -> Iterator[Row]:

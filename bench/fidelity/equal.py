@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,13 +16,13 @@ from bench.clips import GUIDANCE, LENGTH, paired
 from bench.fidelity.cases import every, mask
 from bench.fidelity.others import calibrator_config, static_mask
 from c4d.bundled import generate
-from c4d.core.caching.feature_forecasters import Modes
+from c4d.core.caching.feature_forecasters import DynamicModes
 from c4d.core.caching.finite_differences import Taylor
-from c4d.core.caching.forecasters import FoCa, Hold
+from c4d.core.caching.forecasters import FoCa, Reuse
 from c4d.core.caching.policies import StepMask
-from c4d.core.caching.rules import CacheMethod, Rule
-from c4d.core.methods.magcache import Magnitude, published_curves
-from c4d.core.types import MODULE_KINDS, OUTPUT, STACK, Forecaster, Predicted, Probe
+from c4d.core.caching.rules import BlocksRule, CacheMethod, ModuleRule, OutputRule, Rule
+from c4d.core.methods.magcache import MagCachePolicy, published_curves
+from c4d.core.types import Forecaster, Predicted, Signal
 
 INTERVAL, WARMUP, THRESHOLD = 4, 3, 0.12
 CURVE = "wan2.1-t2v-1.3b"
@@ -33,8 +34,8 @@ class MaskAfterHead(StepMask):
     """A fixed schedule whose skipped steps still run the first block, as cache-dit's masks do."""
 
     @property
-    def probes(self) -> frozenset[Probe]:
-        return frozenset({Probe.HEAD})
+    def signals(self) -> frozenset[Signal]:
+        return frozenset({Signal.FIRST_BLOCKS})
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Undivided(FoCa):
 
 
 @dataclass(frozen=True)
-class StaleSlope(Modes):
+class StaleSlope(DynamicModes):
     """Dynamic modes whose fall-back has the slope F_0 - F_{-2} over the last gap alone, as in cache-dit's port."""
 
     def weights(self, times: Sequence[float], t: float) -> list[float]:
@@ -64,14 +65,8 @@ class StaleSlope(Modes):
         return [0.0] * (len(times) - 3) + [-rise, 0.0, 1.0 + rise]
 
 
-def method(
-    computed: Iterable[int],
-    forecast: Forecaster,
-    at: tuple[str, ...] = (STACK,),
-    base: str = "input",
-    start: int = 0,
-) -> CacheMethod:
-    return CacheMethod("equal", (Rule(at, StepMask(frozenset(computed)), forecast, base, start),))
+def method(computed: Iterable[int], forecast: Forecaster, kind: type[Rule] = BlocksRule, **options: Any) -> CacheMethod:
+    return CacheMethod("equal", (kind(StepMask(frozenset(computed)), forecast, **options),))
 
 
 @dataclass(frozen=True)
@@ -94,7 +89,11 @@ def pairs(steps: int) -> list[Pair]:
 def _taylorseer(steps: int) -> Iterator[Pair]:
     theirs = [s for s in range(steps) if s < WARMUP or (s - WARMUP - 1) % INTERVAL == 0]
     guard = WARMUP - 2
-    for lite, name, at, base in ((False, "", MODULE_KINDS, "input"), (True, "-lite", (OUTPUT,), "zero")):
+    kinds: tuple[tuple[bool, str, Callable[..., CacheMethod]], ...] = (
+        (False, "", partial(method, kind=ModuleRule)),
+        (True, "-lite", partial(method, kind=OutputRule, residual=False)),
+    )
+    for lite, name, made in kinds:
         for order in (0, 1, 2):
             own = f"taylorseer{name}:interval={INTERVAL},order={order},warmup={WARMUP}"
             yield Pair(
@@ -103,10 +102,10 @@ def _taylorseer(steps: int) -> Iterator[Pair]:
                     t, peers.taylorseer_config(INTERVAL, order, WARMUP, lite)
                 ),
                 (
-                    ("its steps, differences from step 0 on", method(theirs, Taylor(order), at, base), ""),
+                    ("its steps, differences from step 0 on", made(theirs, Taylor(order)), ""),
                     (
-                        f"its steps, the paper's guard (start={guard})",
-                        method(theirs, Taylor(order), at, base, guard),
+                        f"its steps, the paper's guard (drop_before={guard})",
+                        made(theirs, Taylor(order), drop_before=guard),
                         "the guard alone: diffusers has none, it matters from order 2 on",
                     ),
                     (own, own, "the paper's steps: the gap after warm-up is a whole interval, in diffusers 2"),
@@ -124,20 +123,20 @@ def _diffusers(steps: int) -> Iterator[Pair]:
         ((text, text, ""),),
     )
     kept = int(0.2 * steps + 0.5)
-    retained = method({*range(kept), *range(kept + 3, steps, 4)}, Hold())
+    retained = method({*range(kept), *range(kept + 3, steps, 4)}, Reuse())
     yield Pair(
         "diffusers MagCache ratios=1, max_skip_steps=3",
         lambda t: peers.hooks(t, MagCacheConfig(num_inference_steps=steps, mag_ratios=[1.0] * steps)),
         (("its steps as a schedule, hold", retained, ""),),
     )
     ratios = MagCacheConfig(num_inference_steps=steps, mag_ratios=published_curves()[CURVE]["cond"], threshold=0.12)
-    policy = Magnitude(0.12, 3, 0.2, tuple(ratios.mag_ratios.tolist()))
+    policy = MagCachePolicy(0.12, 3, 0.2, tuple(ratios.mag_ratios.tolist()))
     own = f"magcache:curve={CURVE},threshold=0.12,max_skips=3"
     yield Pair(
         f"diffusers MagCache ratios of {CURVE}, threshold=0.12",
         lambda t: peers.hooks(t, ratios),
         (
-            ("its ratios, for both branches", CacheMethod("equal", (Rule((STACK,), policy, Hold()),)), ""),
+            ("its ratios, for both branches", CacheMethod("equal", (BlocksRule(policy, Reuse()),)), ""),
             (own, own, "the unconditional branch has ratios of its own; other step counts are another resampling"),
         ),
     )
@@ -199,7 +198,7 @@ def _cache_dit(steps: int) -> Iterator[Pair]:
             (
                 (
                     f"the same decisions, differences from step {LATE} on (start={LATE})",
-                    CacheMethod("equal", (Rule((STACK,), policy, Taylor(order), start=LATE),)),
+                    CacheMethod("equal", (BlocksRule(policy, Taylor(order), drop_before=LATE),)),
                     "its first difference appears at step 3, one order a computed step after",
                 ),
                 (plain, plain, "no guard: the same, differences from step 0 on"),
@@ -207,17 +206,17 @@ def _cache_dit(steps: int) -> Iterator[Pair]:
         )
     computed = frozenset(mask(17, steps))
     for calibrator, forecast, name in (
-        (None, Hold(), "hold"),
+        (None, Reuse(), "hold"),
         ("TaylorSeer 1", Taylor(1), "taylor:order=1"),
     ):
-        after = CacheMethod("equal", (Rule((STACK,), MaskAfterHead(computed), forecast, start=LATE),))
+        after = CacheMethod("equal", (BlocksRule(MaskAfterHead(computed), forecast, drop_before=LATE),))
         own = "c4d's own: no block runs on a skipped step, the residual is that of the whole stack"
         yield Pair(
             f"cache-dit steps mask F1B0, 17 of {steps}{f' + {calibrator}' if calibrator else ''}",
             _peer(steps, calibrator, **static_mask(sorted(computed), steps)),
             (
                 (f"the mask, first block always run, {name}", after, ""),
-                (f"schedule, {name}", method(computed, forecast, start=LATE), own),
+                (f"schedule, {name}", method(computed, forecast, drop_before=LATE), own),
             ),
         )
 
@@ -225,9 +224,9 @@ def _cache_dit(steps: int) -> Iterator[Pair]:
 def _blocks_and_calibrators(steps: int) -> Iterator[Pair]:
     policy = c4d.methods.first_block(THRESHOLD, warmup=4, last=0).rules[0].policy
     text = f"first-block:threshold={THRESHOLD},warmup=4,last=0"
-    blocks = f"{text},head=2,tail=1"
+    blocks = f"{text},first_blocks=2,last_blocks=1"
     yield Pair(f"cache-dit DBCache F2B1 W4 R={THRESHOLD}", _peer(steps, None, 2, 1, **DYNAMIC), ((blocks, blocks, ""),))
-    line = CacheMethod("equal", (Rule((STACK,), policy, Taylor(1), start=LATE, head=2, tail=1),))
+    line = CacheMethod("equal", (BlocksRule(policy, Taylor(1), drop_before=LATE, first_blocks=2, last_blocks=1),))
     yield Pair(
         f"cache-dit DBCache F2B1 W4 R={THRESHOLD} + TaylorSeer 1",
         _peer(steps, "TaylorSeer 1", 2, 1, **DYNAMIC),
@@ -237,7 +236,7 @@ def _blocks_and_calibrators(steps: int) -> Iterator[Pair]:
         ("FoCa", Undivided(), "slopes undivided", "foca", "slopes are over the steps between features"),
         ("DMD", StaleSlope(), "its line over two gaps", "dmd", "until the modes its line is over the last gap"),
     ):
-        theirs = CacheMethod("equal", (Rule((STACK,), policy, forecast),))
+        theirs = CacheMethod("equal", (BlocksRule(policy, forecast),))
         yield Pair(
             f"cache-dit DBCache F1B0 W4 R={THRESHOLD} + {calibrator}",
             _peer(steps, calibrator, **DYNAMIC),

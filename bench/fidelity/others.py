@@ -33,7 +33,7 @@ def calibrator_config(name: str | None) -> Any:
 
 
 def cache_dit(steps: int) -> list[Case]:
-    """F1B0: the first of the eight blocks probes. Its default F8B0 would compute this whole model on every step."""
+    """F1B0: the first of the eight blocks signals. Its default F8B0 would compute this whole model on every step."""
     first = {"Fn_compute_blocks": 1, "Bn_compute_blocks": 0}
     rows = []
     for calibrator, thresholds in (

@@ -75,7 +75,7 @@ def write(results: Results, pictures: Sequence[str]) -> str:
         "adherence is the fraction of clips in which the judge sees all four attributes asked for.",
         "",
         "**Cost.** A block-row is one sample through one block, counted per clip by hooks inside the blocks, alike for "
-        "all systems and with probes; where a cache skips only part of a block, its modules count by their share of "
+        "all systems and with signals; where a cache skips only part of a block, its modules count by their share of "
         f"the block's matrix-product FLOPs ({split}). *Entered* are the block-rows that ran at least norms and "
         "modulation. Embedding, head, forecasts and the decoder are not counted. A threshold decides for a batch.",
         "",

@@ -103,7 +103,7 @@ def own(method: str, said: list[str] | None = None) -> Attach:
 
 FIRST_BLOCK = "first-block:threshold=0.15,last=0"
 OURS = {
-    "c4d TaylorSeer-Lite": own("taylorseer-lite:interval=3@stack"),
+    "c4d TaylorSeer-Lite": own("taylorseer-lite:interval=3@blocks"),
     "c4d First-Block": own(FIRST_BLOCK),
 }
 

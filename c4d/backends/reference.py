@@ -32,7 +32,7 @@ def sdpa(
     return out.transpose(1, 2), None
 
 
-def written_out(
+def math_attention(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None, causal: bool, lse: bool
 ) -> tuple[Tensor, Tensor]:
     """Two matrix products and a softmax in fp32 (fp64 for fp64), a tile of queries at a time."""
@@ -61,7 +61,7 @@ def written_out(
 KERNELS: Mapping[str, Kernel] = MappingProxyType(
     {
         "sdpa": Kernel("torch's scaled_dot_product_attention", Limits(DTYPES, lse=False), sdpa),
-        "written-out": Kernel("matrix products and a softmax in fp32, tile by tile", Limits(DTYPES), written_out),
+        "math": Kernel("matrix products and a softmax in fp32, tile by tile", Limits(DTYPES), math_attention),
     }
 )
 
@@ -122,7 +122,7 @@ class Reference:
 
     def _kernel(self, call: Call, name: str, empty: bool) -> Run:
         chosen = choose(self.attention_kernels, call, name)
-        return written_out if empty else chosen.run  # kernels of devices do not take tensors without numbers
+        return math_attention if empty else chosen.run  # kernels of devices do not take tensors without numbers
 
     # -- norm and rotary embedding
 

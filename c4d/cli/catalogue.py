@@ -16,6 +16,7 @@ from c4d.cli.start import AUTOLOAD, TORCH_FAILED
 from c4d.cli.table import table_text
 from c4d.core.importing import CannotImport
 from c4d.core.methods import METHODS, published
+from c4d.core.registry import Registry
 from c4d.core.text.grammar import FORECASTERS, choices, describe, names_of
 from c4d.models import SPECS
 from c4d.pipelines import BUNDLED, base_pipeline
@@ -38,6 +39,7 @@ def methods_text() -> str:
         "SITES  (@ moves the method: where results are kept and predicted; which a model has: c4d models)",
         f"  {', '.join(sites)}",
         "",
+        *_ignored(METHODS),
         table_text(WIDTH),
     ]
     return "\n".join(parts)
@@ -50,9 +52,10 @@ def models_text() -> str:
             f"  {spec.transformer}",
             *_wrapped(spec.about),
             f"      sites   {', '.join(spec.kinds())}",
-            f"      probes  {', '.join(probe.value for probe in spec.probes())}",
+            f"      signals  {', '.join(signal.value for signal in spec.measurable())}",
             "",
         ]
+    lines += _ignored(SPECS)
     lines.append("BUNDLED MODELS  (--model NAME; nothing is downloaded)")
     for name, model in BUNDLED.items():
         d = model.defaults
@@ -64,6 +67,14 @@ def models_text() -> str:
             f"guidance scale {d.guidance_scale:g}",
         ]
     return "\n".join([*lines, "", table_text(WIDTH)])
+
+
+def _ignored(registry: Registry[Any]) -> list[str]:
+    """What other packages register and cannot be here, with the reason."""
+    if not registry.ignored:
+        return []
+    title = f"IGNORED  (entry points of {registry.group})"
+    return [title, *(f"  {entry:<27} {_line(why)}" for entry, why in registry.ignored.items()), ""]
 
 
 def doctor_text() -> str:

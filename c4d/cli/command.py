@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +21,25 @@ from c4d.core.text.grammar import parse
 from c4d.parallel import Degrees, Job, NoLauncher, SequenceParallel, start
 from c4d.pipelines import (
     BUNDLED,
+    Clip,
     InputError,
     Request,
     Settings,
-    alone_in,
     call_arguments,
     check_attention,
     check_method,
     check_ranks,
     check_writable,
     compile_blocks,
+    exclusive_lock,
     kept,
     load_pipeline,
     memory_explained,
     parse_dtype,
     produce,
     results,
+    run_interleaved,
     skeleton,
-    take_turns,
     write_manifest,
     write_manifest_together,
 )
@@ -70,19 +71,15 @@ def generate(options: Options, stops: Stops) -> None:
     plan = prepare(options)
     job, settings, out = plan.job, plan.settings, options.out
     stops.check()
-    several = options.prompt_file is not None
-    folders = [out / f"{index:03d}" if several else out for index in range(len(plan.requests))]
+    folders = [out / f"{i:03d}" for i in range(len(plan.requests))] if options.prompt_file is not None else [out]
     jobs = list(zip(folders, plan.requests, strict=True))
     with ExitStack() as until_done, memory_explained(plan.backend, settings):
-        notes = job.first(lambda: until_done.enter_context(alone_in(out)))
-        for note in notes if job.rank == 0 else ():
-            print(f"note: {note}")
+        notes = job.first(lambda: until_done.enter_context(exclusive_lock(out)))
         records = job.first(lambda: results(out))
         keep = set[Path]() if options.overwrite else job.first(lambda: kept(jobs, settings, records))
         job.first(lambda: write_manifest(out, records))
-        for folder, request in jobs if job.rank == 0 else ():
-            if folder in keep:
-                print(f"{folder}: kept, already complete: {request.prompt}")
+        if job.rank == 0:
+            say_before(notes, [(folder, request) for folder, request in jobs if folder in keep])
         waiting = [each for each in jobs if each[0] not in keep][plan.replica :: plan.degrees.data]
         if len(keep) < len(jobs):  # every group loads, also one without a prompt: ranks meet there
             pipe, attention, ranks = _load(options, plan, [request for _, request in waiting], notes, until_done)
@@ -90,7 +87,7 @@ def generate(options: Options, stops: Stops) -> None:
         for folder, request in waiting:
             how: dict[str, Any] = {"backend": plan.backend, "ranks": ranks}
             if not plan.leads:
-                take_turns(pipe, request, settings, progress=False, **how)
+                run_interleaved(pipe, request, settings, progress=False, **how)
                 continue
             shown = not options.quiet and plan.replica == 0
             record, clip = produce(
@@ -101,28 +98,39 @@ def generate(options: Options, stops: Stops) -> None:
                 write_manifest_together(out)
             else:
                 write_manifest(out, records)
-            if several:
-                print(f"{folder}: {summary(record)}: {request.prompt}")
-            elif not options.quiet:
-                for note in record["notes"]:
-                    print(f"note: {note}")
-                for line in record["attention"]:
-                    print(f"attention: {line}")
-                print(f"{clip.report or 'uncached'}\n{summary(record)}\ntimed: {record['timing']['how']}")
-            for line in () if options.quiet else time_spent(record):
-                print(line)
-        job.meet()  # the folder is everybody's until the last one has written
+            say_made(options, folder, request, record, clip)
+        job.meet()  # barrier: other ranks may still write into the folder
     if job.rank == 0:
-        made = f"{folders[0].name} to {folders[-1].name}, manifest.jsonl" if several else listed(out)
-        print(f"files in {out}: {made}")
+        several = f"{folders[0].name} to {folders[-1].name}, manifest.jsonl"
+        print(f"files in {out}: {listed(out) if folders == [out] else several}")
     job.end()
+
+
+def say_before(notes: Sequence[str], kept: Sequence[tuple[Path, Request]]) -> None:
+    for note in notes:
+        print(f"note: {note}")
+    for folder, request in kept:
+        print(f"{folder}: kept, already complete: {request.prompt}")
+
+
+def say_made(options: Options, folder: Path, request: Request, record: dict[str, Any], clip: Clip) -> None:
+    if options.prompt_file is not None:
+        print(f"{folder}: {summary(record)}: {request.prompt}")
+    elif not options.quiet:
+        for note in record["notes"]:
+            print(f"note: {note}")
+        for line in record["attention"]:
+            print(f"attention: {line}")
+        print(f"{clip.report or 'uncached'}\n{summary(record)}\ntimed: {record['timing']['how']}")
+    for line in () if options.quiet else time_spent(record):
+        print(line)
 
 
 def prepare(options: Options) -> Plan:
     """Everything that can be known without weights; the ranks of a job find each other here."""
     try:
         backend = select(options.backend)
-        how = SequenceParallel(**{field.name: getattr(options, field.name) for field in fields(SequenceParallel)})
+        how = options.parts_of(SequenceParallel)
     except ValueError as error:
         raise InputError(str(error)) from error
     try:
@@ -141,44 +149,25 @@ def _checked(
         raise InputError(
             f"threads is {options.threads!r}; allowed are whole numbers from 1 to {cores}, this machine's cores"
         )
-    if options.cache is not None:
-        parse(options.cache)
+    method = None if options.cache is None else parse(options.cache)
     model = BUNDLED.get(options.model)
-    settings = Settings(
-        model=options.model,
+    settings = options.parts_of(
+        Settings,
+        cache=method,
         backend=backend.name,
         dtype=options.dtype or str(backend.default_dtype).removeprefix("torch."),
         fps=options.fps if options.fps is not None else float(model.defaults.fps if model else 16),
-        cache=options.cache,
-        attention=options.attention,
-        compile=options.compile,
-        compare=options.compare,
-        repeats=options.repeats,
-        history_dtype=options.history_dtype,
-        history_on=options.history_on,
     )
     dtype = parse_dtype(settings.dtype, backend=backend)
     if settings.history_dtype is not None:
         parse_dtype(settings.history_dtype, "dtype of the history", backend)
-    requests = [
-        Request(
-            prompt=prompt,
-            negative_prompt=options.negative_prompt,
-            image=options.image,
-            height=options.height,
-            width=options.width,
-            num_frames=options.frames,
-            steps=options.steps,
-            guidance_scale=options.guidance_scale,
-            seed=options.seed,
-        )
-        for prompt in read_prompts(options)
-    ]
+    prompts = read_prompts(options)
+    requests = [options.parts_of(Request, prompt=prompt, num_frames=options.frames) for prompt in prompts]
     if model:
         requests = [request.with_defaults(model.defaults) for request in requests]
     pipe = skeleton(options.model, allow_pickle=options.allow_pickle)
-    if options.cache is not None:
-        check_method(pipe, options.cache, backend=backend, steps=requests[0].steps)
+    if method is not None:
+        check_method(pipe, method, backend=backend, steps=requests[0].steps)
     if settings.attention != OWN:
         check_attention(pipe, settings.attention, dtype, backend=backend)
     degrees = check_ranks(pipe, how, job, requests[0], settings.attention, dtype, backend=backend)

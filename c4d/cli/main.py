@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -26,7 +26,7 @@ exit codes: 0 done; 2 bad input or usage; 3 a backend or a dependency is missing
             from there, unless it has --overwrite.
 
 example:    c4d generate --prompt "a red circle moving left on a black background" \\
-                --cache taylorseer-lite:interval=3@stack --compare
+                --cache taylorseer-lite:interval=3@blocks --compare
 """
 
 RESUME = "what is finished is kept, and the same command goes on from there (with --overwrite: starts again)"
@@ -39,27 +39,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(arguments)
     except SystemExit as stop:  # --help
         return int(stop.code or 0)
-    except KeyboardInterrupt:
-        return fail(f"interrupted; {RESUME}" if arguments[:1] == ["generate"] else "interrupted", arguments, 130)
-    except Terminated:
-        return fail(f"terminated; {RESUME}", arguments, 143)
-    except OutputError as error:
-        return fail(f"{error}; make room or name another --out: {RESUME}", arguments, 4)
-    except (InputError, MethodError, Unsupported, Disagreement) as error:
-        return fail(str(error), arguments, 2)
-    except torch.OutOfMemoryError as error:
-        return fail(f"{error}; {RESUME}", arguments, 1)
-    except GenerationError as error:
-        return fail(str(error), arguments, 1)
-    except BackendUnavailable as error:
-        return fail(f"{error}; c4d doctor lists what can", arguments, 3)
-    except CannotImport as error:
-        return fail(f"{error}; {error.way_out}", arguments, 3)
-    except ImportError as error:
-        return fail(f"a dependency is missing: {error}; install c4d with its dependencies", arguments, 3)
-    except Exception as error:
-        hint = "" if "--debug" in arguments else " (unexpected; --debug shows where)"
-        return fail(f"{type(error).__name__}: {error}{hint}", arguments, 1)
+    except BaseException as error:
+        for kinds, code, text in ERRORS:
+            if isinstance(error, kinds):
+                return fail(text(error, arguments), arguments, code)
+        raise
+
+
+def _interrupted(error: BaseException, arguments: Sequence[str]) -> str:
+    return f"interrupted; {RESUME}" if arguments[:1] == ["generate"] else "interrupted"
+
+
+def _unexpected(error: BaseException, arguments: Sequence[str]) -> str:
+    return f"{type(error).__name__}: {error}{'' if '--debug' in arguments else ' (unexpected; --debug shows where)'}"
+
+
+# The first that fits: kinds of errors, the exit code, and what is said.
+ERRORS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], int, Callable[..., str]], ...] = (
+    (KeyboardInterrupt, 130, _interrupted),
+    (Terminated, 143, lambda error, _: f"terminated; {RESUME}"),
+    (OutputError, 4, lambda error, _: f"{error}; make room or name another --out: {RESUME}"),
+    ((InputError, MethodError, Unsupported, Disagreement), 2, lambda error, _: str(error)),
+    (torch.OutOfMemoryError, 1, lambda error, _: f"{error}; {RESUME}"),
+    (GenerationError, 1, lambda error, _: str(error)),
+    (BackendUnavailable, 3, lambda error, _: f"{error}; c4d doctor lists what can"),
+    (CannotImport, 3, lambda error, _: f"{error}; {error.way_out}"),
+    (ImportError, 3, lambda error, _: f"a dependency is missing: {error}; install c4d with its dependencies"),
+    (Exception, 1, _unexpected),
+)
 
 
 def _run(arguments: list[str]) -> int:

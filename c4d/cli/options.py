@@ -3,53 +3,154 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from c4d.backends import known
 from c4d.cli.config import from_file, read_text, unusable
 from c4d.pipelines import BUNDLED, InputError
 
+T = TypeVar("T")
+
+
+def whole(text: str) -> int:
+    try:
+        return int(_digits(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+
+
+def number(text: str) -> float:
+    try:
+        return float(_digits(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+
+
+def none_or_text(text: str) -> str | None:
+    return None if text.strip() == "none" else text
+
+
+def path_to(text: str) -> Path:
+    if not text:  # would be the folder one is in
+        raise argparse.ArgumentTypeError("the name is empty; name a file or folder (. is this folder)")
+    return Path(text)
+
+
+def _digits(text: str) -> str:
+    """Python would also take 1_0 and the digits of other scripts."""
+    if "_" in text or not text.isascii():
+        raise ValueError
+    return text
+
+
+WHAT, HOW = "what to generate", "how to run"
+RANKS, WHERE = "several devices (torchrun --nproc-per-node=N)", "where to"
+OWN_SIZE = "default: the model's own"
+
+
+def option(default: Any, group: str, convert: Callable[[str], Any], metavar: str, text: str) -> Any:
+    """A field of :class:`Options` that takes a value."""
+    return field(default=default, metadata={"group": group, "type": convert, "metavar": metavar, "help": text})
+
+
+def switch(group: str, text: str) -> Any:
+    """A field of :class:`Options` that is on or off."""
+    return field(default=False, metadata={"group": group, "action": argparse.BooleanOptionalAction, "help": text})
+
 
 @dataclass(frozen=True)
 class Options:
-    """Every option of ``generate`` with its default; names as on the command line, dashes as underscores."""
+    """Every option of ``generate``, declared here alone: its default, how its words are read, and what it is.
 
-    model: str = "wan-tiny"
-    backend: str = "auto"
-    cache: str | None = None
-    attention: str = "auto"
-    prompt: str | None = None
-    prompt_file: Path | None = None
-    negative_prompt: str | None = None
-    image: Path | None = None
-    height: int | None = None
-    width: int | None = None
-    frames: int | None = None
-    steps: int | None = None
-    guidance_scale: float | None = None
-    seed: int = 0
-    fps: float | None = None
-    dtype: str | None = None
-    threads: int | None = None
-    allow_pickle: bool = False
-    compile: bool = False
-    out: Path = Path("out")
-    overwrite: bool = False
-    compare: bool = False
-    repeats: int = 1
-    history_dtype: str | None = None
-    history_on: str = "device"
-    quiet: bool = False
-    ulysses: int | None = None
-    ring: int | None = None
-    cfg: int | None = None
-    data: int = 1
-    jointly: bool = False
-    groups: str = "auto"
-    timeout: float = 600.0
+    The command line, its help and the keys of a YAML file follow from the fields.
+    """
+
+    model: str = option(
+        "wan-tiny",
+        WHAT,
+        str,
+        "NAME",
+        f"bundled model ({', '.join(BUNDLED)}), diffusers directory or hub id; default wan-tiny",
+    )
+    prompt: str | None = option(None, WHAT, str, "TEXT", "what to show")
+    prompt_file: Path | None = option(
+        None, WHAT, path_to, "FILE", "one prompt a line (UTF-8); blank lines and # comments are skipped"
+    )
+    negative_prompt: str | None = option(None, WHAT, str, "TEXT", "what to steer away from")
+    image: Path | None = option(None, WHAT, path_to, "FILE", "first frame, for image-to-video models")
+    height: int | None = option(None, WHAT, whole, "N", f"pixels; {OWN_SIZE}")
+    width: int | None = option(None, WHAT, whole, "N", f"pixels; {OWN_SIZE}")
+    frames: int | None = option(None, WHAT, whole, "N", f"frames of the clip, 1 for a picture; {OWN_SIZE}")
+    steps: int | None = option(None, WHAT, whole, "N", f"denoising steps; {OWN_SIZE}")
+    guidance_scale: float | None = option(None, WHAT, number, "X", f"how strongly to follow the prompt; {OWN_SIZE}")
+    seed: int = option(0, WHAT, whole, "N", "of the noise, the same on every device; default 0")
+    fps: float | None = option(
+        None, WHAT, number, "X", f"frames a second of a saved video, not of a picture; {OWN_SIZE} or 16"
+    )
+
+    cache: str | None = option(
+        None, HOW, none_or_text, "TEXT", "caching method, such as fora:interval=3 (c4d methods); default none"
+    )
+    attention: str = option(
+        "auto",
+        HOW,
+        str,
+        "NAME",
+        "attention kernel (c4d doctor), auto: the best exact one, or own: the model's code; default auto",
+    )
+    backend: str = option("auto", HOW, str, "NAME", f"auto, {', '.join(known())}; default auto")
+    dtype: str | None = option(
+        None, HOW, str, "NAME", "of the weights: float32, bfloat16, float16; default: the backend's own"
+    )
+    threads: int | None = option(
+        None, HOW, whole, "N", "CPU threads; default: the bundled model's own (1), else torch's choice"
+    )
+    history_dtype: str | None = option(
+        None, HOW, str, "NAME", "what the cache keeps its features in; default: as computed"
+    )
+    history_on: str = option("device", HOW, str, "PLACE", "where the cache keeps them: device or host; default device")
+    allow_pickle: bool = switch(HOW, "also read pickled weights (.bin), of people you trust; default: safetensors only")
+    compile: bool = switch(HOW, "compile the transformer's blocks before use")
+    compare: bool = switch(HOW, "also generate without the cache, and compare")
+    repeats: int = option(
+        1, HOW, whole, "N", "timed runs of each kind, in turns, after a warm-up; default 1 without one"
+    )
+
+    ulysses: int | None = option(
+        None, RANKS, whole, "N", "ranks that share an attention by heads; default: chosen, and printed"
+    )
+    ring: int | None = option(
+        None, RANKS, whole, "N", "ranks that share an attention by keys; default: chosen, and printed"
+    )
+    cfg: int | None = option(
+        None, RANKS, whole, "N", "2: each branch of guidance has ranks of its own; default: chosen, and printed"
+    )
+    data: int = option(1, RANKS, whole, "N", "groups of ranks with prompts of their own (--prompt-file); default 1")
+    jointly: bool = switch(RANKS, "both branches of guidance take the same caching decisions")
+    groups: str = option(
+        "auto", RANKS, str, "NAME", "who makes the groups of ranks: xfuser, torch, or auto; default auto"
+    )
+    timeout: float = option(
+        600.0, RANKS, number, "X", "seconds that ranks wait for each other before the job fails; default 600"
+    )
+
+    out: Path = option(
+        Path("out"),
+        WHERE,
+        path_to,
+        "DIR",
+        "folder for the files; with --prompt-file 000, 001, ... inside it; default out",
+    )
+    overwrite: bool = switch(WHERE, "make again what --out holds; without it that is kept, or refused if it differs")
+    quiet: bool = switch(WHERE, "no progress bar and no report on the terminal")
+
+    def parts_of(self, kind: type[T], **more: Any) -> T:
+        """A dataclass made of the options of the same names as its fields, and ``more``."""
+        names = {each.name for each in fields(kind)} & {each.name for each in fields(self)}  # type: ignore[arg-type]
+        return kind(**{**{name: getattr(self, name) for name in names}, **more})
 
 
 class Parser(argparse.ArgumentParser):
@@ -62,76 +163,14 @@ class Parser(argparse.ArgumentParser):
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of ``generate``; those not given leave no trace in the namespace."""
-    add = parser.add_argument_group
-
-    def option(group: Any, name: str, convert: Any, metavar: str, text: str) -> None:
-        group.add_argument(name, type=convert, metavar=metavar, default=argparse.SUPPRESS, help=text)
-
-    def switch(group: Any, name: str, text: str) -> None:
-        group.add_argument(name, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
-
-    what = add("what to generate")
-    bundled = ", ".join(BUNDLED)
-    option(what, "--model", str, "NAME", f"bundled model ({bundled}), diffusers directory or hub id; default wan-tiny")
-    option(what, "--prompt", str, "TEXT", "what to show")
-    option(what, "--prompt-file", path_to, "FILE", "one prompt a line (UTF-8); blank lines and # comments are skipped")
-    option(what, "--negative-prompt", str, "TEXT", "what to steer away from")
-    option(what, "--image", path_to, "FILE", "first frame, for image-to-video models")
-    option(what, "--height", whole, "N", "pixels; default: the model's own")
-    option(what, "--width", whole, "N", "pixels; default: the model's own")
-    option(what, "--frames", whole, "N", "frames of the clip, 1 for a picture; default: the model's own")
-    option(what, "--steps", whole, "N", "denoising steps; default: the model's own")
-    option(what, "--guidance-scale", number, "X", "how strongly to follow the prompt; default: the model's own")
-    option(what, "--seed", whole, "N", "of the noise, the same on every device; default 0")
-    option(
-        what,
-        "--fps",
-        number,
-        "X",
-        "frames a second of a saved video, not of a picture; default: the model's own or 16",
-    )
-
-    how = add("how to run")
-    option(how, "--cache", none_or_text, "TEXT", "caching method, such as fora:interval=3 (c4d methods); default none")
-    option(
-        how,
-        "--attention",
-        str,
-        "NAME",
-        "attention kernel (c4d doctor), auto: the best exact one, or own: the model's code; default auto",
-    )
-    option(how, "--backend", str, "NAME", f"auto, {', '.join(known())}; default auto")
-    option(how, "--dtype", str, "NAME", "of the weights: float32, bfloat16, float16; default: the backend's own")
-    option(how, "--threads", whole, "N", "CPU threads; default: the bundled model's own (1), else torch's choice")
-    option(how, "--history-dtype", str, "NAME", "what the cache keeps its features in; default: as computed")
-    option(how, "--history-on", str, "PLACE", "where the cache keeps them: device or host; default device")
-    switch(how, "--allow-pickle", "also read pickled weights (.bin), of people you trust; default: safetensors only")
-    switch(how, "--compile", "compile the transformer's blocks before use")
-    switch(how, "--compare", "also generate without the cache, and compare")
-    option(how, "--repeats", whole, "N", "timed runs of each kind, in turns, after a warm-up; default 1 without one")
-
-    ranks = add("several devices (torchrun --nproc-per-node=N)")
-    option(ranks, "--ulysses", whole, "N", "ranks that share an attention by heads; default: chosen, and printed")
-    option(ranks, "--ring", whole, "N", "ranks that share an attention by keys; default: chosen, and printed")
-    option(ranks, "--cfg", whole, "N", "2: each branch of guidance has ranks of its own; default: chosen, and printed")
-    option(ranks, "--data", whole, "N", "groups of ranks with prompts of their own (--prompt-file); default 1")
-    switch(ranks, "--jointly", "both branches of guidance take the same caching decisions")
-    option(ranks, "--groups", str, "NAME", "who makes the groups of ranks: xfuser, torch, or auto; default auto")
-    option(ranks, "--timeout", number, "X", "seconds that ranks wait for each other before the job fails; default 600")
-
-    where = add("where to")
-    option(
-        where, "--out", path_to, "DIR", "folder for the files; with --prompt-file 000, 001, ... inside it; default out"
-    )
-    switch(where, "--overwrite", "make again what --out holds; without it that is kept, or refused if it differs")
-    option(
-        where,
-        "--config",
-        path_to,
-        "FILE",
-        "YAML file with any of these options; the command line wins over it",
-    )
-    switch(where, "--quiet", "no progress bar and no report on the terminal")
+    groups: dict[str, Any] = {}
+    for each in fields(Options):
+        how = dict(each.metadata)
+        group = groups.setdefault(title := how.pop("group"), None) or parser.add_argument_group(title)
+        groups[title] = group
+        group.add_argument(f"--{each.name.replace('_', '-')}", default=argparse.SUPPRESS, **how)
+    text = "YAML file with any of these options; the command line wins over it"
+    groups[WHERE].add_argument("--config", type=path_to, metavar="FILE", default=argparse.SUPPRESS, help=text)
 
 
 def read_options(given: Mapping[str, Any], parser: argparse.ArgumentParser) -> Options:
@@ -166,37 +205,6 @@ def read_prompts(options: Options) -> list[str]:
     if not prompts:
         raise InputError(f"prompt file {str(options.prompt_file)!r} has no prompt; write one a line")
     return prompts
-
-
-def whole(text: str) -> int:
-    try:
-        return int(_digits(text))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
-
-
-def number(text: str) -> float:
-    try:
-        return float(_digits(text))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-
-
-def none_or_text(text: str) -> str | None:
-    return None if text.strip() == "none" else text
-
-
-def path_to(text: str) -> Path:
-    if not text:  # would be the folder one is in
-        raise argparse.ArgumentTypeError("the name is empty; name a file or folder (. is this folder)")
-    return Path(text)
-
-
-def _digits(text: str) -> str:
-    """Python would also take 1_0 and the digits of other scripts."""
-    if "_" in text or not text.isascii():
-        raise ValueError
-    return text
 
 
 def _own(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,37 +8,16 @@ from c4d.core.integration.attach import check_fit
 from c4d.core.methods import METHODS
 from c4d.core.spec import ModelSpec
 from c4d.core.text.grammar import parse
-from c4d.core.types import Probe
+from c4d.core.types import Signal
 from c4d.models import SPECS
 
-# Each method as it may be written. DPCache and L2P read a profile first; what they do at the model is that of the text.
-EXAMPLES = {
-    "fora": "fora:interval=3",
-    "taylorseer": "taylorseer:interval=5,order=2,warmup=3",
-    "taylorseer-lite": "taylorseer-lite:interval=5",
-    "hicache": "hicache:interval=4,order=2",
-    "foca": "foca:interval=5",
-    "freqca": "freqca:interval=6",
-    "dmd": "dmd:interval=4",
-    "pab": "pab:attn=2",
-    "fastercache": "fastercache:weight=0.5",
-    "teacache": "teacache:threshold=0.1,coefficients=1/0,signal={signal}",
-    "magcache": "magcache:curve=wan2.1-t2v-1.3b,threshold=0.12,max_skips=2",
-    "easycache": "easycache:threshold=0.05,warmup=10",
-    "first-block": "first-block:threshold=0.1",
-    "seacache": "seacache:threshold=0.25",
-    "schedule": "schedule:computed=0/1/5",
-    "lemica": "lemica:computed=0/3/7",
-    "dpcache": "schedule:computed=0/1/2+taylor",
-    "l2p": "schedule:computed=0/1/2+taylor",
-}
-SIGNALS = (Probe.TIME_EMBEDDING, Probe.TIME_PROJECTION, Probe.MODULATED_INPUT)
+SIGNALS = (Signal.TIME_EMBEDDING, Signal.TIME_PROJECTION, Signal.MODULATED_INPUT)
 
 
 def refusal(method: str, spec: ModelSpec) -> str | None:
     """Why the method cannot be used on the model; None if it can."""
-    signal = next((probe for probe in SIGNALS if probe in spec.signals), SIGNALS[0])
-    made = parse(EXAMPLES[method].format(signal=signal.value))
+    signal = next((signal for signal in SIGNALS if signal in spec.signals), SIGNALS[0])
+    made = parse(METHODS[method].example.format(signal=signal.value))
     try:
         check_fit(made, spec)
     except ValueError as error:

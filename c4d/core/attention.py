@@ -42,7 +42,7 @@ class AttentionPrimitives(Protocol):
     ) -> Tensor: ...
 
 
-class Work:
+class AttentionRuntime:
     """What processors of one transformer share whose heads are as many and as large: primitives and chosen kernels.
 
     Kernels are chosen before a forward and hold until its end. In between, as in a forward that was called past the
@@ -103,7 +103,7 @@ class Processor:
     replaces = ""
     kind = "attention"
 
-    def __init__(self, work: Work, before: Any) -> None:
+    def __init__(self, work: AttentionRuntime, before: Any) -> None:
         self.work, self.before = work, before
 
     @property  # type: ignore[misc]
@@ -138,8 +138,6 @@ def _itself(processor: Any) -> Any:
 
 def changed(processor: Any, stock: str) -> str | None:
     """None for a processor of the class ``stock`` as it was made; else what it is, in words."""
-    if isinstance(processor, Processor):
-        return "of another c4d.attention"
     cls = type(processor)
     if f"{cls.__module__}.{cls.__qualname__}" != stock:
         return cls.__name__

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from c4d.core.attention import Processor
-from c4d.core.types import MODULE_KINDS, OUTPUT, STACK, Probe
+from c4d.core.types import BLOCKS, MODULE_KINDS, OUTPUT, Signal
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Split(Protocol):
 
 
 @dataclass(frozen=True)
-class Spread:
+class ShardingPlan:
     """How a transformer's tokens are spread over ranks: where they arise, what goes with them, where they are gathered.
 
     ``tokens``: the module whose output they are (:meth:`Split.tokens`). ``gather``: the module whose output [B, S, C]
@@ -125,9 +125,9 @@ class ModelSpec:
     transformer: str
     stacks: tuple[Stack, ...]
     exit: str
-    signals: Mapping[Probe, OutputOf | AtEntry] = field(default_factory=dict)
+    signals: Mapping[Signal, OutputOf | AtEntry] = field(default_factory=dict)
     padding: tuple[Padding, ...] = ()
-    spread: Spread | None = None
+    spread: ShardingPlan | None = None
     latents: str = "hidden_states"
     like_latents: bool = True
     grid: Callable[[nn.Module, Mapping[str, Any]], tuple[tuple[int, ...], ...]] | None = None
@@ -136,10 +136,14 @@ class ModelSpec:
     def kinds(self) -> tuple[str, ...]:
         """Every kind of site that a rule can name on this model."""
         declared = {kind for stack in self.stacks for kind in stack.sites}
-        return (STACK, OUTPUT, *(kind for kind in MODULE_KINDS if kind in declared))
+        return (BLOCKS, OUTPUT, *(kind for kind in MODULE_KINDS if kind in declared))
 
-    def probes(self) -> tuple[Probe, ...]:
-        return tuple(probe for probe in Probe if probe in self.signals or probe is Probe.HEAD or self._outside(probe))
+    def measurable(self) -> tuple[Signal, ...]:
+        return tuple(
+            signal
+            for signal in Signal
+            if signal in self.signals or signal is Signal.FIRST_BLOCKS or self._outside(signal)
+        )
 
-    def _outside(self, probe: Probe) -> bool:
-        return probe.outside and (probe is not Probe.SPECTRUM or self.grid is not None)
+    def _outside(self, signal: Signal) -> bool:
+        return signal.outside and (signal is not Signal.SPECTRUM or self.grid is not None)

@@ -1,21 +1,21 @@
-"""The words of c4d: actions, probes, steps, rules, methods, model specs, and the protocols of their parts."""
+"""The words of c4d: actions, signals, steps; what policies and forecasters are; what the core needs of a backend."""
 
 from __future__ import annotations
 
 import enum
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 S = TypeVar("S")
 
-STACK, OUTPUT = "stack", "output"
+BLOCKS, OUTPUT = "blocks", "output"
 MODULE_KINDS = ("attn", "cross_attn", "mlp", "total")
-SITES = (STACK, OUTPUT, *MODULE_KINDS)
-BASES = ("input", "zero")
+SITES = (BLOCKS, OUTPUT, *MODULE_KINDS)
 AXES = ("step", "sigma")
 
 
@@ -24,13 +24,13 @@ class Action(enum.Enum):
     REUSE = "reuse"
 
 
-class Probe(enum.Enum):
+class Signal(enum.Enum):
     """A tensor whose change a policy may ask for before it decides."""
 
     TIME_EMBEDDING = "time_embedding"  # the embedded timestep, before its projection to modulations
     TIME_PROJECTION = "time_projection"  # the modulation vectors projected from it
     MODULATED_INPUT = "modulated_input"  # the first block's input after its adaptive norm
-    HEAD = "head"  # the residual of the first block, which therefore runs on every step
+    FIRST_BLOCKS = "first_blocks"  # the residual of the first block, which therefore runs on every step
     INPUT = "input"  # the latents that the transformer is given
     INPUT_SINCE = "input_since"  # the same, compared with the last computed step
     OUTPUT = "output"  # the last two computed outputs; ``base`` is of the newer
@@ -39,16 +39,16 @@ class Probe(enum.Enum):
     @property
     def anchored(self) -> bool:
         """True if it is compared with the last computed step, False if with the previous step."""
-        return self in (Probe.HEAD, Probe.INPUT_SINCE)
+        return self in (Signal.FIRST_BLOCKS, Signal.INPUT_SINCE)
 
     @property
     def outside(self) -> bool:
         """True if it is known before the transformer runs."""
-        return self in (Probe.INPUT, Probe.INPUT_SINCE, Probe.OUTPUT, Probe.SPECTRUM)
+        return self in (Signal.INPUT, Signal.INPUT_SINCE, Signal.OUTPUT, Signal.SPECTRUM)
 
 
-class Change(NamedTuple):
-    """How far a probe moved: ``delta`` = sum|now - before|, ``base`` = sum|before|, both over all ranks."""
+class RelativeL1(NamedTuple):
+    """How far a signal moved: ``delta`` = sum|now - before|, ``base`` = sum|before|, both over all ranks."""
 
     delta: float
     base: float
@@ -69,7 +69,7 @@ class Step(NamedTuple):
     """Where a pass stands: ``index`` of ``total`` over the whole run (all experts together), branch, expert.
 
     ``span`` is the first step of its expert and the one after its last, if the pipeline tells; else None.
-    ``timestep`` is that of the scheduler, told to policies that are ``Timed``; else None.
+    ``timestep`` is that of the scheduler, told to policies that are ``timed``; else None.
     """
 
     index: int  # type: ignore[assignment]
@@ -80,70 +80,102 @@ class Step(NamedTuple):
     timestep: float | None = None
 
 
-@runtime_checkable
-class Policy(Protocol[S]):
+Measured = Sequence[tuple[Step, Mapping[Signal, RelativeL1]]]
+
+
+class Policy(ABC, Generic[S]):
     """When to compute. Pure and on the host: no tensors, no device.
 
-    ``probes`` names what must be measured first; empty means that no pass ever waits for the device.
     A fresh state (``init()``) must always decide COMPUTE: the session resets a policy to it whenever there is nothing
-    valid to reuse (first step, new expert, changed shape, non-finite measurement).
+    valid to reuse (first step, new expert, changed shape, non-finite measurement). What is optional has a default here,
+    and :class:`Wrapper` passes all of it on.
     """
 
     @property
-    def probes(self) -> frozenset[Probe]: ...
-    def init(self) -> S: ...
-    def decide(self, state: S, step: Step, seen: Mapping[Probe, Change]) -> tuple[Action, S]: ...
-
-
-@runtime_checkable
-class Timed(Protocol):
-    """A policy that decides by the scheduler's timesteps, which are read from the device once a run."""
+    def signals(self) -> frozenset[Signal]:
+        """What must be measured first; empty means that no pass ever waits for the device."""
+        return frozenset()
 
     @property
-    def timed(self) -> bool: ...
+    def timed(self) -> bool:
+        """Whether it decides by the scheduler's timesteps (``Step.timestep``), read from the device once a run."""
+        return False
+
+    @property
+    def steps(self) -> int | None:
+        """Of how many steps a run has to be; None takes any."""
+        return None
+
+    @abstractmethod
+    def init(self) -> S: ...
+    @abstractmethod
+    def decide(self, state: S, step: Step, seen: Mapping[Signal, RelativeL1]) -> tuple[Action, S]: ...
+
+    def idle(self, total: int, measured: Measured) -> str:
+        """In words, why a run of ``total`` steps that ``measured`` this reused nothing."""
+        return f"{type(self).__name__} computed every step"
+
+    def remark(self, total: int) -> str | None:
+        """What of it a run of ``total`` steps had no use for; None if nothing."""
+        return None
 
 
-Measured = Sequence[tuple[Step, Mapping[Probe, Change]]]
+class Wrapper(Policy[S]):
+    """A policy around ``inner``: whatever it does not say itself, the inner one says."""
 
+    inner: Policy[Any]
 
-@runtime_checkable
-class Explains(Protocol):
-    """A policy that can say in words why a run of ``total`` steps that ``measured`` this reused nothing."""
+    @property
+    def signals(self) -> frozenset[Signal]:
+        return self.inner.signals
 
-    def idle(self, total: int, measured: Measured) -> str: ...
+    @property
+    def timed(self) -> bool:
+        return self.inner.timed
 
+    @property
+    def steps(self) -> int | None:
+        return self.inner.steps
 
-@runtime_checkable
-class Remarks(Protocol):
-    """A policy that can tell what of it a run of ``total`` steps had no use for; None if nothing."""
+    def idle(self, total: int, measured: Measured) -> str:
+        return self.inner.idle(total, measured)
 
-    def remark(self, total: int) -> str | None: ...
+    def remark(self, total: int) -> str | None:
+        return self.inner.remark(total)
 
 
 class Predicted(float):
     """The time of a feature that was itself forecast."""
 
 
-@runtime_checkable
-class Forecaster(Protocol):
-    """What instead: a linear combination of the last ``history`` computed features.
+class Forecaster(ABC):
+    """What instead: made of the last ``history`` computed features.
 
     ``over`` says what its times are: step indices, or noise levels ("sigma"). Of its own forecasts the last ``keeps``
     stay among the features, at times of the class ``Predicted``.
     """
 
     @property
+    @abstractmethod
     def history(self) -> int: ...
     @property
-    def over(self) -> str: ...
+    def over(self) -> str:
+        return "step"
+
     @property
-    def keeps(self) -> int: ...
+    def keeps(self) -> int:
+        return 0
+
+
+class LinearForecaster(Forecaster):
+    """A forecast that is a linear combination of the features, by their times alone: one ``lincomb`` on any backend."""
+
+    @abstractmethod
     def weights(self, times: Sequence[float], t: float) -> Sequence[float]:
         """One weight for each of ``times`` (oldest first) to predict time ``t``."""
-        ...
 
 
-class Field(Protocol):
+class FeatureOps(Protocol):
     """What a forecaster that reads the features may ask of them."""
 
     def lincomb(self, features: Sequence[Tensor], weights: Sequence[float]) -> Tensor: ...
@@ -156,8 +188,7 @@ class Field(Protocol):
         ...
 
 
-@runtime_checkable
-class FeatureForecaster(Forecaster, Protocol):
+class FeatureForecaster(Forecaster):
     """A forecaster whose result depends on what the features are, not on their times alone.
 
     It works at the sites ``at``, on models that tell their grid of tokens if it ``needs_grid``, and on backends that
@@ -165,14 +196,19 @@ class FeatureForecaster(Forecaster, Protocol):
     """
 
     @property
+    @abstractmethod
     def at(self) -> tuple[str, ...]: ...
     @property
-    def needs_grid(self) -> bool: ...
+    def needs_grid(self) -> bool:
+        return False
+
     @property
-    def needs_double(self) -> bool: ...
-    def combine(self, features: Sequence[Tensor], times: Sequence[float], t: float, field: Field) -> Tensor:
+    def needs_double(self) -> bool:
+        return False
+
+    @abstractmethod
+    def combine(self, features: Sequence[Tensor], times: Sequence[float], t: float, field: FeatureOps) -> Tensor:
         """The forecast at ``t`` of ``features`` (oldest first)."""
-        ...
 
 
 class Parked(NamedTuple):

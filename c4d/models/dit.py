@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from c4d.core.spec import AtEntry, ModelSpec, Site, Stack
-from c4d.core.types import Probe
+from c4d.core.types import Signal
 from c4d.models.image_processors import SelfAttention
 
 TAKES = (
@@ -52,7 +52,7 @@ SPECS = (
             ),
         ),
         exit="norm_out",
-        signals={Probe.TIME_EMBEDDING: AtEntry(embedded), Probe.MODULATED_INPUT: AtEntry(modulated_input)},
+        signals={Signal.TIME_EMBEDDING: AtEntry(embedded), Signal.MODULATED_INPUT: AtEntry(modulated_input)},
         grid=grid,
         like_latents=False,  # it returns the variances of the noise, too
         about="DiT-XL/2, class to image, guided in one batch; 256 or 1024 tokens, so not over ranks",

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from c4d.core.spec import AtEntry, ModelSpec, Site, Split, Spread, Stack
-from c4d.core.types import Probe
+from c4d.core.spec import AtEntry, ModelSpec, ShardingPlan, Site, Split, Stack
+from c4d.core.types import Signal
 from c4d.models.hunyuan_video import no_features
 from c4d.models.processors import FluxDual, FluxSingle
 
@@ -63,13 +63,13 @@ SPECS = (
             ),
         ),
         exit="norm_out",
-        spread=Spread(
+        spread=ShardingPlan(
             "x_embedder",
             "proj_out",
             alike={"pos_embed": tables},
             arguments=("controlnet_block_samples", "controlnet_single_block_samples"),
         ),
-        signals={Probe.MODULATED_INPUT: AtEntry(modulated_input)},
+        signals={Signal.MODULATED_INPUT: AtEntry(modulated_input)},
         grid=grid,
         about="FLUX.1 and FLUX.1 Kontext, with or without a ControlNet",
     ),

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from c4d.core.spec import AtEntry, ModelSpec, Padding, Spread
-from c4d.core.types import Probe
+from c4d.core.spec import AtEntry, ModelSpec, Padding, ShardingPlan
+from c4d.core.types import Signal
 from c4d.models.hunyuan_video import chain, modulated_input, tables
 from c4d.models.image_processors import HunyuanImageDual, HunyuanImageSingle
 
@@ -26,8 +26,8 @@ SPECS = (
         "HunyuanImageTransformer2DModel",
         stacks=chain(TAKES, HunyuanImageDual, HunyuanImageSingle),
         exit="norm_out",
-        signals={Probe.MODULATED_INPUT: AtEntry(modulated_input)},
-        spread=Spread("x_embedder", "proj_out", alike={"rope": tables}),
+        signals={Signal.MODULATED_INPUT: AtEntry(modulated_input)},
+        spread=ShardingPlan("x_embedder", "proj_out", alike={"rope": tables}),
         grid=grid,
         # The forward puts what is masked of either text behind all that is not.
         padding=(

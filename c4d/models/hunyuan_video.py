@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from c4d.core.attention import Processor
-from c4d.core.spec import AtEntry, ModelSpec, Padding, Site, Split, Spread, Stack
-from c4d.core.types import Probe
+from c4d.core.spec import AtEntry, ModelSpec, Padding, ShardingPlan, Site, Split, Stack
+from c4d.core.types import Signal
 from c4d.models.processors import HunyuanVideoDual, HunyuanVideoSingle
 
 STREAMS = (
@@ -71,8 +71,8 @@ SPECS = (
         "HunyuanVideoTransformer3DModel",
         stacks=chain(STREAMS, HunyuanVideoDual, HunyuanVideoSingle),
         exit="norm_out",
-        signals={Probe.MODULATED_INPUT: AtEntry(modulated_input)},
-        spread=Spread("x_embedder", "proj_out", alike={"rope": tables}, counts=("num_tokens",)),
+        signals={Signal.MODULATED_INPUT: AtEntry(modulated_input)},
+        spread=ShardingPlan("x_embedder", "proj_out", alike={"rope": tables}, counts=("num_tokens",)),
         grid=grid,
         padding=(Padding("encoder_hidden_states", "encoder_attention_mask"),),
         about="HunyuanVideo T2V and I2V (latent concatenation and token replacement)",

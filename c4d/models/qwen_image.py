@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from c4d.core.spec import AtEntry, ModelSpec, Padding, Site, Split, Spread, Stack
-from c4d.core.types import Probe
+from c4d.core.spec import AtEntry, ModelSpec, Padding, ShardingPlan, Site, Split, Stack
+from c4d.core.types import Signal
 from c4d.models.image_processors import QwenImage
 
 TAKES = (
@@ -54,8 +54,8 @@ SPECS = (
             ),
         ),
         exit="norm_out",
-        signals={Probe.MODULATED_INPUT: AtEntry(modulated_input)},
-        spread=Spread(
+        signals={Signal.MODULATED_INPUT: AtEntry(modulated_input)},
+        spread=ShardingPlan(
             "img_in",
             "proj_out",
             alike={"pos_embed": tables},

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from c4d.core.spec import ModelSpec, OutputOf, Site, Split, Spread, Stack
-from c4d.core.types import Probe
+from c4d.core.spec import ModelSpec, OutputOf, ShardingPlan, Site, Split, Stack
+from c4d.core.types import Signal
 from c4d.models.processors import Wan, WanCross
 
 STREAMS = ("hidden_states", "encoder_hidden_states", "temb", "rotary_emb")
@@ -50,11 +50,11 @@ def grid(transformer: nn.Module, named: Mapping[str, Any]) -> tuple[tuple[int, .
 
 
 ALIKE = {"rope": tables, "condition_embedder": conditions}
-SPREAD = Spread("patch_embedding", "proj_out", alike=ALIKE)
+SPREAD = ShardingPlan("patch_embedding", "proj_out", alike=ALIKE)
 
 SIGNALS = {
-    Probe.TIME_EMBEDDING: OutputOf("condition_embedder", temb),
-    Probe.TIME_PROJECTION: OutputOf("condition_embedder", timestep_proj),
+    Signal.TIME_EMBEDDING: OutputOf("condition_embedder", temb),
+    Signal.TIME_PROJECTION: OutputOf("condition_embedder", timestep_proj),
 }
 
 SPECS = (
@@ -72,7 +72,7 @@ SPECS = (
         stacks=(Stack("vace_blocks", sites={"total": (Site(""),)}, attention=ATTENTION, side=True), BLOCKS),
         exit="norm_out",
         signals=SIGNALS,
-        spread=Spread("patch_embedding", "proj_out", alike={**ALIKE, "vace_patch_embedding": control}),
+        spread=ShardingPlan("patch_embedding", "proj_out", alike={**ALIKE, "vace_patch_embedding": control}),
         grid=grid,
         about="Wan VACE: the hints' blocks are skipped together with those they feed",
     ),

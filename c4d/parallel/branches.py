@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from c4d.core.integration.hooks import Forward, Hook, Unsaved, named
+from c4d.core.integration.hooks import ForwardPatch, Hooks, Layer, Unsaved, named
 from c4d.parallel.agree import refuse_alone
 from c4d.parallel.collectives import Group, gather
 
@@ -22,7 +22,7 @@ BRANCHES = 2
 PAIRS = "cfg=2 needs every step to call the transformer for both branches of guidance, one after the other"
 
 
-class Branching(Unsaved):
+class CFGParallel(Unsaved):
     """The calls of one transformer, of which this rank computes every other one.
 
     ``place()`` is the same in both calls of a step and another one in the next. Without it (a loop of one's own) the
@@ -35,23 +35,20 @@ class Branching(Unsaved):
         self.transformer, self._group = transformer, group
         self._place = place
         self.current = self  # what Forward hands to its wrapper
-        self._handles: list[Any] = []
-        self._forward: Forward | None = None
+        self._hooks = Hooks(self, Layer.BRANCHES)
+        self._forward: ForwardPatch | None = None
         self._reset()
 
     def install(self) -> None:
-        add, enter = self._handles.append, Hook(self, self.enter)
-        add(self.transformer.register_forward_pre_hook(enter, prepend=True, with_kwargs=True))
-        # First of its hooks, too: others see what the call returns in the end.
-        add(self.transformer.register_forward_hook(Hook(self, self.leave), prepend=True, always_call=True))
-        self._forward = Forward(self, self.transformer, unless_elsewhere)  # type: ignore[arg-type]
+        self._hooks.before(self.transformer, self.enter)
+        self._hooks.after(self.transformer, self.leave, first=True, always=True)
+        self._forward = ForwardPatch(self, self.transformer, unless_elsewhere)  # type: ignore[arg-type]
 
     def remove(self) -> None:
-        for handle in self._handles:
-            handle.remove()
+        self._hooks.remove()
         if self._forward is not None:
             self._forward.remove()
-        self._handles, self._forward = [], None
+        self._forward = None
         self._reset()
 
     def _reset(self) -> None:
@@ -127,5 +124,5 @@ def told(timestep: Any) -> Any:
     return timestep.tolist() if isinstance(timestep, Tensor) else timestep
 
 
-def unless_elsewhere(current: Branching, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+def unless_elsewhere(current: CFGParallel, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     return current.skipped() if current.elsewhere else original(*args, **kwargs)

@@ -15,14 +15,14 @@ from c4d.backends import Backend
 from c4d.backends.kernels import Call, choose, name_of
 from c4d.core.attention import compute_dtype
 from c4d.core.integration.attach import session_of
-from c4d.core.integration.hooks import Entered, Hook, Unsaved, named
+from c4d.core.integration.hooks import Entered, Hooks, Layer, Unsaved, named
 from c4d.core.integration.processor_patch import AttentionSession
-from c4d.core.runtime.signals import Alone
-from c4d.core.runtime.steps import SchedulerClock, position
+from c4d.core.runtime.signals import SingleProcess
+from c4d.core.runtime.steps import SchedulerTracker, position
 from c4d.core.types import Step
 from c4d.parallel.agree import Agreement
 from c4d.parallel.attention import Kernels
-from c4d.parallel.branches import PAIRS, Branching
+from c4d.parallel.branches import PAIRS, CFGParallel
 from c4d.parallel.mesh import Mesh
 from c4d.parallel.sharding import Sharding, check_whole
 
@@ -47,8 +47,8 @@ class Parallel(Entered, Unsaved):
     ) -> None:
         self.attention, self._join, self._ungroup, self._passed_on = attention, join, ungroup, passed_on
         self._kernels, self._scheduler, self._jointly = kernels, scheduler, jointly
-        self._clock = SchedulerClock(lambda: scheduler, checked=False) if hasattr(scheduler, "step_index") else None
-        self._handles: list[Any] = []
+        self._clock = SchedulerTracker(lambda: scheduler, checked=False) if hasattr(scheduler, "step_index") else None
+        self._hooks = Hooks(self, Layer.AGREEMENT)
         self._at = 0  # the step of the last call
         self._spread()
         attention.unused, self.unused = None, "c4d.sharded"
@@ -58,9 +58,9 @@ class Parallel(Entered, Unsaved):
         self.mesh, self._left = mesh, False
         self._together = None if mesh.request is None else Agreement(mesh.request, mesh.degrees.sequence)
         self._agreement = None if mesh.sequence is None else Agreement(mesh.sequence, mesh.degrees.sequence)
-        self._deciding = (self._together if self._jointly else self._agreement) or Alone()
+        self._deciding = (self._together if self._jointly else self._agreement) or SingleProcess()
         place = None if self._scheduler is None else partial(position, self._scheduler)
-        self._branchings = [Branching(fitting.transformer, mesh.cfg, place) for fitting in fittings if mesh.cfg]
+        self._branchings = [CFGParallel(fitting.transformer, mesh.cfg, place) for fitting in fittings if mesh.cfg]
         self._shardings = [Sharding(fitting, mesh, self._kernels) for fitting in fittings if mesh.sequence]
 
     def __enter__(self) -> Parallel:
@@ -74,9 +74,7 @@ class Parallel(Entered, Unsaved):
             for sharding in self._shardings:
                 sharding.install()
             for fitting in self.attention.fittings if self._together and self._clock else ():
-                enter = Hook(self, self.enter, fitting.transformer)
-                add = fitting.transformer.register_forward_pre_hook
-                self._handles.append(add(enter, prepend=True, with_kwargs=True))
+                self._hooks.before(fitting.transformer, self.enter, fitting.transformer)
             for branching in self._branchings:
                 branching.install()
         except BaseException:
@@ -100,9 +98,7 @@ class Parallel(Entered, Unsaved):
             branching.remove()
         for sharding in self._shardings:
             sharding.remove()
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        self._hooks.remove()
         self.attention.__exit__()
 
     @property
@@ -165,12 +161,12 @@ class Parallel(Entered, Unsaved):
     def sums(
         self, partial: Tensor, counts: Sequence[tuple[int, int]], failed: bool, apart: bool = False
     ) -> list[list[float]]:
-        who = (self._agreement or Alone()) if apart else self._deciding
+        who = (self._agreement or SingleProcess()) if apart else self._deciding
         return who.sums(partial, counts, failed)
 
     def project(self, transformer: nn.Module, basis: Tensor, x: Tensor) -> Tensor:
         sharding = self._sharding(transformer)
-        return sharding.project(basis, x) if sharding else Alone().project(transformer, basis, x)
+        return sharding.project(basis, x) if sharding else SingleProcess().project(transformer, basis, x)
 
     def _sharding(self, transformer: nn.Module) -> Sharding | None:
         """None where each rank has all tokens: one rank for each branch of guidance."""

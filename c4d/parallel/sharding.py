@@ -6,15 +6,16 @@ the filling, nobody measures it, and it is cut off again.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from c4d.core.integration.hooks import Hook, Unsaved, parameters
-from c4d.core.integration.processor_patch import Fitting
+from c4d.core.integration.hooks import Hooks, Layer, Unsaved, parameters
+from c4d.core.integration.processor_patch import ProcessorPatch
 from c4d.core.runtime.signals import check_grid, exact
 from c4d.core.spec import Stack
 from c4d.parallel.agree import refuse_alone
@@ -23,7 +24,7 @@ from c4d.parallel.collectives import gather
 from c4d.parallel.mesh import Mesh
 
 
-class Cut:
+class TokenShard:
     """A rank's part of the tokens; ``length`` is how many there are, known from where they arise on."""
 
     def __init__(self, position: int, ranks: int) -> None:
@@ -65,7 +66,7 @@ def is_of_keys(mask: Tensor) -> bool:
     return mask.dtype == torch.bool and mask.ndim == 4 and mask.shape[1] == mask.shape[2] == 1
 
 
-def check_whole(fitting: Fitting) -> None:
+def check_whole(fitting: ProcessorPatch) -> None:
     """Raises ValueError if an attention of this model would see a part of the tokens alone."""
     if fitting.left:
         raise ValueError(
@@ -77,7 +78,7 @@ def check_whole(fitting: Fitting) -> None:
 class Sharding(Unsaved):
     """The hooks that spread one transformer's tokens over the ranks of ``mesh``, for the time of a ``with`` block."""
 
-    def __init__(self, fitting: Fitting, mesh: Mesh, kernels: Kernels) -> None:
+    def __init__(self, fitting: ProcessorPatch, mesh: Mesh, kernels: Kernels) -> None:
         transformer, spec = fitting.transformer, fitting.spec
         if spec.spread is None:
             raise ValueError(
@@ -87,7 +88,7 @@ class Sharding(Unsaved):
         assert mesh.sequence is not None
         self.transformer, self.spec, self._spread, self._group = transformer, spec, spec.spread, mesh.sequence
         self._mesh, self._fitting, self._kernels = mesh, fitting, kernels
-        self.cut = Cut(mesh.position, mesh.sequence.size)
+        self.cut = TokenShard(mesh.position, mesh.sequence.size)
         for path in (spec.spread.tokens, spec.spread.gather, *spec.spread.alike):
             try:
                 transformer.get_submodule(path)
@@ -96,10 +97,10 @@ class Sharding(Unsaved):
                     f"the spec of {spec.transformer} spreads the tokens of {path!r}, but the model has no such module"
                 ) from None
         self._names = parameters(transformer)
-        self._handles: list[Any] = []
+        self._hooks = Hooks(self, Layer.SHARDING)
 
     def install(self) -> None:
-        get, before, after = self.transformer.get_submodule, self._before, self._after
+        get, before, after = self.transformer.get_submodule, self._hooks.before, partial(self._hooks.after, first=True)
         before(self.transformer, self.enter)
         after(get(self._spread.tokens), self.arise)
         for path, cut in self._spread.alike.items():
@@ -115,9 +116,7 @@ class Sharding(Unsaved):
     def remove(self) -> None:
         for work in self._fitting.works:
             work.spread = None
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        self._hooks.remove()
 
     def valid(self, x: Tensor, spread: bool) -> tuple[Tensor, int]:
         """A signal of a forward without its filling, and how many numbers the ranks have of it."""
@@ -197,9 +196,3 @@ class Sharding(Unsaved):
         out, said = sp_attention(tokens, length, self._kernels, self._mesh.ulysses, self._mesh.ring, text)
         assert said is not None
         return torch.cat((said, out) if text_first else (out, said), 1)
-
-    def _before(self, module: nn.Module, call: Any, *data: Any) -> None:
-        self._handles.append(module.register_forward_pre_hook(Hook(self, call, *data), prepend=True, with_kwargs=True))
-
-    def _after(self, module: nn.Module, call: Any, *data: Any) -> None:
-        self._handles.append(module.register_forward_hook(Hook(self, call, *data), prepend=True))

@@ -2,14 +2,14 @@
 
 from c4d.bundled.models import BUNDLED, Bundled, Defaults
 from c4d.pipelines.arguments import call_arguments, effective
-from c4d.pipelines.compare import take_turns
+from c4d.pipelines.compare import run_interleaved
 from c4d.pipelines.directory import locate
 from c4d.pipelines.errors import GenerationError, InputError, OutputError
 from c4d.pipelines.generate import Clip, generate
 from c4d.pipelines.job import produce
 from c4d.pipelines.load import compile_blocks, load_pipeline, parse_dtype
 from c4d.pipelines.memory import memory_explained
-from c4d.pipelines.output import alone_in, check_writable
+from c4d.pipelines.output import check_writable, exclusive_lock
 from c4d.pipelines.ranks import check_ranks
 from c4d.pipelines.request import Request
 from c4d.pipelines.results import kept, results, write_manifest, write_manifest_together
@@ -28,7 +28,6 @@ __all__ = [
     "OutputError",
     "Request",
     "Settings",
-    "alone_in",
     "base_pipeline",
     "call_arguments",
     "check_attention",
@@ -37,6 +36,7 @@ __all__ = [
     "check_writable",
     "compile_blocks",
     "effective",
+    "exclusive_lock",
     "generate",
     "kept",
     "load_pipeline",
@@ -45,8 +45,8 @@ __all__ = [
     "parse_dtype",
     "produce",
     "results",
+    "run_interleaved",
     "skeleton",
-    "take_turns",
     "write_manifest",
     "write_manifest_together",
 ]

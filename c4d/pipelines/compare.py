@@ -40,7 +40,7 @@ class Made:
     warm: bool
 
 
-def take_turns(
+def run_interleaved(
     pipe: Any,
     request: Request,
     settings: Settings,

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 import c4d
 from c4d.backends import Backend
+from c4d.core.caching.rules import CacheMethod
 from c4d.parallel.session import Parallel
 from c4d.pipelines.arguments import call_arguments, effective
 from c4d.pipelines.errors import GenerationError
@@ -39,7 +40,7 @@ def generate(
     pipe: Any,
     request: Request,
     *,
-    method: str | None,
+    method: CacheMethod | str | None,
     backend: Backend,
     progress: bool,
     history_dtype: torch.dtype | None = None,

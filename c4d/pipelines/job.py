@@ -11,7 +11,7 @@ from c4d.bundled import BUNDLED
 from c4d.core.integration.processor_patch import AttentionSession
 from c4d.parallel.session import Parallel
 from c4d.pipelines.arguments import effective, unknown_words
-from c4d.pipelines.compare import difference, fidelity, take_turns, timing, work
+from c4d.pipelines.compare import difference, fidelity, run_interleaved, timing, work
 from c4d.pipelines.generate import Clip
 from c4d.pipelines.output import clear, enlargement, sync, write_clip, write_json, write_sheet, write_text, writing
 from c4d.pipelines.report import about_here, render
@@ -44,7 +44,7 @@ def produce(
     the reader of the report. Raises like :func:`c4d.pipelines.generate`, and OutputError for a file that cannot be
     written.
     """
-    made = take_turns(pipe, request, settings, backend=backend, progress=progress, ranks=ranks)
+    made = run_interleaved(pipe, request, settings, backend=backend, progress=progress, ranks=ranks)
     clip = made.clips[settings.kinds[0]]
     frames = {kind: made.clips[kind].frames for kind in ("uncached", "cached", "fewer_steps") if kind in made.clips}
     if (words := unknown_words(pipe, request.prompt)) and words:

@@ -10,7 +10,6 @@ import torch
 
 from c4d.backends import Backend
 from c4d.backends.kernels import names
-from c4d.core.text.grammar import parse
 from c4d.pipelines.load import parse_dtype
 from c4d.pipelines.settings import Settings
 
@@ -33,8 +32,8 @@ def ways(backend: Backend, settings: Settings) -> list[str]:
     """What of a job takes less memory if it is changed, the cheapest change first."""
     said = []
     if settings.cache is not None:
-        if not all(rule.whole for rule in parse(settings.cache).rules):
-            said.append("a --cache method @stack, which keeps one feature where this keeps one for each module")
+        if settings.cache.whole is None:
+            said.append("a --cache method @blocks, which keeps one feature where this keeps one for each module")
         if settings.history_on == "device":
             said.append("--history-on host")
     if backend.default_dtype.itemsize < parse_dtype(settings.dtype).itemsize:

@@ -84,7 +84,7 @@ def clear(folder: Path, names: Sequence[str] = ()) -> None:
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[list[str]]:
+def exclusive_lock(folder: Path) -> Iterator[list[str]]:
     """Keeps other processes from writing ``folder``, and removes what killed ones left half written in it.
 
     The kernel lets go of the lock however this process ends. Yields remarks for the user.
@@ -119,7 +119,7 @@ def in_turn(folder: Path) -> Iterator[None]:
     """Processes of one job pass through the block one after the other."""
     descriptor = os.open(folder, os.O_RDONLY)  # the folder itself: nothing to clean up
     try:
-        with suppress(OSError):  # a file system without locks, which alone_in has told of
+        with suppress(OSError):  # a file system without locks, which exclusive_lock has told of
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from c4d.backends import Backend
+from c4d.core.integration.hooks import Hooks, Layer
 from c4d.pipelines.load import TRANSFORMERS
 
 
@@ -24,20 +25,20 @@ class Stopwatch:
         self._transformers = [module for module in modules if isinstance(module, nn.Module)]
         self._backend = backend
         self._apart = alone and not backend.asynchronous
+        self._hooks = Hooks(self, Layer.TIMING)
         self._passes: list[float] = []
         self._first: float | None = None
         self._last: float | None = None
 
     def __enter__(self) -> Stopwatch:
-        # First in line, so that what a session does before a pass counts as part of it.
-        self._handles = [t.register_forward_pre_hook(self._enter, prepend=True) for t in self._transformers]
-        self._handles += [t.register_forward_hook(self._leave) for t in self._transformers]
+        for transformer in self._transformers:
+            self._hooks.before(transformer, self._enter)
+            self._hooks.after(transformer, self._leave)
         self._started = self._now()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        for handle in self._handles:
-            handle.remove()
+        self._hooks.remove()
         self._ended = self._now()
 
     def denoised(self) -> None:

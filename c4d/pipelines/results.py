@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ WAYS = "name another --out, or replace it with --overwrite"
 
 def asked(request: Request, settings: Settings) -> dict[str, Any]:
     """What tells one job from another, in plain types."""
-    return {**asdict(settings), **request.to_dict()}
+    told = {field.name: getattr(settings, field.name) for field in fields(settings)}
+    return {**told, "cache": settings.cache and settings.cache.name, **request.to_dict()}
 
 
 def describe(path: Path) -> dict[str, Any]:

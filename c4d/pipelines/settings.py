@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from c4d.core.text.grammar import parse
+from c4d.core.caching.rules import CacheMethod
 from c4d.pipelines.errors import InputError
 from c4d.pipelines.load import parse_dtype
 
@@ -19,14 +19,14 @@ class Settings:
     ``attention`` is the name of a kernel, "auto", or ``OWN``: the model's own code.
     With ``compare`` the uncached clip is made too, and one of fewer plain steps that cost what the cached one costs.
     ``repeats`` clips of each kind are timed.
-    Raises :class:`InputError` for what contradicts itself or is out of range, MethodError for the text ``cache``.
+    Raises :class:`InputError` for what contradicts itself or is out of range.
     """
 
     model: str
     backend: str
     dtype: str
     fps: float
-    cache: str | None = None
+    cache: CacheMethod | None = None
     attention: str = "auto"
     compile: bool = False
     compare: bool = False
@@ -52,10 +52,10 @@ class Settings:
             ):
                 if given:
                     raise InputError(f"{option} needs a method: add --cache TEXT (c4d methods lists them)")
-        elif self.compile and not all(rule.whole for rule in parse(self.cache).rules):
+        elif self.compile and self.cache.whole is None:
             raise InputError(
-                f"--compile does not go with {self.cache!r}, which acts inside the blocks: add @stack to the method, "
-                "or drop --compile"
+                f"--compile does not go with {self.cache.name!r}, which acts inside the blocks: add @blocks to the "
+                "method, or drop --compile"
             )
 
     @property

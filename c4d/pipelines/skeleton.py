@@ -16,8 +16,8 @@ from torch import nn
 
 import c4d
 from c4d.backends import BACKENDS, Backend, load
+from c4d.core.caching.rules import CacheMethod
 from c4d.core.importing import importing
-from c4d.core.text.grammar import parse
 from c4d.models import SPECS, spec_for
 from c4d.pipelines.directory import INDEX, STEMS, Shapes, check_directory, components, locate, read_json
 from c4d.pipelines.errors import InputError
@@ -59,18 +59,17 @@ def _skeleton(model: str, allow_pickle: bool) -> Any:
         return SimpleNamespace(**parts)
 
 
-def check_method(pipe: Any, method: str, *, backend: Backend, steps: int | None = None) -> None:
+def check_method(pipe: Any, method: CacheMethod, *, backend: Backend, steps: int | None = None) -> None:
     """Raises :class:`InputError` for a method that does not fit the transformers of ``pipe``, a skeleton or not, or is
     made for another number of steps (None: not known here)."""
-    composed = parse(method)
-    for rule in composed.rules:
-        if steps is not None and (made_for := getattr(rule.policy, "total", None)) not in (None, steps):
+    for rule in method.rules:
+        if steps is not None and (made_for := rule.policy.steps) not in (None, steps):
             raise InputError(
-                f"method {method!r} is made for {made_for} steps, and the run has {steps}: give --steps {made_for}, or "
-                "a schedule of your own (c4d methods explains them all)"
+                f"method {method.name!r} is made for {made_for} steps, and the run has {steps}: give --steps "
+                f"{made_for}, or a schedule of your own (c4d methods explains them all)"
             )
     try:
-        with c4d.cached(pipe, composed, backend=backend):
+        with c4d.cached(pipe, method, backend=backend):
             pass
     except ValueError as error:
         raise InputError(f"{error}; the method, or its fit, was made for other models (see c4d models)") from error

@@ -218,11 +218,27 @@ def test_auto_takes_the_best_exact_kernel_that_this_gpu_runs(monkeypatch, tmp_pa
 @pytest.mark.parametrize(
     ("name", "call", "words"),
     [
-        ("flash", Call(torch.float32, 64), "takes bfloat16, float16, not float32; these would do: efficient, sdpa"),
+        (
+            "flash",
+            Call(torch.float32, 64),
+            "takes bfloat16, float16, not float32; these would do: efficient, sdpa",
+        ),
         ("flash", Call(torch.bfloat16, 260), "takes head sizes from 8 to 256 in steps of 8, not 260"),
-        ("cudnn", Call(torch.bfloat16, 256), "takes head sizes from 8 to 128 in steps of 8, not 256; these .* flash"),
-        ("cudnn", Call(torch.bfloat16, 64, "keys"), r"does not take a boolean mask of keys, \[B or 1, 1, 1, Sk\]"),
-        ("flash", Call(torch.bfloat16, 64, "additive"), "does not take an additive mask; these would do: efficient"),
+        (
+            "cudnn",
+            Call(torch.bfloat16, 256),
+            "takes head sizes from 8 to 128 in steps of 8, not 256; these .* flash",
+        ),
+        (
+            "cudnn",
+            Call(torch.bfloat16, 64, "keys"),
+            r"does not take a boolean mask of keys, \[B or 1, 1, 1, Sk\]",
+        ),
+        (
+            "flash",
+            Call(torch.bfloat16, 64, "additive"),
+            "does not take an additive mask; these would do: efficient",
+        ),
         ("flash-2", Call(torch.bfloat16, 64), "needs the package flash_attn, which is not installed"),
         ("sage", Call(torch.bfloat16, 72), "takes head sizes 64, 96, 128, not 72"),
         (

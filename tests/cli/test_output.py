@@ -16,7 +16,7 @@ import torch
 from imageio_ffmpeg import get_ffmpeg_exe
 
 from c4d.pipelines import GenerationError
-from c4d.pipelines.output import exclusive_lock, atomic, write_clip, write_json
+from c4d.pipelines.output import atomic, exclusive_lock, write_clip, write_json
 from tests.cli.conftest import PROMPT, QUICK
 
 OTHER = "a blue square moving up on a white background"

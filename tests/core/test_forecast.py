@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from c4d.core.caching.finite_differences import Hermite, Taylor, backward_differences
-from c4d.core.caching.forecasters import FoCa, Reuse, Newton, LinearExtrapolation
+from c4d.core.caching.forecasters import FoCa, LinearExtrapolation, Newton, Reuse
 from c4d.core.types import Predicted
 
 SMOOTH = [

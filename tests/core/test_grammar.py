@@ -10,22 +10,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from c4d.cli.table import EXAMPLES
-from c4d.core import methods
 from c4d.core.caching.finite_differences import Hermite, Taylor
-from c4d.core.caching.forecasters import Reuse, Newton
+from c4d.core.caching.forecasters import Newton, Reuse
 from c4d.core.caching.policies import Accumulate, Bounded, Interval, StepMask
-from c4d.core.caching.rules import CacheMethod, Rule
+from c4d.core.caching.rules import BlocksRule, CacheMethod, ModuleRule, Rule
 from c4d.core.methods import METHODS, published
 from c4d.core.methods.magcache import published_curves
 from c4d.core.methods.teacache import published_fits
 from c4d.core.text.grammar import FORECASTERS, MethodError, describe, parse
-from c4d.core.types import MODULE_KINDS, Signal
+from c4d.core.types import Signal
 
 WAY_OUT = " (c4d methods explains them all)"
 PROFILES = Path(__file__).parent / "profiles"
 EXAMPLES = {
-    **EXAMPLES,
+    **{name: method.example for name, method in METHODS.items()},
     "teacache": "teacache:threshold=0.08,fit=wan2.1-t2v-1.3b",
     "first-block": "first-block:threshold=0.1,max_skips=3",
     "pab": "pab:attn=2,cross_attn=6",
@@ -64,18 +62,18 @@ def arguments(text):
 
 def test_composition():
     rule = parse("teacache:threshold=0.15,coefficients=1/0,signal=time_embedding+newton:order=2@blocks").rules[0]
-    assert rule.forecast == Newton(2) and rule.at == ("stack",)
+    assert rule.forecast == Newton(2) and rule.sites == ("blocks",)
     assert rule.policy == Bounded(Accumulate(0.15, Signal.TIME_EMBEDDING, (1.0, 0.0)), 1, 1, None)
-    assert parse("taylorseer:interval=5@attn, mlp").rules[0].at == ("attn", "mlp")
+    assert parse("taylorseer:interval=5@attn, mlp").rules[0].sites == ("attn", "mlp")
     assert parse("fora:interval=4+taylor").rules[0].forecast == Taylor(1)
     assert parse("schedule:computed=0").rules[0].policy == StepMask(frozenset({0}))
 
 
 def test_published_rules():
     assert parse("taylorseer:interval=6,order=2,warmup=3").rules == (
-        Rule(MODULE_KINDS, Interval(6, 3), Taylor(2), start=1),
+        ModuleRule(Interval(6, 3), Taylor(2), drop_before=1),
     )
-    assert methods.fora(interval=3).rules == (Rule(MODULE_KINDS, Interval(3), Reuse()),)
+    assert METHODS.fora(interval=3).rules == (ModuleRule(Interval(3), Reuse()),)
     ret = parse("teacache:threshold=0.1,fit=wan2.1-t2v-14b-ret").rules[0].policy
     assert ret.first == 5 and ret.last == 0 and ret.inner.signal is Signal.TIME_PROJECTION
 
@@ -112,16 +110,14 @@ def test_published_settings():
 
 def test_an_output_is_not_a_residual():
     """Methods that are moved to the output forecast it as it is; EasyCache is about what it adds to the latents."""
-    assert [parse(f"fora:interval=3{at}").rules[0].base for at in ("", "@blocks", "@output")] == ["input"] * 2 + [
-        "zero"
-    ]
-    assert parse("easycache:threshold=0.1,warmup=3").rules[0].base == "input"
+    assert [parse(f"fora:interval=3{at}").rules[0].residual for at in ("@blocks", "@output")] == [True, False]
+    assert parse("easycache:threshold=0.1,warmup=3").rules[0].residual is True
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "unknown method ''.*known are fora"),
+        ("", "unknown method ''.*known are dpcache"),
         ("  ", "unknown method ''"),
         ("@", "unknown method ''"),
         ("+", "unknown method ''"),
@@ -156,11 +152,11 @@ def test_an_output_is_not_a_residual():
         ("fora:interval=-3", "at least 1, got -3"),
         ("taylorseer:interval=5,order=11", "from 0 to 8, got 11"),
         ("taylorseer:interval=5,warmup=0", "warmup must be a whole number of at least 1, got 0"),
-        ("fora:interval=3+spline", "unknown forecaster 'spline'.*hold, taylor, hermite"),
+        ("fora:interval=3+spline", "unknown forecaster 'spline'.*reuse, taylor, hermite"),
         ("fora:interval=3+", "unknown forecaster ''"),
         ("fora:interval=3+4", "whole number, got '3[+]4'"),
         ("fora:interval=3+taylor+newton", "unknown forecaster 'taylor[+]newton'"),
-        ("fora:interval=3+reuse:order=1", "hold takes no options; write hold alone"),
+        ("fora:interval=3+reuse:order=1", "reuse takes no options; write reuse alone"),
         ("fora:interval=3+taylor:", "options expected after taylor.*order=1"),
         ("fora:interval=3+taylor:order", "needs a value for order"),
         ("fora:interval=3+taylor:order=x", "whole number, got 'x'"),
@@ -170,9 +166,12 @@ def test_an_output_is_not_a_residual():
         ("fora:interval=3+hermite:scale=1", "scale must be between 0 and 1, got 1"),
         ("fora:interval=3+taylor:order=2,smoothing=cubic", "unknown smoothing 'cubic': known are exponential"),
         ("fora:interval=3+taylor:smoothing=moving-average", "order is 1: take order=2 or anchor=smoothed"),
-        ("fora:interval=3+bands", "Bands reads the features of a whole pass, not attn.*@blocks"),
-        ("taylorseer-lite:interval=3+bands", "Bands reads the features of a whole pass, not output: use @blocks"),
-        ("fora:interval=3+dmd", "Modes reads the features of a whole pass.*@blocks or @output"),
+        ("fora:interval=3+bands", "FrequencySplit reads the features of a whole pass, not attn.*@blocks"),
+        (
+            "taylorseer-lite:interval=3+bands",
+            "FrequencySplit reads the features of a whole pass, not output",
+        ),
+        ("fora:interval=3+dmd", "DynamicModes reads the features of a whole pass.*@blocks or @output"),
         ("dmd:interval=3,window=3", "window must be a whole number of at least 4, got 3"),
         ("dmd:interval=3,window=5,rank=5", "rank must be from 1 to 4"),
         ("freqca:interval=3,cutoff=0", "cutoff must be between 0 and 1, got 0"),
@@ -190,17 +189,17 @@ def test_an_output_is_not_a_residual():
         ("pab:low=100", "pab needs a range for attn or cross_attn, such as attn=2"),
         ("pab:attn=0", "the range of an attention must be a whole number of at least 1, got 0"),
         ("pab:attn=2,low=800,high=100", "low must be below high"),
-        ("first-block:threshold=0.1,first_blocks=0", "head must be at least 1"),
+        ("first-block:threshold=0.1,first_blocks=0", "first_blocks must be at least 1"),
         (
             "first-block:threshold=0.1,last_blocks=2+bands@blocks",
-            "before a tail of 2 blocks text is forecast, too: use tail=0",
+            "before the last 2 blocks text is forecast, too: use last_blocks=0",
         ),
-        ("first-block:threshold=0.1,last_blocks=-1", "tail at least 0, got head=1, tail=-1"),
-        ("fora:interval=3@blocks", "unknown site 'blocks'.*stack, output, attn"),
-        ("fora:interval=3@", "unknown site ''.*known are stack"),
+        ("first-block:threshold=0.1,last_blocks=-1", "last_blocks at least 0, got first_blocks=1, last_blocks=-1"),
+        ("fora:interval=3@stack", "unknown site 'stack'.*blocks, output, attn"),
+        ("fora:interval=3@", "unknown site ''.*known are blocks"),
         ("fora:interval=3@attn,", "unknown site ''"),
-        ("fora:interval=3@blocks@attn", "unknown site 'stack@attn'"),
-        ("fora:interval=3@blocks+taylor", "unknown site 'stack[+]taylor' after @ .which comes last"),
+        ("fora:interval=3@blocks@attn", "unknown site 'blocks@attn'"),
+        ("fora:interval=3@blocks+taylor", "unknown site 'blocks[+]taylor' after @ .which comes last"),
         ("fora:interval=3@attn,mlp,attn", "site attn is given twice"),
         ("fora:interval=3@blocks,attn", "reaches no other site"),
         ("first-block:threshold=0.1@output", "decides before the transformer runs.*@blocks"),
@@ -301,8 +300,8 @@ VALUES = {
     "steps": st.integers(100, 200),
     "curve": st.sampled_from(sorted(published_curves())),
     "retention": st.floats(0.0, 0.9),
-    "head": st.integers(1, 9),
-    "tail": st.integers(0, 9),
+    "first_blocks": st.integers(1, 9),
+    "last_blocks": st.integers(0, 9),
     "rule": st.sampled_from(["clamped", "published"]),
     "threshold": st.floats(1e-300, 1e300),
     "fit": st.sampled_from(sorted(published_fits())),
@@ -313,7 +312,7 @@ VALUES = {
 NEEDED = ("fit", "coefficients", "signal", "attn")
 SITES_OF = {
     "fora": ["attn", "cross_attn,mlp", "total"],
-    "taylorseer-lite": ["stack", "mlp"],
+    "taylorseer-lite": ["blocks", "mlp"],
     "schedule": ["output"],
     "pab": ["attn"],
     "fastercache": ["attn"],
@@ -341,10 +340,10 @@ def texts(draw):
         forecaster = draw(st.sampled_from(sorted({*FORECASTERS} - {"bands", "dmd"} if several else FORECASTERS)))
         text += "+" + draw(part(forecaster, FORECASTERS[forecaster], ("smoothing", "alpha", "anchor")))
         if forecaster in ("bands", "dmd"):
-            return re.sub("tail=[0-9]+,|,tail=[0-9]+", "", text) + "@blocks"
+            return re.sub("last_blocks=[0-9]+,|,last_blocks=[0-9]+", "", text) + "@blocks"
     if ",cross_attn=" in text or ":cross_attn=" in text:
         return text  # of rules at several sites
-    return text + (f"@{draw(st.sampled_from(SITES_OF.get(name, ['stack'])))}" if draw(st.booleans()) else "")
+    return text + (f"@{draw(st.sampled_from(SITES_OF.get(name, ['blocks'])))}" if draw(st.booleans()) else "")
 
 
 @given(texts())
@@ -364,12 +363,16 @@ def test_describe_lists_every_parameter():
 
 
 def test_overlapping_rules_are_refused():
-    rule = Rule(("attn",), Interval(2), Reuse())
+    rule = ModuleRule(Interval(2), Reuse(), ("attn",))
     with pytest.raises(ValueError, match="overlap at attn, attn"):
         CacheMethod("mine", (rule, rule))
     with pytest.raises(ValueError, match="overlap"):
-        CacheMethod("mine", (rule, Rule(("stack",), Interval(2), Reuse())))
+        CacheMethod("mine", (rule, BlocksRule(Interval(2), Reuse())))
     with pytest.raises(ValueError, match="at least one rule"):
         CacheMethod("mine", ())
-    with pytest.raises(ValueError, match="unknown base 'middle'"):
-        Rule(("attn",), Interval(2), Reuse(), base="middle")
+    with pytest.raises(NotImplementedError, match="Rule is of no place: use BlocksRule"):
+        Rule(Interval(2), Taylor(1)).sites  # noqa: B018 - raises
+    with pytest.raises(TypeError, match=r"policy is 'often'; give an instance of a subclass of c4d\.Policy"):
+        BlocksRule("often", Reuse())
+    with pytest.raises(ValueError, match="unknown site mulp"):
+        ModuleRule(Interval(2), Reuse(), ("mulp",))

@@ -170,7 +170,7 @@ def test_an_idle_policy_names_the_smallest_change_that_it_was_free_to_use():
         for i, ratio in enumerate((0.01, 0.4, 0.3, 0.5, 0.02, 0.02))
     ]
     policy = Bounded(Threshold(0.2), 1, 2)
-    assert policy.idle(6, measured) == "the smallest change of head was 0.3, never at most the threshold 0.2"
+    assert policy.idle(6, measured) == "the smallest change of first_blocks was 0.3, never at most the threshold 0.2"
 
 
 # -- MagCache

@@ -67,29 +67,23 @@ def failing(how: SequenceParallel) -> None:
 
 def differing(what: str, how: SequenceParallel) -> None:
     """The last rank is given something else than the others: all raise before a block runs."""
-    case, method, x, other = VARIANTS[NAME], HEAD, rand(*VARIANTS[NAME].latents, seed=3), rank() == last(how)
-    times: Any = TIMES
-    if other and what == "prompts":
-        inputs: Callable[[], dict[str, Any]] = lambda: dict(encoder_hidden_states=rand(1, 12, 16, seed=2))  # noqa: E731
-        case = replace(case, inputs=inputs)
-    if other and what == "lengths of prompts":
-        case = replace(case, inputs=lambda: words(1, 11))
-    if other and what == "seeds":
-        x = rand(*case.latents, seed=4)
-    if other and what == "sizes":
-        x = rand(1, 4, 3, 12, 10, seed=3)
-    if other and what == "batches":
-        x, case = x.repeat(2, 1, 1, 1, 1), replace(case, inputs=lambda: words(2, 12))
-    if other and what == "dtypes":
-        x = x.double()
-    if other and what == "methods":
-        method = "fora:interval=2"
-    if other and what == "thresholds":
-        method = HEAD.replace("0.2", "0.21")
-    if other and what == "timesteps":
-        times = [900.0, *TIMES[1:]]
-    if other and what == "numbers of steps":
-        times = TIMES[:2]
+    case, x = VARIANTS[NAME], rand(*VARIANTS[NAME].latents, seed=3)
+    method, times = HEAD, TIMES
+    if rank() == last(how):
+        method = {"methods": "fora:interval=2", "thresholds": HEAD.replace("0.2", "0.21")}.get(what, method)
+        times = {"timesteps": [900.0, *TIMES[1:]], "numbers of steps": TIMES[:2]}.get(what, times)
+        x = {
+            "seeds": rand(*case.latents, seed=4),
+            "sizes": rand(1, 4, 3, 12, 10, seed=3),
+            "batches": x.repeat(2, 1, 1, 1, 1),
+            "dtypes": x.double(),
+        }.get(what, x)
+        texts: dict[str, Callable[[], dict[str, Any]]] = {
+            "prompts": lambda: dict(encoder_hidden_states=rand(1, 12, 16, seed=2)),
+            "lengths of prompts": lambda: words(1, 11),
+            "batches": lambda: words(2, 12),
+        }
+        case = replace(case, inputs=texts.get(what, case.inputs))
     model, entered = VARIANTS[NAME].build(num_attention_heads=4), list[None]()
     with sharded(model, how) as ranks:
         with c4d.cached(model, method, backend="cpu", ranks=ranks) as session:

@@ -52,13 +52,13 @@ def stated(text: str, session: Any, how: SequenceParallel) -> list[tuple[int, in
     model, *_ = alone(NAME, 4)
     expected = Expected(NAME, model, how, 4)
     others, method = expected.u * expected.r - 1, parse(text)
-    attention = next((i for i, rule in enumerate(method.rules) if "attn" in rule.at), None)
+    attention = next((i for i, rule in enumerate(method.rules) if "attn" in rule.sites), None)
     found, stored, fresh = [], 0, False
     for entry in session.trace:
         skipped = method.whole is None and attention is not None and entry.actions[attention] is Action.REUSE
         entered = 0 if skipped else entry.blocks
         calls, bytes_ = entered * expected.calls, entered * expected.block
-        if entry.computed or method.rules[0].at != (OUTPUT,):
+        if entry.computed or method.rules[0].sites != (OUTPUT,):
             calls, bytes_ = calls + 1, bytes_ + expected.gather
         if entry.step.index in COMPARED:
             calls, bytes_ = calls + 1, bytes_ + 512 * others

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 
 import pytest
 import torch
 
 import c4d
+from c4d.core.integration.hooks import Hooks, Layer
 from tests.subjects import SUBJECTS, at_step, broken, built, like_alone, raising_at
 from tests.tiny import rand
 
@@ -175,3 +177,35 @@ def test_a_run_cannot_be_opened_in_a_session_that_is_left():
         session.begin([1.0])
     with pytest.raises(RuntimeError, match="inside its with block"):
         session.begin([1.0])
+
+
+def test_hooks_stand_in_their_order_whoever_comes_first():
+    """Layer by layer in front of the hooks of others, the cache behind them; first of what follows a forward, too."""
+    model, said = torch.nn.Linear(1, 1), []
+
+    class Owner:
+        def __init__(self, name):
+            self.name = name
+
+        def enter(self, args, kwargs):
+            said.append(self.name)
+
+        def leave(self, args, output):
+            said.append(f"-{self.name}")
+
+    for layers in itertools.permutations([Layer.CACHE, Layer.ATTENTION, Layer.BRANCHES, Layer.SHARDING]):
+        others = model.register_forward_pre_hook(lambda *_: said.append("others"))
+        owners = [Owner(layer.name) for layer in layers]
+        hooks = [Hooks(owner, layer) for owner, layer in zip(owners, layers, strict=True)]
+        for owner, each in zip(owners, hooks, strict=True):
+            each.before(model, owner.enter)
+            if each._layer in (Layer.BRANCHES, Layer.SHARDING):
+                each.after(model, owner.leave, first=True)
+        model(torch.zeros(1))
+        assert said == ["BRANCHES", "SHARDING", "ATTENTION", "others", "CACHE", "-BRANCHES", "-SHARDING"]
+        others.remove()
+        for each in hooks:
+            each.remove()
+        said.clear()
+        model(torch.zeros(1))
+        assert not said

@@ -12,9 +12,9 @@ from bench import peers
 from c4d.core.caching.finite_differences import Taylor
 from c4d.core.caching.forecasters import Reuse
 from c4d.core.caching.policies import StepMask
-from c4d.core.caching.rules import CacheMethod, Rule
+from c4d.core.caching.rules import BlocksRule, CacheMethod, ModuleRule, OutputRule
 from c4d.core.methods.magcache import MagCachePolicy, published_curves
-from c4d.core.types import BLOCKS, Step
+from c4d.core.types import Step
 from tests.seam.peers import apart, same, sides, uncached
 from tests.tiny import CASES
 
@@ -54,7 +54,7 @@ COMPUTED = frozenset(s for s in range(STEPS) if s < WARMUP or (s - WARMUP - 1) %
 @pytest.mark.parametrize("name", MODULES)
 def test_per_module_taylorseer_equals_diffusers(name, order):
     """diffusers computes steps s < E and (s - E - 1) mod N == 0, and forms differences from the first step on."""
-    method = CacheMethod("mine", (Rule(("attn", "cross_attn", "mlp", "total"), StepMask(COMPUTED), Taylor(order)),))
+    method = CacheMethod("mine", (ModuleRule(StepMask(COMPUTED), Taylor(order)),))
     found = sides(CASES[name], method, hooks(taylorseer(max_order=order, cache_identifiers=list(MODULES[name]))), STEPS)
     assert found.reused == 2 * (STEPS - len(COMPUTED))
     same(found)
@@ -64,7 +64,7 @@ def test_per_module_taylorseer_equals_diffusers(name, order):
 @pytest.mark.parametrize("name", ["wan-t2v", "wan-vace", "hunyuan-t2v", "flux"])
 def test_taylorseer_lite_equals_diffusers(name, order):
     """The same steps and differences, of the transformer's output alone; the weights of order 2 enlarge rounding."""
-    method = CacheMethod("mine", (Rule(("output",), StepMask(COMPUTED), Taylor(order), base="zero"),))
+    method = CacheMethod("mine", (OutputRule(StepMask(COMPUTED), Taylor(order), residual=False),))
     found = sides(CASES[name], method, hooks(taylorseer(max_order=order, use_lite_mode=True)), STEPS)
     assert found.reused == 2 * (STEPS - len(COMPUTED))
     same(found, 1e-6 * max(1, order))
@@ -89,7 +89,7 @@ def magcache(ratios, steps, threshold, max_skips, retention=0.2):
 
 def by_curve(ratios, threshold, max_skips, retention=0.2):
     policy = MagCachePolicy(threshold, max_skips, retention, tuple(ratios))
-    return CacheMethod("mine", (Rule((BLOCKS,), policy, Reuse()),))
+    return CacheMethod("mine", (BlocksRule(policy, Reuse()),))
 
 
 @pytest.mark.parametrize(("threshold", "max_skips"), [(0.06, 4), (0.12, 2), (0.24, 4)])

@@ -48,7 +48,7 @@ def first_block(threshold, head=1, tail=0, forecast=None, start=0):
     method = parse(f"first-block:threshold={threshold},warmup=4,last=0,first_blocks={head},last_blocks={tail}")
     rule = method.rules[0]
     return dataclasses.replace(
-        method, rules=(dataclasses.replace(rule, forecast=forecast or rule.forecast, start=start),)
+        method, rules=(dataclasses.replace(rule, forecast=forecast or rule.forecast, drop_before=start),)
     )
 
 

@@ -8,8 +8,8 @@ import pytest
 
 import c4d
 from c4d.core.caching.forecasters import Reuse
-from c4d.core.caching.rules import CacheMethod, Rule
-from c4d.core.types import Action
+from c4d.core.caching.rules import CacheMethod, ModuleRule
+from c4d.core.types import Action, Policy
 from tests.tiny import CASES, rand
 
 CASE = CASES["wan-t2v"]
@@ -30,10 +30,10 @@ def report_of(method, steps=5, inputs=None):
     [
         ("fora:interval=1", 5, "at attn, cross_attn, mlp: interval=1 computes every step"),
         ("taylorseer:interval=3,warmup=5", 5, "warmup=5 computes the first 5 steps, and the run has 5"),
-        ("schedule:computed=0/1/2", 3, "at stack: all 3 steps of the run are listed as computed"),
+        ("schedule:computed=0/1/2", 3, "at blocks: all 3 steps of the run are listed as computed"),
         (f"{TEA},threshold=1e9", 2, "the first 1 and last 1 steps are always computed, and the run has 2"),
         (f"{TEA},threshold=1e-9", 5, "the smallest rescaled change of time_projection was"),
-        ("first-block:threshold=1e-9", 5, "the smallest change of head was"),
+        ("first-block:threshold=1e-9", 5, "the smallest change of first_blocks was"),
     ],
 )
 def test_a_method_that_reused_nothing_says_why(method, steps, said):
@@ -53,7 +53,7 @@ def test_the_smallest_change_named_is_one_that_could_have_been_reused():
     """A tiny change on the last step, which is computed whatever it measures, explains nothing."""
     still = [0, 1, 2, 3, 3]
     report = report_of("first-block:threshold=0.05", inputs=lambda i: rand(*CASE.latents, seed=still[i]))
-    assert report.reused == 0 and float(report.why[0].split("head was ")[1].split(",")[0]) > 0.05
+    assert report.reused == 0 and float(report.why[0].split("first_blocks was ")[1].split(",")[0]) > 0.05
 
 
 def test_shapes_that_change_every_time_are_said():
@@ -67,9 +67,7 @@ def test_shapes_that_change_every_time_are_said():
 
 def test_one_of_two_rules_may_be_idle_alone_and_need_not_explain_itself():
     @dataclass(frozen=True)
-    class Always:
-        signals = frozenset()
-
+    class Always(Policy):
         def init(self):
             return None
 
@@ -77,7 +75,7 @@ def test_one_of_two_rules_may_be_idle_alone_and_need_not_explain_itself():
             return Action.COMPUTE, None
 
     reuse = c4d.methods.fora(interval=2).rules[0].policy
-    method = CacheMethod("two", (Rule(("attn",), reuse, Reuse()), Rule(("mlp",), Always(), Reuse())))
+    method = CacheMethod("two", (ModuleRule(reuse, Reuse(), ("attn",)), ModuleRule(Always(), Reuse(), ("mlp",))))
     assert report_of(method).why == ("nothing was reused at mlp: Always computed every step",)
 
 

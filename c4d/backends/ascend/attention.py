@@ -110,5 +110,5 @@ def kernels(chip: str | None, dtypes: tuple[torch.dtype, ...]) -> Mapping[str, K
         ),
         # torch_npu's, which hands on to the operators above unless a mask is additive: alone for that.
         "sdpa": Kernel(KERNELS["sdpa"].about, Limits(dtypes, (ADDITIVE,), lse=False, heads=HEADS), KERNELS["sdpa"].run),
-        "written-out": Kernel(KERNELS["written-out"].about, Limits(dtypes), KERNELS["written-out"].run),
+        "math": Kernel(KERNELS["math"].about, Limits(dtypes), KERNELS["math"].run),
     }

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from c4d.backends.kernels import CAUSAL, Kernel, Limits
-from c4d.backends.reference import Reference, written_out
+from c4d.backends.reference import KERNELS, Reference, math_attention
 from c4d.backends.reference import sdpa as reference_sdpa
 
 HALF = (torch.bfloat16, torch.float16)
@@ -41,7 +41,7 @@ def cudnn(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None, causal: bool, lse: bool
 ) -> tuple[Tensor, Tensor | None]:
     if k.shape[1] == 1:  # which cuDNN does not take
-        return written_out(q, k, v, mask, scale, causal, lse)
+        return math_attention(q, k, v, mask, scale, causal, lse)
     B, S, H, _ = q.shape
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     out, total, *_ = aten._scaled_dot_product_cudnn_attention(q, k, v, None, lse, 0.0, causal, False, scale=scale)
@@ -151,7 +151,7 @@ def kernels(capability: tuple[int, int] | None) -> Mapping[str, Kernel]:
             missing=_needs(capability, AMPERE, "sageattention"),
         ),
         **Reference.attention_kernels,
-        "sdpa": replace(Reference.attention_kernels["sdpa"], run=sdpa),
+        "sdpa": replace(KERNELS["sdpa"], run=sdpa),
     }
 
 

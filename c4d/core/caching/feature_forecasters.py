@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from c4d.core.caching.finite_differences import Hermite, Taylor
-from c4d.core.caching.forecasters import Hold
-from c4d.core.types import OUTPUT, STACK, Field, Forecaster
+from c4d.core.caching.forecasters import Reuse
+from c4d.core.types import BLOCKS, OUTPUT, FeatureForecaster, FeatureOps, LinearForecaster
 
 
 @dataclass(frozen=True)
-class Bands:
+class FrequencySplit(FeatureForecaster):
     """FreqCa: the slow part of a feature over its grid of tokens is kept, the rest forecast (arXiv 2510.08669).
 
     Slow are cosines (DCT-II) along every side of the grid whose radial frequency is at most ``cutoff`` of the largest;
@@ -27,7 +27,7 @@ class Bands:
     order: int = 2
     scale: float = 0.71
 
-    over, keeps, at, needs_grid, needs_double = "step", 0, (STACK,), True, False
+    at, needs_grid = (BLOCKS,), True
 
     def __post_init__(self) -> None:
         if isinstance(self.cutoff, bool) or not 0.0 < self.cutoff < 1.0:
@@ -35,28 +35,25 @@ class Bands:
         self.high  # noqa: B018 - checks order and scale
 
     @property
-    def low(self) -> Forecaster:
-        return Hold()
+    def low(self) -> LinearForecaster:
+        return Reuse()
 
     @property
-    def high(self) -> Forecaster:
+    def high(self) -> LinearForecaster:
         return Hermite(self.order, scale=self.scale)
 
     @property
     def history(self) -> int:
         return self.high.history
 
-    def weights(self, times: Sequence[float], t: float) -> Sequence[float]:
-        return self.high.weights(times, t)
-
-    def combine(self, features: Sequence[Tensor], times: Sequence[float], t: float, field: Field) -> Tensor:
+    def combine(self, features: Sequence[Tensor], times: Sequence[float], t: float, field: FeatureOps) -> Tensor:
         low, high = self.low.weights(times, t), self.high.weights(times, t)
         slow = field.lincomb(features, [a - b for a, b in zip(low, high, strict=True)])
         return field.lincomb([*features, field.low(slow, self.cutoff)], [*high, 1.0])
 
 
 @dataclass(frozen=True)
-class Modes:
+class DynamicModes(FeatureForecaster):
     """HiCache++: dynamic mode decomposition of the last ``window`` features, as far as they are evenly spaced.
 
     The propagator F_{i+1} = A F_i is fitted to them, cut to singular values above 1e-4 of the largest (or ``rank``),
@@ -68,7 +65,7 @@ class Modes:
     window: int = 6
     rank: int | None = None
 
-    over, keeps, at, needs_grid, needs_double = "step", 0, (STACK, OUTPUT), False, True
+    at, needs_double = (BLOCKS, OUTPUT), True
     CUT, RIDGE, LEAST = 1e-4, 1e-8, 4
 
     def __post_init__(self) -> None:
@@ -86,7 +83,7 @@ class Modes:
         few = times[-2:]
         return [0.0] * (len(times) - len(few)) + list(Taylor(1).weights(few, t))
 
-    def combine(self, features: Sequence[Tensor], times: Sequence[float], t: float, field: Field) -> Tensor:
+    def combine(self, features: Sequence[Tensor], times: Sequence[float], t: float, field: FeatureOps) -> Tensor:
         even = evenly_spaced(times)
         if even < self.LEAST:
             return field.lincomb(features, self.weights(times, t))

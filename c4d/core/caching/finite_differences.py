@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from c4d.core.types import AXES
+from c4d.core.types import AXES, LinearForecaster
 
 Vector = list[float]
 SMOOTHINGS, ANCHORS = ("exponential", "moving-average"), ("exact", "smoothed")
@@ -26,13 +26,11 @@ def combine(terms: Sequence[tuple[float, Vector]]) -> Vector:
 
 
 @dataclass(frozen=True)
-class Ordered:
+class Ordered(LinearForecaster):
     """A forecaster of some order keeps one feature more."""
 
     order: int = 1
     over: str = "step"
-
-    keeps = 0
 
     def __post_init__(self) -> None:
         if not isinstance(self.order, int) or isinstance(self.order, bool) or not 0 <= self.order <= 8:

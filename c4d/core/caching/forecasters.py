@@ -7,14 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from c4d.core.caching.finite_differences import Hermite, Ordered, Taylor, Vector, combine, one_hot, slope
-from c4d.core.types import Predicted
+from c4d.core.types import LinearForecaster, Predicted
 
 
 @dataclass(frozen=True)
-class Hold:
+class Reuse(LinearForecaster):
     """The last computed feature, as it was (FORA, TeaCache, First-Block Cache)."""
-
-    over, keeps = "step", 0
 
     @property
     def history(self) -> int:
@@ -43,14 +41,14 @@ class Newton(Ordered):
 
 
 @dataclass(frozen=True)
-class FoCa:
+class FoCa(LinearForecaster):
     """FoCa: Heun's rule from the last computed feature F, F + x/2 (F' + f'), x = t - t_last (arXiv 2508.16211).
 
     F' is the slope between the last two computed features, f' that between the last two of any kind, forecasts among
     them. Beyond ``HORIZON`` steps the change is that of the horizon, faded by horizon / x.
     """
 
-    over, keeps = "step", 2
+    keeps = 2
     HORIZON = 3.0
 
     @property
@@ -71,7 +69,7 @@ class FoCa:
 
 
 @dataclass(frozen=True)
-class Trend:
+class LinearExtrapolation(LinearForecaster):
     """FasterCache: F + ``weight`` (F - F') of the last two features of any kind, forecasts among them.
 
     arXiv 2410.19355, eq. 4, where the weight grows over the run; diffusers takes 0.5 throughout.
@@ -79,7 +77,7 @@ class Trend:
 
     weight: float
 
-    over, keeps = "step", 2
+    keeps = 2
 
     def __post_init__(self) -> None:
         if isinstance(self.weight, bool) or not math.isfinite(self.weight):
@@ -95,12 +93,10 @@ class Trend:
 
 
 @dataclass(frozen=True)
-class PerStep:
+class LearnedWeights(LinearForecaster):
     """Weights that were learned for each step: (step, weights of the last features, oldest first)."""
 
     table: tuple[tuple[int, tuple[float, ...]], ...]
-
-    over, keeps = "step", 0
 
     @property
     def history(self) -> int:
@@ -116,4 +112,11 @@ class PerStep:
         return list(learned)
 
 
-FORECASTERS = {"hold": Hold, "taylor": Taylor, "hermite": Hermite, "foca": FoCa, "trend": Trend, "newton": Newton}
+FORECASTERS = {
+    "reuse": Reuse,
+    "taylor": Taylor,
+    "hermite": Hermite,
+    "foca": FoCa,
+    "trend": LinearExtrapolation,
+    "newton": Newton,
+}

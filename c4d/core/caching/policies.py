@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from c4d.core.types import Action, Change, Explains, Measured, Policy, Probe, Step
+from c4d.core.types import Action, Measured, Policy, RelativeL1, Signal, Step, Wrapper
 
 COMPUTE, REUSE = Action.COMPUTE, Action.REUSE
-NONE: frozenset[Probe] = frozenset()
 
 
 def whole_number(name: str, value: Any, least: int) -> None:
@@ -24,11 +23,6 @@ def positive(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be a finite number above 0, got {value!r}")
 
 
-def unexplained(policy: Policy[Any]) -> str:
-    """What can be said of an idle policy that does not explain itself."""
-    return f"{type(policy).__name__} computed every step"
-
-
 def never_small(what: str, least: float | None, enough: str) -> str:
     if least is None:
         return f"no {what} could be measured"
@@ -36,7 +30,7 @@ def never_small(what: str, least: float | None, enough: str) -> str:
 
 
 @dataclass(frozen=True)
-class Interval:
+class Interval(Policy["int | None"]):
     """Every ``interval``-th step after ``warmup`` computed ones: {0..E-1} and {E-1+N, E-1+2N, ...}.
 
     The schedule of TaylorSeer and of its family (fresh_threshold N, first_enhance E). The last step is not forced.
@@ -49,14 +43,10 @@ class Interval:
         whole_number("interval", self.interval, 1)
         whole_number("warmup", self.warmup, 1)
 
-    @property
-    def probes(self) -> frozenset[Probe]:
-        return NONE
-
     def init(self) -> int | None:
         return None  # the index of the last computed step
 
-    def decide(self, last: int | None, step: Step, seen: Mapping[Probe, Change]) -> tuple[Action, int | None]:
+    def decide(self, last: int | None, step: Step, seen: Mapping[Signal, RelativeL1]) -> tuple[Action, int | None]:
         if last is None or step.index < self.warmup or step.index - last >= self.interval:
             return COMPUTE, step.index
         return REUSE, last
@@ -68,14 +58,14 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class StepMask:
+class StepMask(Policy[bool]):
     """A fixed schedule: ``computed`` lists the step indices that are computed; step 0 must be among them.
 
-    ``total``: of how many steps the run has to be; None takes any.
+    ``made_for``: of how many steps the run has to be; None takes any.
     """
 
     computed: frozenset[int]
-    total: int | None = None
+    made_for: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "computed", frozenset(self.computed))
@@ -85,16 +75,16 @@ class StepMask:
             raise ValueError(f"step 0 must be computed, got {sorted(self.computed)}")
 
     @property
-    def probes(self) -> frozenset[Probe]:
-        return NONE
+    def steps(self) -> int | None:
+        return self.made_for
 
     def init(self) -> bool:
         return False  # whether anything was computed yet
 
-    def decide(self, started: bool, step: Step, seen: Mapping[Probe, Change]) -> tuple[Action, bool]:
-        if self.total not in (None, step.total):
+    def decide(self, started: bool, step: Step, seen: Mapping[Signal, RelativeL1]) -> tuple[Action, bool]:
+        if self.steps not in (None, step.total):
             raise ValueError(
-                f"this schedule is made for {self.total} steps, and the run has {step.total}: let it have as many, or "
+                f"this schedule is made for {self.steps} steps, and the run has {step.total}: let it have as many, or "
                 "list the computed ones of your own (schedule:computed=…)"
             )
         return (REUSE if started and step.index not in self.computed else COMPUTE), True
@@ -111,8 +101,8 @@ class StepMask:
 
 
 @dataclass(frozen=True)
-class Accumulate:
-    """Reuse while the accumulated, rescaled relative change of ``probe`` stays below ``threshold`` (TeaCache).
+class Accumulate(Policy["float | None"]):
+    """Reuse while the accumulated, rescaled relative change of ``signal`` stays below ``threshold`` (TeaCache).
 
     acc += poly(ratio), the polynomial's highest power first; acc < threshold reuses, otherwise compute and acc = 0
     (arXiv 2411.19108, eq. 7). Several published fits are negative in places, which would let the sum shrink without
@@ -121,7 +111,7 @@ class Accumulate:
     """
 
     threshold: float
-    probe: Probe
+    signal: Signal
     coefficients: tuple[float, ...] = (1.0, 0.0)
     clamped: bool = True
 
@@ -131,24 +121,24 @@ class Accumulate:
             raise ValueError(f"coefficients must be finite numbers, highest power first, got {self.coefficients!r}")
 
     @property
-    def probes(self) -> frozenset[Probe]:
-        return frozenset({self.probe})
+    def signals(self) -> frozenset[Signal]:
+        return frozenset({self.signal})
 
     def init(self) -> float | None:
         return None  # the accumulated change since the last computed step
 
-    def decide(self, acc: float | None, step: Step, seen: Mapping[Probe, Change]) -> tuple[Action, float | None]:
-        if acc is None or self.probe not in seen:
+    def decide(self, acc: float | None, step: Step, seen: Mapping[Signal, RelativeL1]) -> tuple[Action, float | None]:
+        if acc is None or self.signal not in seen:
             return COMPUTE, 0.0
-        acc += self._rescaled(seen[self.probe].ratio)
+        acc += self._rescaled(seen[self.signal].ratio)
         return (REUSE, acc) if acc < self.threshold else (COMPUTE, 0.0)
 
     def idle(self, total: int, measured: Measured) -> str:
-        ratios = [seen[self.probe].ratio for _, seen in measured if self.probe in seen]
+        ratios = [seen[self.signal].ratio for _, seen in measured if self.signal in seen]
         if ratios and min(ratios) > self.limit:
-            return f"every change of {self.probe.value} was beyond {self.limit:.3g}, where the fit ends"
+            return f"every change of {self.signal.value} was beyond {self.limit:.3g}, where the fit ends"
         least = min(map(self._rescaled, ratios), default=None)
-        return never_small(f"rescaled change of {self.probe.value}", least, f"below the threshold {self.threshold:g}")
+        return never_small(f"rescaled change of {self.signal.value}", least, f"below the threshold {self.threshold:g}")
 
     @cached_property
     def limit(self) -> float:
@@ -172,33 +162,33 @@ class Accumulate:
 
 
 @dataclass(frozen=True)
-class Threshold:
-    """Reuse while the relative change of ``probe`` since the last computed step is at most ``threshold``."""
+class Threshold(Policy[bool]):
+    """Reuse while the relative change of ``signal`` since the last computed step is at most ``threshold``."""
 
     threshold: float
-    probe: Probe = Probe.HEAD
+    signal: Signal = Signal.FIRST_BLOCKS
 
     def __post_init__(self) -> None:
         positive("threshold", self.threshold)
 
     @property
-    def probes(self) -> frozenset[Probe]:
-        return frozenset({self.probe})
+    def signals(self) -> frozenset[Signal]:
+        return frozenset({self.signal})
 
     def init(self) -> bool:
         return False  # whether anything was computed yet
 
-    def decide(self, started: bool, step: Step, seen: Mapping[Probe, Change]) -> tuple[Action, bool]:
-        reuse = started and self.probe in seen and seen[self.probe].ratio <= self.threshold
+    def decide(self, started: bool, step: Step, seen: Mapping[Signal, RelativeL1]) -> tuple[Action, bool]:
+        reuse = started and self.signal in seen and seen[self.signal].ratio <= self.threshold
         return (REUSE if reuse else COMPUTE), True
 
     def idle(self, total: int, measured: Measured) -> str:
-        least = min((seen[self.probe].ratio for _, seen in measured if self.probe in seen), default=None)
-        return never_small(f"change of {self.probe.value}", least, f"at most the threshold {self.threshold:g}")
+        least = min((seen[self.signal].ratio for _, seen in measured if self.signal in seen), default=None)
+        return never_small(f"change of {self.signal.value}", least, f"at most the threshold {self.threshold:g}")
 
 
 @dataclass(frozen=True)
-class Bounded:
+class Bounded(Wrapper[tuple[Any, int]]):
     """Limits on another policy: the ``first`` and ``last`` steps are computed, and never more than ``max_skips``
     steps in a row are reused (``None``: no limit). A forced step restarts the inner policy."""
 
@@ -213,15 +203,11 @@ class Bounded:
         if self.max_skips is not None:
             whole_number("max_skips", self.max_skips, 1)
 
-    @property
-    def probes(self) -> frozenset[Probe]:
-        return self.inner.probes
-
     def init(self) -> tuple[Any, int]:
         return self.inner.init(), 0
 
     def decide(
-        self, state: tuple[Any, int], step: Step, seen: Mapping[Probe, Change]
+        self, state: tuple[Any, int], step: Step, seen: Mapping[Signal, RelativeL1]
     ) -> tuple[Action, tuple[Any, int]]:
         inner, skipped = state
         edge = step.index < self.first or step.index >= step.total - self.last
@@ -234,4 +220,4 @@ class Bounded:
         if self.first + self.last >= total:
             return f"the first {self.first} and last {self.last} steps are always computed, and the run has {total}"
         free = [(step, seen) for step, seen in measured if self.first <= step.index < step.total - self.last]
-        return self.inner.idle(total, free) if isinstance(self.inner, Explains) else unexplained(self.inner)
+        return self.inner.idle(total, free)

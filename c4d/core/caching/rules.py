@@ -1,81 +1,161 @@
-"""A caching method: rules of where, when and what instead, and what of it makes no sense."""
+"""Rules of caching: where x when x what instead. A kind of rule for each kind of place, so that none can be combined
+wrongly; a method is one rule for the whole forward, or several for modules."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from c4d.core.types import BASES, OUTPUT, SITES, STACK, FeatureForecaster, Forecaster, Policy, Probe
+from c4d.core.types import (
+    BLOCKS,
+    MODULE_KINDS,
+    OUTPUT,
+    SITES,
+    FeatureForecaster,
+    Forecaster,
+    LinearForecaster,
+    Policy,
+    Signal,
+)
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One composition: where (``at``) x when (``policy``) x what instead (``forecast``).
+    """When (``policy``) and what instead (``forecast``); where, its subclasses say.
 
-    ``at`` lists kinds of sites: ``"stack"`` (the hidden state after all blocks), ``"output"`` (what the transformer
-    returns), or module kinds that the model's spec declares (``MODULE_KINDS``; those it lacks are skipped).
-    ``base`` says what a feature stored at the stack or the output is relative to: ``"input"`` (that of the blocks, or
-    the latents) or ``"zero"`` (nothing).
-    ``start`` is the published warm-up guard: features from before this step are dropped as soon as a later one is
-    there, so that with E warm-up steps and ``start`` = E - 2 differences of order 1 first appear at step E - 1 and
-    those of order 2 one full step later. The first ``head`` and the last ``tail`` blocks run on every step, also on a
-    reused one; a head needs a policy that measures it (``Probe.HEAD``).
+    ``drop_before`` is the published warm-up guard: features from before this step are dropped as soon as a later one
+    is there, so that with E warm-up steps and ``drop_before`` = E - 2 differences of order 1 first appear at step
+    E - 1 and those of order 2 one full step later.
     """
 
-    at: tuple[str, ...]
     policy: Policy[Any]
     forecast: Forecaster
-    base: str = "input"
-    start: int = 0
-    head: int = 1
-    tail: int = 0
+    drop_before: int = field(default=0, kw_only=True)
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """What it caches, as ``@`` names it."""
+        raise NotImplementedError(f"{type(self).__name__} is of no place: use BlocksRule, OutputRule or ModuleRule")
 
     def __post_init__(self) -> None:
-        if not self.at or (unknown := [site for site in self.at if site not in SITES]):
+        if not isinstance(self.policy, Policy):
+            raise TypeError(f"policy is {self.policy!r}; give an instance of a subclass of c4d.Policy")
+        if not isinstance(self.forecast, LinearForecaster | FeatureForecaster):
+            kinds = "c4d.LinearForecaster or c4d.FeatureForecaster"
+            raise TypeError(f"forecast is {self.forecast!r}; give an instance of a subclass of {kinds}")
+        if isinstance(self.forecast, FeatureForecaster) and not set(self.sites) <= set(self.forecast.at):
             raise ValueError(
-                f"unknown site {', '.join(unknown) if self.at else '(none)'}: known are {', '.join(SITES)}"
-            )
-        if self.base not in BASES:
-            raise ValueError(f"unknown base {self.base!r}: known are {', '.join(BASES)}")
-        if self.whole and len(self.at) > 1:
-            raise ValueError(
-                f"{'+'.join(self.at)}: a reused {STACK!r} or {OUTPUT!r} reaches no other site; name it alone"
-            )
-        if self.at == (OUTPUT,) and (late := sorted(p.value for p in self.policy.probes if not p.outside)):
-            raise ValueError(
-                f"a rule at {OUTPUT!r} decides before the transformer runs, but {type(self.policy).__name__} measures "
-                f"{', '.join(late)} inside it: use @{STACK}"
-            )
-        if isinstance(self.forecast, FeatureForecaster) and not set(self.at) <= set(self.forecast.at):
-            raise ValueError(
-                f"{type(self.forecast).__name__} reads the features of a whole pass, not {', '.join(self.at)}: use "
+                f"{type(self.forecast).__name__} reads the features of a whole pass, not {', '.join(self.sites)}: use "
                 f"@{' or @'.join(self.forecast.at)}"
             )
-        if self.tail and isinstance(self.forecast, FeatureForecaster) and self.forecast.needs_grid:
+
+
+@dataclass(frozen=True)
+class ForwardRule(Rule):
+    """A rule for the whole forward: it decides once, for everything.
+
+    What is stored is relative to the input (of the blocks, or the latents) if it is the ``residual``.
+    """
+
+    residual: bool = field(default=True, kw_only=True)
+
+
+@dataclass(frozen=True)
+class BlocksRule(ForwardRule):
+    """At ``"blocks"``: the hidden state after all blocks; on a cached step none of them runs.
+
+    The first ``first_blocks`` and the last ``last_blocks`` blocks run on every step, also on a cached one; that needs a
+    policy that measures them (``Signal.FIRST_BLOCKS``).
+    """
+
+    first_blocks: int = field(default=1, kw_only=True)
+    last_blocks: int = field(default=0, kw_only=True)
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        return (BLOCKS,)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        first, last = self.first_blocks, self.last_blocks
+        if last and isinstance(self.forecast, FeatureForecaster) and self.forecast.needs_grid:
             raise ValueError(
-                f"{type(self.forecast).__name__} works on the grid of image tokens, and before a tail of {self.tail} "
-                "blocks text is forecast, too: use tail=0"
+                f"{type(self.forecast).__name__} works on the grid of image tokens, and before the last {last} "
+                "blocks text is forecast, too: use last_blocks=0"
             )
-        if (self.head != 1 or self.tail) and (Probe.HEAD not in self.policy.probes or self.at != (STACK,)):
+        if (first != 1 or last) and Signal.FIRST_BLOCKS not in self.policy.signals:
+            raise ValueError(f"first_blocks={first}, last_blocks={last}: {NEEDS_MEASURING}")
+        if last and not self.residual:
+            raise ValueError(f"before the last {last} blocks what is stored is a residual: use residual=True")
+        if first < 1 or last < 0:
             raise ValueError(
-                f"head={self.head}, tail={self.tail}: blocks that always run need a policy that measures them, at "
-                f"@{STACK} (first-block)"
-            )
-        if self.tail and self.base != "input":
-            raise ValueError(f"before a tail of {self.tail} blocks what is stored is a residual: use base='input'")
-        if self.head < 1 or self.tail < 0:
-            raise ValueError(f"head must be at least 1 and tail at least 0, got head={self.head}, tail={self.tail}")
-        if not self.whole and self.policy.probes:
-            raise ValueError(
-                f"{type(self.policy).__name__} measures {', '.join(sorted(p.value for p in self.policy.probes))} once "
-                f"for the whole pass: use @{STACK} instead of @{','.join(self.at)}"
+                f"first_blocks must be at least 1 and last_blocks at least 0, got first_blocks={first}, "
+                f"last_blocks={last}"
             )
 
-    @cached_property
-    def whole(self) -> bool:
-        """True if the rule decides for the whole pass, False if it acts at modules inside the blocks."""
-        return STACK in self.at or OUTPUT in self.at
+
+@dataclass(frozen=True)
+class OutputRule(ForwardRule):
+    """At ``"output"``: what the transformer returns; on a cached step nothing of it runs."""
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        return (OUTPUT,)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if late := sorted(p.value for p in self.policy.signals if not p.outside):
+            raise ValueError(
+                f"a rule at {OUTPUT!r} decides before the transformer runs, but {type(self.policy).__name__} measures "
+                f"{', '.join(late)} inside it: use @{BLOCKS}"
+            )
+
+
+@dataclass(frozen=True)
+class ModuleRule(Rule):
+    """At the outputs of modules inside the blocks, of ``kinds``; those that a model lacks are skipped."""
+
+    kinds: tuple[str, ...] = MODULE_KINDS
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        return self.kinds
+
+    def __post_init__(self) -> None:
+        unknown = [site for site in self.sites if site not in MODULE_KINDS]
+        if unknown and set(self.sites) & {BLOCKS, OUTPUT} and len(self.sites) > 1:
+            raise ValueError(
+                f"{'+'.join(self.sites)}: a cached {BLOCKS!r} or {OUTPUT!r} reaches no other site; name it alone"
+            )
+        if unknown or not self.sites:
+            raise ValueError(f"unknown site {', '.join(unknown) or '(none)'}: known are {', '.join(SITES)}")
+        super().__post_init__()
+        if self.policy.signals:
+            raise ValueError(
+                f"{type(self.policy).__name__} measures {', '.join(sorted(p.value for p in self.policy.signals))} once "
+                f"for the whole pass: use @{BLOCKS} instead of @{','.join(self.sites)}"
+            )
+
+
+NEEDS_MEASURING = f"blocks that always run need a policy that measures them, at @{BLOCKS} (first-block)"
+
+
+def remade(rule: Rule, sites: tuple[str, ...] | None = None, forecast: Forecaster | None = None) -> Rule:
+    """``rule`` at other ``sites`` or with another ``forecast``. Raises ValueError for what does not go together."""
+    sites, forecast = sites or rule.sites, forecast or rule.forecast
+    if isinstance(rule, BlocksRule) and sites != (BLOCKS,) and (rule.first_blocks != 1 or rule.last_blocks):
+        given = f"first_blocks={rule.first_blocks}, last_blocks={rule.last_blocks}"
+        raise ValueError(f"{given}: {NEEDS_MEASURING}")
+    if sites == rule.sites:
+        return replace(rule, forecast=forecast)
+    parts, drop_before = (rule.policy, forecast), rule.drop_before
+    if sites == (OUTPUT,):
+        return OutputRule(*parts, residual=False, drop_before=drop_before)  # an output is not a residual
+    if sites == (BLOCKS,):
+        residual = rule.residual if isinstance(rule, ForwardRule) else True
+        return BlocksRule(*parts, residual=residual, drop_before=drop_before)
+    return ModuleRule(*parts, sites, drop_before=drop_before)
 
 
 @dataclass(frozen=True)
@@ -88,16 +168,18 @@ class CacheMethod:
     def __post_init__(self) -> None:
         if not self.rules:
             raise ValueError(f"{self.name}: a method needs at least one rule")
-        sites = [site for rule in self.rules for site in rule.at]
-        if len(sites) != len(set(sites)) or (len(self.rules) > 1 and any(rule.whole for rule in self.rules)):
+        sites = [site for rule in self.rules for site in rule.sites]
+        alone = any(isinstance(rule, ForwardRule) for rule in self.rules)
+        if len(sites) != len(set(sites)) or (len(self.rules) > 1 and alone):
             raise ValueError(f"{self.name}: rules overlap at {', '.join(sites)}; each site takes one rule")
 
     @cached_property
-    def probes(self) -> frozenset[Probe]:
+    def signals(self) -> frozenset[Signal]:
         """Everything that its policies measure; empty: no pass waits for the device."""
-        return frozenset(probe for rule in self.rules for probe in rule.policy.probes)
+        return frozenset(signal for rule in self.rules for signal in rule.policy.signals)
 
     @cached_property
-    def whole(self) -> Rule | None:
-        """The rule for the whole pass, None if the method acts at modules."""
-        return self.rules[0] if self.rules[0].whole else None
+    def whole(self) -> BlocksRule | OutputRule | None:
+        """The rule for the whole forward, None if the method acts at modules."""
+        rule = self.rules[0]
+        return rule if isinstance(rule, BlocksRule | OutputRule) else None

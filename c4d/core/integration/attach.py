@@ -7,15 +7,15 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from c4d.core.caching.rules import CacheMethod
+from c4d.core.caching.rules import BlocksRule, CacheMethod, OutputRule
 from c4d.core.integration.blocks import BlockStack
-from c4d.core.integration.hooks import CacheContext, Forward, Hook, Listener, named
+from c4d.core.integration.hooks import CacheContext, ForwardPatch, Hooks, Layer, Listener, named
 from c4d.core.integration.offload import offload_hooks
 from c4d.core.spec import ModelSpec, OutputOf
-from c4d.core.types import OUTPUT, STACK, FeatureForecaster, Probe
+from c4d.core.types import BLOCKS, OUTPUT, FeatureForecaster, Signal
 
 
-class Place(NamedTuple):
+class ModuleSite(NamedTuple):
     """Where a cached module stands: the number of the rule that holds for it, and the key of its history."""
 
     rule: int
@@ -28,8 +28,8 @@ class Attachment:
     def __init__(self, session: Listener, transformer: nn.Module, spec: ModelSpec, expert: int) -> None:
         self.transformer, self.spec, self._session, self._expert = transformer, spec, session, expert
         self._stacks: list[BlockStack] = []
-        self._forwards: dict[str, Forward] = {}
-        self._handles: list[Any] = []
+        self._forwards: dict[str, ForwardPatch] = {}
+        self._hooks = Hooks(session, Layer.CACHE)
         self.offloaded: list[tuple[nn.Module, Any]] = []
         self._context: CacheContext | None = None
         self._context_before: Any = None
@@ -45,25 +45,24 @@ class Attachment:
         self._context_before = transformer.__dict__.get("cache_context")
         self._context = CacheContext(session, transformer)
         transformer.__dict__["cache_context"] = self._context
-        add = self._handles.append
-        add(transformer.register_forward_pre_hook(Hook(session, session.enter, self._expert), with_kwargs=True))
-        add(transformer.register_forward_hook(Hook(session, session.leave), always_call=True))
-        door = transformer.get_submodule(self.spec.exit)
-        add(door.register_forward_pre_hook(Hook(session, session.exit), with_kwargs=True))
-        for probe in method.probes:
-            signal = self.spec.signals.get(probe)
-            if isinstance(signal, OutputOf):
-                module = transformer.get_submodule(signal.module)
-                add(module.register_forward_hook(Hook(session, session.signal, probe, signal.read)))
+        self._hooks.before(transformer, session.enter, self._expert)
+        self._hooks.after(transformer, session.leave, always=True)
+        self._hooks.before(transformer.get_submodule(self.spec.exit), session.exit)
+        for signal in method.signals:
+            reader = self.spec.signals.get(signal)
+            if isinstance(reader, OutputOf):
+                self._hooks.after(transformer.get_submodule(reader.module), session.read_signal, signal, reader.read)
         self.refresh(method)
 
     def _check_blocks(self, method: CacheMethod) -> None:
         rule, paths = method.whole, [stack.path for stack in self.spec.stacks if not stack.side]
         there = sum(len(list(self.transformer.get_submodule(path).children())) for path in paths)
-        if rule is not None and rule.policy.probes & {Probe.HEAD} and rule.head + rule.tail >= there:
+        if not isinstance(rule, BlocksRule) or Signal.FIRST_BLOCKS not in rule.policy.signals:
+            return
+        if rule.first_blocks + rule.last_blocks >= there:
             raise ValueError(
-                f"{method.name}: head={rule.head} and tail={rule.tail} leave none of the {there} blocks of "
-                f"{self.spec.transformer} to skip"
+                f"{method.name}: first_blocks={rule.first_blocks} and last_blocks={rule.last_blocks} leave none of the "
+                f"{there} blocks of {self.spec.transformer} to skip"
             )
 
     def refresh(self, method: CacheMethod) -> None:
@@ -76,7 +75,7 @@ class Attachment:
                 continue
             if held is not None:
                 held.remove()
-            self._forwards[path] = Forward(self._session, module, around)
+            self._forwards[path] = ForwardPatch(self._session, module, around)
 
     def conditioning(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
         """The tensors of a forward besides its latents and its timestep, by name."""
@@ -95,7 +94,7 @@ class Attachment:
     def wake(self) -> None:
         """Before a pass: forwards of ours that others have unwrapped are at work again."""
         for path, forward in self._forwards.items():
-            if not forward.outermost and isinstance(forward._module.__dict__.get("forward"), Forward):
+            if not forward.outermost and isinstance(forward._module.__dict__.get("forward"), ForwardPatch):
                 self._forwards[path] = forward.renewed()
 
     def taken(self) -> bool:
@@ -110,17 +109,17 @@ class Attachment:
                 "graph: compile its blocks instead (transformer.compile_repeated_blocks(fullgraph=True), or --compile)"
             )
         if method.whole is None and any(is_compiled(block) for block in self.blocks()):
-            sites = ", ".join(s for rule in method.rules for s in rule.at)
+            sites = ", ".join(s for rule in method.rules for s in rule.sites)
             raise RuntimeError(
-                f"{method.name} acts inside the blocks (at {sites}), which are compiled: use the method at @stack, or "
+                f"{method.name} acts inside the blocks (at {sites}), which are compiled: use the method at @blocks, or "
                 "do not compile"
             )
 
     def _wanted(self, method: CacheMethod) -> dict[str, Callable[..., Any]]:
-        rules = {kind: index for index, rule in enumerate(method.rules) for kind in rule.at}
+        rules = {kind: index for index, rule in enumerate(method.rules) for kind in rule.sites}
         wanted: dict[str, Callable[..., Any]] = {}
         if OUTPUT in rules:
-            wanted[""] = site_forward(Place(rules[OUTPUT], OUTPUT))
+            wanted[""] = site_forward(ModuleSite(rules[OUTPUT], OUTPUT))
         for stack in self.spec.stacks:
             for i in range(len(self.transformer.get_submodule(stack.path))):  # type: ignore[arg-type]
                 for kind, sites in stack.sites.items():
@@ -128,7 +127,7 @@ class Attachment:
                         continue
                     for site in sites:
                         path = f"{stack.path}.{i}.{site.output}".rstrip(".")
-                        place = Place(rules[kind], f"{kind}:{path}")
+                        place = ModuleSite(rules[kind], f"{kind}:{path}")
                         wanted[path] = site_forward(place)
                         for bypassed, filler in site.bypasses.items():
                             wanted[f"{stack.path}.{i}.{bypassed}"] = filler_forward(place, filler)
@@ -142,8 +141,7 @@ class Attachment:
         return [block for stack in self._stacks for block in stack._modules.values() if block is not None]
 
     def remove(self) -> None:
-        for handle in self._handles:
-            handle.remove()
+        self._hooks.remove()
         for forward in self._forwards.values():
             forward.remove()
         for stack in self._stacks:
@@ -154,7 +152,7 @@ class Attachment:
                 del self.transformer.__dict__["cache_context"]
                 if self._context_before is not None:
                     self.transformer.__dict__["cache_context"] = self._context_before
-        self._handles, self._stacks, self._forwards = [], [], {}
+        self._stacks, self._forwards = [], {}
 
 
 def session_of(transformer: nn.Module) -> Any:
@@ -168,7 +166,7 @@ def is_compiled(module: nn.Module) -> bool:
     return getattr(module, "_compiled_call_impl", None) is not None
 
 
-def site_forward(place: Place) -> Callable[..., Any]:
+def site_forward(place: ModuleSite) -> Callable[..., Any]:
     """Around the forward of a cached module."""
 
     def around(current: Any, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -177,7 +175,7 @@ def site_forward(place: Place) -> Callable[..., Any]:
     return around
 
 
-def filler_forward(place: Place, filler: Callable[..., Any]) -> Callable[..., Any]:
+def filler_forward(place: ModuleSite, filler: Callable[..., Any]) -> Callable[..., Any]:
     """Around the forward of a module that the reuse of the site at ``place`` bypasses."""
 
     def around(current: Any, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -189,22 +187,23 @@ def filler_forward(place: Place, filler: Callable[..., Any]) -> Callable[..., An
 def check_fit(method: CacheMethod, spec: ModelSpec) -> None:
     """Raises ValueError, naming what the model offers, if the method would hook nothing or measure what it lacks."""
     for rule in method.rules:
-        if not set(rule.at) & set(spec.kinds()):
+        if not set(rule.sites) & set(spec.kinds()):
             raise ValueError(
-                f"{method.name} caches at {', '.join(rule.at)}, but {spec.transformer} offers {', '.join(spec.kinds())}"
+                f"{method.name} caches at {', '.join(rule.sites)}, but {spec.transformer} offers "
+                f"{', '.join(spec.kinds())}"
             )
-        if OUTPUT in rule.at and rule.base == "input" and not spec.like_latents:
+        if isinstance(rule, OutputRule) and rule.residual and not spec.like_latents:
             raise ValueError(
                 f"{method.name} stores outputs less the latents, but what {spec.transformer} returns is not like them: "
-                f"use @{STACK}"
+                f"use @{BLOCKS}"
             )
         if isinstance(rule.forecast, FeatureForecaster) and rule.forecast.needs_grid and spec.grid is None:
             raise ValueError(
                 f"{method.name} works on the grid of tokens, which the spec of {spec.transformer} does not tell (grid=)"
             )
-        lacking: set[Probe] = set(rule.policy.probes) - set(spec.probes())
+        lacking: set[Signal] = set(rule.policy.signals) - set(spec.measurable())
         if lacking:
             raise ValueError(
                 f"{method.name} measures {', '.join(sorted(p.value for p in lacking))}, but {spec.transformer} offers "
-                f"{', '.join(p.value for p in spec.probes())}"
+                f"{', '.join(p.value for p in spec.measurable())}"
             )

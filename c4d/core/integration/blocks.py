@@ -41,7 +41,7 @@ class BlockStack(nn.ModuleList):
         return nn.ModuleList, (), state
 
 
-class StandIn:
+class BlockProxy:
     """Takes a block's place in the loop for one pass; attributes are those of the block."""
 
     def __init__(self, block: nn.Module, call: Callable[..., Any]) -> None:

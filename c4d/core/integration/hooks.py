@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import enum
 import inspect
 import warnings
 import weakref
@@ -32,7 +33,7 @@ class Listener(Protocol):
     def enter(self, expert: int, args: Any, kwargs: Any) -> None: ...
     def leave(self, args: Any, output: Any) -> None: ...
     def exit(self, args: Any, kwargs: Any) -> Any: ...
-    def signal(self, probe: Any, read: Any, args: Any, output: Any) -> None: ...
+    def read_signal(self, signal: Any, read: Any, args: Any, output: Any) -> None: ...
     def plan(self, stack: Any, blocks: Any) -> Any: ...
 
 
@@ -60,15 +61,64 @@ class Entered:
             )
 
 
+class Layer(enum.IntEnum):
+    """The order of c4d's hooks around a forward, whoever enters first. Each sees what those before it have made."""
+
+    TIMING = 0  # what all others do counts as part of the forward
+    BRANCHES = 1  # whose call it is: no other layer is to act on a call that another group of ranks makes
+    AGREEMENT = 2  # all ranks make the same call: before the first of them waits for another one inside the forward
+    SHARDING = 3  # this rank's tokens: trimming and caching then see the part that its blocks see
+    ATTENTION = 4  # text without its padding, kernels chosen; hooks of others come after and see what the forward gets
+    CACHE = 5  # behind the hooks of others: it decides by what the forward is really called with
+
+
 class Hook:
     """A module hook: calls a method of the session with ``data``, or does nothing once the session is gone."""
 
-    def __init__(self, session: object, call: Callable[..., Any], *data: Any) -> None:
+    def __init__(self, session: object, layer: Layer, call: Callable[..., Any], *data: Any) -> None:
         self._session: object | None = session
-        self._name, self._data = call.__name__, data
+        self.layer, self._name, self._data = layer, call.__name__, data
 
     def __call__(self, module: nn.Module, *args: Any) -> Any:
         return None if self._session is None else getattr(self._session, self._name)(*self._data, *args)
+
+
+class Hooks:
+    """The hooks of one owner on a model, in the place of their ``layer``, until all are taken off together."""
+
+    def __init__(self, owner: object, layer: Layer) -> None:
+        self._owner, self._layer = owner, layer
+        self._handles: list[Any] = []
+
+    def before(self, module: nn.Module, call: Callable[..., Any], *data: Any) -> None:
+        """``call(*data, args, kwargs)`` before its forward; what it returns takes their place."""
+        hook = Hook(self._owner, self._layer, call, *data)
+        handle = module.register_forward_pre_hook(hook, prepend=self._layer < Layer.CACHE, with_kwargs=True)
+        self._keep(handle, module._forward_pre_hooks)
+
+    def after(
+        self, module: nn.Module, call: Callable[..., Any], *data: Any, first: bool = False, always: bool = False
+    ) -> None:
+        """``call(*data, args, output)`` after its forward; what it returns, if not None, takes the output's place.
+
+        ``first`` of all hooks, so that others see that; ``always``, also after a forward that raised (output None).
+        """
+        hook = Hook(self._owner, self._layer, call, *data)
+        handle = module.register_forward_hook(hook, prepend=first, always_call=always)
+        self._keep(handle, module._forward_hooks if first else None)
+
+    def remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def _keep(self, handle: Any, table: Any) -> None:
+        """Notes ``handle``; in ``table``, torch's ordered one of hooks, those of earlier layers go in front of it."""
+        self._handles.append(handle)
+        if table is not None and self._layer < Layer.CACHE:
+            earlier = [key for key, hook in table.items() if isinstance(hook, Hook) and hook.layer < self._layer]
+            for key in reversed(earlier):
+                table.move_to_end(key, last=False)
 
 
 class CacheContext:
@@ -105,7 +155,7 @@ class _Named(AbstractContextManager[None]):
             self._session.name = self._outer
 
 
-class Forward:
+class ForwardPatch:
     """A module's ``forward`` for the time of a session, around whatever forward the module had.
 
     ``before`` is the instance attribute that was there (accelerate and diffusers set one), None if it was the class's.
@@ -116,7 +166,7 @@ class Forward:
         self._owner = weakref.ref(session)  # also when it is only a pass-through
         self._module, self._around = module, around
         self.before = module.__dict__.get("forward")
-        while isinstance(self.before, Forward) and self.before._session is None:
+        while isinstance(self.before, ForwardPatch) and self.before._session is None:
             self.before = self.before.before  # left by a session that others had wrapped when it ended
         module.forward = self
 
@@ -135,15 +185,15 @@ class Forward:
         """True if nothing is around it but other forwards of this kind."""
         return self in self._chain()
 
-    def _chain(self) -> list[Forward]:
+    def _chain(self) -> list[ForwardPatch]:
         """From the module's forward inwards, as far as they are of this kind."""
         chain, at = [], self._module.__dict__.get("forward")
-        while isinstance(at, Forward):
+        while isinstance(at, ForwardPatch):
             chain.append(at)
             at = at.before
         return chain
 
-    def renewed(self) -> Forward:
+    def renewed(self) -> ForwardPatch:
         """One that is outermost again; this one becomes a pass-through.
 
         What others unwrapped down to an earlier pass-through of ours wakes up; what they wrapped gets wrapped.
@@ -151,10 +201,10 @@ class Forward:
         session, self._session = self._session, None
         assert session is not None
         present = self._module.__dict__.get("forward")
-        if isinstance(present, Forward) and present._session is None and present._owner() is session:
+        if isinstance(present, ForwardPatch) and present._session is None and present._owner() is session:
             present._session = session
             return present
-        return Forward(session, self._module, self._around)
+        return ForwardPatch(session, self._module, self._around)
 
     def remove(self) -> None:
         self._session = None  # whoever wrapped this forward meanwhile keeps a plain pass-through
@@ -181,8 +231,8 @@ def _pass_through(current: Any, original: Callable[..., Any], args: tuple[Any, .
     return original(*args, **kwargs)
 
 
-def _plain_forward(module: nn.Module, before: Any) -> Forward:
-    plain = object.__new__(Forward)
+def _plain_forward(module: nn.Module, before: Any) -> ForwardPatch:
+    plain = object.__new__(ForwardPatch)
     plain._session, plain._module, plain._around, plain.before = None, module, _pass_through, before
     plain._owner = weakref.ref(plain)  # type: ignore[arg-type]
     return plain

@@ -1,4 +1,4 @@
-"""Living with offloaded weights: blocks that a pass leaves out must not be fetched, parts that a probe reads must be.
+"""Living with offloaded weights: blocks that a pass leaves out must not be fetched, parts that a signal reads must be.
 
 Works on the hooks that diffusers and accelerate hang on modules, by their attributes, so that the core imports neither.
 """

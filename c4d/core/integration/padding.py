@@ -15,7 +15,7 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 Lengths = tuple[int, ...] | None
 
 
-class Trim:
+class TextUnpadder:
     """The padding of one transformer. ``reads`` counts how often the host waited for a mask."""
 
     def __init__(self, texts: tuple[Padding, ...], transformer: nn.Module) -> None:

@@ -8,14 +8,14 @@ from typing import Any
 
 from torch import nn
 
-from c4d.core.attention import AttentionPrimitives, Processor, Resolve, Work, changed, compute_dtype
+from c4d.core.attention import AttentionPrimitives, AttentionRuntime, Processor, Resolve, changed, compute_dtype
 from c4d.core.integration.attach import is_compiled
-from c4d.core.integration.hooks import Entered, Hook, Unsaved
-from c4d.core.integration.padding import Trim
+from c4d.core.integration.hooks import Entered, Hooks, Layer, Unsaved
+from c4d.core.integration.padding import TextUnpadder
 from c4d.core.spec import ModelSpec
 
 
-class Fitting(Unsaved):
+class ProcessorPatch(Unsaved):
     """One transformer in an attention session. A copied or saved transformer leaves it behind."""
 
     def __init__(
@@ -23,9 +23,9 @@ class Fitting(Unsaved):
     ) -> None:
         self.label, self.transformer, self.spec = label, transformer, spec
         self._primitives, self._resolve = primitives, resolve
-        self.trim: Trim | None = None
+        self.trim: TextUnpadder | None = None
         self._chosen: dict[tuple[Any, ...], tuple[str, Any]] = {}
-        self._handles: list[Any] = []
+        self._hooks = Hooks(self, Layer.ATTENTION)
         self._placed: list[tuple[nn.Module, Processor]] = []
         self._entered = False
         self._aside: list[tuple[nn.Module, Processor]] = []  # ours that gave way for the forward under way
@@ -39,14 +39,19 @@ class Fitting(Unsaved):
                 f"{type(self.transformer).__name__} is compiled as a whole: compile its blocks instead "
                 "(transformer.compile_repeated_blocks(fullgraph=True), or --compile)"
             )
-        self._kernel, self._works = kernel, dict[tuple[int, int], Work]()
+        self._kernel, self._works = kernel, dict[tuple[int, int], AttentionRuntime]()
         self._ours: list[tuple[nn.Module, type[Processor]]] = []
         self._left: Counter[str] = Counter()
         for path, module, cls in self._declared():
-            strange = changed(getattr(module, "processor", None), cls.replaces)
+            if isinstance(there := getattr(module, "processor", None), Processor):
+                raise RuntimeError(
+                    f"the attentions of {self.label} are in a c4d.attention or c4d.sharded already: leave that one "
+                    "first (c4d.sharded has kernel= of its own)"
+                )
+            strange = changed(there, cls.replaces)
             if strange is None:
                 self._ours.append((module, cls))
-                self._works.setdefault(cls.heads_of(module), Work(self._primitives, kernel))
+                self._works.setdefault(cls.heads_of(module), AttentionRuntime(self._primitives, kernel))
             elif kernel == "auto":
                 self._left[strange] += 1
             else:
@@ -64,29 +69,26 @@ class Fitting(Unsaved):
     def install(self) -> None:
         if not self._ours:
             return
-        self.trim = Trim(self.spec.padding, self.transformer) if self.spec.padding else None
-        add = self._handles.append
-        # First of all hooks: what else looks at the arguments sees those that the forward gets.
-        add(self.transformer.register_forward_pre_hook(Hook(self, self.enter), prepend=True, with_kwargs=True))
-        add(self.transformer.register_forward_hook(Hook(self, self.leave), always_call=True))
+        self.trim = TextUnpadder(self.spec.padding, self.transformer) if self.spec.padding else None
+        self._hooks.before(self.transformer, self.enter)
+        self._hooks.after(self.transformer, self.leave, always=True)
         for module, cls in self._ours:
             processor = cls(self._works[cls.heads_of(module)], module.processor)
             self._placed.append((module, processor))
             module.processor = processor  # type: ignore[assignment]
 
     def remove(self) -> None:
-        for handle in self._handles:
-            handle.remove()
+        self._hooks.remove()
         self._give_back()
         self._look()
         for module, processor in self._placed:
             processor.work.rest()
             if module.__dict__.get("processor") is processor:
                 module.processor = processor.before
-        self._handles, self._placed = [], []
+        self._placed = []
 
     @property
-    def works(self) -> list[Work]:
+    def works(self) -> list[AttentionRuntime]:
         return list(self._works.values())
 
     @property
@@ -212,7 +214,7 @@ class AttentionSession(Entered):
     ) -> None:
         self.kernel = kernel
         self._at_work = False
-        self._fittings = [Fitting(name, *pair, primitives, resolve) for name, pair in transformers.items()]
+        self._fittings = [ProcessorPatch(name, *pair, primitives, resolve) for name, pair in transformers.items()]
         self._plan()
         self.unused = "c4d.attention"
 
@@ -240,7 +242,7 @@ class AttentionSession(Entered):
         return [line for fitting in self._fittings for line in fitting.lines()]
 
     @property
-    def fittings(self) -> list[Fitting]:
+    def fittings(self) -> list[ProcessorPatch]:
         return list(self._fittings)
 
     @property

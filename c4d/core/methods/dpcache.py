@@ -1,12 +1,13 @@
 from c4d.core.caching.finite_differences import Taylor
+from c4d.core.caching.method import method
 from c4d.core.caching.policies import StepMask
-from c4d.core.caching.rules import CacheMethod, Rule
+from c4d.core.caching.rules import BlocksRule, Rule
 from c4d.core.caching.step_search import least_sum
 from c4d.core.methods.profile import profile
-from c4d.core.types import STACK
 
 
-def dpcache(path: str, budget: int, first: int = 3) -> CacheMethod:
+@method("dpcache", example="schedule:computed=0/1/2+taylor")
+def dpcache(path: str, budget: int, first: int = 3) -> Rule:
     """DPCache: the hidden state after the blocks is extrapolated between steps that dynamic programming chose.
 
     arXiv 2602.22654. ``path`` is a profile of what leaving steps out costs (``python -m bench.learn dpcache``),
@@ -14,5 +15,4 @@ def dpcache(path: str, budget: int, first: int = 3) -> CacheMethod:
     """
     found = profile(path, "dpcache", "costs")
     computed = least_sum(found["costs"], budget, first)
-    rule = Rule((STACK,), StepMask(frozenset(computed), found["steps"]), Taylor(1), base="zero")
-    return CacheMethod(f"dpcache:path={path},budget={budget},first={first}", (rule,))
+    return BlocksRule(StepMask(frozenset(computed), found["steps"]), Taylor(1), residual=False)

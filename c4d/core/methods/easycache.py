@@ -2,13 +2,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from c4d.core.caching.forecasters import Hold
+from c4d.core.caching.forecasters import Reuse
+from c4d.core.caching.method import method
 from c4d.core.caching.policies import COMPUTE, REUSE, positive, whole_number
-from c4d.core.caching.rules import CacheMethod, Rule
-from c4d.core.types import OUTPUT, Action, Change, Measured, Probe, Step
+from c4d.core.caching.rules import OutputRule, Rule
+from c4d.core.types import Action, Measured, Policy, RelativeL1, Signal, Step
 
 
-class Since(NamedTuple):
+class EasyCacheState(NamedTuple):
     """Since the last computed step: the accumulated change; how far its input had moved; its output's rate and size."""
 
     change: float = 0.0
@@ -18,7 +19,7 @@ class Since(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Rate:
+class EasyCachePolicy(Policy["tuple[EasyCacheState, int] | None"]):
     """Reuse while sum k |x_s - x_{s-1}| / |v| < ``threshold``, v the last computed output (arXiv 2507.02860, eq. 8).
 
     k = |v - v'| / |x - x'| of the last two computed steps: how fast the output follows the input. The first ``warmup``
@@ -38,27 +39,27 @@ class Rate:
             whole_number("max_skips", self.max_skips, 1)
 
     @property
-    def probes(self) -> frozenset[Probe]:
-        return frozenset({Probe.INPUT, Probe.INPUT_SINCE, Probe.OUTPUT})
+    def signals(self) -> frozenset[Signal]:
+        return frozenset({Signal.INPUT, Signal.INPUT_SINCE, Signal.OUTPUT})
 
-    def init(self) -> tuple[Since, int] | None:
+    def init(self) -> tuple[EasyCacheState, int] | None:
         return None  # and how many were skipped in a row
 
     def decide(
-        self, state: tuple[Since, int] | None, step: Step, seen: Mapping[Probe, Change]
-    ) -> tuple[Action, tuple[Since, int]]:
-        if state is None or Probe.INPUT not in seen or Probe.INPUT_SINCE not in seen:
-            return COMPUTE, (Since(), 0)
+        self, state: tuple[EasyCacheState, int] | None, step: Step, seen: Mapping[Signal, RelativeL1]
+    ) -> tuple[Action, tuple[EasyCacheState, int]]:
+        if state is None or Signal.INPUT not in seen or Signal.INPUT_SINCE not in seen:
+            return COMPUTE, (EasyCacheState(), 0)
         since, skipped = state
-        if Probe.OUTPUT in seen and since.moved is not None:
-            output = seen[Probe.OUTPUT]
-            since = since._replace(rate=Change(output.delta, since.moved).ratio, size=output.base)
+        if Signal.OUTPUT in seen and since.moved is not None:
+            output = seen[Signal.OUTPUT]
+            since = since._replace(rate=RelativeL1(output.delta, since.moved).ratio, size=output.base)
         forced = step.index < self.warmup or step.index >= step.total - self.last
         if not forced and since.rate is not None and skipped != self.max_skips and since.size > 0.0:
-            change = since.change + since.rate * seen[Probe.INPUT].delta / since.size
+            change = since.change + since.rate * seen[Signal.INPUT].delta / since.size
             if change < self.threshold:  # not so if it is no number
                 return REUSE, (since._replace(change=change), skipped + 1)
-        return COMPUTE, (since._replace(change=0.0, moved=seen[Probe.INPUT_SINCE].delta), 0)
+        return COMPUTE, (since._replace(change=0.0, moved=seen[Signal.INPUT_SINCE].delta), 0)
 
     def idle(self, total: int, measured: Measured) -> str:
         if self.warmup + self.last >= total:
@@ -66,12 +67,11 @@ class Rate:
         return f"the output's expected change was never below the threshold {self.threshold:g}"
 
 
-def easycache(threshold: float, warmup: int, last: int = 1, max_skips: int | None = None) -> CacheMethod:
+@method("easycache", example="easycache:threshold=0.05,warmup=10")
+def easycache(threshold: float, warmup: int, last: int = 1, max_skips: int | None = None) -> Rule:
     """EasyCache: output minus input is reused while the input moves little, at the rate at which outputs followed it.
 
     arXiv 2507.02860. Published: HunyuanVideo 0.025 with 5 steps of warm-up, Wan 2.1 0.05 with 10; the last step is
     computed. Each branch of guidance decides for itself (there the unconditional one follows the other).
     """
-    name = f"easycache:threshold={threshold},warmup={warmup},last={last}"
-    rule = Rule((OUTPUT,), Rate(threshold, warmup, last, max_skips), Hold())
-    return CacheMethod(name + (f",max_skips={max_skips}" if max_skips else ""), (rule,))
+    return OutputRule(EasyCachePolicy(threshold, warmup, last, max_skips), Reuse())

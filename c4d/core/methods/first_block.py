@@ -1,23 +1,28 @@
-from c4d.core.caching.forecasters import Hold
+from c4d.core.caching.forecasters import Reuse
+from c4d.core.caching.method import method
 from c4d.core.caching.policies import Bounded, Threshold
-from c4d.core.caching.rules import CacheMethod, Rule
-from c4d.core.types import STACK, Probe
+from c4d.core.caching.rules import BlocksRule, Rule
+from c4d.core.types import Signal
 
 
+@method("first-block", example="first-block:threshold=0.1")
 def first_block(
-    threshold: float, warmup: int = 1, last: int = 1, max_skips: int | None = None, head: int = 1, tail: int = 0
-) -> CacheMethod:
+    threshold: float,
+    warmup: int = 1,
+    last: int = 1,
+    max_skips: int | None = None,
+    first_blocks: int = 1,
+    last_blocks: int = 0,
+) -> Rule:
     """First-Block Cache: the first block always runs; if its residual moved little, the others' is reused.
 
     ParaAttention (github.com/chengzeyi/ParaAttention); diffusers defaults to threshold 0.05, the peers use 0.08-0.3.
     Reused is what the stack added after the first block; the residual is compared with the last computed step's.
     ``warmup`` first and ``last`` final steps are computed, at most ``max_skips`` in a row are reused (published: 1, 0,
-    no limit). The first ``head`` and last ``tail`` blocks run on every step (DBCache in cache-dit: 8 and 0, warmup 8).
+    no limit). The first ``first_blocks`` and last ``last_blocks`` blocks run on every step (DBCache in cache-dit: 8 and
+    0, warmup 8).
     """
     if warmup < 1:
         raise ValueError(f"warmup must be a whole number of at least 1, got {warmup}")
-    policy = Bounded(Threshold(threshold, Probe.HEAD), warmup, last, max_skips)
-    name = f"first-block:threshold={threshold},warmup={warmup},last={last}"
-    name += f",max_skips={max_skips}" if max_skips else ""
-    name += f",head={head}" * (head != 1) + f",tail={tail}" * (tail != 0)
-    return CacheMethod(name, (Rule((STACK,), policy, Hold(), head=head, tail=tail),))
+    policy = Bounded(Threshold(threshold, Signal.FIRST_BLOCKS), warmup, last, max_skips)
+    return BlocksRule(policy, Reuse(), first_blocks=first_blocks, last_blocks=last_blocks)

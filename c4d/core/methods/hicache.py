@@ -1,26 +1,25 @@
-from c4d.core.caching.feature_forecasters import Modes
+from c4d.core.caching.feature_forecasters import DynamicModes
 from c4d.core.caching.finite_differences import Hermite
+from c4d.core.caching.method import method
 from c4d.core.caching.policies import Interval
-from c4d.core.caching.rules import CacheMethod, Rule
-from c4d.core.types import MODULE_KINDS, OUTPUT
+from c4d.core.caching.rules import ModuleRule, OutputRule, Rule
 
 
-def hicache(interval: int, order: int = 1, warmup: int = 1, scale: float = 0.5) -> CacheMethod:
+@method("hicache", example="hicache:interval=4,order=2")
+def hicache(interval: int, order: int = 1, warmup: int = 1, scale: float = 0.5) -> Rule:
     """HiCache: TaylorSeer with scaled Hermite polynomials in place of powers, which damp the forecast.
 
     arXiv 2508.16984; hicache_pp defaults to interval 4, order 1, warmup 2, scale 0.5 (there at the guided output, here
     at attention and MLP outputs as in the paper; @output moves it).
     """
-    rule = Rule(MODULE_KINDS, Interval(interval, warmup), Hermite(order, scale=scale), start=warmup - 2)
-    return CacheMethod(f"hicache:interval={interval},order={order},warmup={warmup},scale={scale}", (rule,))
+    return ModuleRule(Interval(interval, warmup), Hermite(order, scale=scale), drop_before=warmup - 2)
 
 
-def dmd(interval: int, warmup: int = 1, window: int = 6, rank: int | None = None) -> CacheMethod:
+@method("dmd", example="dmd:interval=4")
+def dmd(interval: int, warmup: int = 1, window: int = 6, rank: int | None = None) -> Rule:
     """HiCache++: the output forecast by dynamic mode decomposition of the last computed ones, once they are even.
 
     hicache_pp 1.3 (window 5; cache-dit 1.5.3: 6), at the output of each branch; TaylorSeer of order 1 until four
     evenly spaced features are there. One wait for the device after each computed step.
     """
-    name = f"dmd:interval={interval},warmup={warmup},window={window}" + (f",rank={rank}" if rank else "")
-    rule = Rule((OUTPUT,), Interval(interval, warmup), Modes(window, rank), base="zero")
-    return CacheMethod(name, (rule,))
+    return OutputRule(Interval(interval, warmup), DynamicModes(window, rank), residual=False)

@@ -1,11 +1,12 @@
-from c4d.core.caching.forecasters import PerStep
+from c4d.core.caching.forecasters import LearnedWeights
+from c4d.core.caching.method import method
 from c4d.core.caching.policies import StepMask
-from c4d.core.caching.rules import CacheMethod, Rule
+from c4d.core.caching.rules import BlocksRule, Rule
 from c4d.core.methods.profile import profile
-from c4d.core.types import STACK
 
 
-def l2p(path: str) -> CacheMethod:
+@method("l2p", example="schedule:computed=0/1/2+taylor")
+def l2p(path: str) -> Rule:
     """L2P: the hidden state after the blocks as a learned combination of the last computed ones, step by step.
 
     arXiv 2604.26365. ``path`` is a profile (``python -m bench.learn l2p``) with its schedule and, for every step
@@ -14,4 +15,4 @@ def l2p(path: str) -> CacheMethod:
     found = profile(path, "l2p", "computed", "weights")
     weights = tuple((int(step), tuple(row)) for step, row in sorted(found["weights"].items(), key=lambda x: int(x[0])))
     policy = StepMask(frozenset(found["computed"]), found["steps"])
-    return CacheMethod(f"l2p:path={path}", (Rule((STACK,), policy, PerStep(weights), base="zero"),))
+    return BlocksRule(policy, LearnedWeights(weights), residual=False)

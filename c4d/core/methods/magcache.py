@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
-from c4d.core.caching.forecasters import Hold
-from c4d.core.caching.policies import COMPUTE, NONE, REUSE, never_small, positive, whole_number
-from c4d.core.caching.rules import CacheMethod, Rule
-from c4d.core.types import STACK, Action, Change, Measured, Probe, Step
+from c4d.core.caching.forecasters import Reuse
+from c4d.core.caching.method import method
+from c4d.core.caching.policies import COMPUTE, REUSE, never_small, positive, whole_number
+from c4d.core.caching.rules import BlocksRule, Rule
+from c4d.core.types import Action, Measured, Policy, RelativeL1, Signal, Step
 
 UNCONDITIONAL = ("uncond", "pred_uncond", "1")  # what pipelines call that branch; its ordinal where they do not name it
 
@@ -20,7 +21,7 @@ def published_curves() -> dict[str, dict[str, Any]]:
 
 
 @dataclass(frozen=True)
-class Magnitude:
+class MagCachePolicy(Policy["tuple[int, int, float] | None"]):
     """Reuse while sum |1 - R| < ``threshold``, R the product of the curve's ratios since the last computed step.
 
     ``cond`` and ``uncond`` hold, step by step, the mean length of the stack's residual over that of the step before; a
@@ -42,15 +43,11 @@ class Magnitude:
         if not 0.0 <= self.retention < 1.0:
             raise ValueError(f"retention must be from 0 to below 1 (a part of the steps), got {self.retention!r}")
 
-    @property
-    def probes(self) -> frozenset[Probe]:
-        return NONE
-
     def init(self) -> tuple[int, int, float] | None:
         return None  # the first step on this expert, the last computed one, the error since
 
     def decide(
-        self, state: tuple[int, int, float] | None, step: Step, seen: Mapping[Probe, Change]
+        self, state: tuple[int, int, float] | None, step: Step, seen: Mapping[Signal, RelativeL1]
     ) -> tuple[Action, tuple[int, int, float]]:
         if state is None:
             return COMPUTE, (step.index, step.index, 0.0)
@@ -84,7 +81,8 @@ class Magnitude:
         return never_small("change of the curve", least, f"below the threshold {self.threshold:g}")
 
 
-def magcache(curve: str, threshold: float, max_skips: int, retention: float = 0.2) -> CacheMethod:
+@method("magcache", example="magcache:curve=wan2.1-t2v-1.3b,threshold=0.12,max_skips=2")
+def magcache(curve: str, threshold: float, max_skips: int, retention: float = 0.2) -> Rule:
     """MagCache: the stack's residual is reused while a calibrated curve says that its length hardly changes.
 
     arXiv 2506.09045; no pass waits for the device. ``curve`` names a published calibration; its published threshold,
@@ -96,6 +94,5 @@ def magcache(curve: str, threshold: float, max_skips: int, retention: float = 0.
         raise ValueError(f"unknown magcache curve {curve!r}: known are {', '.join(known)}")
     found = known[curve]
     more = {key: tuple(found[key]) for key in ("cond", "uncond", "never", "experts") if key in found}
-    policy = Magnitude(threshold, max_skips, retention, **more)
-    name = f"magcache:curve={curve},threshold={threshold},max_skips={max_skips},retention={retention}"
-    return CacheMethod(name, (Rule((STACK,), policy, Hold()),))
+    policy = MagCachePolicy(threshold, max_skips, retention, **more)
+    return BlocksRule(policy, Reuse())

@@ -1,21 +1,20 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from c4d.core.caching.forecasters import Hold
-from c4d.core.caching.policies import COMPUTE, NONE, REUSE, whole_number
-from c4d.core.caching.rules import CacheMethod, Rule
-from c4d.core.types import Action, Change, Measured, Probe, Step
+from c4d.core.caching.forecasters import Reuse
+from c4d.core.caching.method import method
+from c4d.core.caching.policies import COMPUTE, REUSE, whole_number
+from c4d.core.caching.rules import ModuleRule, Rule
+from c4d.core.types import Action, Measured, Policy, RelativeL1, Signal, Step
 
 
 @dataclass(frozen=True)
-class Broadcast:
+class PyramidPolicy(Policy[bool]):
     """Computed on every ``every``-th step of the run, and wherever the timestep is not between ``low`` and ``high``."""
 
     every: int
     low: float
     high: float
-
-    timed = True
 
     def __post_init__(self) -> None:
         whole_number("the range of an attention", self.every, 1)
@@ -23,13 +22,13 @@ class Broadcast:
             raise ValueError(f"low must be below high (timesteps, 0 to 1000), got low={self.low}, high={self.high}")
 
     @property
-    def probes(self) -> frozenset[Probe]:
-        return NONE
+    def timed(self) -> bool:
+        return True
 
     def init(self) -> bool:
         return False  # whether anything was computed yet
 
-    def decide(self, started: bool, step: Step, seen: Mapping[Probe, Change]) -> tuple[Action, bool]:
+    def decide(self, started: bool, step: Step, seen: Mapping[Signal, RelativeL1]) -> tuple[Action, bool]:
         assert step.timestep is not None
         within = self.low < step.timestep < self.high
         return (REUSE if started and within and step.index % self.every else COMPUTE), True
@@ -40,7 +39,10 @@ class Broadcast:
         return f"no timestep of the run was between {self.low:g} and {self.high:g} and off every {self.every}. step"
 
 
-def pab(attn: int | None = None, cross_attn: int | None = None, low: float = 100.0, high: float = 800.0) -> CacheMethod:
+@method("pab", example="pab:attn=2")
+def pab(
+    attn: int | None = None, cross_attn: int | None = None, low: float = 100.0, high: float = 800.0
+) -> tuple[Rule, ...]:
     """Pyramid Attention Broadcast: attention outputs are reused for a few steps, cross-attention for more than others.
 
     arXiv 2408.12588. ``attn`` and ``cross_attn`` are their ranges: each is computed on every range-th step of the run,
@@ -52,6 +54,4 @@ def pab(attn: int | None = None, cross_attn: int | None = None, low: float = 100
     given = {kind: every for kind, every in ranges.items() if every is not None}
     if not given:
         raise ValueError(f"pab needs a range for {' or '.join(ranges)}, such as attn=2,cross_attn=6")
-    rules = tuple(Rule((kind,), Broadcast(every, low, high), Hold()) for kind, every in given.items())
-    options = ",".join(f"{kind}={every}" for kind, every in given.items())
-    return CacheMethod(f"pab:{options},low={low},high={high}", rules)
+    return tuple(ModuleRule(PyramidPolicy(every, low, high), Reuse(), (kind,)) for kind, every in given.items())

@@ -1,15 +1,15 @@
-from c4d.core.caching.forecasters import Hold
+from c4d.core.caching.forecasters import Reuse
+from c4d.core.caching.method import method
 from c4d.core.caching.policies import StepMask
-from c4d.core.caching.rules import CacheMethod, Rule
-from c4d.core.types import STACK
+from c4d.core.caching.rules import BlocksRule, Rule
 
 
-def schedule(computed: tuple[int, ...]) -> CacheMethod:
+@method("schedule", example="schedule:computed=0/1/5")
+def schedule(computed: tuple[int, ...]) -> Rule:
     """A fixed schedule: exactly the steps in ``computed`` (0 among them) run, the others reuse the last residual.
 
     Steps computation masks, as in cache-dit's SCM; combine it with a forecaster: ``schedule:computed=0/1/2/6+taylor``.
     """
     if repeated := [step for step in computed if computed.count(step) > 1]:
         raise ValueError(f"step {repeated[0]} is listed twice; list every computed step once")
-    name = f"schedule:computed={'/'.join(map(str, computed))}"
-    return CacheMethod(name, (Rule((STACK,), StepMask(frozenset(computed)), Hold()),))
+    return BlocksRule(StepMask(frozenset(computed)), Reuse())

@@ -1,13 +1,14 @@
 import json
 from importlib.resources import files
 
-from c4d.core.caching.forecasters import Hold
+from c4d.core.caching.forecasters import Reuse
+from c4d.core.caching.method import method
 from c4d.core.caching.policies import Accumulate, Bounded
-from c4d.core.caching.rules import CacheMethod, Rule
-from c4d.core.types import STACK, Probe
+from c4d.core.caching.rules import BlocksRule, Rule
+from c4d.core.types import Signal
 
 RULES = ("clamped", "published")
-SIGNALS = tuple(probe.value for probe in (Probe.TIME_EMBEDDING, Probe.TIME_PROJECTION, Probe.MODULATED_INPUT))
+SIGNALS = tuple(signal.value for signal in (Signal.TIME_EMBEDDING, Signal.TIME_PROJECTION, Signal.MODULATED_INPUT))
 
 
 def published_fits() -> dict[str, dict[str, object]]:
@@ -16,6 +17,7 @@ def published_fits() -> dict[str, dict[str, object]]:
     return fits
 
 
+@method("teacache", example="teacache:threshold=0.1,coefficients=1/0,signal={signal}")
 def teacache(
     threshold: float,
     fit: str | None = None,
@@ -25,7 +27,7 @@ def teacache(
     last: int | None = None,
     max_skips: int | None = None,
     rule: str = "clamped",
-) -> CacheMethod:
+) -> Rule:
     """TeaCache: the stack's residual is reused while the accumulated, rescaled change of a signal stays small.
 
     arXiv 2411.19108. ``fit`` names a published polynomial with its signal and its forced steps; or give
@@ -63,9 +65,6 @@ def teacache(
     warmup, last = 1 if warmup is None else warmup, 1 if last is None else last
     if warmup < 1:
         raise ValueError(f"warmup must be a whole number of at least 1, got {warmup}")
-    inner = Accumulate(threshold, Probe(signal), coefficients or (), clamped=rule == "clamped")
+    inner = Accumulate(threshold, Signal(signal), coefficients or (), clamped=rule == "clamped")
     policy = Bounded(inner, warmup, last, max_skips)
-    curve = f"fit={fit}" if fit else f"coefficients={'/'.join(map(str, coefficients or ()))},signal={signal}"
-    name = f"teacache:threshold={threshold},{curve},warmup={warmup},last={last}"
-    name += (f",max_skips={max_skips}" if max_skips else "") + f",rule={rule}" * (rule != "clamped")
-    return CacheMethod(name, (Rule((STACK,), policy, Hold()),))
+    return BlocksRule(policy, Reuse())

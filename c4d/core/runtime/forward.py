@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
@@ -12,35 +12,36 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from c4d.core.caching.rules import CacheMethod, Rule
-from c4d.core.integration.attach import Place
-from c4d.core.integration.offload import Bridge
+from c4d.core.caching.rules import BlocksRule, CacheMethod, OutputRule, Rule
+from c4d.core.integration.attach import ModuleSite
+from c4d.core.integration.blocks import BlockProxy, bind, streams, unbind
+from c4d.core.integration.offload import Bridge, onloaded
 from c4d.core.runtime.history import History
 from c4d.core.runtime.report import Entry
-from c4d.core.runtime.signals import Ranks
+from c4d.core.runtime.signals import DecisionSync
 from c4d.core.runtime.spectrum import evolved, leading
-from c4d.core.runtime.state import Branch, Field, Tools
-from c4d.core.runtime.steps import Noise
-from c4d.core.spec import ModelSpec
-from c4d.core.types import OUTPUT, STACK, Action, Change, Probe, Step
+from c4d.core.runtime.state import CacheState, FeatureOps, Runtime
+from c4d.core.runtime.steps import NoiseLevel
+from c4d.core.spec import AtEntry, ModelSpec, Stack
+from c4d.core.types import BLOCKS, OUTPUT, Action, RelativeL1, Signal, Step
 
 COMPUTE, REUSE = Action.COMPUTE, Action.REUSE
 
 
 @dataclass(frozen=True)
-class Call:
+class ForwardContext:
     """A forward under way: of what, with which arguments (by name), at which noise level, and with whom."""
 
     transformer: nn.Module
     inputs: Callable[[], Mapping[str, Any]]
-    noise: Callable[[], Noise]
-    ranks: Ranks
+    noise: Callable[[], NoiseLevel]
+    ranks: DecisionSync
 
 
-class Pass:
+class Forward:
     """One forward of one transformer: decides once, then tells loops, exit and sites what to do."""
 
-    seen: Mapping[Probe, Change] = MappingProxyType({})
+    seen: Mapping[Signal, RelativeL1] = MappingProxyType({})
     base: Mapping[str, Tensor] = MappingProxyType({})  # the streams that the stack's features are relative to
     exited = answered = restarted = False
     blocks = passed = 0  # entered; of the chain, those that the loops were given or passed over
@@ -48,16 +49,16 @@ class Pass:
     bridge: Bridge | None = None
 
     def __init__(
-        self, spec: ModelSpec, method: CacheMethod, branch: Branch, step: Step, tools: Tools, call: Call
+        self, spec: ModelSpec, method: CacheMethod, branch: CacheState, step: Step, tools: Runtime, call: ForwardContext
     ) -> None:
         self.spec, self.method, self.branch, self.step, self.tools, self.call = spec, method, branch, step, tools, call
         self.rules, self.whole = method.rules, method.whole
         self.actions: list[Action | None] = [None] * len(method.rules)
         self.started = time.perf_counter()
-        self.signals: dict[Probe, Tensor] = {}
-        if not method.probes:
+        self.readings: dict[Signal, Tensor] = {}
+        if not method.signals:
             self.decide({})
-        elif any(probe.outside for probe in method.probes):
+        elif any(signal.outside for signal in method.signals):
             self._arrive()
 
     @property
@@ -67,7 +68,7 @@ class Pass:
 
     def check(self) -> None:
         """Raises RuntimeError unless the forward that just ended went the way that its spec says."""
-        skipped, at_output = self.action is REUSE, self.whole is not None and OUTPUT in self.whole.at
+        skipped, at_output = self.action is REUSE, isinstance(self.whole, OutputRule)
         if skipped and at_output and not self.answered:
             raise RuntimeError(f"{self.spec.transformer}: its forward was exchanged during the pass; run it again")
         if self.action is None or (not skipped and not (self.exited and self.passed)):
@@ -91,19 +92,19 @@ class Pass:
 
     def _arrive(self) -> None:
         """Before the forward: what can be known of its arguments alone is; that may decide the pass."""
-        probes, latents = self.method.probes, self._latents()
-        if wanted := {Probe.INPUT, Probe.INPUT_SINCE} & probes:  # a loop may go on to change its latents in place
-            self.signals.update(dict.fromkeys(wanted, latents.clone()))
-        if Probe.SPECTRUM in probes:
-            self.signals[Probe.SPECTRUM] = evolved(latents, self._grid()[0], self.call.noise())
-        if all(probe.outside for probe in probes):
-            self.decide(self.signals)
+        signals, latents = self.method.signals, self._latents()
+        if wanted := {Signal.INPUT, Signal.INPUT_SINCE} & signals:  # a loop may go on to change its latents in place
+            self.readings.update(dict.fromkeys(wanted, latents.clone()))
+        if Signal.SPECTRUM in signals:
+            self.readings[Signal.SPECTRUM] = evolved(latents, self._grid()[0], self.call.noise())
+        if all(signal.outside for signal in signals):
+            self.decide(self.readings)
 
-    def signal(self, probe: Probe, value: Tensor) -> None:
+    def read_signal(self, signal: Signal, value: Tensor) -> None:
         """A signal that became known before the blocks; when all are in, the pass is decided."""
-        self.signals[probe] = value.detach()
-        if self.action is None and self.method.probes - {Probe.OUTPUT} <= self.signals.keys():
-            self.decide(self.signals)
+        self.readings[signal] = value.detach()
+        if self.action is None and self.method.signals - {Signal.OUTPUT} <= self.readings.keys():
+            self.decide(self.readings)
 
     def _latents(self) -> Tensor:
         inputs = self.call.inputs()
@@ -125,8 +126,8 @@ class Pass:
             self.branch.grid = grid
         return self.branch.grid
 
-    def decide(self, now: Mapping[Probe, Tensor]) -> None:
-        parts = {probe: self._valid(value, not probe.outside) for probe, value in now.items()}
+    def decide(self, now: Mapping[Signal, Tensor]) -> None:
+        parts = {signal: self._valid(value, not signal.outside) for signal, value in now.items()}
         now, wholes = {p: x for p, (x, _) in parts.items()}, {p: n for p, (_, n) in parts.items()}
         broken, states = bool(now) and self._measure(now, wholes), self.branch.states
         for i, rule in enumerate(self.rules):
@@ -137,17 +138,17 @@ class Pass:
                 raise RuntimeError(
                     f"{type(rule.policy).__name__} reuses from a fresh state; a policy must compute first"
                 )
-        for probe, value in now.items():
-            if not probe.anchored or COMPUTE in self.actions:
-                self.branch.before[probe] = value
+        for signal, value in now.items():
+            if not signal.anchored or COMPUTE in self.actions:
+                self.branch.before[signal] = value
 
-    def _measure(self, now: Mapping[Probe, Tensor], wholes: Mapping[Probe, int]) -> bool:
+    def _measure(self, now: Mapping[Signal, Tensor], wholes: Mapping[Signal, int]) -> bool:
         """Fills ``seen``; True if any of it is not finite."""
         before = self.branch.before
         pairs = {p: (x, before[p]) for p, x in now.items() if p in before and before[p].shape == x.shape}
         if self.branch.outputs is not None:
-            pairs[Probe.OUTPUT], self.branch.outputs = self.branch.outputs, None
-            wholes = {**wholes, Probe.OUTPUT: self._valid(pairs[Probe.OUTPUT][0], False)[1]}
+            pairs[Signal.OUTPUT], self.branch.outputs = self.branch.outputs, None
+            wholes = {**wholes, Signal.OUTPUT: self._valid(pairs[Signal.OUTPUT][0], False)[1]}
         self.seen = self.tools.meter.read(pairs, wholes)
         broken = sum(not change.finite for change in self.seen.values())
         self.tools.nonfinite += broken
@@ -158,9 +159,97 @@ class Pass:
 
     def _ready(self, rule: Rule) -> bool:
         """True if something is stored that the rule could reuse."""
-        if rule.whole:
-            return rule.at[0] in self.branch.histories
-        return any(key.startswith(f"{kind}:") for kind in rule.at for key in self.branch.histories)
+        return any(key.partition(":")[0] in rule.sites for key in self.branch.histories)
+
+    # -- the loops over blocks
+
+    def iterate(self, stack: Stack, blocks: list[nn.Module]) -> Iterator[Any]:
+        """What a loop over one of the spec's stacks runs in this pass.
+
+        Nothing if it is reused; with a rule that keeps blocks at the end, the others' places are held by fillers, for
+        a loop's body may count. Blocks at which something is to be noted or put in have a stand-in.
+        """
+        rule = self.whole
+        last_blocks = rule.last_blocks if isinstance(rule, BlocksRule) else 0
+        if self.action is REUSE and not last_blocks:
+            return
+        if stack.side or not isinstance(rule, BlocksRule):
+            self.passed += len(blocks) * (not stack.side)
+            yield from self._counted(blocks)
+            return
+        resumed = self._chain_length() - last_blocks
+        for block in blocks:
+            i = self.passed
+            self.passed += 1
+            if self.action is REUSE and i < resumed:
+                yield BlockProxy(block, lambda _, args, kwargs: unbind(stack, bind(stack, args, kwargs)))
+            elif last_blocks and i == resumed:
+                yield BlockProxy(block, partial(self._resume_blocks, stack, rule))
+            elif self.action is None and i == max(0, rule.first_blocks - 1):
+                yield BlockProxy(block, partial(self._measure_blocks, stack))
+                if self.action is REUSE and not last_blocks:
+                    return
+            elif i == 0 and (self.action is None or (self.action is COMPUTE and rule.residual)):
+                yield BlockProxy(block, partial(self._enter_blocks, stack))
+            else:
+                yield from self._counted([block])
+
+    def _chain_length(self) -> int:
+        """Blocks in the chain."""
+        paths = [stack.path for stack in self.spec.stacks if not stack.side]
+        return sum(len(list(self.call.transformer.get_submodule(path).children())) for path in paths)
+
+    def _counted(self, blocks: Sequence[nn.Module]) -> Iterator[nn.Module]:
+        for block in blocks:
+            self.blocks += 1
+            yield block
+
+    def _enter_blocks(self, stack: Stack, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self.base = bind(stack, args, kwargs)
+        self.blocks += 1
+        return block(*args, **kwargs)
+
+    def _measure_blocks(self, stack: Stack, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Decides at the first block: before it if its input is enough; for HEAD, after the last block of the head."""
+        named = bind(stack, args, kwargs)
+        signals, now = self.method.signals, dict(self.readings)
+        entry = {p: s for p in signals if isinstance(s := self.spec.signals.get(p), AtEntry)}
+        if missing := signals - {*now, *entry, Signal.FIRST_BLOCKS, Signal.OUTPUT}:
+            names = ", ".join(sorted(p.value for p in missing))
+            raise RuntimeError(f"{self.spec.transformer}: {names} did not show up before the blocks; its spec is wrong")
+        if entry:
+            with onloaded(block):
+                mine = self.call.ranks.mine(self.call.transformer, named)
+                now.update({p: s.read(block, mine).detach() for p, s in entry.items()})
+        if Signal.FIRST_BLOCKS not in signals:
+            self.decide(now)
+            if self.action is REUSE:
+                self.base = named
+                return unbind(stack, named)
+            return self._enter_blocks(stack, block, args, kwargs)
+        start = self.base.get("hidden_states", named["hidden_states"])  # of the first block
+        out = block(*args, **kwargs)
+        self.blocks += 1
+        self.base = streams(stack, out)
+        self.decide({**now, Signal.FIRST_BLOCKS: (self.base["hidden_states"] - start).detach()})
+        return out
+
+    def _resume_blocks(
+        self, stack: Stack, rule: BlocksRule, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """The first block of the tail: what came to it is recorded, or replaced by its forecast."""
+        named = bind(stack, args, kwargs)
+        names = [name for name in self.base if isinstance(named.get(name), Tensor)]
+        if self.action is REUSE:
+            history, base = self.branch.histories[BLOCKS], [self.base[name] for name in names]
+            made = self.forecast(history, rule, base)
+            named.update(zip(names, made, strict=True))
+            args = tuple(named[name] for name in stack.takes[: len(args)])
+            kwargs = {name: named[name] for name in kwargs}
+        else:
+            self.record(BLOCKS, rule, [named[name] - self.base[name] for name in names])
+        self.blocks += 1
+        return block(*args, **kwargs)
 
     # -- the exit
 
@@ -168,24 +257,26 @@ class Pass:
         """The hidden state on its way out of the loops: recorded, or replaced by its forecast."""
         self.exited = True
         rule = self.whole
-        if rule is None or rule.at[0] == OUTPUT or rule.tail:
+        if not isinstance(rule, BlocksRule) or rule.last_blocks:
             return x
-        base = None if rule.base == "zero" else self.base.get("hidden_states")
+        base = self.base.get("hidden_states") if rule.residual else None
         if self.action is REUSE:
-            base = x if base is None and rule.base == "input" else base
-            history = self.branch.histories[rule.at[0]]
+            base = x if base is None and rule.residual else base
+            history = self.branch.histories[BLOCKS]
             return self.forecast(history, rule, None if base is None else [base])[0].to(x.dtype)
-        if base is None and rule.base == "input":
+        if base is None and rule.residual:
             raise RuntimeError(
                 f"{self.spec.transformer}: the exit was reached without entering a block; its spec is wrong"
             )
         feature = x if base is None else (x - base).to(base.dtype)
-        self.record(rule.at[0], rule, [feature])
+        self.record(BLOCKS, rule, [feature])
         return x
 
     # -- modules
 
-    def at_site(self, place: Place, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def at_site(
+        self, place: ModuleSite, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         """What a cached module returns: its own output, recorded, or the forecast of it."""
         rule, reuse = self.rules[place.rule], self.reuses(place)
         if place.key == OUTPUT:
@@ -195,7 +286,7 @@ class Pass:
             self.modules_reused += reuse
         if reuse:
             history = self.branch.histories[place.key]
-            relative = place.key == OUTPUT and rule.base == "input"
+            relative = isinstance(rule, OutputRule) and rule.residual
             base = [leading(self._latents(), history.shapes[0])] if relative else None
             leaves = self.forecast(history, rule, base)
             if place.key == OUTPUT and rule.forecast.keeps:  # as below
@@ -207,25 +298,26 @@ class Pass:
             raise TypeError(f"{place.key} returned {', '.join(strange)} among its tensors; cannot be cached")
         stored = leaves
         if place.key == OUTPUT:  # the pipeline may go on to change it in place
-            stored = [x - leading(self._latents(), x.shape) if rule.base == "input" else x.clone() for x in leaves]
+            residual = isinstance(rule, OutputRule) and rule.residual
+            stored = [x - leading(self._latents(), x.shape) if residual else x.clone() for x in leaves]
         self.record(place.key, rule, stored).structure = structure
         return out
 
     def finish(self, output: Any) -> None:
         """After the forward: the output of a computed pass goes to the next that decides by it."""
-        if Probe.OUTPUT in self.method.probes and COMPUTE in self.actions:
-            now, before = pytree.tree_leaves(output)[0].detach().clone(), self.branch.before.get(Probe.OUTPUT)
-            self.branch.before[Probe.OUTPUT] = now
+        if Signal.OUTPUT in self.method.signals and COMPUTE in self.actions:
+            now, before = pytree.tree_leaves(output)[0].detach().clone(), self.branch.before.get(Signal.OUTPUT)
+            self.branch.before[Signal.OUTPUT] = now
             self.branch.outputs = None if before is None or before.shape != now.shape else (before, now)
 
-    def reuses(self, place: Place) -> bool:
+    def reuses(self, place: ModuleSite) -> bool:
         """True if this pass forecasts the module there (and the modules that this bypasses hand out fillers)."""
         return self.actions[place.rule] is REUSE and place.key in self.branch.histories
 
     def forecast(self, history: History, rule: Rule, base: Sequence[Tensor] | None = None) -> list[Tensor]:
         """Every tensor of ``history`` forecast for now, plus its ``base``."""
-        valid = partial(self._valid, spread=rule.at[0] == STACK)
-        field = Field(self.tools, history, self.call.ranks, valid, self._band)
+        valid = partial(self._valid, spread=isinstance(rule, BlocksRule))
+        field = FeatureOps(self.tools, history, self.call.ranks, valid, self._band)
         return self.tools.forecast(history, rule.forecast, self.time(rule), field, base)
 
     def _band(self, x: Tensor, cutoff: float) -> Tensor:
@@ -241,7 +333,7 @@ class Pass:
             self.branch.histories[key] = history
         if history.step == now:
             raise RuntimeError(f"{key} ran twice in one pass; its outputs cannot be told apart and so not be cached")
-        if history.step < rule.start:
+        if history.step < rule.drop_before:
             history.clear()
         self.tools.watch(tensors)
         history.push(self.time(rule), tensors)

@@ -16,7 +16,7 @@ PLACES = ("device", "host")
 
 
 @dataclass(frozen=True)
-class Storage:
+class HistoryConfig:
     """How features are kept: ``dtype`` (None: as computed) and ``place`` ("device", or "host": pinned where it can)."""
 
     dtype: torch.dtype | None = None
@@ -37,7 +37,7 @@ class Storage:
 class History:
     """At most ``length`` entries of (time, one or more tensors), and the last ``keeps`` forecasts among them."""
 
-    def __init__(self, length: int, storage: Storage, backend: Primitives, keeps: int = 0) -> None:
+    def __init__(self, length: int, storage: HistoryConfig, backend: Primitives, keeps: int = 0) -> None:
         self._storage, self._backend = storage, backend
         self._room = {False: length, True: keeps}  # for computed entries, for forecasts
         self.times: tuple[float, ...] = ()

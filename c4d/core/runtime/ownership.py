@@ -18,7 +18,7 @@ class Own(threading.local):
         self.loops: list[Any] = []  # those of followed pipelines that this thread is in, the innermost last
 
 
-class Turns:
+class ThreadOwnership:
     """Of one session: only the owner makes the passes of a run; a new run is anybody's, but not during a pass."""
 
     def __init__(self) -> None:

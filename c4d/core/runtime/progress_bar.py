@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any, Protocol
 
-from c4d.core.runtime.steps import SchedulerClock
+from c4d.core.runtime.steps import SchedulerTracker
 
 
 class Loops(Protocol):
@@ -19,7 +19,7 @@ class Loops(Protocol):
 class Loop:
     """One loop, in place of the ``tqdm`` bar that a pipeline made for it; what it does not do itself, that does."""
 
-    def __init__(self, session: Loops, clock: SchedulerClock, bar: Any) -> None:
+    def __init__(self, session: Loops, clock: SchedulerTracker, bar: Any) -> None:
         self._session, self.clock, self._bar = session, clock, bar
 
     def __enter__(self) -> Any:
@@ -45,9 +45,9 @@ class Loop:
 class ProgressBar:
     """``pipeline.progress_bar`` for the time of a session; that of a copied or saved pipeline just makes bars."""
 
-    def __init__(self, session: Loops, pipeline: Any, clock: SchedulerClock) -> None:
+    def __init__(self, session: Loops, pipeline: Any, clock: SchedulerTracker) -> None:
         self._session: Loops | None = session
-        self._clock: SchedulerClock | None = clock
+        self._clock: SchedulerTracker | None = clock
         self._pipeline = pipeline
         self._before = pipeline.__dict__.get("progress_bar")
         pipeline.__dict__["progress_bar"] = self

@@ -6,9 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from c4d.core.caching.policies import unexplained
 from c4d.core.caching.rules import Rule
-from c4d.core.types import Action, Change, Explains, Probe, Remarks, Step
+from c4d.core.types import Action, RelativeL1, Signal, Step
 
 
 class Entry(NamedTuple):
@@ -28,7 +27,7 @@ class Entry(NamedTuple):
     modules: int
     modules_reused: int
     seconds: float
-    seen: Mapping[Probe, Change]
+    seen: Mapping[Signal, RelativeL1]
     restarted: bool
 
     @property
@@ -71,11 +70,11 @@ def why(rules: Sequence[Rule], entries: Sequence[Entry], kinds: Collection[str])
     explained = not free and (broken or anew)
     for i, rule in enumerate(rules if entries else ()):
         policy, total = rule.policy, entries[-1].step.total
-        if isinstance(policy, Remarks) and (remark := policy.remark(total)):
+        if remark := policy.remark(total):
             sentences.append(remark)
         if not explained and all(e.actions[i] is Action.COMPUTE for e in entries):
-            reason = policy.idle(total, measured) if isinstance(policy, Explains) else unexplained(policy)
-            where = ", ".join(site for site in rule.at if site in kinds)
+            reason = policy.idle(total, measured)
+            where = ", ".join(site for site in rule.sites if site in kinds)
             sentences.append(f"nothing was reused at {where}: {reason}")
     return tuple(sentences)
 
@@ -86,7 +85,7 @@ class Report:
 
     ``blocks_entered`` of ``blocks_total`` (block calls an uncached run of the same passes makes), ``modules_reused`` of
     the ``modules_total`` calls of cached modules (0 for methods of the whole pass), ``peak_bytes`` held by histories
-    and probes, ``host_reads`` (waits for the device made to decide) and ``nonfinite`` measurements of the session,
+    and signals, ``host_reads`` (waits for the device made to decide) and ``nonfinite`` measurements of the session,
     ``seconds`` of host time inside computed and reused passes, ``why`` sentences on what kept passes from being reused.
     """
 

@@ -12,17 +12,16 @@ from c4d.core.caching.rules import CacheMethod
 from c4d.core.integration.attach import Attachment, check_fit
 from c4d.core.integration.hooks import Entered, Unsaved, named
 from c4d.core.integration.offload import Bridge, tracing
-from c4d.core.runtime.forward import Call, Pass
-from c4d.core.runtime.history import Storage
-from c4d.core.runtime.loops import Loops
-from c4d.core.runtime.ownership import Turns
+from c4d.core.runtime.forward import Forward, ForwardContext
+from c4d.core.runtime.history import HistoryConfig
+from c4d.core.runtime.ownership import ThreadOwnership
 from c4d.core.runtime.progress_bar import Loop, ProgressBar
 from c4d.core.runtime.report import Entry, Report, timeline, why
-from c4d.core.runtime.signals import Alone, Meter, Ranks
-from c4d.core.runtime.state import Run, Tools, signature_of
-from c4d.core.runtime.steps import Clock, CountingClock, SchedulerClock, check_order
+from c4d.core.runtime.signals import DecisionSync, SignalReader, SingleProcess
+from c4d.core.runtime.state import Run, Runtime, signature_of
+from c4d.core.runtime.steps import CountingTracker, SchedulerTracker, StepTracker, check_order
 from c4d.core.spec import ModelSpec, Stack
-from c4d.core.types import Action, Primitives, Probe, Timed
+from c4d.core.types import Action, Primitives, Signal
 
 
 class Session(Entered, Unsaved):
@@ -37,23 +36,23 @@ class Session(Entered, Unsaved):
         transformers: Sequence[tuple[nn.Module, ModelSpec]],
         method: CacheMethod,
         *,
-        clock: Clock,
+        clock: StepTracker,
         backend: Primitives,
-        storage: Storage | None = None,
-        ranks: Ranks | None = None,
-        pipelines: Sequence[tuple[Any, SchedulerClock]] = (),
+        storage: HistoryConfig | None = None,
+        ranks: DecisionSync | None = None,
+        pipelines: Sequence[tuple[Any, SchedulerTracker]] = (),
     ) -> None:
         for _, spec in transformers:
             check_fit(method, spec)
         self.method = method
-        self.current: Pass | None = None
-        self._timed = any(isinstance(rule.policy, Timed) for rule in method.rules)
-        self._turns = Turns()
+        self.current: Forward | None = None
+        self._timed = any(rule.policy.timed for rule in method.rules)
+        self._turns = ThreadOwnership()
         self._clock = clock  # of forwards outside of the loops of ``pipelines``
         self._pipelines = [pair for pair in pipelines if hasattr(type(pair[0]), "progress_bar")]
         self._bars: list[ProgressBar] = []
-        self._ranks = ranks or Alone()
-        self._tools = Tools(backend, Meter(backend, self._ranks), storage or Storage())
+        self._ranks = ranks or SingleProcess()
+        self._tools = Runtime(backend, SignalReader(backend, self._ranks), storage or HistoryConfig())
         self._attachments = [Attachment(self, model, spec, i) for i, (model, spec) in enumerate(transformers)]
         self._run: Run | None = None
         self._trace: list[Entry] = []
@@ -100,7 +99,7 @@ class Session(Entered, Unsaved):
         if not all(attachment.attached for attachment in self._attachments):
             raise RuntimeError("this session is not at work: call begin inside its with block")
         check_order(timesteps)
-        self._clock = CountingClock(timesteps, "call session.begin(timesteps)", sigmas)
+        self._clock = CountingTracker(timesteps, "call session.begin(timesteps)", sigmas)
 
     @property
     def trace(self) -> tuple[Entry, ...]:
@@ -110,10 +109,10 @@ class Session(Entered, Unsaved):
     @property
     def alone(self) -> bool:
         """True if it asks no other rank before it decides."""
-        return isinstance(self._ranks, Alone)
+        return isinstance(self._ranks, SingleProcess)
 
     def bytes(self) -> int:
-        """Bytes held right now by histories and probes.
+        """Bytes held right now by histories and signals.
 
         None between runs: what a pipeline's run holds goes when its loop ends, also if it is stopped. In a loop of
         one's own it goes with the last step; what a run holds that stops before, or in which a transformer or branch
@@ -159,11 +158,11 @@ class Session(Entered, Unsaved):
     # -- called by what is attached to the model
 
     def enter(self, expert: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Before the forward of a transformer: places the pass and, if no probe is needed, decides it."""
+        """Before the forward of a transformer: places the pass and, if no signal is needed, decides it."""
         attachment = self._attachments[expert]
         attachment.refuse_compiled(self.method)
         loop = self._turns.own.loops[-1] if self._turns.own.loops else None
-        clock: Clock = self._clock if loop is None else loop.clock
+        clock: StepTracker = self._clock if loop is None else loop.clock
         theirs = self._run is not None and self._run.loop is not None and not self._turns.mine
         self._turns.take(self.current is not None, self._run is not None, lambda: not theirs and clock.fresh())
         self._abandon()
@@ -176,7 +175,7 @@ class Session(Entered, Unsaved):
         if new_run or self._run is None:
             self._open_run(loop)
         assert self._run is not None
-        if self.name is None and isinstance(clock, SchedulerClock) and clock.tells_steps:
+        if self.name is None and isinstance(clock, SchedulerTracker) and clock.tells_steps:
             step = step._replace(branch=self._run.unnamed.place(step.index, attachment.conditioning(args, kwargs)))
         self._ranks.compare(attachment.transformer, self.method.name, step, args, kwargs)
         if self._ranks.elsewhere(attachment.transformer):
@@ -194,8 +193,8 @@ class Session(Entered, Unsaved):
             attachment.refresh(self.method)
         branch.last = step.index
         inputs = partial(named, attachment.transformer, args, kwargs)
-        call = Call(attachment.transformer, inputs, clock.noise, self._ranks)
-        self.current = current = Pass(attachment.spec, self.method, branch, step, self._tools, call)
+        call = ForwardContext(attachment.transformer, inputs, clock.noise, self._ranks)
+        self.current = current = Forward(attachment.spec, self.method, branch, step, self._tools, call)
         current.restarted = restarted
         if attachment.offloaded and current.whole and current.action is Action.REUSE:
             current.bridge = Bridge(attachment.offloaded, attachment.blocks)
@@ -216,11 +215,11 @@ class Session(Entered, Unsaved):
 
     def plan(self, stack: Stack, blocks: list[nn.Module]) -> Any:
         """What a loop over ``stack`` yields: outside a forward simply its blocks."""
-        return iter(blocks) if self.current is None else Loops(self.current).iterate(stack, blocks)
+        return iter(blocks) if self.current is None else self.current.iterate(stack, blocks)
 
-    def signal(self, probe: Probe, read: Callable[[Any], Tensor], args: Any, output: Any) -> None:
+    def read_signal(self, signal: Signal, read: Callable[[Any], Tensor], args: Any, output: Any) -> None:
         if self.current is not None:
-            self.current.signal(probe, read(output))
+            self.current.read_signal(signal, read(output))
 
     def exit(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """The hidden state enters the module after the loops."""
@@ -265,7 +264,7 @@ class Session(Entered, Unsaved):
             self._end_pass(self.current)
             branch.reset(self.method.rules)
 
-    def _end_pass(self, current: Pass) -> None:
+    def _end_pass(self, current: Forward) -> None:
         self.current = None
         self._attachments[current.step.expert].take_hold()
         if current.bridge is not None:

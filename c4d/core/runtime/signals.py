@@ -1,4 +1,4 @@
-"""From probes to numbers: one device vector, one agreement, one host read per deciding pass."""
+"""From signals to numbers: one device vector, one agreement, one host read per deciding pass."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from c4d.core.types import Change, Primitives, Probe, Step
+from c4d.core.types import Primitives, RelativeL1, Signal, Step
 
 
-class Ranks(Protocol):
+class DecisionSync(Protocol):
     """The processes that make one request together, as a session asks for them."""
 
     def compare(
@@ -51,7 +51,7 @@ class Ranks(Protocol):
         ...
 
 
-class Alone:
+class SingleProcess:
     """A single process: its own sums are the sums over all ranks."""
 
     def compare(
@@ -91,18 +91,20 @@ def check_grid(basis: Tensor, tokens: int) -> None:
         raise RuntimeError(f"the spec's grid has {basis.shape[1]} places, and {tokens} tokens reach the exit")
 
 
-class Meter:
+class SignalReader:
     """Measures changes and counts the host reads that this takes."""
 
-    def __init__(self, backend: Primitives, ranks: Ranks) -> None:
+    def __init__(self, backend: Primitives, ranks: DecisionSync) -> None:
         self._backend, self._ranks = backend, ranks
         self.host_reads = 0
 
-    def read(self, pairs: Mapping[Probe, tuple[Tensor, Tensor]], wholes: Mapping[Probe, int]) -> dict[Probe, Change]:
-        """{probe: (now, before)} -> {probe: change summed over the ranks}; no pairs, no read.
+    def read(
+        self, pairs: Mapping[Signal, tuple[Tensor, Tensor]], wholes: Mapping[Signal, int]
+    ) -> dict[Signal, RelativeL1]:
+        """{signal: (now, before)} -> {signal: change summed over the ranks}; no pairs, no read.
 
         ``wholes``: how many numbers all ranks have of each.
-        The partial sums of all probes travel as one [probes, 2] fp32 tensor.
+        The partial sums of all signals travel as one [signals, 2] fp32 tensor.
         """
         if not pairs:
             return {}
@@ -113,9 +115,9 @@ class Meter:
         except Exception as error:  # the other ranks are told before it is raised: they wait for this one's numbers
             now, _ = next(iter(pairs.values()))
             failure, partial = error, torch.zeros(len(pairs), 2, device=now.device)
-        counts = [(now.numel(), wholes[probe]) for probe, (now, _) in pairs.items()]
+        counts = [(now.numel(), wholes[signal]) for signal, (now, _) in pairs.items()]
         rows = self._ranks.sums(partial, counts, failure is not None)
         self.host_reads += 1
         if failure is not None:
             raise failure
-        return {probe: Change(delta, base) for probe, (delta, base) in zip(pairs, rows, strict=True)}
+        return {signal: RelativeL1(delta, base) for signal, (delta, base) in zip(pairs, rows, strict=True)}

@@ -9,17 +9,17 @@ import torch
 from torch import Tensor
 
 from c4d.core.runtime.signals import exact
-from c4d.core.runtime.steps import Noise
+from c4d.core.runtime.steps import NoiseLevel
 
 
 def leading(x: Tensor, shape: Sequence[int]) -> Tensor:
     """``x`` cut to ``shape``: its leading entries along every side that is longer (channels of a condition follow)."""
     if x.ndim != len(shape) or any(have < want for have, want in zip(x.shape, shape, strict=True)):
-        raise ValueError(f"the output {list(shape)} is not like the latents {list(x.shape)}; cache at @stack instead")
+        raise ValueError(f"the output {list(shape)} is not like the latents {list(x.shape)}; cache at @blocks instead")
     return x[tuple(slice(n) for n in shape)]
 
 
-def evolved(x: Tensor, box: Sequence[int], level: Noise, power: float = 3.0) -> Tensor:
+def evolved(x: Tensor, box: Sequence[int], level: NoiseLevel, power: float = 3.0) -> Tensor:
     """Latents weighted in frequency by what the noise leaves of them (SeaCache, arXiv 2602.18993, eq. 5 to 7).
 
     ``x`` [B, C, *sides], or tokens [B, S, C] of which the leading ones lie in ``box``. Along every axis the gain of

@@ -12,19 +12,19 @@ from torch import Tensor
 
 from c4d.core.caching.rules import Rule
 from c4d.core.runtime.branches import Branches
-from c4d.core.runtime.history import History, Storage
-from c4d.core.runtime.signals import Meter, Ranks
+from c4d.core.runtime.history import History, HistoryConfig
+from c4d.core.runtime.signals import DecisionSync, SignalReader
 from c4d.core.runtime.spectrum import low_pass
-from c4d.core.types import FeatureForecaster, Forecaster, Predicted, Primitives, Probe
+from c4d.core.types import FeatureForecaster, Forecaster, LinearForecaster, Predicted, Primitives, Signal
 
 
 @dataclass
-class Branch:
+class CacheState:
     """What one branch on one expert remembers within a run; empty until its first :meth:`reset`."""
 
     states: list[Any] = field(default_factory=list)
     histories: dict[str, History] = field(default_factory=dict)
-    before: dict[Probe, Tensor] = field(default_factory=dict)
+    before: dict[Signal, Tensor] = field(default_factory=dict)
     outputs: tuple[Tensor, Tensor] | None = None  # the last two computed ones, until somebody has measured them
     grid: tuple[tuple[int, ...], ...] | None = None  # of its tokens, if somebody asked
     signature: Any = None
@@ -66,7 +66,7 @@ class Run:
     number: int
     loop: Any = None
     unnamed: Branches = field(default_factory=Branches)
-    branches: defaultdict[tuple[str, int], Branch] = field(default_factory=lambda: defaultdict(Branch))
+    branches: defaultdict[tuple[str, int], CacheState] = field(default_factory=lambda: defaultdict(CacheState))
 
     def bytes(self) -> int:
         held: dict[int, int] = {}
@@ -74,7 +74,7 @@ class Run:
             held.update(branch.storages())
         return sum(held.values())
 
-    def release(self, done: Branch, rules: Sequence[Rule]) -> None:
+    def release(self, done: CacheState, rules: Sequence[Rule]) -> None:
         """Drops the memory of a branch after its last step, and of those that no longer take part: they sat out the
         step before (an expert that was left, a guidance that ended)."""
         for branch in self.branches.values():
@@ -83,15 +83,15 @@ class Run:
 
 
 @dataclass
-class Tools:
+class Runtime:
     """What every pass of a session works with.
 
     A forecast's weights are made once a step, however many modules and branches use them.
     """
 
     backend: Primitives
-    meter: Meter
-    storage: Storage
+    meter: SignalReader
+    storage: HistoryConfig
     nonfinite: int = 0
     weights: dict[tuple[Any, ...], Sequence[float]] = field(default_factory=dict)
     weights_for: float = -1.0  # the time of the step that they were made for
@@ -118,7 +118,7 @@ class Tools:
         history: History,
         forecaster: Forecaster,
         t: float,
-        of: Field,
+        of: FeatureOps,
         base: Sequence[Tensor] | None = None,
     ) -> list[Tensor]:
         """Every tensor of ``history`` forecast at ``t``, plus its ``base``; in the dtype of that, else as it came."""
@@ -126,6 +126,7 @@ class Tools:
         if isinstance(forecaster, FeatureForecaster):
             made = [forecaster.combine(held, history.times, t, replace(of, index=i)) for i, held in enumerate(features)]
         else:
+            assert isinstance(forecaster, LinearForecaster)  # there is no third kind (Rule)
             weights = self._weights(history, forecaster, t)
             if base is not None and not forecaster.keeps:
                 return [
@@ -141,12 +142,12 @@ class Tools:
 
     def basis(self, grid: tuple[tuple[int, ...], ...], cutoff: float, device: torch.device) -> Tensor:
         """:func:`low_pass`, made once."""
-        key = (grid, cutoff, device)
+        key = (grid, device)  # a session has one cutoff
         if key not in self.bases:
             self.bases = {key: low_pass(grid, cutoff).to(device)}
         return self.bases[key]
 
-    def _weights(self, history: History, forecaster: Forecaster, t: float) -> Sequence[float]:
+    def _weights(self, history: History, forecaster: LinearForecaster, t: float) -> Sequence[float]:
         if t != self.weights_for:
             self.weights, self.weights_for = {}, t
         key = (id(forecaster), history.times, history.predicted)  # a forecaster lives as long as its method
@@ -159,12 +160,12 @@ CHUNK = 1 << 22  # numbers of a feature that are made fp64 at once
 
 
 @dataclass(frozen=True)
-class Field:
-    """A :class:`c4d.core.types.Field`: the features of ``history`` over all ranks, of its tensors the ``index``-th."""
+class FeatureOps:
+    """What a forecaster may ask of the features of ``history`` over all ranks, of its tensors the ``index``-th."""
 
-    tools: Tools
+    tools: Runtime
     history: History
-    ranks: Ranks
+    ranks: DecisionSync
     valid: Callable[[Tensor], tuple[Tensor, int]]
     band: Callable[[Tensor, float], Tensor]
     index: int = 0

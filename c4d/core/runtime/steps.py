@@ -32,14 +32,14 @@ class RunError(RuntimeError):
     """A forward that belongs to no run, or that a run cannot place."""
 
 
-class Noise(NamedTuple):
+class NoiseLevel(NamedTuple):
     """How much of the data (``signal``) and of the noise is in the latents of a step; flow models: 1 - sigma, sigma."""
 
     signal: float
     noise: float
 
 
-class Clock(Protocol):
+class StepTracker(Protocol):
     def fresh(self) -> bool:
         """True if the next pass opens a run."""
         ...
@@ -51,7 +51,7 @@ class Clock(Protocol):
         """
         ...
 
-    def noise(self) -> Noise:
+    def noise(self) -> NoiseLevel:
         """Of the pass that was placed last; the first question of a run reads the scheduler's tables once."""
         ...
 
@@ -60,7 +60,7 @@ class Clock(Protocol):
         ...
 
 
-class SchedulerClock:
+class SchedulerTracker:
     """Follows a diffusers scheduler.
 
     ``scheduler.timesteps`` is a new object after every ``set_timesteps`` and stays the same one during a run, so a new
@@ -85,10 +85,10 @@ class SchedulerClock:
         self._at: Any = None  # the timestep of the first call in this step
         self._often: Counter[str | None] = Counter()  # calls by name in the first step
         self._raw = 0
-        self._levels: list[Noise] = []  # of all its timesteps, when somebody asked
+        self._levels: list[NoiseLevel] = []  # of all its timesteps, when somebody asked
         self._values: list[float] = []  # they themselves, likewise
         self._first: int | None = None  # None until the scheduler has said where the run began
-        self._count: CountingClock
+        self._count: CountingTracker
         self._calls: Counter[str | None] = Counter()
 
     @property
@@ -172,7 +172,7 @@ class SchedulerClock:
                 f"this forward. {WAYS_OUT}"
             )
 
-    def noise(self) -> Noise:
+    def noise(self) -> NoiseLevel:
         self._levels = self._levels or noise_levels(self._scheduler())
         return self._levels[self._raw]
 
@@ -218,13 +218,13 @@ class SchedulerClock:
             self._timesteps, self._start = timesteps, _find(timesteps, timestep)
             self._levels, self._values = [], []
             way_out = "this scheduler has no step_index, so call its set_timesteps"
-            self._count = CountingClock(timesteps[self._start :], way_out)
+            self._count = CountingTracker(timesteps[self._start :], way_out)
         new, step = self._count.tick(name, timestep, expert)
         self._raw = self._start + step.index
         return new, step
 
 
-class CountingClock:
+class CountingTracker:
     """One run over ``timesteps``, known by nothing but its passes: a pass's index is their number on its branch."""
 
     def __init__(self, timesteps: Sequence[Any] | Tensor, way_out: str, sigmas: Sequence[float] | None = None) -> None:
@@ -269,7 +269,7 @@ class CountingClock:
             self._rising = now > before
         self._last[name] = now
 
-    def noise(self) -> Noise:
+    def noise(self) -> NoiseLevel:
         if self._sigmas is None:
             raise RunError("this method needs noise levels: call session.begin(timesteps, sigmas=…) before the loop")
         return levels([float(sigma) for sigma in self._sigmas])[self._index]
@@ -284,7 +284,7 @@ class NoClock:
     def fresh(self) -> bool:
         return True
 
-    def noise(self) -> Noise:
+    def noise(self) -> NoiseLevel:
         raise RunError("no pass was placed yet")
 
     def timestep(self) -> float:
@@ -303,7 +303,7 @@ def position(scheduler: Any) -> int:
     return known if known is not None else (getattr(scheduler, "begin_index", None) or 0)
 
 
-def noise_levels(scheduler: Any) -> list[Noise]:
+def noise_levels(scheduler: Any) -> list[NoiseLevel]:
     """Of each of the scheduler's timesteps, from its ``sigmas`` or its ``alphas_cumprod``; one host read.
 
     Raises :class:`RunError` for a scheduler that has neither.
@@ -312,18 +312,18 @@ def noise_levels(scheduler: Any) -> list[Noise]:
         return levels(sigmas.tolist())
     if isinstance(table := getattr(scheduler, "alphas_cumprod", None), Tensor):
         kept = table[scheduler.timesteps.long().to(table.device)].tolist()
-        return [Noise(math.sqrt(alpha), math.sqrt(1.0 - alpha)) for alpha in kept]
+        return [NoiseLevel(math.sqrt(alpha), math.sqrt(1.0 - alpha)) for alpha in kept]
     raise RunError(
         f"this method needs noise levels, and {type(scheduler).__name__} has neither sigmas nor alphas_cumprod"
     )
 
 
-def levels(sigmas: Sequence[float]) -> list[Noise]:
+def levels(sigmas: Sequence[float]) -> list[NoiseLevel]:
     """Flow models count sigma from 0 to 1; others as noise over signal, at first far beyond it."""
     if max(sigmas) <= 1.0:
-        return [Noise(1.0 - sigma, sigma) for sigma in sigmas]
+        return [NoiseLevel(1.0 - sigma, sigma) for sigma in sigmas]
     signals = [1.0 / math.sqrt(1.0 + sigma * sigma) for sigma in sigmas]
-    return [Noise(signal, sigma * signal) for signal, sigma in zip(signals, sigmas, strict=True)]
+    return [NoiseLevel(signal, sigma * signal) for signal, sigma in zip(signals, sigmas, strict=True)]
 
 
 def check_order(timesteps: Sequence[Any] | Tensor) -> None:

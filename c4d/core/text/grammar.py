@@ -13,16 +13,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from c4d.core.caching.feature_forecasters import Bands, Modes
+from c4d.core.caching.feature_forecasters import DynamicModes, FrequencySplit
 from c4d.core.caching.finite_differences import ANCHORS, SMOOTHINGS
 from c4d.core.caching.forecasters import FORECASTERS as BY_TIME
-from c4d.core.caching.rules import CacheMethod
+from c4d.core.caching.rules import CacheMethod, remade
 from c4d.core.methods import METHODS, published
 from c4d.core.methods.magcache import published_curves
 from c4d.core.methods.teacache import RULES, SIGNALS, published_fits
-from c4d.core.types import AXES, OUTPUT, SITES
+from c4d.core.types import AXES, SITES
 
-FORECASTERS: dict[str, Callable[..., Any]] = {**BY_TIME, "bands": Bands, "dmd": Modes}
+FORECASTERS: dict[str, Callable[..., Any]] = {**BY_TIME, "bands": FrequencySplit, "dmd": DynamicModes}
 PUBLISHED = "published"
 
 
@@ -74,7 +74,8 @@ def _compose(text: str) -> CacheMethod:
     rest, at, sites = text.partition("@")
     head, *forecast = re.split(r"[+](?![0-9])", rest, maxsplit=1)  # a digit follows where it belongs to 1e+16
     method: CacheMethod = _make(head, METHODS, "method")
-    change: dict[str, Any] = {"forecast": _make(forecast[0], FORECASTERS, "forecaster")} if forecast else {}
+    other = _make(forecast[0], FORECASTERS, "forecaster") if forecast else None
+    where: tuple[str, ...] | None = None
     if at:
         where = tuple(site.strip() for site in sites.split(","))
         if strange := [site for site in where if site not in SITES]:
@@ -85,10 +86,7 @@ def _compose(text: str) -> CacheMethod:
             raise ValueError(f"site {repeated[0]} is given twice; name it once")
         if len(method.rules) > 1:
             raise ValueError(f"{head} has rules at several sites, which @ would merge; leave @ out")
-        change["at"] = where
-        if where == (OUTPUT,) and method.rules[0].at != where:
-            change["base"] = "zero"  # an output is not a residual
-    return replace(method, rules=tuple(replace(rule, **change) for rule in method.rules))
+    return replace(method, rules=tuple(remade(rule, where, other) for rule in method.rules))
 
 
 def _make(part: str, known: Mapping[str, Callable[..., Any]], what: str) -> Any:

@@ -11,7 +11,7 @@ import torch.distributed._functional_collectives as funcol
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from c4d.backends.ascend import Ascend
-from c4d.core.runtime.signals import SingleProcess, SignalReader
+from c4d.core.runtime.signals import SignalReader, SingleProcess
 from c4d.core.types import Signal
 from c4d.parallel.agree import Agreement
 from c4d.parallel.collectives import Group
