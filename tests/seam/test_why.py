@@ -61,7 +61,7 @@ def test_shapes_that_change_every_time_are_said():
     report = report_of("taylorseer-lite:interval=3", inputs=lambda i: rand(*shapes[i % 2]))
     assert report.reused == 0
     assert report.why == (
-        "4 of 5 passes had inputs of another shape or dtype than the last on their branch and began anew",
+        "4 of 5 forwards had inputs of another shape or dtype than the last on their branch and began anew",
     )
 
 

@@ -99,7 +99,7 @@ class MagCachePolicy(Policy["tuple[int, int, float] | None"]):
 def magcache(curve: str, threshold: float, max_skips: int, retention: float = 0.2) -> Rule:
     """MagCache: the stack's residual is reused while a calibrated curve says that its length hardly changes.
 
-    arXiv 2506.09045; no pass waits for the device. ``curve`` names a published calibration; its published threshold,
+    arXiv 2506.09045; no forward waits for the device. ``curve`` names a published calibration; its published threshold,
     max_skips and retention: ``magcache:published=…``. Other step counts are taken from the curve's cumulative
     logarithm, not from its nearest entries, whose product would be another.
     """

@@ -30,7 +30,7 @@ def taylorseer(interval: int, order: int = 1, warmup: int = 1) -> Rule:
 
 @method("taylorseer-lite", example="taylorseer-lite:interval=5")
 def taylorseer_lite(interval: int, order: int = 1, warmup: int = 1) -> Rule:
-    """TaylorSeer-Lite: the same forecast of one tensor, the transformer's output; a reused pass runs nothing at all.
+    """TaylorSeer-Lite: the same forecast of one tensor, the transformer's output; a reused forward runs nothing at all.
 
     arXiv 2503.06923, in the variant of its authors' code for HunyuanImage-2.1 (interval 5, order 2, warmup 3).
     """
