@@ -93,7 +93,7 @@ def test_they_are_listed_and_what_cannot_be_is_named(c4d):
     assert "gone (no_such_module)       ModuleNotFoundError" in methods
     assert "nothing (json)              TypeError: it is no c4d.Method and holds none" in methods
     models = c4d("models")
-    assert "LTXVideoTransformer3DModel\n      LTX-Video, text to video\n      sites   blocks, output, attn" in models
+    assert "LTXVideoTransformer3DModel\n      LTX-Video, text to video\n      sites    blocks, output, attn" in models
     assert "half-slope      " in models
 
 

@@ -51,7 +51,7 @@ def models_text() -> str:
         lines += [
             f"  {spec.transformer}",
             *_wrapped(spec.about),
-            f"      sites   {', '.join(spec.kinds())}",
+            f"      sites    {', '.join(spec.kinds())}",
             f"      signals  {', '.join(signal.value for signal in spec.measurable())}",
             "",
         ]

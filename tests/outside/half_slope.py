@@ -36,6 +36,6 @@ class Thinning(c4d.Policy):
 def half_slope(dense: int = 2):
     """HalfSlope: gaps that grow, and half of the last slope between them.
 
-    No paper has it (arXiv 0000.00000).
+    No paper has it.
     """
     return c4d.BlocksRule(Thinning(dense), HalfSlope())

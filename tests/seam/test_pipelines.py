@@ -28,7 +28,7 @@ def run(pipe, extra, steps=6, prompt="a red circle"):
 
 @pytest.mark.parametrize(
     ("pipe_and_extra", "kind"),
-    sampled(PIPELINES, hold_methods("wan-t2v"), whole=["head"], nth=4),
+    sampled(PIPELINES, hold_methods("wan-t2v"), nth=5),
     indirect=["pipe_and_extra"],
 )
 def test_a_pipeline_end_to_end(pipe_and_extra, kind):
@@ -104,7 +104,7 @@ def picture(request):
 
 
 @pytest.mark.parametrize(
-    ("picture", "kind"), sampled(PICTURES, hold_methods("flux"), whole=["stack"], nth=4), indirect=["picture"]
+    ("picture", "kind"), sampled(PICTURES, hold_methods("flux"), nth=5), indirect=["picture"]
 )
 def test_a_pipeline_of_pictures_end_to_end(picture, kind):
     """As above; branches of guidance apart, whose texts are of different lengths."""

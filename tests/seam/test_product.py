@@ -95,7 +95,7 @@ def test_every_model_is_here():
 
 @pytest.mark.parametrize(
     ("model", "kind"),
-    sampled(MAKE, REUSING, whole=("text_to_video", "flux", "first-block, more blocks"), nth=6),
+    sampled(MAKE, REUSING, whole=("flux",), nth=7),
     indirect=["model"],
 )
 def test_a_method_on_a_model(model, kind):
