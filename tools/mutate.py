@@ -9,20 +9,24 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
-from queue import SimpleQueue
 
 from mutants import MUTANTS, Mutant
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE = 300  # seconds: a mutant that makes a loop endless is noticed, too
-WHERE = "import c4d; print(c4d.__file__)"
+ELSEWHERE = 99  # exit status of tests that would not be of the copy
+SET = {"HF_HUB_OFFLINE": "1", "TRITON_INTERPRET": "1"}  # by tests/conftest.py, too late for what is imported here
+COSTLY = ("pytest", "torch", "transformers", "diffusers.models.transformers.transformer_wan", "hypothesis")
 
 
 def copied(folder: Path) -> Path:
@@ -35,17 +39,27 @@ def copied(folder: Path) -> Path:
     return folder
 
 
-def python(folder: Path, *words: str, patience: float | None = None) -> subprocess.CompletedProcess[str]:
-    """Python with the packages of ``folder``. It writes no bytecode: a file is changed and changed back within the
-    second by which bytecode is told to be stale."""
-    env = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
-    return subprocess.run(
-        [sys.executable, *words], cwd=folder, env=env, capture_output=True, text=True, timeout=patience
-    )
+def started(folder: Path, tests: Sequence[str], patience: int = PATIENCE) -> int:
+    """The id of a process, forked from this one for what it has imported, that runs ``tests`` in ``folder``.
 
-
-def tested(folder: Path, tests: Sequence[str], patience: float | None = None) -> subprocess.CompletedProcess[str]:
-    return python(folder, "-m", "pytest", "-p", "no:xdist", "-x", "-q", *tests, patience=patience)
+    It writes no bytecode: a file is changed and changed back within the second by which that is told to be stale.
+    """
+    if pid := os.fork():
+        return pid
+    signal.alarm(patience)
+    os.chdir(folder)
+    sys.path.insert(0, str(folder))
+    sys.dont_write_bytecode = True
+    os.environ.update(PYTHONPATH=str(folder), PYTHONDONTWRITEBYTECODE="1")
+    said = os.open(folder.with_suffix(".txt"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(said, 1), os.dup2(said, 2)
+    code = ELSEWHERE
+    with suppress(BaseException):
+        package = find_spec("c4d")
+        if package is not None and str(package.origin).startswith(str(folder)):
+            code = import_module("pytest").main(["-p", "no:xdist", "-m", "", "-x", *tests])
+        sys.stdout.flush()
+    os._exit(code)
 
 
 def stale(mutant: Mutant) -> str | None:
@@ -55,51 +69,45 @@ def stale(mutant: Mutant) -> str | None:
     return None if found == 1 else f"{mutant.name}: its text is {found} times in {mutant.file}, and has to be once"
 
 
-def survives(mutant: Mutant, folder: Path) -> bool:
-    """Whether its tests pass with it, in ``folder``, which is left as it was."""
-    path = folder / mutant.file
-    text = path.read_text(encoding="utf-8")
-    changed = text.replace(mutant.old, mutant.new)
-    compile(changed, mutant.file, "exec")  # a mutant that is no Python proves nothing
-    path.write_text(changed, encoding="utf-8")
-    try:
-        return tested(folder, mutant.tests, PATIENCE).returncode == 0
-    except subprocess.TimeoutExpired:
-        return False
-    finally:
-        path.write_text(text, encoding="utf-8")
+def changed(mutant: Mutant, folder: Path) -> None:
+    """Makes the mistake in ``folder``."""
+    text = (ROOT / mutant.file).read_text(encoding="utf-8").replace(mutant.old, mutant.new)
+    compile(text, mutant.file, "exec")  # a mutant that is no Python proves nothing
+    (folder / mutant.file).write_text(text, encoding="utf-8")
 
 
-def failure(folder: Path, mutants: Sequence[Mutant]) -> str | None:
-    """Why nothing can be told from this checkout, None if all tests pass on a copy that is the one imported."""
-    place = python(folder, "-c", WHERE)
-    if not place.stdout.startswith(str(folder)):
-        return f"c4d comes from {place.stdout.strip() or place.stderr}, not from the copy in {folder}"
-    plain = tested(folder, sorted({test for mutant in mutants for test in mutant.tests}))
-    return f"{plain.stdout}{plain.stderr}\nthe tests fail without any mutant" if plain.returncode else None
-
-
-def judged(mutants: Sequence[Mutant], jobs: int) -> list[str]:
-    """The names of those that survived."""
-    free, survivors = SimpleQueue[Path](), list[str]()
-
-    def judge(mutant: Mutant) -> None:
-        folder, start = free.get(), time.monotonic()
-        survived = survives(mutant, folder)
-        free.put(folder)
-        survivors.extend([mutant.name] * survived)
-        said = "SURVIVED" if survived else "killed"
-        print(f"{said:<8} {time.monotonic() - start:6.1f} s  {mutant.name}", flush=True)
-
-    with tempfile.TemporaryDirectory(prefix="mutants-") as temporary:
-        folders = [copied(Path(temporary, str(job)).resolve()) for job in range(jobs)]
-        if trouble := failure(folders[0], mutants):
-            sys.exit(trouble)
-        for folder in folders:
-            free.put(folder)
-        with ThreadPoolExecutor(jobs) as pool:
-            list(pool.map(judge, mutants))
+def judged(mutants: Sequence[Mutant], folders: list[Path]) -> int:
+    """How many of them survive; in each of ``folders`` one at a time, and each is left as it was."""
+    waiting, running, survivors = list(mutants), dict[int, tuple[Mutant, Path, float]](), 0
+    while waiting or running:
+        while waiting and folders:
+            mutant, folder = waiting.pop(0), folders.pop()
+            changed(mutant, folder)
+            running[started(folder, mutant.tests)] = mutant, folder, time.monotonic()
+        pid, status = os.wait()
+        mutant, folder, start = running.pop(pid)
+        shutil.copy2(ROOT / mutant.file, folder / mutant.file)
+        folders.append(folder)
+        survivors += status == 0
+        print(f"{'killed' if status else 'SURVIVED':<8} {time.monotonic() - start:5.1f} s  {mutant.name}", flush=True)
     return survivors
+
+
+def run(mutants: Sequence[Mutant], jobs: int) -> None:
+    os.environ.update(SET)
+    for name in COSTLY:
+        import_module(name)
+    with tempfile.TemporaryDirectory(prefix="mutants-") as temporary:
+        folders = [copied(Path(temporary, f"copy-{job}").resolve()) for job in range(jobs)]
+        tests = sorted({test for mutant in mutants for test in mutant.tests})
+        start, (_, status) = time.monotonic(), os.waitpid(started(folders[0], tests, 10 * PATIENCE), 0)
+        if status:
+            wrong = "c4d is not that of the copy" if os.waitstatus_to_exitcode(status) == ELSEWHERE else "tests fail"
+            sys.exit(f"{folders[0].with_suffix('.txt').read_text()}\nwithout any mutant {wrong}")
+        print(f"passed   {time.monotonic() - start:5.1f} s  without any mutant", flush=True)
+        survivors = judged(mutants, folders)
+    print(f"{len(mutants) - survivors} of {len(mutants)} killed")
+    sys.exit(1 if survivors else 0)
 
 
 def main() -> None:
@@ -112,13 +120,11 @@ def main() -> None:
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
     mutants = [mutant for mutant in MUTANTS if not options.names or mutant.name in options.names]
     if options.list:
-        print("\n".join(f"{mutant.name:<44} {mutant.file}" for mutant in mutants))
-        return
-    if lost := list(filter(None, map(stale, mutants))):
+        print("\n".join(f"{mutant.file:<44} {mutant.name}" for mutant in mutants))
+    elif lost := list(filter(None, map(stale, mutants))):
         sys.exit("\n".join(lost))
-    survivors = judged(mutants, options.jobs)
-    print(f"{len(mutants) - len(survivors)} of {len(mutants)} killed")
-    sys.exit(1 if survivors else 0)
+    else:
+        run(mutants, options.jobs)
 
 
 if __name__ == "__main__":
