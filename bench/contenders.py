@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import c4d
 from bench import peers
 
-FOREVER = 10**6  # steps: a run that does not end while its passes are timed
+FOREVER = 10**6  # steps: a run that does not end while its forwards are timed
 COMMON = {"patch_size": (1, 2, 2), "in_channels": 4, "out_channels": 4, "qk_norm": "rms_norm_across_heads"}
 SIZES: Mapping[str, Mapping[str, Any]] = {
     "tiny": {"num_attention_heads": 2, "attention_head_dim": 12, "ffn_dim": 32, "num_layers": 8, "text_dim": 16},
@@ -34,7 +34,7 @@ class Wan:
         self.x, self.text = torch.randn(LATENTS[size]), torch.randn(1, 12, SIZES[size]["text_dim"])
 
     def step(self, x: Tensor, t: Tensor) -> Tensor:
-        """The two passes of a guided step."""
+        """The two forwards of a guided step."""
         outs = []
         for name in ("cond", "uncond"):
             with self.model.cache_context(name):

@@ -1,4 +1,4 @@
-"""What a reused pass costs beyond the model's own embedding and head, what a whole loop gains, and what is held.
+"""What a reused forward costs beyond the model's own embedding and head, what a whole loop gains, and what is held.
 
     python -m bench.step_cost
 
@@ -30,7 +30,7 @@ from bench.contenders import uncached as plain
 from bench.stamp import ROOT, stamp
 from c4d.backends import select
 
-LIMITS = {"stack": 0.10, "modules": 1.0}  # milliseconds of a reused pass of c4d over the ideal
+LIMITS = {"stack": 0.10, "modules": 1.0}  # milliseconds of a reused forward of c4d over the ideal
 SMALL = 1024  # bytes: below, a tensor is a number or some weights, not a feature
 LEAST_SHARE = 0.97  # of the speed-up that the terms of the formula allow
 PASSES = 2  # of a step: with the prompt and without
@@ -73,7 +73,7 @@ def groups(interval: int = FOREVER) -> dict[str, list[Contender]]:
 
 @dataclass(frozen=True)
 class Reused:
-    """Milliseconds of a reused pass, and over the ideal of its table."""
+    """Milliseconds of a reused forward, and over the ideal of its table."""
 
     name: str
     total: float
@@ -124,7 +124,7 @@ def storages() -> dict[int, int]:
 
 @dataclass(frozen=True)
 class Loop:
-    """Seconds of a denoising loop, uncached and cached, and of its terms (of a step: both passes)."""
+    """Seconds of a denoising loop, uncached and cached, and of its terms (of a step: both forwards)."""
 
     computed: int
     steps: int
@@ -186,9 +186,9 @@ def loops(size: str, intervals: Sequence[int], steps: int, rounds: int) -> list[
 
 def host_section(tables: dict[str, list[Reused]], rounds: int) -> list[str]:
     lines = [
-        "## Host time of a reused pass",
+        "## Host time of a reused forward",
         "",
-        f"Tiny Wan (8 blocks, 128 tokens of 24 channels), one thread, milliseconds a pass, median of {rounds} rounds. "
+        f"Tiny Wan (8 blocks, 128 tokens of 24 channels), one thread, ms a forward, median of {rounds} rounds. "
         "The last column is what is paid beyond the model's own embedding and head (and first block, where the method "
         "must run it): deciding, placing, combining features, bookkeeping; the median of the differences of each "
         "round, which is not the difference of the medians.",
@@ -222,7 +222,7 @@ def loop_section(size: str, found: Sequence[Loop], rounds: int) -> list[str]:
         f"`taylorseer-lite:interval=N,order=1@blocks`, UniPC, {one.steps} guided steps, median of {rounds} rounds, in "
         "turns with the uncached loop and with emptied stacks. Terms of a step in ms: "
         + ", ".join(f"{name} {value * 1e3:.3f}" for name, value in terms.items())
-        + ". F is a full step (two passes), E + H one with emptied stacks (embedding and head), L the combining of two "
+        + ". F is a full step (two forwards), E + H one with emptied stacks (embedding, head), L the combining of two "
         "features alone (without the host time above). Allowed = T F / (C F + (T - C)(E + H + L)) for C of T steps "
         "computed, the sampler in every step; shares near 1 scatter around it as the seconds do.",
         "",
@@ -255,7 +255,7 @@ def missed(tables: dict[str, list[Reused]], held: dict[str, list[tuple[str, int]
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=400, help="of passes of the tiny model (default 400)")
+    parser.add_argument("--rounds", type=int, default=400, help="of forwards of the tiny model (default 400)")
     parser.add_argument("--loop-rounds", type=int, default=9, help="of whole loops (default 9)")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=ROOT / "docs/measurements/step-cost.md")
@@ -278,7 +278,7 @@ def main() -> int:
         "",
         *loop_section("tiny", tiny, 5 * options.loop_rounds),
         "",
-        "On the tiny model a reused pass has so little arithmetic that the host time above is a notable part of it: "
+        "On the tiny model a reused forward has so little arithmetic that the host time above is a notable part of it: "
         "the share is reported here, and the limit holds for the mid-size model.",
         "",
         f"Limits ({LIMITS['stack']:g} ms over the ideal at the stack, {LIMITS['modules']:g} ms for modules; the first "

@@ -59,7 +59,7 @@ class Subject:
         return pipe(**asked, generator=made, output_type="latent", return_dict=False)[0]
 
     def loop(self, pipe, steps=8, names=("cond", "uncond"), skip=(), stop=None, guided=True):
-        """A loop of one's own: the second call is left out on the steps in ``skip``; a pass counted ``stop`` raises.
+        """A loop of one's own: the second call is left out on the steps in ``skip``; a forward counted ``stop`` raises.
         ``guided`` or not, the first call's predictions are returned; only if not do they alone move the latents."""
         pipe.scheduler.set_timesteps(steps, device=DEVICE)
         x, outs, passes = there(rand(*self.latents, seed=3)), [], 0
@@ -162,14 +162,14 @@ def built(name, copy=0):
 
 
 def passes(session):
-    """What the last run did, pass by pass."""
+    """What the last run did, forward by forward."""
     last = session.report().runs - 1
     return [(e.step, e.actions, e.blocks, e.modules, e.modules_reused) for e in session.trace if e.run == last]
 
 
 @functools.cache
 def alone(name, kind, how="ask", **change):
-    """The result of a session that did nothing else, on a pipeline that saw nothing else, and its passes."""
+    """The result of a session that did nothing else, on a pipeline that saw nothing else, and its forwards."""
     pipe = built(name, copy=1)
     with c4d.cached(pipe, SUBJECTS[name].methods[kind]) as session:
         return getattr(SUBJECTS[name], how)(pipe, **change), passes(session)

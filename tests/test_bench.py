@@ -29,7 +29,7 @@ def test_c4d_does_not_leak(name):
 def test_a_leak_is_seen():
     @contextmanager
     def forgetful(model, scheduler):
-        """Like a cache that counts passes: every third one is answered by the one before it, whatever that was."""
+        """Like a cache that counts forwards: every third one is answered by the one before it, whatever that was."""
         seen = []
 
         def third(module, args, output):

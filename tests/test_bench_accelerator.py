@@ -469,7 +469,7 @@ def test_limits_are_kept_or_not_measured():
         ({"ms": {"c4d": 3.6, "compiled": 3.6}}, "lincomb moves"),
         ({"ms": {"compiled": 2.9}}, "lincomb takes"),
         ({"auto": 1.06}, "attention"),
-        ({"reused": 2.6}, "flux: a pass reused"),
+        ({"reused": 2.6}, "flux: a forward reused"),
         ({"loop": 2.3}, "flux: the formula's loop"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

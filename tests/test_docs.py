@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
 import sys
 import types
 from importlib.util import find_spec
@@ -87,3 +89,30 @@ def test_every_family_is_in_the_readme():
     words = r"VACE|Wan|HunyuanVideo|HunyuanImage|Flux|Qwen|DiT"
     for name in SPECS:
         assert any(word.lower() in text.lower() for word in re.findall(words, name)), name
+
+
+def test_a_generation_walks_the_ten_steps(tmp_path):
+    """The functions that the page names are called, in its order."""
+    page = (ROOT / "docs/structure.md").read_text().partition("in ten steps")[2]
+    steps = re.findall(r"^(\d+)\. `(c4d/[\w/.]+)` `(\w+)`", page.partition("\n## ")[0], re.MULTILINE)
+    assert [int(number) for number, _, _ in steps] == list(range(1, 11))
+    asked = "generate --cache taylorseer-lite:interval=2@blocks --steps 4 --frames 1 --quiet --prompt"
+    code = f"""
+import json, sys
+calls = []
+def note(frame, event, argument):
+    name = frame.f_code.co_filename
+    if event == "call" and "/c4d/" in name:
+        calls.append((name[name.rindex("/c4d/") + 1:], frame.f_code.co_name))
+sys.setprofile(note)
+from c4d.cli.start import main
+sys.argv = ["c4d", *{asked!r}.split(), "a red circle", "--out", {str(tmp_path / "out")!r}]
+assert main() == 0
+sys.setprofile(None)
+print(json.dumps(calls))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    calls = iter(map(tuple, json.loads(done.stdout.splitlines()[-1])))
+    for number, file, name in steps:
+        assert (file, name) in calls, f"step {number}, {name} in {file}, is not called after the step before it"

@@ -45,7 +45,7 @@ DIT = dict(
 
 @dataclass(frozen=True)
 class Case:
-    """A model, its inputs besides hidden_states and timestep, and how a pass of it is called."""
+    """A model, its inputs besides hidden_states and timestep, and how a forward of it is called."""
 
     name: str
     make: Callable[..., nn.Module]

@@ -35,9 +35,9 @@ Attach = Callable[[Any, Subject, int], Iterator[Callable[[], None]]]  # machine,
 
 @dataclass(frozen=True)
 class Plan:
-    """Of one model: steps of a loop, how often each is run, guessed seconds of a full pass, TeaCache's fit.
+    """Of one model: steps of a loop, how often each is run, guessed seconds of a full forward, TeaCache's fit.
 
-    ``few``: only the times of full and reused passes are wanted, which a few steps give; then every contender
+    ``few``: only the times of full and reused forwards are wanted, which a few steps give; then every contender
     computes the first one or two and reuses the others.
     """
 
@@ -128,7 +128,7 @@ def loop(machine: Machine, part: str, plan: Plan, name: str, attach: Attach) -> 
     with contextmanager(attach)(machine, subject, steps) as begin:
         found = denoise(machine, subject, begin, steps)
     if name == EMPTIED:
-        # Alone these passes are so short that the device waits for the host; behind a computed pass it does not.
+        # Alone these forwards are so short that the device waits for the host; behind a computed pass it does not.
         with contextmanager(attach)(machine, subject, steps) as begin:
             queued = denoise(machine, subject, begin, steps, ahead=machine.busy())
         found["device_ms"] = queued["reused_ms"]
@@ -137,7 +137,7 @@ def loop(machine: Machine, part: str, plan: Plan, name: str, attach: Attach) -> 
     method = name.removeprefix(f"{FUSED} + ").removeprefix("c4d ")
     if name.startswith("c4d") and name != FUSED and (rule := parse(method).whole) is not None:
         found["features"] = rule.forecast.history + rule.residual
-        found["waits"] = bool(rule.policy.signals)  # for the device, in every pass
+        found["waits"] = bool(rule.policy.signals)  # for the device, in every forward
     return {"contender": name, "few": plan.few, "weights": subject.weights, "blocks": subject.blocks, **found}
 
 
@@ -162,9 +162,9 @@ def denoise(
     steps: int,
     ahead: Callable[[float], None] | None = None,
 ) -> Record:
-    """One loop with flow-matching Euler: seconds, times of passes, most bytes between and within them.
+    """One loop with flow-matching Euler: seconds, times of forwards, most bytes between and within them.
 
-    ``ahead`` keeps the device at work for so many seconds before each pass, outside of its time.
+    ``ahead`` keeps the device at work for so many seconds before each forward, outside of its time.
     """
     from diffusers import FlowMatchEulerDiscreteScheduler
 
@@ -205,7 +205,7 @@ def denoise(
         "seconds_loop": seconds,
         "ran": "".join("C" if n == most and n > 0 else "r" for n in ran),
         "blocks_reused": min(ran),
-        # The first full pass of a loop of few may still be choosing algorithms.
+        # The first full forward of a loop of few may still be choosing algorithms.
         "full_ms": median(full[1:] or full) if full else None,
         "reused_ms": median(reused) if reused else None,
         "gap_ms": sum(gaps) / len(marks),

@@ -21,7 +21,7 @@ SAID = {
     "flux": "FLUX.1-dev, 1024 x 1024, 50 steps",
     "wan": "Wan 2.1 1.3B, 480 x 832 x 81, 50 guided steps",
     "wan14b": "Wan 2.1 14B, 720 x 1280 x 81, passes with the prompt",
-    "hunyuan": "HunyuanVideo, 720 x 1280 x 129, single passes",
+    "hunyuan": "HunyuanVideo, 720 x 1280 x 129, single forwards",
 }
 
 

@@ -20,7 +20,7 @@ class Size:
     """A class of diffusers with its configuration; ``latents`` and ``text`` tokens of a request; what drives it.
 
     ``stacks`` are its lists of blocks, ``query`` the module of each block that computing it calls once. ``branches``
-    are the passes of a step. ``cache_dit`` names what its adapter needs to know.
+    are the forwards of a step. ``cache_dit`` names what its adapter needs to know.
     """
 
     cls: str

@@ -148,12 +148,12 @@ def _model(records: Records, part: str) -> list[str]:
         "Random weights in the published configuration, no text encoder, no decoder; flow-matching Euler; one model, "
         "contenders in turns. Passes are timed on the device. Thresholds see a random model: how many steps they "
         "reuse says nothing about a trained one; 1e9 reuses whatever it can. `formula`: N_full · t_full (uncached) + "
-        "N_reused · t_reused + what lies between the passes of the uncached loop, whose own share is the control. "
-        "`floor`: emptied stacks (on the device; for a method that waits for it in every pass, by the host's clock) "
+        "N_reused · t_reused + what lies between the forwards of the uncached loop, whose own share is the control. "
+        "`floor`: emptied stacks (on the device; for a method that waits for it in every forward, by the host's clock) "
         "and the bytes of the combination at the copy's bandwidth. Cache: what lives between "
         "steps and does not in the uncached loop; activations: the rest of the peak beyond weights and inputs.",
         "",
-        "| | passes full + reused | blocks in a reused pass | full ms | reused ms | reused / floor "
+        "| | passes full + reused | blocks in a reused forward | full ms | reused ms | reused / floor "
         + ("" if few else "| loop s | speed-up | formula / loop ")
         + "| cache GB | activations GB |",
         "|---" * (8 if few else 11) + "|",

@@ -140,7 +140,7 @@ def _middle(own: list[Record]) -> Record:
 def floor_ms(found: dict[str, Record], name: str) -> float | None:
     """Embedding and head, and the bytes that c4d's combination moves, at the copy's bandwidth.
 
-    On the device, or for a method that waits for it in every pass, by the clock of the host that launches them.
+    On the device, or for a method that waits for it in every forward, by the clock of the host that launches them.
     """
     emptied = found.get("stacks emptied")
     if emptied is None or "features" not in found[name]:
@@ -151,11 +151,11 @@ def floor_ms(found: dict[str, Record], name: str) -> float | None:
 
 
 def reused(records: Records, model: str) -> Verdict:
-    what = f"{model}: a pass reused at the stack takes at most {REUSED} of embedding, head and the bytes combined"
+    what = f"{model}: a forward reused at the stack takes at most {REUSED} of embedding, head and the bytes combined"
     found, parts, worst = contenders(records, model), list[str](), 0.0
     for name, record in found.items():
         floor = floor_ms(found, name)
-        # A pass that ran a block (to measure it) is not one that runs embedding and head alone.
+        # A forward that ran a block (to measure it) is not one that runs embedding and head alone.
         if not name.startswith("c4d") or floor is None or record["reused_ms"] is None or record["blocks_reused"]:
             continue
         share = record["reused_ms"] / floor
@@ -167,7 +167,7 @@ def reused(records: Records, model: str) -> Verdict:
 
 
 def formula(found: dict[str, Record], name: str) -> float | None:
-    """Seconds of N_full · t_full + N_reused · t_reused, and what lies between the passes of the uncached loop.
+    """Seconds of N_full · t_full + N_reused · t_reused, and what lies between the forwards of the uncached loop.
 
     t_full is that of the uncached loop with the same kernels of attention.
     """

@@ -102,7 +102,7 @@ def hooks(transformer: Any, config: Any) -> Iterator[Begin]:
 
 @contextmanager
 def timed(transformer: Any, make: Callable[[Callable[[], float]], Any], unit: float = 1.0) -> Iterator[Begin]:
-    """Hooks of diffusers that ask for the timestep of the pass at hand; ``make`` gets the clock and gives the config.
+    """Hooks of diffusers that ask for the timestep of this forward; ``make`` gets the clock and gives the config.
 
     ``unit``: of the model's timesteps, of which there are 1000.
     """

@@ -21,7 +21,7 @@ class Stop(Exception):
 
 
 class Bench:
-    """A model and a scheduler; ``passes`` says how many blocks each pass of the last request ran, by branch."""
+    """A model and a scheduler; ``passes`` says how many blocks each forward of the last request ran, by branch."""
 
     def __init__(self, heads: int = 4) -> None:
         from diffusers import FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
@@ -49,7 +49,7 @@ class Bench:
         guided: bool = True,
         broken: bool = False,
     ) -> Tensor:
-        """Every prediction that moved the latents. ``stop``: given up before that pass; ``skip``: steps without the
+        """Every prediction that moved the latents. ``stop``: given up before that forward; ``skip``: steps without the
         unconditional pass; not ``guided``: it is run but moves nothing; ``broken``: a NaN among the latents."""
         x = rand(1, 4, 3, *size, seed=3)
         if broken:

@@ -16,7 +16,7 @@ from c4d.core.types import BLOCKS, MODULE_KINDS, OUTPUT, Signal
 class Site:
     """A sub-module (``""``: the block itself) whose output can be forecast, and the others that its reuse bypasses.
 
-    ``bypasses`` maps a module's path in the block to the filler that replaces its forward on a reused pass; a filler
+    ``bypasses`` maps a module's path in the block to the filler that replaces its forward on a reused forward; a filler
     gets the module's arguments and must return something of a shape that the block's code accepts.
     """
 

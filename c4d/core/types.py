@@ -66,7 +66,7 @@ class RelativeL1(NamedTuple):
 
 
 class Step(NamedTuple):
-    """Where a pass stands: ``index`` of ``total`` over the whole run (all experts together), branch, expert.
+    """Where a forward stands: ``index`` of ``total`` over the whole run (all experts together), branch, expert.
 
     ``span`` is the first step of its expert and the one after its last, if the pipeline tells; else None.
     ``timestep`` is that of the scheduler, told to policies that are ``timed``; else None.
@@ -93,7 +93,7 @@ class Policy(ABC, Generic[S]):
 
     @property
     def signals(self) -> frozenset[Signal]:
-        """What must be measured first; empty means that no pass ever waits for the device."""
+        """What must be measured first; empty means that no forward ever waits for the device."""
         return frozenset()
 
     @property

@@ -68,7 +68,7 @@ def generate(
     with tqdm(total=steps, desc=label or None, unit="step", file=sys.stderr, disable=not progress, leave=False) as bar:
 
         def after_step(_pipe: Any, index: int, _timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
-            bar.total = getattr(pipe, "num_timesteps", steps)  # second-order samplers make more passes than steps
+            bar.total = getattr(pipe, "num_timesteps", steps)  # second-order samplers make more forwards than steps
             if session is not None and progress:
                 trace = session.trace
                 computed = sum(entry.computed for entry in trace)

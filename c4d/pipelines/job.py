@@ -52,7 +52,7 @@ def produce(
     if ranks is not None and clip.report is not None:
         degrees = ranks.mesh.degrees
         if degrees.cfg > 1:
-            branch = "passes, blocks and the timeline are of one branch of guidance; other ranks made the other one"
+            branch = "forwards, blocks and the timeline are of one branch of guidance; other ranks made the other one"
             notes = [*notes, branch]
         if degrees.request > 1:
             notes = [*notes, f"what the cache holds is counted on one of the {degrees.request} ranks of this prompt"]

@@ -16,8 +16,8 @@ from c4d.pipelines.load import TRANSFORMERS
 class Stopwatch:
     """Times one call of ``pipe`` inside its ``with`` block, with hooks on its transformers that leave with the block.
 
-    The device is waited for at the borders of phases alone: before the first pass, after the last step, at the end.
-    ``alone``: no other rank makes a part of the passes, or lets this one wait in them.
+    The device is waited for at the borders of phases alone: before the first forward, after the last step, at the end.
+    ``alone``: no other rank makes a part of the forwards, or lets this one wait in them.
     """
 
     def __init__(self, pipe: Any, backend: Backend, alone: bool = True) -> None:
@@ -50,10 +50,10 @@ class Stopwatch:
         return self._ended - self._started
 
     def phases(self, computed: Sequence[bool] | None) -> dict[str, float]:
-        """Seconds until the first pass ("preparing"), until the last step is done, and after it ("decoding").
+        """Seconds until the first forward ("preparing"), until the last step is done, and after it ("decoding").
 
-        What lies between is "denoising"; or, where the host's clock tells, passes "computed" and "reused"
-        (by ``computed``, one for each pass; None: no pass was reused) and what is "between" them.
+        What lies between is "denoising"; or, where the host's clock tells, forwards "computed" and "reused"
+        (by ``computed``, one for each forward; None: no forward was reused) and what is "between" them.
         """
         first = self._ended if self._first is None else self._first
         last = max(first, self._ended if self._last is None else self._last)

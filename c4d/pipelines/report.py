@@ -23,7 +23,10 @@ from c4d.pipelines.why import NAMES
 COLUMNS = 7  # frames shown, evenly spaced
 ROW_STEPS = 50  # steps in one line of the timeline
 MOST_VIDEO_BYTES = 12 * 2**20  # beyond, the page would be slow to open: the clips stay beside it
-BRANCHES = {"cond": "the pass with the prompt", "uncond": "the pass without it, which the clip is steered away from"}
+BRANCHES = {
+    "cond": "the forward with the prompt",
+    "uncond": "the forward without it, which the clip is steered away from",
+}
 
 
 def about_here() -> dict[str, Any]:

@@ -8,16 +8,16 @@ from typing import Any
 NAMES = {
     "preparing": "reading the prompt",
     "denoising": "removing noise",
-    "computed": "computed passes",
-    "reused": "reused passes",
-    "between": "sampler and guidance between the passes",
+    "computed": "computed forwards",
+    "reused": "reused forwards",
+    "between": "sampler and guidance between the forwards",
     "decoding": "decoding the frames",
 }
 OUTSIDE = ("preparing", "between", "decoding")  # what no cache of a transformer can shorten
 LITTLE = 1.5  # times less work: nobody takes that for much
 NEAR = 0.9  # of what the saved work promises: from here on the speed needs no explanation
 STILL = "what the method does not cache"
-NOTABLE = 0.1  # of the time, or of a computed pass
+NOTABLE = 0.1  # of the time, or of a computed forward
 
 
 def fractions(phases: Mapping[str, float]) -> dict[str, float]:
@@ -48,7 +48,7 @@ def reasons(
     found = list(session["why"])
     cold = "one-time costs of a first run count against the cached clip, which is made first"
     if not session["reused"]:
-        found = found or [f"{session['method']} computed all {session['computed']} passes"]
+        found = found or [f"{session['method']} computed all {session['computed']} forwards"]
         return found + ([cold] if speedup is not None and not warm else [])
     promised = work["ratio"]
     saved = f"{1 - work['done'] / work['total']:.0%} of the {work['what']}"
@@ -83,20 +83,22 @@ def _outside(phases: Mapping[str, Mapping[str, float]], saved: str, promised: fl
 
 
 def _passes(phases: Mapping[str, Mapping[str, float]], session: Mapping[str, Any]) -> list[str]:
-    """What a pass costs, where passes were timed."""
+    """What a forward costs, where forwards were timed."""
     computed, reused = (phases["cached"][kind] / session[kind] for kind in ("computed", "reused"))
     found = []
     if reused >= NOTABLE * computed:
-        found.append(f"a reused pass costs {reused / computed:.0%} of a computed one, for the prediction and {STILL}")
+        found.append(
+            f"a reused forward costs {reused / computed:.0%} of a computed one, for the prediction and {STILL}"
+        )
     if plain := phases.get("uncached", {}).get("computed"):
         extra = computed / (plain / (session["computed"] + session["reused"])) - 1
         if extra >= NOTABLE:
-            found.append(f"a computed pass takes {extra:.0%} longer with the cache, which measures and stores")
+            found.append(f"a computed forward takes {extra:.0%} longer with the cache, which measures and stores")
     return found
 
 
 def _denoising(phases: Mapping[str, Mapping[str, float]], work: Mapping[str, Any], saved: str) -> list[str]:
-    """What the steps cost together, where passes cannot be timed without making the device wait."""
+    """What the steps cost together, where forwards cannot be timed without making the device wait."""
     if "uncached" not in phases:
         return []
     took = phases["cached"]["denoising"] / phases["uncached"]["denoising"]

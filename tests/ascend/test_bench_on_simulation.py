@@ -26,6 +26,7 @@ ABSENT = {  # what a simulation does not have, or a rehearsal leaves out
 }
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_every_part_without_a_model(libraries, tmp_path):
     command = ["bench/npu.sh", *PARTS, "--rehearse", "--backend", "ascend", "--out", tmp_path]

@@ -54,7 +54,7 @@ def test_one_rank(torchrun, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("degrees", [["--cfg", "1", "--ulysses", "2"], ["--cfg", "1", "--ring", "2"]], ids=" ".join)
 def test_two_ranks(torchrun, tmp_path, degrees):
-    """Attention to the tokens of both, over torch_npu's ProcessGroupHCCL; every pass asks both before it decides."""
+    """Attention to the tokens of both, over torch_npu's ProcessGroupHCCL; every forward asks both before it decides."""
     done = torchrun(2, *degrees, "--cache", "first-block:threshold=1e9,last=0", "--dtype", "float32")
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "out/report.json").read_text())

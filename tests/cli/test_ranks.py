@@ -13,7 +13,7 @@ from tests.cli.ranks import DecisionSync
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ranks")]
 PROMPTS = ["a red circle moving left on a black background", "a blue square moving up on a white background"]
-METHOD = "first-block:threshold=0.6"  # every pass asks all ranks
+METHOD = "first-block:threshold=0.6"  # every forward asks all ranks
 TIMEOUT = 5  # seconds; ranks that start at once meet in less
 COMMON = ["--steps", "6", "--frames", "5", "--cache", METHOD, "--quiet"]
 
@@ -76,7 +76,7 @@ def test_two_ranks_make_what_one_makes(launched, tmp_path, degrees, used):
     told = [note for note in there["notes"] if note not in here["notes"]]
     assert told.pop() == "what the cache holds is counted on one of the 2 ranks of this prompt"
     assert told == (
-        ["passes, blocks and the timeline are of one branch of guidance; other ranks made the other one"]
+        ["forwards, blocks and the timeline are of one branch of guidance; other ranks made the other one"]
         * (used["cfg"] - 1)
     )
     assert there["session"]["peak_bytes"] * 2 == here["session"]["peak_bytes"]  # of one branch, or of half the tokens

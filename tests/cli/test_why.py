@@ -42,7 +42,7 @@ MODULES = session(10, 20, modules_total=900, modules_reused=600, blocks_entered=
     [
         ({"uncached": passes(0, 9, 0, 0, 0)}, None, False, []),
         ({"cached": passes(0, 3, 0.1, 0, 0), "uncached": passes(0, 9, 0, 0, 0)}, THIRD, True, []),
-        ({"cached": passes(0, 9, 0, 0, 0)}, session(30, 0), True, ["^fora:interval=1 computed all 30 passes$"]),
+        ({"cached": passes(0, 9, 0, 0, 0)}, session(30, 0), True, ["^fora:interval=1 computed all 30 forwards$"]),
         (
             {"cached": passes(0, 9, 0, 0, 0), "uncached": passes(0, 9, 0, 0, 0)},
             session(30, 0, why=["interval 1 computes every step", "so it is"]),
@@ -51,9 +51,9 @@ MODULES = session(10, 20, modules_total=900, modules_reused=600, blocks_entered=
         ),
         (
             {"cached": passes(0, 3, 0.1, 0, 0), "uncached": passes(0, 9, 0, 0, 0)},
-            session(10, 20, why=["2 of 30 passes measured NaN"]),
+            session(10, 20, why=["2 of 30 forwards measured NaN"]),
             True,
-            ["^2 of 30 passes measured NaN$"],
+            ["^2 of 30 forwards measured NaN$"],
         ),
         (
             {"cached": passes(3.5, 4 / 3, 0, 0, 2.5), "uncached": passes(3.5, 4, 0, 0, 2.5)},
@@ -71,15 +71,15 @@ MODULES = session(10, 20, modules_total=900, modules_reused=600, blocks_entered=
             {"cached": passes(0, 3, 1.8, 0, 0), "uncached": passes(0, 9, 0, 0, 0)},
             THIRD,
             True,
-            ["reused pass costs 30% of a computed one, for the prediction and what"],
+            ["reused forward costs 30% of a computed one, for the prediction and what"],
         ),
         (
             {"cached": passes(0, 4.5, 0.6, 0, 0), "uncached": passes(0, 9, 0, 0, 0)},
             MODULES,
             False,
-            ["a computed pass takes 50% longer with the cache", "one-time costs of a first run"],
+            ["a computed forward takes 50% longer with the cache", "one-time costs of a first run"],
         ),
-        ({"cached": passes(0, 3, 1.8, 0, 0)}, MODULES, False, ["reused pass costs 30% "]),
+        ({"cached": passes(0, 3, 1.8, 0, 0)}, MODULES, False, ["reused forward costs 30% "]),
         (
             {"cached": steps(0.1, 6, 0.1), "uncached": steps(0.1, 9, 0.1)},
             THIRD,
@@ -130,8 +130,10 @@ def test_a_device_is_waited_for_at_the_borders_alone():
 
 
 def test_phases_are_what_lies_between_their_borders(monkeypatch):
-    """A hook that was there before, such as a session's, is part of its pass: here it takes a second of the first."""
-    now = iter([0.0, 2.0, 2.0, 4.0, 5.0, 6.0, 6.5, 6.5, 7.0, 10.0])  # start, first pass, its begin, the hook, its end
+    """A hook that was there before, such as a session's, is part of its forward: here it takes a second."""
+    now = iter(
+        [0.0, 2.0, 2.0, 4.0, 5.0, 6.0, 6.5, 6.5, 7.0, 10.0]
+    )  # start, first forward, its begin, the hook, its end
     monkeypatch.setattr("c4d.pipelines.phases.time.perf_counter", lambda: next(now))
     transformer = nn.Linear(1, 1)
     transformer.forward = lambda: None

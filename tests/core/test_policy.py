@@ -259,3 +259,12 @@ def test_broadcasts_are_counted_from_the_first_step_and_kept_to_their_window():
     policy = PyramidPolicy(3, 100.0, 800.0)
     steps = [Step(i, 10, "cond", timestep=1000.0 - 100 * i) for i in range(10)]
     assert timeline(policy, steps) == "CCCCrrCrrC"
+
+
+def test_a_wrapper_says_whatever_it_wraps_says():
+    """Also what is optional: timesteps, a number of steps, remarks; a limit around them loses none."""
+    assert Bounded(PyramidPolicy(2, 100.0, 800.0)).timed and not Bounded(Interval(2)).timed
+    mask = StepMask({0, 3, 9}, made_for=8)
+    assert Bounded(mask).steps == Bounded(Bounded(mask)).steps == 8 and Bounded(Interval(2)).steps is None
+    assert Bounded(mask).remark(8) == mask.remark(8) == "listed as computed, but beyond this run of 8 steps (0 to 7): 9"
+    assert Bounded(Threshold(0.1)).signals == {Signal.FIRST_BLOCKS} and not Bounded(mask).signals

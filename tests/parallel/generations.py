@@ -1,4 +1,4 @@
-"""A whole cached generation on several ranks: its result and its passes are those of one process."""
+"""A whole cached generation on several ranks: its result and its forwards are those of one process."""
 
 from __future__ import annotations
 

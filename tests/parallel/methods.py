@@ -1,11 +1,11 @@
-"""Every method on several ranks: the result and the passes of one process, and no collective that is not stated here.
+"""Every method on several ranks: the result and the forwards of one process, and no collective that is not stated here.
 
-A pass sends what its blocks and its final gather do (tests/parallel/traffic.py), and to decide and forecast
+A forward sends what its blocks and its final gather do (tests/parallel/traffic.py), and to decide and forecast
 
 - nothing, if its decisions are known beforehand (schedules, intervals, MagCache, PAB, FasterCache, learned ones);
-- one gather of 5 numbers a signal (TeaCache, First-Block, SeaCache: 1; EasyCache: 2, and 3 after a computed pass);
+- one gather of 5 numbers a signal (TeaCache, First-Block, SeaCache: 1; EasyCache: 2, and 3 after a computed forward);
 - one gather of the slow coefficients, [B, K, D] in fp32, for a forecast in bands (FreqCa);
-- one gather of K x K inner products and 3 numbers a sample, in fp64, after a computed pass, for dynamic modes.
+- one gather of K x K inner products and 3 numbers a sample, in fp64, after a computed forward, for dynamic modes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def by_itself(text: str) -> tuple[Any, Any]:
 
 
 def run(text: str, ranks: Any) -> tuple[Any, Any, list[tuple[int, int]]]:
-    """Outputs, session, and of each pass how many collectives it made and of how many bytes."""
+    """Outputs, session, and of each forward how many collectives it made and of how many bytes."""
     model, x, _ = alone(NAME, 4)
     outs, sent = [], []
     with c4d.cached(model, text, backend="cpu", ranks=ranks) as session:
@@ -48,7 +48,7 @@ def run(text: str, ranks: Any) -> tuple[Any, Any, list[tuple[int, int]]]:
 
 
 def stated(text: str, session: Any, how: SequenceParallel) -> list[tuple[int, int]]:
-    """What each pass sends, by the rules above."""
+    """What each forward sends, by the rules above."""
     model, *_ = alone(NAME, 4)
     expected = Expected(NAME, model, how, 4)
     others, method = expected.u * expected.r - 1, parse(text)

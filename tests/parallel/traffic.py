@@ -9,7 +9,7 @@ to a multiple of U), b bytes a number, in every attention and on every rank:
 
 and once a forward, of the C numbers that a token leaves with: B·n·C·b·(P-1). To agree, ranks send the digest and the
 samples of a call (8 x 16 fp32 numbers) to P-1 others, for each call of a run's first step and the first one of its
-second, third and last steps, and 5 numbers for each signal a deciding pass.
+second, third and last steps, and 5 numbers for each signal a deciding forward.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def formulas(name: str, how: SequenceParallel, heads: int, narrow: bool = False)
     assert len(wire.sent) == expected.layers * expected.calls + 1, wire.sent
 
 
-METHODS = {  # what a reused pass sends besides the final gather: blocks, and numbers to agree
+METHODS = {  # what a reused forward sends besides the final gather: blocks, and numbers to agree
     "stack": ("taylorseer-lite:interval=2,order=1@blocks", 0, 0),
     "head": ("first-block:threshold=1e9,max_skips=1,last=0", 1, 1),
     "signal": ("teacache:threshold=1e9,coefficients=1/0,signal=time_projection,max_skips=1,last=0", 0, 1),
@@ -82,7 +82,7 @@ METHODS = {  # what a reused pass sends besides the final gather: blocks, and nu
 
 
 def reused(kind: str, how: SequenceParallel) -> None:
-    """Pass by pass over two runs: steps 1, 2, 3 and 6 are compared, one agreement a deciding pass, else no more."""
+    """Pass by pass over two runs: steps 1, 2, 3 and 6 are compared, one agreement a deciding forward, else no more."""
     name, (method, blocks, signals), sent = "wan", METHODS[kind], list[list[Sent]]()
     model, x, _ = alone(name, 4)
     expected = Expected(name, model, how, 4)
@@ -154,8 +154,8 @@ def cases(world: int) -> dict[str, Case]:
     found[f"{way}, bytes of wan, vace"] = functools.partial(formulas, "wan, vace", how, 4)
     found[f"{way}, bytes of flux, bf16"] = functools.partial(formulas, "flux, batch of 2", how, 4, narrow=True)
     for kind in METHODS:
-        found[f"{way}, a reused pass sends little, {kind}"] = functools.partial(reused, kind, how)
-    found[f"{way}, a reused pass sends nothing, output"] = functools.partial(output, how)
+        found[f"{way}, a reused forward sends little, {kind}"] = functools.partial(reused, kind, how)
+    found[f"{way}, a reused forward sends nothing, output"] = functools.partial(output, how)
     for kind in (*METHODS, "modules"):
         found[f"{way}, what a cache saves, {kind}"] = functools.partial(saving, kind, how)
     return found

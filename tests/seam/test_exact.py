@@ -187,7 +187,7 @@ def test_a_reused_step_costs_embedding_and_head_alone(name, kind):
 
 @pytest.mark.parametrize(("name", "kind"), sampled(CASES, KINDS, whole=("wan-t2v", "signal"), nth=4, shift=2))
 def test_host_reads(name, kind):
-    """None for schedules; one a pass that has something to compare with otherwise."""
+    """None for schedules; one a forward that has something to compare with otherwise."""
     case = CASES[name]
     model = case.build()
     with c4d.cached(model, hold_methods(case.name)[kind]) as session:

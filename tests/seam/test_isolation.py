@@ -70,7 +70,7 @@ BEFORE: dict[str, Callable[[Subject, Any], Any]] = {
     "another dtype": in_double,
     "aborted": aborted,
     "interrupted": interrupted,
-    "broken in a pass": broken,
+    "broken in a forward": broken,
     "broken in a block": functools.partial(broken, blocks=True),
     "stopped between two calls": half_a_step,
     "uncond skipped": lambda s, pipe: s.loop(pipe, skip=(2, 5, 7)),
@@ -146,7 +146,7 @@ for prompt in "AB":
     assert all(first[key] != second[key] for key in first)
 
 
-# -- skipped passes and unnamed ones, observed
+# -- skipped forwards and unnamed ones, observed
 
 
 @pytest.mark.parametrize(("name", "kind", "named"), sampled(EVERY, ["named", "unnamed"], nth=2))

@@ -54,7 +54,7 @@ def test_on_the_same_input_a_reused_pass_equals_a_computed_one(name, kind):
 
 @pytest.mark.parametrize(("name", "kind"), sampled(CASES, EVERY, whole=WHOLE, nth=8, shift=2))
 def test_decisions_are_those_of_the_pure_policy_and_a_second_run_equals_the_first(name, kind):
-    """The policy alone, given what each pass measured, decides the same; blocks run where it says."""
+    """The policy alone, given what each forward measured, decides the same; blocks run where it says."""
     case = CASES[name]
     text = on(case, EVERY[kind])
     model = case.build()
@@ -158,7 +158,7 @@ def test_noise_falls_from_step_to_step(name):
 
 
 def test_timesteps_given_by_position_count_too():
-    """DDIM has no step_index: where a run starts is found by the timestep of its first pass."""
+    """DDIM has no step_index: where a run starts is found by the timestep of its first forward."""
     from diffusers import DDIMScheduler
 
     case = CASES["wan-t2v"]

@@ -230,7 +230,7 @@ def test_fastercache_equals_diffusers(name, attn, window, weight):
     ],
 )
 def test_diffusers_serves_one_branch_from_the_other(make, method):
-    """Its state is a module's and counts passes: with range 2 every unconditional pass takes the conditional one's.
+    """Its state is a module's and counts forwards: with range 2 every unconditional pass takes the conditional one's.
 
     c4d keeps one for each branch. They are equal where a model runs one branch, and more than 1 % apart where two.
     """

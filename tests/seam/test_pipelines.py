@@ -137,7 +137,7 @@ def test_attention_in_a_pipeline_of_pictures(picture):
 
 @pytest.mark.parametrize("picture", PICTURES, indirect=True)
 def test_a_picture_whose_forecast_is_exact_is_the_plain_one(picture):
-    """Every pass computed through the seam: what the pipeline gets is what it got without."""
+    """Every forward computed through the seam: what the pipeline gets is what it got without."""
     _, pipe, answer = picture
     plain = answer()
     with c4d.cached(pipe, "taylorseer-lite:interval=1") as session:

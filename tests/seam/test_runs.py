@@ -237,7 +237,7 @@ def test_a_bare_transformer_needs_a_run():
             CASE.run(model, x, 1.0)
         session.begin([2.0, 1.0])
         CASE.run(model, x, 2.0), CASE.run(model, x, 1.0)
-        with pytest.raises(RunError, match="pass 3 of branch '0' in a run of 2 steps"):
+        with pytest.raises(RunError, match="forward 3 of branch '0' in a run of 2 steps"):
             CASE.run(model, x, 0.0)
         session.begin(torch.tensor([2.0, 1.0]))
         CASE.run(model, x, 2.0)
@@ -363,7 +363,7 @@ def test_a_non_finite_measurement_computes_and_is_counted(method):
             case.run(model, value, 900.0)
     report = session.report()
     assert report.timelines == {"0": "CrCCr"} and report.nonfinite == 2
-    assert report.why == ("2 of 5 passes measured NaN or infinity; each was computed",)
+    assert report.why == ("2 of 5 forwards measured NaN or infinity; each was computed",)
     assert report.why[0] in str(report)
 
 

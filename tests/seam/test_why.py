@@ -8,7 +8,9 @@ import pytest
 
 import c4d
 from c4d.core.caching.forecasters import Reuse
+from c4d.core.caching.policies import Bounded
 from c4d.core.caching.rules import CacheMethod, ModuleRule
+from c4d.core.methods.pab import PyramidPolicy
 from c4d.core.types import Action, Policy
 from tests.tiny import CASES, rand
 
@@ -61,7 +63,7 @@ def test_shapes_that_change_every_time_are_said():
     report = report_of("taylorseer-lite:interval=3", inputs=lambda i: rand(*shapes[i % 2]))
     assert report.reused == 0
     assert report.why == (
-        "4 of 5 passes had inputs of another shape or dtype than the last on their branch and began anew",
+        "4 of 5 forwards had inputs of another shape or dtype than the last on their branch and began anew",
     )
 
 
@@ -83,3 +85,14 @@ def test_a_schedule_that_goes_beyond_the_run_says_so():
     report = report_of("schedule:computed=0/2/7/9", 5)
     assert report.timelines == {"0": "CrCrr"}
     assert report.why == ("listed as computed, but beyond this run of 5 steps (0 to 4): 7, 9",)
+
+
+def test_a_limited_policy_still_gets_its_timesteps():
+    """It decides by the scheduler's timesteps, which the limit around it asks for too."""
+    model = CASE.build()
+    limited = CacheMethod("limited", (ModuleRule(Bounded(PyramidPolicy(2, 100.0, 800.0)), Reuse(), ("attn",)),))
+    with c4d.cached(model, limited) as session:
+        session.begin([900.0, 700.0, 600.0, 500.0, 400.0, 50.0])
+        for t in (900.0, 700.0, 600.0, 500.0, 400.0, 50.0):
+            CASE.run(model, rand(*CASE.latents), t)
+    assert session.report().timelines == {"0": "CrCrCC"}

@@ -46,8 +46,8 @@ class Rule:
             raise TypeError(f"forecast is {self.forecast!r}; give an instance of a subclass of {kinds}")
         if isinstance(self.forecast, FeatureForecaster) and not set(self.sites) <= set(self.forecast.at):
             raise ValueError(
-                f"{type(self.forecast).__name__} reads the features of a whole pass, not {', '.join(self.sites)}: use "
-                f"@{' or @'.join(self.forecast.at)}"
+                f"{type(self.forecast).__name__} reads the features of a whole forward, not {', '.join(self.sites)}: "
+                f"use @{' or @'.join(self.forecast.at)}"
             )
 
 
@@ -134,7 +134,7 @@ class ModuleRule(Rule):
         if self.policy.signals:
             raise ValueError(
                 f"{type(self.policy).__name__} measures {', '.join(sorted(p.value for p in self.policy.signals))} once "
-                f"for the whole pass: use @{BLOCKS} instead of @{','.join(self.sites)}"
+                f"for the whole forward: use @{BLOCKS} instead of @{','.join(self.sites)}"
             )
 
 
@@ -175,7 +175,7 @@ class CacheMethod:
 
     @cached_property
     def signals(self) -> frozenset[Signal]:
-        """Everything that its policies measure; empty: no pass waits for the device."""
+        """Everything that its policies measure; empty: no forward waits for the device."""
         return frozenset(signal for rule in self.rules for signal in rule.policy.signals)
 
     @cached_property

@@ -83,16 +83,16 @@ class Attachment:
         return {n: x for n, x in given.items() if isinstance(x, Tensor) and n not in (self.spec.latents, "timestep")}
 
     def take_hold(self) -> None:
-        """After a pass: back in front of forwards that an offload hook, coming or going, has exchanged.
+        """After a forward: back in front of forwards that an offload hook, coming or going, has exchanged.
 
-        Not before a pass: the call under way has looked its forward up already, and that one must stay awake.
+        Not before a forward: the call under way has looked its forward up already, and that one must stay awake.
         """
         for path, forward in self._forwards.items():
             if not forward.outermost:
                 self._forwards[path] = forward.renewed()
 
     def wake(self) -> None:
-        """Before a pass: forwards of ours that others have unwrapped are at work again."""
+        """Before a forward: forwards of ours that others have unwrapped are at work again."""
         for path, forward in self._forwards.items():
             if not forward.outermost and isinstance(forward._module.__dict__.get("forward"), ForwardPatch):
                 self._forwards[path] = forward.renewed()

@@ -13,7 +13,7 @@ Plan = Callable[[Stack, list[nn.Module]], Iterator[Any]]
 
 
 class BlockStack(nn.ModuleList):
-    """A ``nn.ModuleList`` for the time of a session: iterating it asks the plan what this pass runs.
+    """A ``nn.ModuleList`` for the time of a session: iterating it asks the plan what this forward runs.
 
     Modules, names, parameters, indexing and length stay those of the list; a copy or a pickle of it is a plain list.
     """
@@ -42,7 +42,7 @@ class BlockStack(nn.ModuleList):
 
 
 class BlockProxy:
-    """Takes a block's place in the loop for one pass; attributes are those of the block."""
+    """Takes a block's place in the loop for one forward; attributes are those of the block."""
 
     def __init__(self, block: nn.Module, call: Callable[..., Any]) -> None:
         self._block, self._call = block, call

@@ -1,4 +1,4 @@
-"""Living with offloaded weights: blocks that a pass leaves out must not be fetched, parts that a signal reads must be.
+"""Living with offloaded weights: blocks left out must not be fetched, parts that a signal reads must be.
 
 Works on the hooks that diffusers and accelerate hang on modules, by their attributes, so that the core imports neither.
 """
@@ -23,7 +23,7 @@ def offload_hooks(transformer: nn.Module) -> list[tuple[nn.Module, Any]]:
 
 
 def tracing(transformer: nn.Module) -> bool:
-    """True while a streamed group offload learns the order of execution: that pass must run every block."""
+    """True while a streamed group offload learns the order of execution: that forward must run every block."""
     registry = getattr(transformer, "_diffusers_hook", None)
     return registry is not None and registry.get_hook("lazy_prefetch_group_offloading") is not None
 
@@ -42,9 +42,9 @@ def onloaded(block: nn.Module) -> Iterator[None]:
 
 
 class Bridge:
-    """For one pass without blocks: prefetch chains lead past them, to what runs after the loops.
+    """For one forward without blocks: prefetch chains lead past them, to what runs after the loops.
 
-    A streamed group offload fetches the next group while one computes. On a reused pass the group before the blocks
+    A streamed group offload fetches the next group while one computes. On a reused forward the group before the blocks
     would fetch block 0, which is then never entered (nor released); it is led to the first group after them instead.
     """
 

@@ -1,3 +1,15 @@
+"""FasterCache, arXiv 2410.19355: attention outputs go on along their last change (dynamic feature reuse).
+
+    low < t < high and s mod N > 0:  F(s) = F(q) + w (F(q) - F(p))
+    otherwise:                       F(s) is computed
+
+F is the output of an attention. t is the scheduler's timestep and s the step of the run. p < q are the steps of the
+last two features, forecasts among them; a single one is reused as it is. N is ``attn`` and w is ``weight``. In the
+paper w grows over the run (eq. 4); here it is one number.
+
+Defaults of diffusers: N = 2, window -1 to 681, w = 0.5.
+"""
+
 from c4d.core.caching.forecasters import LinearExtrapolation
 from c4d.core.caching.method import method
 from c4d.core.caching.rules import ModuleRule, Rule

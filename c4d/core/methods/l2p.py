@@ -1,3 +1,14 @@
+"""L2P, arXiv 2604.26365: the hidden state after the blocks is a learned combination of the last computed ones.
+
+    F(s) = sum_j w[s][j] F(A_j)
+
+s is the step, and the A_j are the last computed steps before it. Each reused step has its own weights w[s]. They have
+the least squared error over recorded runs. Schedule and weights are read from a profile, which ``bench.learn l2p``
+writes.
+
+No published profile is part of this package.
+"""
+
 from c4d.core.caching.forecasters import LearnedWeights
 from c4d.core.caching.method import method
 from c4d.core.caching.policies import StepMask

@@ -1,3 +1,13 @@
+"""A fixed schedule, as the steps computation mask (SCM) of cache-dit, github.com/vipshop/cache-dit.
+
+    s in C:     the blocks are computed
+    otherwise:  h_out(s) = h_in(s) + R(A)
+
+C is ``computed``. h_in and h_out are the hidden states before and after the blocks, and R = h_out - h_in. A is the last
+computed step. A forecaster (``+taylor``) puts its forecast of R in the place of R(A). Nothing is published here: the
+mask is the user's.
+"""
+
 from c4d.core.caching.forecasters import Reuse
 from c4d.core.caching.method import method
 from c4d.core.caching.policies import StepMask

@@ -1,3 +1,17 @@
+"""TeaCache, arXiv 2411.19108: the residual is reused while the accumulated change of a signal is small.
+
+    d = sum |m(s) - m(s-1)| / sum |m(s-1)|
+    acc = acc + p(d);   acc < threshold reuses, otherwise the step is computed and acc = 0
+    h_out(s) = h_in(s) + R(A)                      on a reused step
+
+m is the signal: the time embedding, its projection, or the modulated input of the first block. p is a polynomial that
+was fitted to that signal on that model. h_in and h_out are the hidden states before and after the blocks, R = h_out -
+h_in, s is the step and A the last computed step. Each branch of guidance decides for itself.
+
+Published: fits, their thresholds and their forced steps are in teacache.json. Most force the first and the last step;
+Wan 2.1's ``-ret`` fits force the first 5 and not the last.
+"""
+
 import json
 from importlib.resources import files
 

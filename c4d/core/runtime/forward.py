@@ -63,14 +63,14 @@ class Forward:
 
     @property
     def action(self) -> Action | None:
-        """What the whole pass does; None while undecided. A method of module rules computes the pass."""
+        """What the whole forward does; None while undecided. A method of module rules computes the forward."""
         return self.actions[0] if self.whole else COMPUTE
 
     def check(self) -> None:
         """Raises RuntimeError unless the forward that just ended went the way that its spec says."""
         skipped, at_output = self.action is REUSE, isinstance(self.whole, OutputRule)
         if skipped and at_output and not self.answered:
-            raise RuntimeError(f"{self.spec.transformer}: its forward was exchanged during the pass; run it again")
+            raise RuntimeError(f"{self.spec.transformer}: its forward was exchanged during the call; run it again")
         if self.action is None or (not skipped and not (self.exited and self.passed)):
             raise RuntimeError(
                 f"{self.spec.transformer}: the forward did not pass through {self.spec.stacks[0].path!r} and "
@@ -78,7 +78,7 @@ class Forward:
             )
         if skipped and not self.exited and not at_output:
             raise RuntimeError(
-                f"{self.spec.transformer}: a reused pass did not reach {self.spec.exit!r}; its spec is wrong"
+                f"{self.spec.transformer}: a reused forward did not reach {self.spec.exit!r}; its spec is wrong"
             )
 
     def entry(self, run: int) -> Entry:
@@ -91,7 +91,7 @@ class Forward:
     # -- deciding
 
     def _arrive(self) -> None:
-        """Before the forward: what can be known of its arguments alone is; that may decide the pass."""
+        """Before the forward: what can be known of its arguments alone is; that may decide the forward."""
         signals, latents = self.method.signals, self._latents()
         if wanted := {Signal.INPUT, Signal.INPUT_SINCE} & signals:  # a loop may go on to change its latents in place
             self.readings.update(dict.fromkeys(wanted, latents.clone()))
@@ -101,7 +101,7 @@ class Forward:
             self.decide(self.readings)
 
     def read_signal(self, signal: Signal, value: Tensor) -> None:
-        """A signal that became known before the blocks; when all are in, the pass is decided."""
+        """A signal that became known before the blocks; when all are in, the forward is decided."""
         self.readings[signal] = value.detach()
         if self.action is None and self.method.signals - {Signal.OUTPUT} <= self.readings.keys():
             self.decide(self.readings)
@@ -164,7 +164,7 @@ class Forward:
     # -- the loops over blocks
 
     def iterate(self, stack: Stack, blocks: list[nn.Module]) -> Iterator[Any]:
-        """What a loop over one of the spec's stacks runs in this pass.
+        """What a loop over one of the spec's stacks runs in this forward.
 
         Nothing if it is reused; with a rule that keeps blocks at the end, the others' places are held by fillers, for
         a loop's body may count. Blocks at which something is to be noted or put in have a stand-in.
@@ -304,14 +304,14 @@ class Forward:
         return out
 
     def finish(self, output: Any) -> None:
-        """After the forward: the output of a computed pass goes to the next that decides by it."""
+        """After the forward: the output of a computed forward goes to the next that decides by it."""
         if Signal.OUTPUT in self.method.signals and COMPUTE in self.actions:
             now, before = pytree.tree_leaves(output)[0].detach().clone(), self.branch.before.get(Signal.OUTPUT)
             self.branch.before[Signal.OUTPUT] = now
             self.branch.outputs = None if before is None or before.shape != now.shape else (before, now)
 
     def reuses(self, place: ModuleSite) -> bool:
-        """True if this pass forecasts the module there (and the modules that this bypasses hand out fillers)."""
+        """True if this forward forecasts the module there (and the modules that this bypasses hand out fillers)."""
         return self.actions[place.rule] is REUSE and place.key in self.branch.histories
 
     def forecast(self, history: History, rule: Rule, base: Sequence[Tensor] | None = None) -> list[Tensor]:
@@ -332,7 +332,7 @@ class Forward:
             history = History(rule.forecast.history, self.tools.storage, self.tools.backend, rule.forecast.keeps)
             self.branch.histories[key] = history
         if history.step == now:
-            raise RuntimeError(f"{key} ran twice in one pass; its outputs cannot be told apart and so not be cached")
+            raise RuntimeError(f"{key} ran twice in one forward; its outputs cannot be told apart and so not be cached")
         if history.step < rule.drop_before:
             history.clear()
         self.tools.watch(tensors)

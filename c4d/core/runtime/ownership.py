@@ -1,4 +1,4 @@
-"""Whose turn it is: the thread that makes the passes of a run, and what each thread calls its branch."""
+"""Whose turn it is: the thread that makes the forwards of a run, and what each thread calls its branch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ ONE_EACH = "one pipeline per thread, one session per pipeline"
 
 
 class Own(threading.local):
-    """What every thread has of its own: its loops, and ``name``, the branch that its next pass belongs to."""
+    """What every thread has of its own: its loops, and ``name``, the branch that its next forward belongs to."""
 
     name: str | None = None
 
@@ -19,22 +19,22 @@ class Own(threading.local):
 
 
 class ThreadOwnership:
-    """Of one session: only the owner makes the passes of a run; a new run is anybody's, but not during a pass."""
+    """Of one session: only the owner makes the forwards of a run; a new run is anybody's, but not during a forward."""
 
     def __init__(self) -> None:
         self.own = Own()
         self._owner: int | None = None
-        self._intruded = False  # another thread tried to make a pass of the owner's run
+        self._intruded = False  # another thread tried to make a forward of the owner's run
 
     @property
     def mine(self) -> bool:
         return self._owner == threading.get_ident()
 
     def take(self, inside: bool, running: bool, fresh: Callable[[], bool]) -> None:
-        """Gives this thread the next pass, or raises RuntimeError.
+        """Gives this thread the next forward, or raises RuntimeError.
 
-        ``inside``: a pass is under way, or was left by an interrupt; ``running``: a run has been opened; ``fresh``
-        tells whether the next pass opens one. A thread that was refused may have exchanged the timesteps of the
+        ``inside``: a forward is under way, or was left by an interrupt; ``running``: a run has been opened; ``fresh``
+        tells whether the next forward opens one. A thread that was refused may have exchanged the timesteps of the
         pipeline that it shares with the owner, who would go on with a run that is none: the owner is told.
         """
         mine = self.mine

@@ -1,4 +1,4 @@
-"""What a session did: one entry a pass, and the report made of them."""
+"""What a session did: one entry a forward, and the report made of them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Entry(NamedTuple):
 
 
 def timeline(entries: Sequence[Entry]) -> dict[str, str]:
-    """Branch -> "CCrrC": C a pass where anything was computed, r one where every rule reused; experts apart by "|"."""
+    """Branch -> "CCrrC": C a forward where anything was computed, r one where every rule reused; experts by "|"."""
     lines: dict[str, str] = {}
     expert: dict[str, int] = {}
     for entry in entries:
@@ -49,19 +49,19 @@ def timeline(entries: Sequence[Entry]) -> dict[str, str]:
 
 
 def why(rules: Sequence[Rule], entries: Sequence[Entry], kinds: Collection[str]) -> tuple[str, ...]:
-    """Sentences on what kept the passes of one run from being reused, and on what had no effect; none if nothing did.
+    """Sentences on what kept the forwards of one run from being reused, and on what had no effect; none if nothing did.
 
     ``kinds`` are the sites that the models have.
     """
     sentences = []
     broken = [e for e in entries if any(not change.finite for change in e.seen.values())]
     if broken:
-        sentences.append(f"{len(broken)} of {len(entries)} passes measured NaN or infinity; each was computed")
+        sentences.append(f"{len(broken)} of {len(entries)} forwards measured NaN or infinity; each was computed")
     anew = [e for e in entries if e.restarted]
     if anew:
         sentences.append(
-            f"{len(anew)} of {len(entries)} passes had inputs of another shape or dtype than the last on their branch "
-            "and began anew"
+            f"{len(anew)} of {len(entries)} forwards had inputs of another shape or dtype than the last on their "
+            "branch and began anew"
         )
     first = {(e.step.branch, e.step.expert): e for e in reversed(entries)}.values()
     bound = {id(e) for e in (*broken, *anew, *first)}
@@ -83,10 +83,10 @@ def why(rules: Sequence[Rule], entries: Sequence[Entry], kinds: Collection[str])
 class Report:
     """A session in numbers. Counts and timelines are those of the last run; ``runs`` counts all.
 
-    ``blocks_entered`` of ``blocks_total`` (block calls an uncached run of the same passes makes), ``modules_reused`` of
-    the ``modules_total`` calls of cached modules (0 for methods of the whole pass), ``peak_bytes`` held by histories
+    ``blocks_entered`` of ``blocks_total`` (block calls of an uncached run), ``modules_reused`` of
+    the ``modules_total`` calls of cached modules (0 for methods of the whole forward), ``peak_bytes`` held by histories
     and signals, ``host_reads`` (waits for the device made to decide) and ``nonfinite`` measurements of the session,
-    ``seconds`` of host time inside computed and reused passes, ``why`` sentences on what kept passes from being reused.
+    ``seconds`` of host time inside computed and reused forwards, ``why`` sentences on what kept them from it.
     """
 
     method: str
@@ -113,14 +113,14 @@ class Report:
     def __str__(self) -> str:
         passes = self.computed + self.reused
         if not passes:
-            return f"{self.method} on {', '.join(self.transformers)}: no pass yet"
+            return f"{self.method} on {', '.join(self.transformers)}: no forward yet"
         blocks = f"{self.blocks_entered} of {self.blocks_total} blocks entered" if self.blocks_total else "no blocks"
         lines = [
             f"{self.method} on {', '.join(self.transformers)} ({self.backend} backend), run {self.runs}",
-            f"  passes   {self.computed} computed, {self.reused} reused of {passes}; {blocks}",
+            f"  forwards {self.computed} computed, {self.reused} reused of {passes}; {blocks}",
             *([f"  modules  {self.modules_reused} of {self.modules_total} reused"] if self.modules_total else []),
             f"  held     {self.peak_bytes / 2**20:.2f} MiB at most; {self.host_reads} host reads to decide",
-            f"  seconds  {self.seconds['computed']:.3f} in computed passes, {self.seconds['reused']:.3f} in reused",
+            f"  seconds  {self.seconds['computed']:.3f} in computed forwards, {self.seconds['reused']:.3f} in reused",
         ]
         lines += [f"  note     {sentence}" for sentence in self.why]
         lines += [f"  {branch:<8} {line}" for branch, line in self.timelines.items()]

@@ -93,7 +93,7 @@ class Session(Entered, Unsaved):
         """Opens a run over ``timesteps`` for a denoising loop of one's own; call it before every generation.
 
         ``sigmas``: the noise level of each, for methods that need it (forecasts over sigma, SeaCache). The step index
-        of a pass is then the number of earlier passes of its branch. Name the calls of one step with
+        of a forward is then the number of earlier forwards of its branch. Name the calls of one step with
         ``transformer.cache_context(name)`` if there are several.
         """
         if not all(attachment.attached for attachment in self._attachments):
@@ -103,7 +103,7 @@ class Session(Entered, Unsaved):
 
     @property
     def trace(self) -> tuple[Entry, ...]:
-        """Every pass so far, oldest first."""
+        """Every forward so far, oldest first."""
         return tuple(self._trace)
 
     @property
@@ -148,7 +148,7 @@ class Session(Entered, Unsaved):
 
     @property
     def name(self) -> str | None:
-        """The branch that this thread's next pass belongs to, as the pipeline's ``cache_context`` gives it."""
+        """The branch that this thread's next forward belongs to, as the pipeline's ``cache_context`` gives it."""
         return self._turns.own.name
 
     @name.setter
@@ -158,7 +158,7 @@ class Session(Entered, Unsaved):
     # -- called by what is attached to the model
 
     def enter(self, expert: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Before the forward of a transformer: places the pass and, if no signal is needed, decides it."""
+        """Before the forward of a transformer: places the forward and, if no signal is needed, decides it."""
         attachment = self._attachments[expert]
         attachment.refuse_compiled(self.method)
         loop = self._turns.own.loops[-1] if self._turns.own.loops else None
@@ -258,7 +258,7 @@ class Session(Entered, Unsaved):
     # -- inside
 
     def _abandon(self) -> None:
-        """Ends a pass that raised; one that a KeyboardInterrupt ended is found here later, for torch runs no hooks."""
+        """Ends a forward that raised; one ended by a KeyboardInterrupt is found here later, for torch runs no hooks."""
         if self.current is not None:
             branch = self.current.branch
             self._end_pass(self.current)

@@ -1,4 +1,4 @@
-"""From signals to numbers: one device vector, one agreement, one host read per deciding pass."""
+"""From signals to numbers: one device vector, one agreement, one host read per deciding forward."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ class CacheState:
     outputs: tuple[Tensor, Tensor] | None = None  # the last two computed ones, until somebody has measured them
     grid: tuple[tuple[int, ...], ...] | None = None  # of its tokens, if somebody asked
     signature: Any = None
-    last: int = -1  # the step of its last pass
+    last: int = -1  # the step of its last forward
 
     def storages(self) -> dict[int, int]:
         held = {p: n for history in self.histories.values() for p, n in history.storages().items()}
@@ -84,7 +84,7 @@ class Run:
 
 @dataclass
 class Runtime:
-    """What every pass of a session works with.
+    """What every forward of a session works with.
 
     A forecast's weights are made once a step, however many modules and branches use them.
     """

@@ -41,7 +41,7 @@ class NoiseLevel(NamedTuple):
 
 class StepTracker(Protocol):
     def fresh(self) -> bool:
-        """True if the next pass opens a run."""
+        """True if the next forward opens a run."""
         ...
 
     def tick(self, name: str | None, timestep: Any, expert: int = 0) -> tuple[bool, Step]:
@@ -52,11 +52,11 @@ class StepTracker(Protocol):
         ...
 
     def noise(self) -> NoiseLevel:
-        """Of the pass that was placed last; the first question of a run reads the scheduler's tables once."""
+        """Of the forward that was placed last; the first question of a run reads the scheduler's tables once."""
         ...
 
     def timestep(self) -> float:
-        """Of the pass that was placed last, read in the same way."""
+        """Of the forward that was placed last, read in the same way."""
         ...
 
 
@@ -65,9 +65,9 @@ class SchedulerTracker:
 
     ``scheduler.timesteps`` is a new object after every ``set_timesteps`` and stays the same one during a run, so a new
     object (or an index that went back) opens a run. The step is ``step_index`` (before the first ``step()``:
-    ``begin_index``, else 0) less the run's first; schedulers without it (DDIM) count passes per branch.
+    ``begin_index``, else 0) less the run's first; schedulers without it (DDIM) count forwards per branch.
     Calls without a name are told apart by their ordinal within the step, and so are calls that share one; without
-    ``step_index`` they cannot be, and one pass too many is an error. ``boundary`` tells where the second expert begins.
+    ``step_index`` they cannot be, and one forward too many is an error. ``boundary``: where the second expert begins.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class SchedulerTracker:
 
     @property
     def tells_steps(self) -> bool:
-        """True if the scheduler counts its steps, False if passes have to be counted."""
+        """True if the scheduler counts its steps, False if forwards have to be counted."""
         return hasattr(self._scheduler(), "step_index")
 
     def begin(self) -> None:
@@ -225,7 +225,7 @@ class SchedulerTracker:
 
 
 class CountingTracker:
-    """One run over ``timesteps``, known by nothing but its passes: a pass's index is their number on its branch."""
+    """One run over ``timesteps``, known by its forwards alone: the index of one is their number on its branch."""
 
     def __init__(self, timesteps: Sequence[Any] | Tensor, way_out: str, sigmas: Sequence[float] | None = None) -> None:
         self._timesteps, self._way_out, self._sigmas = timesteps, way_out, sigmas
@@ -246,7 +246,7 @@ class CountingTracker:
         index = self._calls[name]
         if index >= self._total:
             raise RunError(
-                f"pass {index + 1} of branch {_branch(name, 0)!r} in a run of {self._total} steps: {self._way_out} "
+                f"forward {index + 1} of branch {_branch(name, 0)!r} in a run of {self._total} steps: {self._way_out} "
                 "before every generation, and name the calls of one step "
                 '(with transformer.cache_context("cond"): ...) if there are several'
             )
@@ -285,10 +285,10 @@ class NoClock:
         return True
 
     def noise(self) -> NoiseLevel:
-        raise RunError("no pass was placed yet")
+        raise RunError("no forward was placed yet")
 
     def timestep(self) -> float:
-        raise RunError("no pass was placed yet")
+        raise RunError("no forward was placed yet")
 
     def tick(self, name: str | None, timestep: Any, expert: int = 0) -> tuple[bool, Step]:
         raise RunError(

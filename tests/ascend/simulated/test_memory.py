@@ -117,9 +117,9 @@ def limited(to: int):
 
 
 TINY = SUBJECTS["wan-tiny"]
-HUNGRY = "taylorseer:interval=3,order=1"  # at the modules: 6.75 MiB of LARGE for a pass that is computed
+HUNGRY = "taylorseer:interval=3,order=1"  # at the modules: 6.75 MiB of LARGE for a forward that is computed
 SMALL, LARGE = dict(frames=5, steps=4), dict(frames=13, steps=4, size=(96, 96))
-ENOUGH = 52 * MIB  # for the weights and a pass of LARGE, and the features of two passes
+ENOUGH = 52 * MIB  # for the weights and a forward of LARGE, and the features of two forwards
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +137,7 @@ def test_running_out_of_memory_leaves_nothing_behind(pipe):
         with c4d.cached(pipe, HUNGRY, backend="ascend") as session:
             with pytest.raises(torch.OutOfMemoryError, match="NPU out of memory"):
                 TINY.ask(pipe, **LARGE)
-            assert len(session.trace) == 6  # of 8 passes; the seventh would have been computed again
+            assert len(session.trace) == 6  # of 8 forwards; the seventh would have been computed again
             assert torch.equal(TINY.ask(pipe, **SMALL), wanted) and passes(session) == passes(alone)
             with pytest.raises(torch.OutOfMemoryError):
                 TINY.ask(pipe, **LARGE)

@@ -188,7 +188,7 @@ def test_a_cached_loop(simulation, name, how):
         waited = simulation.waits - before
     report = session.report()
     assert passes(session) == passes(here) and report.computed and (report.reused or report.modules_reused)
-    # One wait for each pass that decides by what it sees; those of the loop and for masks are not caching's.
+    # One wait for each forward that decides by what it sees; those of the loop and for masks are not caching's.
     assert report.host_reads == sum(bool(entry.seen) for entry in session.trace) == waited - 16 - attention.host_reads
     assert (report.host_reads > 0) == ("threshold" in text) and report.backend == "ascend"
     # A feature at the edge of two bf16 numbers is rounded the other way where a processor adds up in another order.
