@@ -245,10 +245,10 @@ MUTANTS = (
             "seam/test_methods.py::test_taylorseer_is_the_published_table_of_differences",
         ),
         (
-            "forward: what ran twice in a pass is cached",
+            "forward: what ran twice in one is cached",
             "if history.step == now:",
             "if history.step > now:",
-            "seam/test_runs.py::test_a_module_that_runs_twice_in_a_pass_cannot_be_cached",
+            "seam/test_runs.py::test_a_module_that_runs_twice_in_a_forward_cannot_be_cached",
         ),
         (
             "forward: latents are kept, not copied",
@@ -484,7 +484,7 @@ MUTANTS = (
             "offload: blocks are skipped while their order is learnt",
             'registry.get_hook("lazy_prefetch_group_offloading") is not None',
             'registry.get_hook("lazy_prefetch_group_offloading") is registry',
-            "seam/test_coexist.py::test_a_pass_in_which_a_streamed_offload_learns_its_order_is_computed",
+            "seam/test_coexist.py::test_a_forward_in_which_a_streamed_offload_learns_its_order_is_computed",
         ),
         (
             "offload: prefetching stays led past the blocks",

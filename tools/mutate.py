@@ -24,7 +24,7 @@ from mutants import MUTANTS, Mutant
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE = 300  # seconds: a mutant that makes a loop endless is noticed, too
-ELSEWHERE = 99  # exit status of tests that would not be of the copy
+FAILED, ELSEWHERE = 1, 99  # exit status: tests fail, as pytest says it; they would not be of the copy
 SET = {"HF_HUB_OFFLINE": "1", "TRITON_INTERPRET": "1"}  # by tests/conftest.py, too late for what is imported here
 COSTLY = ("pytest", "torch", "transformers", "diffusers.models.transformers.transformer_wan", "hypothesis")
 
@@ -89,7 +89,9 @@ def judged(mutants: Sequence[Mutant], folders: list[Path]) -> int:
         shutil.copy2(ROOT / mutant.file, folder / mutant.file)
         folders.append(folder)
         survivors += status == 0
-        print(f"{'killed' if status else 'SURVIVED':<8} {time.monotonic() - start:5.1f} s  {mutant.name}", flush=True)
+        said, how = "killed" if status else "SURVIVED", os.waitstatus_to_exitcode(status)
+        unusual = "" if how in (0, FAILED) else f" (exit status {how})"
+        print(f"{said:<8} {time.monotonic() - start:5.1f} s  {mutant.name}{unusual}", flush=True)
     return survivors
 
 

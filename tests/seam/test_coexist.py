@@ -257,7 +257,7 @@ def test_a_streamed_offload_prefetches_no_block_that_is_skipped(monkeypatch, kin
         assert bool(blocks) == full, (i, full, names)
 
 
-def test_a_pass_in_which_a_streamed_offload_learns_its_order_is_computed(monkeypatch):
+def test_a_forward_in_which_a_streamed_offload_learns_its_order_is_computed(monkeypatch):
     """Also in the middle of a run, where it would be reused."""
     case = CASES["wan-t2v"]
     model, x = case.build(), rand(*case.latents)

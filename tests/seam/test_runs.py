@@ -272,13 +272,13 @@ def test_a_forward_that_raises_leaves_nothing_behind():
     assert session.report().timelines == {"0": "CC"} and session.current is None
 
 
-def test_a_module_that_runs_twice_in_a_pass_cannot_be_cached():
+def test_a_module_that_runs_twice_in_a_forward_cannot_be_cached():
     model, x = CASE.build(), rand(*CASE.latents)
     block = model.blocks[0]
     block.norm3.register_forward_hook(lambda _, args, out: block.ffn(out) * 0 + out)
     with c4d.cached(model, "fora:interval=2") as session:
         session.begin([900.0] * 3)
-        with pytest.raises(RuntimeError, match=r"mlp:blocks\.0\.ffn ran twice in one pass"):
+        with pytest.raises(RuntimeError, match=r"mlp:blocks\.0\.ffn ran twice in one forward"):
             CASE.run(model, x, 900.0)
 
 
