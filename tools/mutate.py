@@ -62,6 +62,10 @@ def started(folder: Path, tests: Sequence[str], patience: int = PATIENCE) -> int
     os._exit(code)
 
 
+def told(what: str, start: float, name: str) -> None:
+    print(f"{what:<8} {time.monotonic() - start:5.1f} s  {name}", flush=True)
+
+
 def stale(mutant: Mutant) -> str | None:
     """Why it cannot be applied, None if it can."""
     path = ROOT / mutant.file
@@ -69,29 +73,25 @@ def stale(mutant: Mutant) -> str | None:
     return None if found == 1 else f"{mutant.name}: its text is {found} times in {mutant.file}, and has to be once"
 
 
-def changed(mutant: Mutant, folder: Path) -> None:
-    """Makes the mistake in ``folder``."""
-    text = (ROOT / mutant.file).read_text(encoding="utf-8").replace(mutant.old, mutant.new)
-    compile(text, mutant.file, "exec")  # a mutant that is no Python proves nothing
-    (folder / mutant.file).write_text(text, encoding="utf-8")
-
-
 def judged(mutants: Sequence[Mutant], folders: list[Path]) -> int:
     """How many of them survive; in each of ``folders`` one at a time, and each is left as it was."""
-    waiting, running, survivors = list(mutants), dict[int, tuple[Mutant, Path, float]](), 0
+    waiting, running, survivors = list(mutants), dict[int, tuple[Mutant, Path, str, float]](), 0
     while waiting or running:
         while waiting and folders:
             mutant, folder = waiting.pop(0), folders.pop()
-            changed(mutant, folder)
-            running[started(folder, mutant.tests)] = mutant, folder, time.monotonic()
+            text = (folder / mutant.file).read_text(encoding="utf-8")
+            changed = text.replace(mutant.old, mutant.new)
+            compile(changed, mutant.name, "exec")  # a mutant that is no Python proves nothing
+            (folder / mutant.file).write_text(changed, encoding="utf-8")
+            running[started(folder, mutant.tests)] = mutant, folder, text, time.monotonic()
         pid, status = os.wait()
-        mutant, folder, start = running.pop(pid)
-        shutil.copy2(ROOT / mutant.file, folder / mutant.file)
+        mutant, folder, text, start = running.pop(pid)
+        (folder / mutant.file).write_text(text, encoding="utf-8")
         folders.append(folder)
         survivors += status == 0
-        said, how = "killed" if status else "SURVIVED", os.waitstatus_to_exitcode(status)
-        unusual = "" if how in (0, FAILED) else f" (exit status {how})"
-        print(f"{said:<8} {time.monotonic() - start:5.1f} s  {mutant.name}{unusual}", flush=True)
+        code = os.waitstatus_to_exitcode(status)
+        unusual = "" if code in (0, FAILED) else f" (exit status {code})"
+        told("killed" if code else "SURVIVED", start, mutant.name + unusual)
     return survivors
 
 
@@ -106,7 +106,7 @@ def run(mutants: Sequence[Mutant], jobs: int) -> None:
         if status:
             wrong = "c4d is not that of the copy" if os.waitstatus_to_exitcode(status) == ELSEWHERE else "tests fail"
             sys.exit(f"{folders[0].with_suffix('.txt').read_text()}\nwithout any mutant {wrong}")
-        print(f"passed   {time.monotonic() - start:5.1f} s  without any mutant", flush=True)
+        told("passed", start, "without any mutant")
         survivors = judged(mutants, folders)
     print(f"{len(mutants) - survivors} of {len(mutants)} killed")
     sys.exit(1 if survivors else 0)
