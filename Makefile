@@ -4,13 +4,14 @@
 # make parity: methods against other libraries' implementations of them
 # make test-ascend: only what runs the real torch_npu over a simulated NPU (part of make test, which skips it loudly where
 #   it cannot run; here it has to)
+# make mutants: small mistakes in a copy of the code, one at a time; each has to make a test fail (tools/mutants.py)
 # make bench: install the other systems too, and measure: isolation, ranks, step cost, fidelity (see docs/measurements/README.md)
 PYTHON ?= python3
 export OMP_WAIT_POLICY ?= passive
 export TOKENIZERS_PARALLELISM ?= false
 RUN = .venv/bin/python
 
-.PHONY: demo test nightly parity test-ascend lint bench clean
+.PHONY: demo test nightly parity test-ascend lint mutants bench clean
 
 .venv/installed: pyproject.toml
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
@@ -43,6 +44,10 @@ lint: .venv/installed
 	.venv/bin/ruff check c4d launch tools bench tests
 	.venv/bin/ruff format --check c4d launch tools bench tests
 	$(RUN) -m mypy
+
+mutants: export OMP_NUM_THREADS = 1
+mutants: .venv/installed
+	$(RUN) tools/mutate.py
 
 .venv/bench: .venv/installed
 	$(RUN) -m pip install -q --disable-pip-version-check -e '.[bench]'

@@ -16,7 +16,7 @@ from torch._subclasses import FakeTensorMode
 
 from c4d.backends.cuda import Cuda
 from c4d.backends.cuda.attention import kernels
-from c4d.backends.kernels import MASKS, Call, Unsupported, choose
+from c4d.backends.kernels import MASKS, Call, Kernel, Limits, Unsupported, choose
 from c4d.backends.reference import Reference
 from tests.backends.doubles import PACKAGES, exact, install, on_the_cpu
 from tests.backends.guard import DEVICE
@@ -273,6 +273,16 @@ def test_a_call_that_no_kernel_takes_lists_every_reason():
     only = {name: kernel for name, kernel in kernels((9, 0)).items() if name in ("cudnn", "sage")}
     with pytest.raises(Unsupported, match=r"no attention kernel takes this: cudnn takes .*not float32; sage is lossy"):
         choose(only, Call(torch.float32, 64))
+
+
+def test_auto_never_takes_a_lossy_kernel():
+    """Not even where it comes first, or is the only one that would do."""
+    plain = Kernel("exact", Limits((torch.float32,)), None)
+    lossy = Kernel("of eight bits", Limits((torch.float32,)), None, lossy=True)
+    assert choose({"lossy": lossy, "plain": plain}, Call(torch.float32, 64)) is plain
+    assert choose({"lossy": lossy, "plain": plain}, Call(torch.float32, 64), "lossy") is lossy
+    with pytest.raises(Unsupported, match="lossy is lossy and runs only by name"):
+        choose({"lossy": lossy}, Call(torch.float32, 64))
 
 
 def ones(*shape, **options):

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from c4d.core.caching.feature_forecasters import evenly_spaced
 from c4d.core.caching.finite_differences import Hermite, Taylor, backward_differences
 from c4d.core.caching.forecasters import FoCa, LinearExtrapolation, Newton, Reuse
 from c4d.core.types import Predicted
@@ -77,6 +78,19 @@ def test_taylor_is_not_exact_on_a_quadratic_and_newton_is():
 def test_ladder_takes_its_slope_from_the_last_gap():
     one_hot = [[1.0, 0.0], [0.0, 1.0]]
     assert backward_differences(one_hot, [0.0, 4.0])[1] == [-0.25, 0.25]
+
+
+def test_each_rung_of_the_ladder_is_over_the_newest_gap():
+    slope, bend = [0.0, -1.0, 1.0], [0.25, -1.25, 1.0]  # the slope less that of the four steps before
+    one_hot = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
+    assert backward_differences(one_hot, [0.0, 4.0, 5.0])[1:] == [slope, bend]
+
+
+@pytest.mark.parametrize(
+    ("times", "even"), [((7.0,), 1), ((0.0, 2.0), 2), ((0.0, 2.0, 3.0, 4.0), 3), ((0.0, 1.0, 2.0, 4.0), 2)]
+)
+def test_times_are_evenly_spaced_as_far_as_their_gaps_are_the_last(times, even):
+    assert evenly_spaced(times) == even
 
 
 @pytest.mark.parametrize("make", [lambda: Taylor(-1), lambda: Taylor(1.5), lambda: Newton(9), lambda: Newton(True)])

@@ -108,6 +108,18 @@ def test_published_settings():
     assert parse("magcache:published=wan2.2-i2v-a14b").rules[0].policy.experts == (1,)
 
 
+@pytest.mark.parametrize("at", ["blocks", "output", "attn,mlp"])
+@pytest.mark.parametrize("name", ["taylorseer", "taylorseer-lite"])
+def test_a_method_that_is_moved_keeps_its_warm_up_guard(name, at):
+    assert parse(f"{name}:interval=6,order=2,warmup=3@{at}").rules[0].drop_before == 1
+
+
+def test_a_name_leaves_out_what_is_the_default():
+    default = inspect.signature(METHODS.taylorseer).parameters["order"].default
+    assert METHODS.taylorseer(interval=5, order=default).name == "taylorseer:interval=5"
+    assert METHODS.taylorseer(interval=5, order=default + 1).name == f"taylorseer:interval=5,order={default + 1}"
+
+
 def test_an_output_is_not_a_residual():
     """Methods that are moved to the output forecast it as it is; EasyCache is about what it adds to the latents."""
     assert [parse(f"fora:interval=3{at}").rules[0].residual for at in ("@blocks", "@output")] == [True, False]

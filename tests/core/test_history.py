@@ -6,7 +6,10 @@ import pytest
 import torch
 
 from c4d.backends.reference import Reference
+from c4d.core.caching.forecasters import FoCa
 from c4d.core.runtime.history import History, HistoryConfig
+from c4d.core.runtime.signals import SignalReader, SingleProcess
+from c4d.core.runtime.state import Runtime
 from c4d.core.types import Predicted
 
 BACKEND = Reference()
@@ -105,3 +108,20 @@ def test_a_time_that_is_there_already_takes_the_place_of_its_entry():
     for t, value in ((0.9, 1.0), (0.5, 2.0), (0.5, 3.0)):
         ring.push(t, [torch.tensor(value)])
     assert ring.times == (0.9, 0.5) and [x.item() for x in ring.features(0)] == [1.0, 3.0]
+
+
+def test_weights_are_made_for_each_way_in_which_equal_times_came_about():
+    """Two branches of one step: the entry of time 1 was computed in one, and forecast in the other."""
+    runtime, foca, made = Runtime(BACKEND, SignalReader(BACKEND, SingleProcess()), HistoryConfig()), FoCa(), []
+    for time in (1.0, Predicted(1.0)):
+        ring = ring_of(2, keeps=2)
+        ring.push(0.0, [torch.tensor([0.0])]), ring.push(time, [torch.tensor([1.0])])
+        made += runtime.forecast(ring, foca, 2.0, None)
+    assert [x.item() for x in made] == [2.0, 0.0]  # a line; and nothing but the one computed feature
+
+
+@pytest.mark.parametrize("value", [-1e5, 1e5])
+def test_what_a_storage_cannot_hold_is_noticed_on_both_sides_of_0(value):
+    runtime = Runtime(BACKEND, SignalReader(BACKEND, SingleProcess()), HistoryConfig(torch.float16))
+    runtime.watch([torch.tensor([0.0, value])])
+    assert runtime.overflowed(wait=True) and runtime.nonfinite == 1

@@ -67,10 +67,25 @@ def test_step_mask():
     assert play(StepMask(frozenset({0, 1, 4})), 6) == "CCrrCr"
 
 
+@pytest.mark.parametrize("total", [5, 7])
+def test_a_step_mask_for_so_many_steps_refuses_other_runs(total):
+    policy = StepMask(frozenset({0, 3}), made_for=6)
+    assert play(policy, 6) == "CrrCrr"
+    with pytest.raises(ValueError, match=f"made for 6 steps, and the run has {total}"):
+        play(policy, total)
+
+
+def test_a_step_mask_tells_its_first_step_beyond_the_run():
+    policy = StepMask(frozenset({0, 5}))
+    assert policy.remark(6) is None
+    assert policy.remark(5) == "listed as computed, but beyond this run of 5 steps (0 to 4): 5"
+
+
 def test_accumulate_sums_until_the_threshold():
     assert play(Accumulate(0.25, TIME), 8, [0, 0.1, 0.1, 0.1, 0.1, 0.3, 0.05, 0.05]) == "CrrCrCrr"
     #                                              .1  .2  .3*  .1  .4*  .05  .1
     assert play(Accumulate(0.3, TIME), 4, [0, 0.1, 0.1, 0.1]) == "Crrr"[:3] + "C"  # not below: 0.30000000000000004
+    assert play(Accumulate(0.5, TIME), 4, [0, 0.25, 0.25, 0.25]) == "CrCr"  # at the threshold, to the bit
 
 
 def test_accumulate_rescales_with_the_highest_power_first_and_never_shrinks():

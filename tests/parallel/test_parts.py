@@ -12,6 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from c4d.backends import load
+from c4d.backends.reference import Reference
+from c4d.core.runtime.signals import SignalReader, SingleProcess
+from c4d.core.types import RelativeL1, Signal
 from c4d.parallel import agree, attention
 from c4d.parallel.agree import Agreement, Disagreement, near, sample
 from c4d.parallel.sharding import TokenShard
@@ -144,6 +147,27 @@ def ranks(monkeypatch):
     said = SimpleNamespace(others=[])
     monkeypatch.setattr(agree, "gather", lambda x, group: torch.stack([x, *said.others]))
     return said
+
+
+class Two(SingleProcess):
+    """Two ranks that measure the same; ``told`` is what this one told the other."""
+
+    def sums(self, partial, counts, failed, apart=False):
+        self.told = list(counts), failed
+        return [] if failed else (2 * partial).tolist()
+
+
+def test_a_change_is_that_of_all_ranks():
+    both, now, before = Two(), torch.tensor([1.0, 3.0]), torch.tensor([2.0, 5.0])
+    measured = SignalReader(Reference(), both).read({Signal.INPUT: (now, before)}, {Signal.INPUT: 4})
+    assert measured == {Signal.INPUT: RelativeL1(6.0, 14.0)} and both.told == ([(2, 4)], False)
+
+
+def test_the_other_ranks_are_told_before_a_failure_is_raised():
+    both, now = Two(), torch.zeros(2)
+    with pytest.raises(ValueError):
+        SignalReader(Reference(), both).read({Signal.INPUT: (now, torch.zeros(3))}, {Signal.INPUT: 4})
+    assert both.told == ([(2, 4)], True)
 
 
 def test_sums_are_in_the_order_of_the_ranks(ranks):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 
 import pytest
@@ -102,6 +103,19 @@ def test_never_skipping_with_lora_is_exact(name, kind):
     method = methods(name)[kind].replace("interval=2", "interval=1").replace("1e9", "1e-9")
     with c4d.cached(model, method) as session:
         assert all(torch.equal(a, b) for a, b in zip(case.loop(model, 3, session.begin), before, strict=True))
+
+
+def test_a_module_exchanged_inside_is_cached_like_the_one_before():
+    case = CASES["wan-t2v"]
+    model = case.build()
+    with c4d.cached(model, "fora:interval=2@mlp") as session:
+        before = case.loop(model, 4, session.begin)
+        there = model.blocks[0].ffn
+        model.blocks[0].ffn = copy.deepcopy(there)
+        assert all(torch.equal(a, b) for a, b in zip(case.loop(model, 4, session.begin), before, strict=True))
+        report = session.report()
+        assert report.modules_reused * 2 == report.modules_total == len(session.trace) // 2 * len(model.blocks)
+    assert "forward" not in vars(there) and "forward" not in vars(model.blocks[0].ffn)
 
 
 # -- offloading
@@ -241,6 +255,18 @@ def test_a_streamed_offload_prefetches_no_block_that_is_skipped(monkeypatch, kin
     for i, (names, full) in enumerate(zip(fetched, computed, strict=True)):
         blocks = [n for n in names if n.startswith("blocks")]
         assert bool(blocks) == full, (i, full, names)
+
+
+def test_a_forward_in_which_a_streamed_offload_learns_its_order_is_computed(monkeypatch):
+    """Also in the middle of a run, where it would be reused."""
+    case = CASES["wan-t2v"]
+    model, x = case.build(), rand(*case.latents)
+    with c4d.cached(model, "fora:interval=9@blocks") as session:
+        session.begin([900.0] * 5)
+        case.run(model, x, 900.0)
+        Lane(monkeypatch, model, "block_level")
+        case.run(model, x, 900.0), case.run(model, x, 900.0)
+    assert session.report().timelines == {"0": "CCr"}
 
 
 # -- compilation

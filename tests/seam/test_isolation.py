@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import c4d
+from c4d.core.runtime.branches import Branches
 from c4d.core.runtime.steps import RunError
 from tests.sampled import sampled
 from tests.subjects import EVERY, KINDS, SUBJECTS, Stop, Subject, at_step, broken, built, like_alone
@@ -211,6 +212,16 @@ def test_a_call_without_a_name_is_told_by_its_text(name, kind, first, second, la
             return
         assert torch.equal(guided(subject, pipe, order, named=False, **lasts), expected)
         assert sorted(session.report().timelines.values()) == sorted(lines.values())
+
+
+def test_two_parts_of_one_tensor_are_two_texts():
+    """As where a loop cuts the embeddings of both branches out of one batch."""
+    branches, both = Branches(), torch.zeros(2, 5, 4)
+    cond, uncond = ({"encoder_hidden_states": part} for part in both.chunk(2))
+    assert [branches.place(0, cond), branches.place(0, uncond)] == ["0", "1"]
+    assert [branches.place(1, cond), branches.place(1, uncond)] == ["0", "1"]
+    assert [branches.place(2, uncond), branches.place(2, cond)] == ["1", "0"]
+    assert [branches.place(3, uncond)] == ["1"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import c4d
-from c4d.core.integration.hooks import Hooks, Layer
+from c4d.core.integration.hooks import ForwardPatch, Hooks, Layer
 from tests.subjects import SUBJECTS, at_step, broken, built, like_alone, raising_at
 from tests.tiny import rand
 
@@ -209,3 +209,25 @@ def test_hooks_stand_in_their_order_whoever_comes_first():
         said.clear()
         model(torch.zeros(1))
         assert not said
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_of_two_forwards_on_a_module_either_may_go_first(order):
+    class Owner:
+        def __init__(self, name):
+            self.current = name
+
+    model, said, owners = torch.nn.Linear(1, 1), [], [Owner("inner"), Owner("outer")]
+
+    def around(current, original, args, kwargs):
+        said.append(current)
+        return original(*args, **kwargs)
+
+    patches = [ForwardPatch(owner, model, around) for owner in owners]
+    model(torch.zeros(1))
+    assert said == ["outer", "inner"]
+    patches[order[0]].remove()
+    model(torch.zeros(1))
+    assert said[2:] == [owners[order[1]].current]
+    patches[order[1]].remove()
+    assert "forward" not in vars(model)

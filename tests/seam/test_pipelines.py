@@ -221,3 +221,19 @@ def test_a_failed_attach_leaves_nothing_on_the_model():
     assert {name: sorted(module.__dict__) for name, module in model.named_modules()} == before
     with c4d.cached(model, "schedule:computed=0"):
         pass
+
+
+def test_blocks_in_a_list_of_another_class_are_refused():
+    """Its own loop might be what the class is for."""
+    from torch import nn
+
+    class Backwards(nn.ModuleList):
+        def __iter__(self):
+            return reversed(list(super().__iter__()))
+
+    _, config = wan_parts()
+    model = transformer(**config)
+    model.blocks = Backwards(model.blocks)
+    with pytest.raises(TypeError, match=r"'blocks' is a Backwards; a stack must be a plain torch\.nn\.ModuleList"):
+        c4d.cached(model, "schedule:computed=0").__enter__()
+    assert type(model.blocks) is Backwards

@@ -218,6 +218,18 @@ def test_each_branch_is_forecast_over_its_own_times():
         assert all(torch.equal(a, b) for a, b in zip(both[name], alone[name], strict=True))
 
 
+def test_a_scheduler_whose_index_goes_back_begins_another_run():
+    """Also over the very same timesteps."""
+    model, scheduler = CASE.build(), SimpleNamespace(timesteps=torch.arange(4.0), step_index=None, begin_index=0)
+    with c4d.cached(model, "fora:interval=3", scheduler=scheduler) as session:
+        for i in (0, 1, 2, 0, 1):
+            scheduler.step_index = i
+            CASE.run(model, rand(*CASE.latents), float(i))
+    assert [(e.run, e.step.index, e.computed) for e in session.trace] == [
+        (0, 0, True), (0, 1, False), (0, 2, False), (1, 0, True), (1, 1, False),
+    ]  # fmt: skip
+
+
 def test_a_bare_transformer_needs_a_run():
     model, x = CASE.build(), rand(*CASE.latents)
     with c4d.cached(model, "fora:interval=2") as session:
@@ -258,6 +270,16 @@ def test_a_forward_that_raises_leaves_nothing_behind():
         handle.remove()
         CASE.run(model, x, 900.0)
     assert session.report().timelines == {"0": "CC"} and session.current is None
+
+
+def test_a_module_that_runs_twice_in_a_forward_cannot_be_cached():
+    model, x = CASE.build(), rand(*CASE.latents)
+    block = model.blocks[0]
+    block.norm3.register_forward_hook(lambda _, args, out: block.ffn(out) * 0 + out)
+    with c4d.cached(model, "fora:interval=2") as session:
+        session.begin([900.0] * 3)
+        with pytest.raises(RuntimeError, match=r"mlp:blocks\.0\.ffn ran twice in one forward"):
+            CASE.run(model, x, 900.0)
 
 
 def test_a_second_thread_in_one_transformer_is_an_error():

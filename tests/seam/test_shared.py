@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import c4d
+from c4d.core.runtime.progress_bar import ProgressBar
 from c4d.core.runtime.steps import RunError
 from tests.device import there
 from tests.sampled import sampled
@@ -170,3 +171,37 @@ def test_one_that_was_not_given_inside_a_step_of_another(kind):
             subject.ask(pipe, prompt="B", callback_on_step_end=at_step(3, lambda _: subject.ask(other)))
         assert session.bytes() == 0
         like_alone(session, subject.ask(pipe), "wan", kind)
+
+
+class Told:
+    """In a session's place, and in that of a pipeline with bars."""
+
+    def __init__(self):
+        self.said = []
+
+    def begin_loop(self, loop):
+        self.said.append("begin")
+
+    def end_loop(self, loop):
+        self.said.append("end")
+
+    def progress_bar(self, timesteps):
+        return iter(timesteps)
+
+
+def test_a_progress_bar_that_somebody_set_comes_back():
+    pipe = Told()
+    pipe.progress_bar = own = lambda timesteps: iter(timesteps[:2])
+    bar = ProgressBar(pipe, pipe, None)
+    assert pipe.progress_bar is bar and list(bar([3, 2, 1])) == [3, 2]
+    bar.remove()
+    assert pipe.progress_bar is own
+
+
+def test_a_loop_over_its_bar_that_is_left_early_has_ended():
+    pipe = Told()
+    bar = ProgressBar(pipe, pipe, object())
+    steps = iter(bar([3, 2, 1]))
+    assert next(steps) == 3 and pipe.said == ["begin"]
+    steps.close()
+    assert pipe.said == ["begin", "end"]
