@@ -42,7 +42,7 @@ class Device:
 
 
 def resources(cubin: bytes) -> dict[str, int]:
-    """REG, BLOCKS, SHARED, LOCAL, … as the assembler laid them out; spills would be on the stack."""
+    """REG, STACK, SHARED, LOCAL, … as the assembler laid them out; spills would be on the stack."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()

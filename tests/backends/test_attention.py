@@ -244,7 +244,7 @@ def test_auto_takes_the_best_exact_kernel_that_this_gpu_runs(monkeypatch, tmp_pa
         (
             "sdpa",
             Call(torch.float32, 64, lse=True),
-            "does not give the log-sum-exp; these would do: efficient, written",
+            "does not give the log-sum-exp; these would do: efficient, math",
         ),
     ],
 )

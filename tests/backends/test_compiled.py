@@ -74,7 +74,7 @@ def test_norm_and_rotary_move_rows_sixteen_bytes_at_a_time(kernels):
 
 def test_nothing_spills(kernels):
     for name, kernel in kernels.items():
-        assert kernel["resources"]["BLOCKS"] == kernel["resources"]["LOCAL"] == 0, name
+        assert kernel["resources"]["STACK"] == kernel["resources"]["LOCAL"] == 0, name
         assert kernel["resources"]["REG"] <= 64 or name == "lincomb odd", (
             name
         )  # 1024 threads at once on a multiprocessor

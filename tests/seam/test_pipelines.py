@@ -103,9 +103,7 @@ def picture(request):
         yield request.param, pipe, answer
 
 
-@pytest.mark.parametrize(
-    ("picture", "kind"), sampled(PICTURES, hold_methods("flux"), nth=5), indirect=["picture"]
-)
+@pytest.mark.parametrize(("picture", "kind"), sampled(PICTURES, hold_methods("flux"), nth=5), indirect=["picture"])
 def test_a_pipeline_of_pictures_end_to_end(picture, kind):
     """As above; branches of guidance apart, whose texts are of different lengths."""
     name, pipe, answer = picture
@@ -149,7 +147,7 @@ def test_an_unsupported_transformer_is_refused_with_the_known_ones():
     from diffusers import PixArtTransformer2DModel
 
     model = PixArtTransformer2DModel(num_layers=1, num_attention_heads=1, attention_head_dim=8, sample_size=4)
-    with pytest.raises(TypeError, match=r"PixArtTransformer2DModel; it supports WanTransformer3DModel.*adding_a_model"):
+    with pytest.raises(TypeError, match=r"PixArtTransformer2DModel; it supports DiTTransformer2DModel.*adding_a_model"):
         c4d.cached(model, "fora:interval=2")
 
 
@@ -164,7 +162,7 @@ def test_a_pipeline_without_a_transformer_is_refused():
 def test_a_method_that_fits_nothing_is_refused():
     _, config = wan_parts()
     model = transformer(**config)
-    with pytest.raises(ValueError, match="caches at total, but WanTransformer3DModel offers stack, output, attn"):
+    with pytest.raises(ValueError, match="caches at total, but WanTransformer3DModel offers blocks, output, attn"):
         c4d.cached(model, "fora:interval=2@total")
     with pytest.raises(ValueError, match="measures modulated_input, but WanTransformer3DModel offers time_embedding"):
         c4d.cached(model, "teacache:threshold=0.15,fit=hunyuanvideo-t2v")
