@@ -199,7 +199,7 @@ def test_the_launch_script_from_elsewhere(tmp_path):
     words = [sys.executable, str(ROOT / "launch/infer.py"), "--prompt", PROMPT, *QUICK, "--cache", "fora:interval=2"]
     result = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    assert (tmp_path / "out/video.mp4").exists() and "passes" in result.stdout
+    assert (tmp_path / "out/video.mp4").exists() and "forwards" in result.stdout
 
 
 def test_the_demo_is_a_job_that_can_run():
