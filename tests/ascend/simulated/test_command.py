@@ -10,7 +10,7 @@ from contextlib import ExitStack
 import pytest
 import torch
 
-from c4d import command
+from c4d.cli import command
 from c4d.metrics import psnr
 from c4d.pipelines import job
 from tests.ascend.simulated.test_memory import limited
