@@ -34,12 +34,12 @@ WHOLE = ("wan", "hunyuan, mixed lengths of text")
 
 
 def methods(name: str) -> dict[str, str]:
-    head, signal = MODELS[name]
+    head, change = MODELS[name]
     signal = signal_of(VARIANTS[name].name)
     return {
         **(FIXED if name in WHOLE else {}),
         "head": f"first-block:threshold={head},last=0",
-        "signal": f"teacache:threshold={signal},coefficients=1/0,signal={signal},last=0",
+        "signal": f"teacache:threshold={change},coefficients=1/0,signal={signal},last=0",
     }
 
 

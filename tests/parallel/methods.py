@@ -17,6 +17,7 @@ from typing import Any
 import c4d
 from bench.wire import Wire
 from c4d import SequenceParallel
+from c4d.core.caching.feature_forecasters import DynamicModes, FrequencySplit
 from c4d.core.runtime.spectrum import low_pass
 from c4d.core.text.grammar import parse
 from c4d.core.types import OUTPUT, Action
@@ -64,13 +65,13 @@ def stated(text: str, session: Any, how: SequenceParallel) -> list[tuple[int, in
             calls, bytes_ = calls + 1, bytes_ + 512 * others
         if entry.seen:
             calls, bytes_ = calls + 1, bytes_ + 20 * len(entry.seen) * others
-        forecast = type(method.rules[0].forecast).__name__
-        if forecast == "Bands" and not entry.computed:
-            slow = len(low_pass(((3, 5, 5),), method.rules[0].forecast.cutoff))
+        forecast = method.rules[0].forecast
+        if isinstance(forecast, FrequencySplit) and not entry.computed:
+            slow = len(low_pass(((3, 5, 5),), forecast.cutoff))
             calls, bytes_ = calls + 1, bytes_ + slow * 48 * 4 * others
         stored, fresh = (stored + 1, True) if entry.computed else (stored, fresh)
-        if forecast == "Modes" and not entry.computed and fresh and even(session, entry) >= 4:
-            kept = min(stored, method.rules[0].forecast.window)
+        if isinstance(forecast, DynamicModes) and not entry.computed and fresh and even(session, entry) >= 4:
+            kept = min(stored, forecast.window)
             calls, bytes_, fresh = calls + 1, bytes_ + (kept * kept + 3) * 8 * others, False
         found.append((calls, bytes_))
     return found
