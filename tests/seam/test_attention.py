@@ -416,19 +416,6 @@ def test_a_processor_that_was_configured_is_not_the_stock_one(monkeypatch, famil
             model.set_attention_backend("native")
 
 
-def test_another_session_s_attention_is_left_alone(family):
-    model, backend = family.build(), Counting()
-    before, x = processors(model), rand(*family.latents)
-    with c4d.attention(model, backend=backend), c4d.attention(model) as inner:
-        assert ours(model) == ATTENTIONS[family.name]
-        family.run(model, x, 700.0)
-        assert len(backend.calls) == ATTENTIONS[family.name]
-        with pytest.raises(ValueError, match="has the processor "):
-            c4d.attention(model, "sdpa")
-    assert "left to their own processor" in inner.lines()[0]
-    assert processors(model) == before
-
-
 def test_a_processor_that_others_set_meanwhile_stays(family):
     model = family.build()
     module = next(iter(attentions(model).values()))
