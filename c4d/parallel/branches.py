@@ -35,7 +35,7 @@ class CFGParallel(Unsaved):
         self.transformer, self._group = transformer, group
         self._place = place
         self.current = self  # what Forward hands to its wrapper
-        self._hooks = Hooks(self, Layer.BRANCHES)
+        self._hooks = Hooks(Layer.BRANCHES)
         self._forward: ForwardPatch | None = None
         self._reset()
 

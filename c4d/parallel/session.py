@@ -48,7 +48,7 @@ class Parallel(Entered, Unsaved):
         self.attention, self._join, self._ungroup, self._passed_on = attention, join, ungroup, passed_on
         self._kernels, self._scheduler, self._jointly = kernels, scheduler, jointly
         self._clock = SchedulerTracker(lambda: scheduler, checked=False) if hasattr(scheduler, "step_index") else None
-        self._hooks = Hooks(self, Layer.AGREEMENT)
+        self._hooks = Hooks(Layer.AGREEMENT)
         self._at = 0  # the step of the last call
         self._spread()
         attention.unused, self.unused = None, "c4d.sharded"

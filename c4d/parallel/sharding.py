@@ -97,7 +97,7 @@ class Sharding(Unsaved):
                     f"the spec of {spec.transformer} spreads the tokens of {path!r}, but the model has no such module"
                 ) from None
         self._names = parameters(transformer)
-        self._hooks = Hooks(self, Layer.SHARDING)
+        self._hooks = Hooks(Layer.SHARDING)
 
     def install(self) -> None:
         get, before, after = self.transformer.get_submodule, self._hooks.before, partial(self._hooks.after, first=True)

@@ -25,7 +25,7 @@ class Stopwatch:
         self._transformers = [module for module in modules if isinstance(module, nn.Module)]
         self._backend = backend
         self._apart = alone and not backend.asynchronous
-        self._hooks = Hooks(self, Layer.TIMING)
+        self._hooks = Hooks(Layer.TIMING)
         self._passes: list[float] = []
         self._first: float | None = None
         self._last: float | None = None

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import threading
+import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import c4d
+from c4d.backends.reference import Reference
 from c4d.core.integration.hooks import ForwardPatch, Hooks, Layer
+from c4d.pipelines.phases import Stopwatch
 from tests.subjects import SUBJECTS, at_step, broken, built, like_alone, raising_at
-from tests.tiny import rand
+from tests.tiny import CASES, rand
 
 # -- two pipelines
 
@@ -196,7 +201,7 @@ def test_hooks_stand_in_their_order_whoever_comes_first():
     for layers in itertools.permutations([Layer.CACHE, Layer.ATTENTION, Layer.BRANCHES, Layer.SHARDING]):
         others = model.register_forward_pre_hook(lambda *_: said.append("others"))
         owners = [Owner(layer.name) for layer in layers]
-        hooks = [Hooks(owner, layer) for owner, layer in zip(owners, layers, strict=True)]
+        hooks = [Hooks(layer) for layer in layers]
         for owner, each in zip(owners, hooks, strict=True):
             each.before(model, owner.enter)
             if each._layer in (Layer.BRANCHES, Layer.SHARDING):
@@ -231,3 +236,23 @@ def test_of_two_forwards_on_a_module_either_may_go_first(order):
     assert said[2:] == [owners[order[1]].current]
     patches[order[1]].remove()
     assert "forward" not in vars(model)
+
+
+def timed(model):
+    return Stopwatch(SimpleNamespace(transformer=model), Reference())
+
+
+@pytest.mark.parametrize("watch", [c4d.attention, timed])
+def test_a_model_goes_with_its_last_name(watch):
+    """Gigabytes of weights do not wait for the garbage collector after a block that is left."""
+    model = CASES["wan-t2v"].build()
+    gone = weakref.ref(model)
+    gc.collect()
+    gc.disable()
+    try:
+        with watch(model):
+            CASES["wan-t2v"].run(model, rand(*CASES["wan-t2v"].latents), 500.0)
+        del model
+        assert gone() is None
+    finally:
+        gc.enable()

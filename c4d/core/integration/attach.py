@@ -29,7 +29,7 @@ class Attachment:
         self.transformer, self.spec, self._session, self._expert = transformer, spec, session, expert
         self._stacks: list[BlockStack] = []
         self._forwards: dict[str, ForwardPatch] = {}
-        self._hooks = Hooks(session, Layer.CACHE)
+        self._hooks = Hooks(Layer.CACHE)
         self.offloaded: list[tuple[nn.Module, Any]] = []
         self._context: CacheContext | None = None
         self._context_before: Any = None

@@ -73,10 +73,10 @@ class Layer(enum.IntEnum):
 
 
 class Hook:
-    """A module hook: calls a method of the session with ``data``, or does nothing once the session is gone."""
+    """A module hook: calls the bound method ``call`` with ``data``, or nothing once whose method it is has gone."""
 
-    def __init__(self, session: object, layer: Layer, call: Callable[..., Any], *data: Any) -> None:
-        self._session: object | None = session
+    def __init__(self, layer: Layer, call: Callable[..., Any], *data: Any) -> None:
+        self._session: object | None = call.__self__  # type: ignore[attr-defined]
         self.layer, self._name, self._data = layer, call.__name__, data
 
     def __call__(self, module: nn.Module, *args: Any) -> Any:
@@ -84,15 +84,18 @@ class Hook:
 
 
 class Hooks:
-    """The hooks of one owner on a model, in the place of their ``layer``, until all are taken off together."""
+    """Hooks on a model that call methods, in the place of their ``layer``, until all are taken off together.
 
-    def __init__(self, owner: object, layer: Layer) -> None:
-        self._owner, self._layer = owner, layer
+    It does not know whose methods they are. Else an owner that has it would keep its model until the next collection.
+    """
+
+    def __init__(self, layer: Layer) -> None:
+        self._layer = layer
         self._handles: list[Any] = []
 
     def before(self, module: nn.Module, call: Callable[..., Any], *data: Any) -> None:
         """``call(*data, args, kwargs)`` before its forward; what it returns takes their place."""
-        hook = Hook(self._owner, self._layer, call, *data)
+        hook = Hook(self._layer, call, *data)
         handle = module.register_forward_pre_hook(hook, prepend=self._layer < Layer.CACHE, with_kwargs=True)
         self._keep(handle, module._forward_pre_hooks)
 
@@ -103,7 +106,7 @@ class Hooks:
 
         ``first`` of all hooks, so that others see that; ``always``, also after a forward that raised (output None).
         """
-        hook = Hook(self._owner, self._layer, call, *data)
+        hook = Hook(self._layer, call, *data)
         handle = module.register_forward_hook(hook, prepend=first, always_call=always)
         self._keep(handle, module._forward_hooks if first else None)
 

@@ -25,7 +25,7 @@ class ProcessorPatch(Unsaved):
         self._primitives, self._resolve = primitives, resolve
         self.trim: TextUnpadder | None = None
         self._chosen: dict[tuple[Any, ...], tuple[str, Any]] = {}
-        self._hooks = Hooks(self, Layer.ATTENTION)
+        self._hooks = Hooks(Layer.ATTENTION)
         self._placed: list[tuple[nn.Module, Processor]] = []
         self._entered = False
         self._aside: list[tuple[nn.Module, Processor]] = []  # ours that gave way for the forward under way
