@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
+from tests.packages import ROOT, package, python
 from tests.pipes import wan_parts
+from tests.test_docs import code
 
-ROOT = Path(__file__).resolve().parent.parent
 ENTRIES = """\
 [c4d.methods]
-half-slope = half_slope
+my-method = mine
 fora = taken:fora
 gone = no_such_module
 nothing = json
@@ -30,14 +27,10 @@ ltx = ltx
 def site(tmp_path_factory):
     """As pip leaves it: two modules, and what their package says of itself."""
     site = tmp_path_factory.mktemp("site")
-    for name in ("half_slope", "ltx"):
-        (site / f"{name}.py").write_text((ROOT / f"tests/outside/{name}.py").read_text())
+    (mine,) = code(ROOT / "docs/adding_a_method.md")
     taken = "import c4d\nfora = c4d.method('fora', example='fora')(lambda: c4d.BlocksRule(None, None))\n"
-    (site / "taken.py").write_text(taken)
-    about = site / "theirs-1.0.dist-info"
-    about.mkdir()
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text(ENTRIES)
+    ltx = (ROOT / "tests/outside/ltx.py").read_text()
+    package(site, "theirs", ENTRIES, {"mine.py": mine, "taken.py": taken, "ltx.py": ltx})
     return site
 
 
@@ -46,11 +39,7 @@ def c4d(site, tmp_path):
     """Runs the command where the package is installed."""
 
     def run(*arguments, code=0):
-        path = os.pathsep.join([str(site), str(ROOT)])
-        done = subprocess.run(
-            [sys.executable, "-m", "c4d", *map(str, arguments)], capture_output=True, text=True, cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": path},
-        )  # fmt: skip
+        done = python(site, "-m", "c4d", *arguments, cwd=tmp_path)
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout + done.stderr
 
@@ -88,44 +77,31 @@ def ltx(tmp_path_factory):
 
 def test_they_are_listed_and_what_cannot_be_is_named(c4d):
     methods = c4d("methods")
-    assert "half-slope:dense=2\n      HalfSlope: gaps that grow" in methods
+    assert "my-method:dense=2\n      One sentence. The arXiv id" in methods
     assert "fora (taken:fora)           the name fora is taken" in methods
     assert "gone (no_such_module)       ModuleNotFoundError" in methods
     assert "nothing (json)              TypeError: it is no c4d.Method and holds none" in methods
     models = c4d("models")
     assert "LTXVideoTransformer3DModel\n      LTX-Video, text to video\n      sites    blocks, output, attn" in models
-    assert "half-slope      " in models
+    assert "my-method      " in models
 
 
 def test_they_run_from_the_command_line(c4d, ltx, tmp_path):
     size = ["--width", "32", "--height", "32", "--frames", "9", "--steps", "6"]
     for model, folder in (("wan-tiny", "wan"), (ltx, "ltx")):
-        c4d(
-            "generate",
-            "--model",
-            model,
-            "--cache",
-            "half-slope:dense=2",
-            "--prompt",
-            "a red circle",
-            *size,
-            "--out",
-            folder,
-        )
+        asked = ["--model", model, "--prompt", "a red circle", "--out", folder, *size]
+        c4d("generate", "--cache", "my-method:dense=2", *asked)
         session = json.loads((tmp_path / folder / "report.json").read_text())["session"]
-        assert session["method"] == "half-slope:dense=2" and set(session["timelines"].values()) == {"CCrCrr"}
+        assert session["method"] == "my-method:dense=2" and set(session["timelines"].values()) == {"CCrCrr"}
     assert session["transformers"] == ["LTXVideoTransformer3DModel"]
-    said = c4d("generate", "--model", ltx, "--cache", "half-slope:thick=2", "--prompt", "x", *size, code=2)
-    assert "half-slope has no option 'thick': known are dense" in said
+    said = c4d("generate", "--model", ltx, "--cache", "my-method:thick=2", "--prompt", "x", *size, code=2)
+    assert "my-method has no option 'thick': known are dense" in said
 
 
 def test_without_them_both_are_errors_that_name_what_is_known(ltx, tmp_path):
     for options, words in (
-        (["--cache", "half-slope:dense=2"], "unknown method 'half-slope': known are dpcache"),
+        (["--cache", "my-method:dense=2"], "unknown method 'my-method': known are dpcache"),
         (["--model", str(ltx), "--cache", "fora:interval=2"], "no spec for LTXVideoTransformer3DModel"),
     ):
-        done = subprocess.run(
-            [sys.executable, "-m", "c4d", "generate", "--prompt", "x", *options], capture_output=True, text=True,
-            cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
-        )  # fmt: skip
+        done = python(tmp_path, "-m", "c4d", "generate", "--prompt", "x", *options, cwd=tmp_path)
         assert done.returncode == 2 and words in done.stderr

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 
 import c4d
 from c4d.cli.start import AUTOLOAD, TORCH_FAILED
-from tests.test_house import ROOT
+from tests import packages
 
 BROKEN = "raise OSError('libtoy.so.1 is from\\nanother year')\n"
 TOY = {"torch_toy.py": BROKEN, "torch.backends": "toy = torch_toy:autoload"}
@@ -24,18 +21,10 @@ def python(tmp_path):
     """Runs Python with these files installed; "torch.backends" is the entry point of a package torch-toy 1.5."""
 
     def run(files, *command):
-        entry = files.get("torch.backends")
         made = {name: text for name, text in files.items() if name.endswith(".py")}
-        if entry:
-            made["torch_toy-1.5.dist-info/METADATA"] = "Metadata-Version: 2.1\nName: torch-toy\nVersion: 1.5\n"
-            made["torch_toy-1.5.dist-info/entry_points.txt"] = f"[torch.backends]\n{entry}\n"
-        for name, text in made.items():
-            (tmp_path / name).parent.mkdir(exist_ok=True)
-            (tmp_path / name).write_text(text)
-        path = os.pathsep.join([str(tmp_path), str(ROOT)])
-        env = {name: value for name, value in os.environ.items() if name not in (AUTOLOAD, TORCH_FAILED)}
-        env["PYTHONPATH"] = path
-        return subprocess.run([sys.executable, *command], capture_output=True, text=True, cwd=tmp_path, env=env)
+        entries = f"[torch.backends]\n{files['torch.backends']}\n" if "torch.backends" in files else ""
+        packages.package(tmp_path, "torch-toy", entries, made, version="1.5")
+        return packages.python(tmp_path, *command, cwd=tmp_path, without=(AUTOLOAD, TORCH_FAILED))
 
     return run
 

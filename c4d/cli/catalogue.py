@@ -12,6 +12,7 @@ from typing import Any
 
 from c4d.backends import Backend, BackendUnavailable, known, load, missing, select, taken
 from c4d.backends.kernels import MASKS, NONE, names
+from c4d.bundled import BUNDLED
 from c4d.cli.start import AUTOLOAD, TORCH_FAILED
 from c4d.cli.table import table_text
 from c4d.core.importing import CannotImport
@@ -19,7 +20,7 @@ from c4d.core.methods import METHODS, published
 from c4d.core.registry import Registry
 from c4d.core.text.grammar import FORECASTERS, choices, describe, names_of
 from c4d.models import SPECS
-from c4d.pipelines import BUNDLED, base_pipeline
+from c4d.pipelines import base_pipeline
 from c4d.pipelines.versions import versions
 
 WIDTH = 100

@@ -14,13 +14,13 @@ import torch
 import c4d
 from c4d.backends import Backend, select
 from c4d.backends.kernels import OWN
+from c4d.bundled import BUNDLED
 from c4d.cli.options import Options, read_prompts
 from c4d.cli.signals import Stops
 from c4d.cli.summary import listed, summary, time_spent
 from c4d.core.text.grammar import parse
 from c4d.parallel import Degrees, Job, NoLauncher, SequenceParallel, start
 from c4d.pipelines import (
-    BUNDLED,
     Clip,
     InputError,
     Request,

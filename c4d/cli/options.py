@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from c4d.backends import known
+from c4d.bundled import BUNDLED
 from c4d.cli.config import from_file, read_text, unusable
-from c4d.pipelines import BUNDLED, InputError
+from c4d.pipelines import InputError
 
 T = TypeVar("T")
 
@@ -166,9 +167,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     groups: dict[str, Any] = {}
     for each in fields(Options):
         how = dict(each.metadata)
-        group = groups.setdefault(title := how.pop("group"), None) or parser.add_argument_group(title)
-        groups[title] = group
-        group.add_argument(f"--{each.name.replace('_', '-')}", default=argparse.SUPPRESS, **how)
+        if (title := how.pop("group")) not in groups:
+            groups[title] = parser.add_argument_group(title)
+        groups[title].add_argument(f"--{each.name.replace('_', '-')}", default=argparse.SUPPRESS, **how)
     text = "YAML file with any of these options; the command line wins over it"
     groups[WHERE].add_argument("--config", type=path_to, metavar="FILE", default=argparse.SUPPRESS, help=text)
 

@@ -1,6 +1,5 @@
 """From a model's name to a saved clip: load, generate, compare, write. The command line is a thin layer over this."""
 
-from c4d.bundled.models import BUNDLED, Bundled, Defaults
 from c4d.pipelines.arguments import call_arguments, effective
 from c4d.pipelines.compare import run_interleaved
 from c4d.pipelines.directory import locate
@@ -18,11 +17,8 @@ from c4d.pipelines.skeleton import base_pipeline, check_attention, check_method,
 from c4d.pipelines.why import NAMES as PHASES
 
 __all__ = [
-    "BUNDLED",
     "PHASES",
-    "Bundled",
     "Clip",
-    "Defaults",
     "GenerationError",
     "InputError",
     "OutputError",

@@ -17,6 +17,7 @@ from c4d.backends import Backend, BackendUnavailable
 from c4d.backends.accelerator import Accelerator
 from c4d.backends.cuda import Cuda
 from c4d.backends.reference import Reference
+from tests.packages import package, python
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
@@ -151,19 +152,8 @@ def installed(tmp_path):
 
     def with_entries(entries, *command):
         site = tmp_path / "site"
-        about = site / "toy_backend-1.0.dist-info"  # all that pip would leave of it, but for its own records
-        about.mkdir(parents=True, exist_ok=True)
-        (site / "toy_backend.py").write_text(TOY)
-        (about / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-backend\nVersion: 1.0\n")
-        (about / "entry_points.txt").write_text(f"[c4d.backends]\n{entries}\n")
-        path = os.pathsep.join([str(site), str(ROOT)])
-        done = subprocess.run(
-            [sys.executable, *command],
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": path},
-        )
+        package(site, "toy-backend", f"[c4d.backends]\n{entries}\n", {"toy_backend.py": TOY})
+        done = python(site, *command, cwd=tmp_path)
         return done.returncode, done.stdout, done.stderr
 
     return with_entries

@@ -15,10 +15,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from c4d.backends import BACKENDS
+from c4d.bundled import BUNDLED
 from c4d.core.methods import METHODS
 from c4d.core.text.grammar import FORECASTERS
 from c4d.models import SPECS
-from c4d.pipelines import BUNDLED
 
 PROMPT = "a red circle moving left on a black background"
 EXAMPLE = BUNDLED["wan-tiny"].example

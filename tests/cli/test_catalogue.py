@@ -8,11 +8,11 @@ import torch
 
 from c4d import backends
 from c4d.backends.reference import Reference
+from c4d.bundled import BUNDLED
 from c4d.cli.options import Options
 from c4d.core.methods import METHODS
 from c4d.core.text.grammar import FORECASTERS, describe
 from c4d.models import SPECS
-from c4d.pipelines import BUNDLED
 
 
 def test_methods(c4d):

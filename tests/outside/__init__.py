@@ -1,1 +1,1 @@
-"""Packages of others, one file each: a method, and a family of models (``tests/test_outside.py`` installs them)."""
+"""A family of models of another package, in one file (``tests/test_outside.py`` installs it)."""

@@ -56,17 +56,16 @@ def efficient(
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     out, total, *_ = aten._scaled_dot_product_efficient_attention(q, k, v, bias, lse, 0.0, causal, scale=scale)
     out, total = out.transpose(1, 2), total[..., :S] if lse else None  # its rows are padded to a multiple of 32
-    if mask is not None and mask.dtype == torch.bool and total is not None:
-        total = total.masked_fill(~mask.any(-1), -torch.inf)
-    return _blind(out, mask), total
+    return _blind(out, total, mask)
 
 
-def _blind(out: Tensor, mask: Tensor | None) -> Tensor:
-    """Zeros where a boolean mask lets a query see nothing: a softmax over nothing is not a number."""
+def _blind(out: Tensor, total: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """0, with minus infinity, where a boolean mask lets a query see nothing: a softmax over nothing is no number."""
     if mask is None or mask.dtype != torch.bool:
-        return out
+        return out, total
     seen = mask.any(-1, keepdim=True)  # [B, H, Sq, 1], or 1 in their place
-    return out.masked_fill(~seen.transpose(1, 2), 0.0)
+    total = None if total is None else total.masked_fill(~seen[..., 0], -torch.inf)
+    return out.masked_fill(~seen.transpose(1, 2), 0.0), total
 
 
 def flash_2(
@@ -92,9 +91,9 @@ def flash_3(
 
 def sdpa(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None, causal: bool, lse: bool
-) -> tuple[Tensor, None]:
+) -> tuple[Tensor, Tensor | None]:
     """torch's own attention. It may choose cuDNN's, which gives a query that sees nothing some mean of the values."""
-    return _blind(reference_sdpa(q, k, v, mask, scale, causal, lse)[0], mask), None
+    return _blind(*reference_sdpa(q, k, v, mask, scale, causal, lse), mask)
 
 
 def sage(

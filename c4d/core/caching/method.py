@@ -16,7 +16,7 @@ class Method(Generic[P]):
     """A function from a paper's options to a rule, or several, under a ``name``; called, it gives a ``CacheMethod``.
 
     Options, defaults and kinds of values follow from the function's signature, what is said of it from its docstring.
-    ``example`` is a text with the method at work, for tables and tests: it reuses something within 8 steps.
+    ``example`` is a text of the method, for tables and tests: without thresholds it reuses something within 8 steps.
     ``{signal}`` in it stands for one of the signals that the model has. Of a method that reads a file it is a text of
     the same rules.
     """

@@ -179,7 +179,7 @@ class CacheMethod:
         return frozenset(signal for rule in self.rules for signal in rule.policy.signals)
 
     @cached_property
-    def whole(self) -> BlocksRule | OutputRule | None:
+    def whole(self) -> ForwardRule | None:
         """The rule for the whole forward, None if the method acts at modules."""
         rule = self.rules[0]
-        return rule if isinstance(rule, BlocksRule | OutputRule) else None
+        return rule if isinstance(rule, ForwardRule) else None

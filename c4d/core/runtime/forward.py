@@ -279,6 +279,7 @@ class Forward:
     ) -> Any:
         """What a cached module returns: its own output, recorded, or the forecast of it."""
         rule, reuse = self.rules[place.rule], self.reuses(place)
+        residual = isinstance(rule, OutputRule) and rule.residual
         if place.key == OUTPUT:
             self.answered = True
         else:
@@ -286,8 +287,7 @@ class Forward:
             self.modules_reused += reuse
         if reuse:
             history = self.branch.histories[place.key]
-            relative = isinstance(rule, OutputRule) and rule.residual
-            base = [leading(self._latents(), history.shapes[0])] if relative else None
+            base = [leading(self._latents(), history.shapes[0])] if residual else None
             leaves = self.forecast(history, rule, base)
             if place.key == OUTPUT and rule.forecast.keeps:  # as below
                 leaves = [x.clone() for x in leaves]
@@ -298,7 +298,6 @@ class Forward:
             raise TypeError(f"{place.key} returned {', '.join(strange)} among its tensors; cannot be cached")
         stored = leaves
         if place.key == OUTPUT:  # the pipeline may go on to change it in place
-            residual = isinstance(rule, OutputRule) and rule.residual
             stored = [x - leading(self._latents(), x.shape) if residual else x.clone() for x in leaves]
         self.record(place.key, rule, stored).structure = structure
         return out
