@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from c4d.backends import Backend, Unsupported, select
+from c4d.backends import Backend, UnsupportedError, select
 from c4d.backends.kernels import KEYS, NONE, Call, choose, name_of, names
 from c4d.core.attention import Attend
 from c4d.core.caching.rules import CacheMethod
@@ -58,7 +58,7 @@ def cached(
             argument of the wrong kind.
         ValueError: a method that is unknown or would hook nothing on this model; an unknown backend or place; a
             ``history_dtype`` that the backend does not compute in, or a method that needs one.
-        BackendUnavailable: a backend asked for by name that cannot run here.
+        BackendUnavailableError: a backend asked for by name that cannot run here.
     """
     _check_kinds(
         (method, (str, CacheMethod), "method", "text such as 'fora:interval=3', or a method from c4d.methods"),
@@ -69,11 +69,13 @@ def cached(
     chosen, storage = select(backend) if isinstance(backend, str) else backend, HistoryConfig(history_dtype, history_on)
     if history_dtype is not None and history_dtype not in chosen.dtypes:
         able = names(chosen.dtypes)
-        raise Unsupported(f"history_dtype is {history_dtype}; backend {chosen.name!r} computes in {able}")
+        raise UnsupportedError(f"history_dtype is {history_dtype}; backend {chosen.name!r} computes in {able}")
     made = parse(method) if isinstance(method, str) else method
     wide = [rule.forecast for rule in made.rules if isinstance(rule.forecast, FeatureForecaster)]
     if torch.float64 not in chosen.dtypes and any(forecast.needs_double for forecast in wide):
-        raise Unsupported(f"{made.name} adds up in torch.float64, which backend {chosen.name!r} does not compute in")
+        raise UnsupportedError(
+            f"{made.name} adds up in torch.float64, which backend {chosen.name!r} does not compute in"
+        )
     pipelines = list(model) if isinstance(model, list | tuple) else [model]
     transformers = _shared_by(pipelines)
     followed: list[tuple[Any, SchedulerTracker]] = []
@@ -109,11 +111,11 @@ def attention(
 
     Raises:
         TypeError: as :func:`cached`.
-        ValueError: an unknown kernel; one that cannot take the model's head size or dtype (``Unsupported``, which names
+        ValueError: an unknown kernel; one that cannot take the model's head size or dtype (``UnsupportedError`` names
             the limit; a mask is met at the first forward that has one); one by name that would not run in every
             attention.
         RuntimeError: a transformer that is compiled as a whole.
-        BackendUnavailable: a backend asked for by name that cannot run here.
+        BackendUnavailableError: a backend asked for by name that cannot run here.
     """
     _check_kinds(
         (kernel, (str,), "kernel", "the name of an attention kernel, or 'auto'"),
@@ -164,8 +166,8 @@ def sharded(
     Raises:
         ValueError: degrees that do not fit, with those that do; a model whose spec does not say how it is spread; an
             attention whose processor is not the stock one; as :func:`attention`.
-        RuntimeError: a process that no launcher started (``NoLauncher``); ranks that were given different degrees
-            (``Disagreement``); xfuser asked for by name where it cannot make the groups.
+        RuntimeError: a process that no launcher started (``NoLauncherError``); ranks that were given different degrees
+            (``DisagreementError``); xfuser asked for by name where it cannot make the groups.
     """
     how = SequenceParallel() if how is None else how
     _check_kinds((how, (SequenceParallel,), "how", "a c4d.SequenceParallel"))

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import c4d
-from c4d.backends import GROUP, Backend, Unsupported
+from c4d.backends import GROUP, Backend, UnsupportedError
 from c4d.backends.reference import Reference
 from c4d.core.methods import METHODS
 from c4d.core.text.grammar import parse
@@ -56,7 +56,7 @@ def test_adding_a_backend_makes_a_backend_that_works():
         expected = reference.attention(q, k, v, **options)
         torch.testing.assert_close(mine.attention(q, k, v, **options), expected, rtol=0.02, atol=0.02)
     torch.testing.assert_close(mine.lincomb([q, k], [1.0, -0.5]), reference.lincomb([q, k], [1.0, -0.5]))
-    with pytest.raises(Unsupported, match=r"'einsum' does not take a boolean mask of keys.*these would do: sdpa"):
+    with pytest.raises(UnsupportedError, match=r"'einsum' does not take a boolean mask of keys.*these would do: sdpa"):
         mine.attention(q, k, v, **options, kernel="einsum")
     assert isinstance(mine, Backend) and GROUP in (ROOT / "docs/adding_a_backend.md").read_text()
 

@@ -382,14 +382,14 @@ MUTANTS = (
         "c4d/core/runtime/signals.py",
         (
             "signals: numbers of this rank alone",
-            "rows = self._ranks.sums(partial, counts, failure is not None)",
-            "rows = self._ranks.sums(partial, counts, failure is not None) and partial.tolist()",
+            "rows = self._ranks.all_sum(partial, counts, failure is not None)",
+            "rows = self._ranks.all_sum(partial, counts, failure is not None) and partial.tolist()",
             "parallel/test_parts.py::test_a_change_is_that_of_all_ranks",
         ),
         (
             "signals: the other ranks are not told of a failure",
-            "self._ranks.sums(partial, counts, failure is not None)",
-            "self._ranks.sums(partial, counts, False)",
+            "self._ranks.all_sum(partial, counts, failure is not None)",
+            "self._ranks.all_sum(partial, counts, False)",
             "parallel/test_parts.py::test_the_other_ranks_are_told_before_a_failure_is_raised",
         ),
         (

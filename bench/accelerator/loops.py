@@ -136,7 +136,7 @@ def loop(machine: Machine, part: str, plan: Plan, name: str, attach: Attach) -> 
         machine.kept["bandwidth"] = found["bandwidth"]
     method = name.removeprefix(f"{FUSED} + ").removeprefix("c4d ")
     if name.startswith("c4d") and name != FUSED and (rule := parse(method).whole) is not None:
-        found["features"] = rule.forecast.history + rule.residual
+        found["features"] = rule.forecast.num_features + rule.residual
         found["waits"] = bool(rule.policy.signals)  # for the device, in every forward
     return {"contender": name, "few": plan.few, "weights": subject.weights, "blocks": subject.blocks, **found}
 

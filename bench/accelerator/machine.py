@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from bench.stamp import ROOT, commit
-from c4d.backends import AUTO, Backend, BackendUnavailable, known, select
+from c4d.backends import AUTO, Backend, BackendUnavailableError, known, select
 from c4d.pipelines.versions import versions
 
 PACKAGES = ("diffusers", "transformers", "accelerate", "cache-dit")
@@ -61,7 +61,7 @@ class Machine:
         for each in [name] if name != AUTO else known():
             try:
                 backend = select(each)
-            except (BackendUnavailable, ValueError) as error:
+            except (BackendUnavailableError, ValueError) as error:
                 reasons.append(str(error))
                 continue
             if backend.device_type != "cpu" or rehearsal:

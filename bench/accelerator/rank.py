@@ -99,7 +99,7 @@ def sharded(r: Rank) -> Found:
     backend, group = r.machine.backend, Group(r.group, r.ranks, r.rank)
     now, before = (r.numbers(r.ranks, 1023, 129, dtype=torch.bfloat16, seed=seed) for seed in (0, 1))
     own = backend.change(now[r.rank], before[r.rank])
-    sums = Agreement(group, r.ranks).sums(own[None], [(now[r.rank].numel(), now.numel())], failed=False)
+    sums = Agreement(group, r.ranks).all_sum(own[None], [(now[r.rank].numel(), now.numel())], failed=False)
     heard: list[Any] = [None] * r.ranks
     dist.all_gather_object(heard, sums, group=r.group)
     yield "every rank decides by the same bits", float(not all(sums == other for other in heard)), 0.5

@@ -41,7 +41,7 @@ class Deaf:
     def compare(self, *call: Any) -> None:
         return None
 
-    def sums(self, partial: Tensor, counts: Any, failed: bool) -> list[list[float]]:
+    def all_sum(self, partial: Tensor, counts: Any, failed: bool) -> list[list[float]]:
         return partial.tolist()
 
     def __getattr__(self, name: str) -> Any:

@@ -13,8 +13,8 @@ from importlib.metadata import entry_points
 
 import torch
 
-from c4d.backends.base import Backend, BackendUnavailable, Memory
-from c4d.backends.kernels import OWN, Kernel, Unsupported
+from c4d.backends.base import Backend, BackendUnavailableError, Memory
+from c4d.backends.kernels import OWN, Kernel, UnsupportedError
 
 GROUP = "c4d.backends"
 AUTO = "auto"
@@ -25,7 +25,7 @@ BACKENDS = {
     "cpu": "c4d.backends.reference:Reference",
 }
 
-__all__ = ["Backend", "BackendUnavailable", "Memory", "Unsupported", "known", "load", "missing", "select"]
+__all__ = ["Backend", "BackendUnavailableError", "Memory", "UnsupportedError", "known", "load", "missing", "select"]
 
 
 def known() -> dict[str, str]:
@@ -43,7 +43,7 @@ def taken() -> dict[str, str]:
 def load(name: str) -> Backend:
     """The backend of that name, whether it can run here or not.
 
-    Raises ValueError for an unknown name; :class:`BackendUnavailable` for one of another package that cannot be
+    Raises ValueError for an unknown name; :class:`BackendUnavailableError` for one of another package that cannot be
     imported or is no backend.
     """
     if name in BACKENDS:
@@ -56,9 +56,9 @@ def load(name: str) -> Backend:
         backend = _made(places[name])
         wrong = _wrong(name, backend)
     except (Exception, SystemExit) as error:  # whatever a package of others raises
-        raise BackendUnavailable(f"{place} cannot be loaded: {type(error).__name__}: {error}") from error
+        raise BackendUnavailableError(f"{place} cannot be loaded: {type(error).__name__}: {error}") from error
     if wrong is not None:
-        raise BackendUnavailable(f"{place} is no backend: {wrong}")
+        raise BackendUnavailableError(f"{place} is no backend: {wrong}")
     return backend
 
 
@@ -76,24 +76,24 @@ def missing(backend: Backend) -> str | None:
 def select(name: str = AUTO) -> Backend:
     """The named backend, or with ``"auto"`` the first that can run here.
 
-    Raises :class:`BackendUnavailable`, saying what is missing, if the named one cannot. "auto" never takes a backend
-    of another package that runs on the host, and warns if it has to leave an accelerator unused that torch sees.
+    Raises :class:`BackendUnavailableError`, saying what is missing, if the named one cannot. "auto" never takes a
+    backend of another package that runs on the host, and warns if an accelerator that torch sees stays unused.
     """
     if name != AUTO:
         backend = load(name)
         if (reason := missing(backend)) is not None:
-            raise BackendUnavailable(f"backend {name!r} cannot run here: {reason}")
+            raise BackendUnavailableError(f"backend {name!r} cannot run here: {reason}")
         return backend
     reasons: list[str] = []
     for each in known():
         try:
             backend = select(each)
-        except BackendUnavailable as error:
+        except BackendUnavailableError as error:
             reasons.append(str(error))
             continue
         if each in BACKENDS or backend.device_type != "cpu":
             return _seen(backend, reasons)
-    raise BackendUnavailable("; ".join(reasons))
+    raise BackendUnavailableError("; ".join(reasons))
 
 
 def _made(place: str) -> Backend:

@@ -81,7 +81,7 @@ class Accelerator(Reference):
         if parked.device.type != self.device_type:
             return super().fetch(parked)
         side, current = self._stream(parked.device), torch.accelerator.current_stream(parked.device)
-        # Into memory that the work before it has given back: what is parked is more than the device is to hold.
+        # After the work before it, so that the allocator can give it memory which that work has freed.
         x = torch.empty(parked.tensor.shape, dtype=parked.tensor.dtype, device=parked.device)
         side.wait_stream(current)
         with side:  # one stream carries all copies: this one comes after its own offload

@@ -13,7 +13,7 @@ from c4d.backends.kernels import Kernel
 from c4d.core.types import Parked
 
 
-class BackendUnavailable(RuntimeError):
+class BackendUnavailableError(RuntimeError):
     """A backend was asked for by name and cannot run here; the message says what is missing."""
 
 
@@ -42,8 +42,8 @@ class Backend(Protocol):
 
     Tensors of attention, norms and rotary embeddings are [batch, tokens, heads, head size]; every primitive computes
     in fp32 (fp64 for fp64 inputs) and rounds once, to the dtype of its first tensor, unless a lossy kernel was named.
-    What a backend cannot do is an :class:`~c4d.backends.kernels.Unsupported` that names the limit, raised before the
-    device is touched.
+    What a backend cannot do is an :class:`~c4d.backends.kernels.UnsupportedError` that names the limit, raised before
+    the device is touched.
     """
 
     name: str

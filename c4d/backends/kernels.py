@@ -20,7 +20,7 @@ MASKS = {
 }
 
 
-class Unsupported(ValueError):
+class UnsupportedError(ValueError):
     """A primitive was asked for what it cannot do; the message names the limit and the way out."""
 
 
@@ -35,27 +35,33 @@ class Call(NamedTuple):
 
     @classmethod
     def of(cls, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, lse: bool = False) -> Call:
-        """Of q [B, Sq, H, D] and k, v [B, Sk, H, D]; :class:`Unsupported` for tensors that do not go together."""
+        """Of q [B, Sq, H, D] and k, v [B, Sk, H, D]; :class:`UnsupportedError` for tensors that do not go together."""
         if q.ndim != 4 or k.ndim != 4 or k.shape != v.shape or (q.shape[0], *q.shape[2:]) != (k.shape[0], *k.shape[2:]):
-            raise Unsupported(
+            raise UnsupportedError(
                 "attention takes q [B, Sq, H, D] and k, v [B, Sk, H, D] of one batch, head count and head size; these "
                 f"are {list(q.shape)}, {list(k.shape)}, {list(v.shape)}"
             )
         if not q.dtype == k.dtype == v.dtype:
-            raise Unsupported(f"attention takes q, k and v of one dtype; these are {q.dtype}, {k.dtype}, {v.dtype}")
+            raise UnsupportedError(
+                f"attention takes q, k and v of one dtype; these are {q.dtype}, {k.dtype}, {v.dtype}"
+            )
         if not q.device == k.device == v.device:
-            raise Unsupported(f"attention takes q, k and v on one device; these are {q.device}, {k.device}, {v.device}")
+            raise UnsupportedError(
+                f"attention takes q, k and v on one device; these are {q.device}, {k.device}, {v.device}"
+            )
         for name, x in (("q", q), ("k", k), ("v", v)):
             if x.numel() and x.stride(-1) != 1:
-                raise Unsupported(f"attention takes heads whose numbers are adjacent; {name} has strides {x.stride()}")
+                raise UnsupportedError(
+                    f"attention takes a stride of 1 in the last dimension; {name} has strides {x.stride()}"
+                )
         return cls(q.dtype, q.shape[3], mask_kind(q, k, mask, causal), lse, q.shape[2])
 
 
 def mask_kind(q: Tensor, k: Tensor, mask: Tensor | None, causal: bool) -> str:
-    """Which of ``MASKS`` this is; :class:`Unsupported` for a mask of another shape, dtype or device."""
+    """Which of ``MASKS`` this is; :class:`UnsupportedError` for a mask of another shape, dtype or device."""
     if causal:
         if mask is not None or q.shape[1] != k.shape[1]:
-            raise Unsupported(
+            raise UnsupportedError(
                 "causal attention takes as many queries as keys and no mask beside it; these are "
                 f"{q.shape[1]} queries and {k.shape[1]} keys, {'no' if mask is None else 'a'} mask"
             )
@@ -64,13 +70,15 @@ def mask_kind(q: Tensor, k: Tensor, mask: Tensor | None, causal: bool) -> str:
         return NONE
     wanted = (q.shape[0], q.shape[2], q.shape[1], k.shape[1])
     if mask.ndim != 4 or any(have not in (1, want) for have, want in zip(mask.shape, wanted, strict=True)):
-        raise Unsupported(f"a mask is [B, H, Sq, Sk], each of them or 1, here {list(wanted)}; it is {list(mask.shape)}")
+        raise UnsupportedError(
+            f"a mask is [B, H, Sq, Sk], each of them or 1, here {list(wanted)}; it is {list(mask.shape)}"
+        )
     if mask.device != q.device:
-        raise Unsupported(f"the mask is on {mask.device}, q on {q.device}; put both on one device")
+        raise UnsupportedError(f"the mask is on {mask.device}, q on {q.device}; put both on one device")
     if mask.dtype == torch.bool:
         return KEYS if mask.shape[1] == mask.shape[2] == 1 else FULL
     if mask.dtype != q.dtype:
-        raise Unsupported(f"a mask is boolean (True: attends) or of the dtype of q, {q.dtype}; it is {mask.dtype}")
+        raise UnsupportedError(f"a mask is boolean (True: attends) or of the dtype of q, {q.dtype}; it is {mask.dtype}")
     return ADDITIVE
 
 
@@ -127,7 +135,7 @@ class Kernel:
 def choose(kernels: Mapping[str, Kernel], call: Call, name: str = "auto") -> Kernel:
     """The kernel of that name, or with "auto" the first that is exact and takes ``call``.
 
-    Raises ValueError for an unknown name; :class:`Unsupported`, naming the limit and the kernels that would do, if
+    Raises ValueError for an unknown name; :class:`UnsupportedError`, naming the limit and the kernels that would do, if
     the one named (with "auto": every one) cannot take ``call`` or cannot run here.
     """
     if name != "auto" and name not in kernels:
@@ -142,9 +150,9 @@ def choose(kernels: Mapping[str, Kernel], call: Call, name: str = "auto") -> Ker
         reasons[each] = reason
     if name == "auto":
         said = "; ".join(f"{each} {reason}" for each, reason in reasons.items())
-        raise Unsupported(f"no attention kernel takes this: {said}")
+        raise UnsupportedError(f"no attention kernel takes this: {said}")
     able = [each for each, kernel in kernels.items() if not (kernel.limits.refusal(call) or kernel.missing())]
-    raise Unsupported(f"attention kernel {name!r} {reasons[name]}; these would do: {', '.join(able) or 'none'}")
+    raise UnsupportedError(f"attention kernel {name!r} {reasons[name]}; these would do: {', '.join(able) or 'none'}")
 
 
 def name_of(kernels: Mapping[str, Kernel], kernel: Kernel) -> str:

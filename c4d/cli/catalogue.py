@@ -10,12 +10,12 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from c4d.backends import Backend, BackendUnavailable, known, load, missing, select, taken
+from c4d.backends import Backend, BackendUnavailableError, known, load, missing, select, taken
 from c4d.backends.kernels import MASKS, NONE, names
 from c4d.bundled import BUNDLED
 from c4d.cli.start import AUTOLOAD, TORCH_FAILED
 from c4d.cli.table import table_text
-from c4d.core.importing import CannotImport
+from c4d.core.importing import CannotImportError
 from c4d.core.methods import METHODS, published
 from c4d.core.registry import Registry
 from c4d.core.text.grammar import FORECASTERS, choices, describe, names_of
@@ -85,7 +85,7 @@ def doctor_text() -> str:
     for name in known():
         try:
             backend = load(name)
-        except (ImportError, BackendUnavailable) as error:
+        except (ImportError, BackendUnavailableError) as error:
             lines.append(f"  {name:<13} missing: {_line(error)}")
             continue
         reason = missing(backend)
@@ -104,7 +104,7 @@ def doctor_text() -> str:
         warnings.simplefilter("always")
         try:
             automatic = select().name
-        except (ImportError, BackendUnavailable) as error:
+        except (ImportError, BackendUnavailableError) as error:
             automatic = f"none ({error})"
     return "\n".join([*lines, f"  {'auto':<13} takes {automatic}", *(f"  {'':<13} {w.message}" for w in said)])
 
@@ -116,7 +116,7 @@ def _failed() -> list[str]:
         failed["torch"] = f"{os.environ[TORCH_FAILED]} (imported for this page with {AUTOLOAD}=0)"
     try:
         base_pipeline()
-    except CannotImport as error:
+    except CannotImportError as error:
         failed["diffusers"] = error.reason
     if not failed:
         return []

@@ -19,7 +19,7 @@ from c4d.cli.options import Options, read_prompts
 from c4d.cli.signals import Stops
 from c4d.cli.summary import listed, summary, time_spent
 from c4d.core.text.grammar import parse
-from c4d.parallel import Degrees, Job, NoLauncher, SequenceParallel, start
+from c4d.parallel import Degrees, Job, NoLauncherError, SequenceParallel, start
 from c4d.pipelines import (
     Clip,
     InputError,
@@ -47,7 +47,7 @@ from c4d.pipelines import (
 
 @dataclass(frozen=True)
 class Plan:
-    """What is known before weights are: who makes what, how, and where it goes."""
+    """The validated plan, before weights are loaded: which ranks make what, how, and where it goes."""
 
     backend: Backend
     settings: Settings
@@ -135,7 +135,7 @@ def prepare(options: Options) -> Plan:
         raise InputError(str(error)) from error
     try:
         job = start(backend, how.timeout) if os.environ.get("WORLD_SIZE", "1") != "1" else Job()
-    except NoLauncher as error:
+    except NoLauncherError as error:
         raise InputError(f"WORLD_SIZE={os.environ['WORLD_SIZE']}: {error}") from error
     settings, requests, degrees = job.all(lambda: _checked(options, backend, how, job))
     return Plan(backend, settings, requests, job, how, degrees)

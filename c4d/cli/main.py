@@ -8,15 +8,15 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from c4d.backends import BackendUnavailable, Unsupported
+from c4d.backends import BackendUnavailableError, UnsupportedError
 from c4d.cli.catalogue import doctor_text, methods_text, models_text
 from c4d.cli.command import generate
 from c4d.cli.options import Parser, add_options, read_options
 from c4d.cli.signals import Terminated, stoppable
 from c4d.cli.start import fail
-from c4d.core.importing import CannotImport
+from c4d.core.importing import CannotImportError
 from c4d.core.text.grammar import MethodError
-from c4d.parallel.agree import Disagreement
+from c4d.parallel.agree import DisagreementError
 from c4d.pipelines import GenerationError, InputError, OutputError
 
 EPILOG = """\
@@ -59,11 +59,11 @@ ERRORS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], int, 
     (KeyboardInterrupt, 130, _interrupted),
     (Terminated, 143, lambda error, _: f"terminated; {RESUME}"),
     (OutputError, 4, lambda error, _: f"{error}; make room or name another --out: {RESUME}"),
-    ((InputError, MethodError, Unsupported, Disagreement), 2, lambda error, _: str(error)),
+    ((InputError, MethodError, UnsupportedError, DisagreementError), 2, lambda error, _: str(error)),
     (torch.OutOfMemoryError, 1, lambda error, _: f"{error}; {RESUME}"),
     (GenerationError, 1, lambda error, _: str(error)),
-    (BackendUnavailable, 3, lambda error, _: f"{error}; c4d doctor lists what can"),
-    (CannotImport, 3, lambda error, _: f"{error}; {error.way_out}"),
+    (BackendUnavailableError, 3, lambda error, _: f"{error}; c4d doctor lists what can"),
+    (CannotImportError, 3, lambda error, _: f"{error}; {error.way_out}"),
     (ImportError, 3, lambda error, _: f"a dependency is missing: {error}; install c4d with its dependencies"),
     (Exception, 1, _unexpected),
 )

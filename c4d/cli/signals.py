@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as exceptions that clean up what they stop, and that cannot get lost on the way."""
+"""SIGINT and SIGTERM as exceptions: cleanup runs, and a signal that library code swallows is raised again."""
 
 from __future__ import annotations
 

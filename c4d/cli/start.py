@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from c4d.core.importing import CannotImport, importing
+from c4d.core.importing import CannotImportError, importing
 
 AUTOLOAD = "TORCH_DEVICE_BACKEND_AUTOLOAD"  # torch's own: with 0 it imports no package that extends it
 TORCH_FAILED = "C4D_TORCH_FAILED"  # tells doctor, started again, why torch cannot be imported without that
@@ -24,7 +24,7 @@ def main(*first: str) -> int:
     try:
         with importing("torch"):
             import torch  # noqa: F401
-    except CannotImport as error:
+    except CannotImportError as error:
         if arguments[:1] != ["doctor"]:
             return fail(f"{error}; {error.way_out}", arguments, 3)
         if TORCH_FAILED in os.environ:

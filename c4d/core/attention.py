@@ -43,7 +43,7 @@ class AttentionPrimitives(Protocol):
 
 
 class AttentionRuntime:
-    """What processors of one transformer share whose heads are as many and as large: primitives and chosen kernels.
+    """Shared by a transformer's processors of equal (heads, head size): primitives and selected kernels.
 
     Kernels are chosen before a forward and hold until its end. In between, as in a forward that was called past the
     hooks, each call chooses for itself.
@@ -52,12 +52,12 @@ class AttentionRuntime:
     def __init__(self, primitives: AttentionPrimitives, kernel: str) -> None:
         self.primitives, self._kernel = primitives, kernel
         self.spread: AttendAll | None = None  # where tokens are spread over ranks
-        self.rest()
+        self.reset()
 
-    def rest(self) -> None:
-        self.choose(self._any)
+    def reset(self) -> None:
+        self.select(self._any)
 
-    def choose(self, plain: Attend, masked: Attend | None = None, absent: tuple[int, ...] | None = None) -> None:
+    def select(self, plain: Attend, masked: Attend | None = None, absent: tuple[int, ...] | None = None) -> None:
         """Kernels for no mask and for a boolean mask of keys (None: each call with one chooses for itself).
 
         ``absent``: how many of the last keys of each sample the model's masks leave out, None if that is not known.
@@ -120,7 +120,7 @@ class Processor:
         return int(attn.heads), int(attn.inner_dim // attn.heads)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Others configure attention through their processor's attributes; here that would be lost in silence."""
+        """diffusers configures attention by attributes of the processor: refused rather than ignored."""
         if name not in ("work", "before") and value is not None:
             raise AttributeError(f"this attention is c4d's until its with block ends; set {name} before or after it")
         super().__setattr__(name, value)

@@ -11,7 +11,7 @@ from importlib.metadata import entry_points
 EXTENSIONS = "torch.backends"  # who registers here is imported by torch, while torch itself is
 
 
-class CannotImport(ImportError):
+class CannotImportError(ImportError):
     """A package that c4d needs cannot be imported; the message says why, ``way_out`` what to do."""
 
     def __init__(self, package: str, error: Exception) -> None:
@@ -23,11 +23,11 @@ class CannotImport(ImportError):
 
 @contextmanager
 def importing(package: str) -> Iterator[None]:
-    """Turns whatever an import inside the block raises into :class:`CannotImport`."""
+    """Turns whatever an import inside the block raises into :class:`CannotImportError`."""
     try:
         yield
     except Exception as error:
-        raise CannotImport(package, error) from error
+        raise CannotImportError(package, error) from error
 
 
 def _reason(error: Exception) -> str:

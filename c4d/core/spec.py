@@ -69,8 +69,8 @@ class Padding:
     ``needs``: the path of the module without which the transformer leaves this text out.
 
     Declaring it promises that text which the mask leaves out changes nothing in what the transformer returns, and that
-    the text stands last among the keys wherever an attention gets a mask made of this one; of several texts, that what
-    is masked of any stands behind all that is not.
+    the text stands last among the keys wherever an attention gets a mask made of this one. With several texts, all
+    valid tokens precede all padding.
     """
 
     tensor: str
@@ -99,18 +99,19 @@ class ShardingPlan:
     """How a transformer's tokens are spread over ranks: where they arise, what goes with them, where they are gathered.
 
     ``tokens``: the module whose output they are (:meth:`Split.tokens`). ``gather``: the module whose output [B, S, C]
-    is gathered; from the blocks to there everything is done token by token. ``alike`` maps the path of a module to what
-    its output becomes, ``cut(output, split)``. ``counts`` names arguments of blocks that count leading tokens,
-    ``of_blocks`` those of blocks that are [B, S] or [B, S, D], ``arguments`` those of the forward that are [B, S, D],
-    or lists of such, and join the tokens between the blocks.
+    is gathered; from the blocks to there everything is done token by token. ``outputs`` maps the path of another module
+    (such as that of the rotary tables) to what its output becomes, ``cut(output, split)``. ``token_counts`` names the
+    arguments of blocks that count leading tokens. ``block_arguments`` are those of blocks that are [B, S] or [B, S, D].
+    ``forward_arguments`` are those of the forward that are [B, S, D], or lists of such, and join the tokens between the
+    blocks (a ControlNet's residuals).
     """
 
     tokens: str
     gather: str
-    alike: Mapping[str, Callable[[Any, Split], Any]] = field(default_factory=dict)
-    counts: tuple[str, ...] = ()
-    of_blocks: tuple[str, ...] = ()
-    arguments: tuple[str, ...] = ()
+    outputs: Mapping[str, Callable[[Any, Split], Any]] = field(default_factory=dict)
+    token_counts: tuple[str, ...] = ()
+    block_arguments: tuple[str, ...] = ()
+    forward_arguments: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ class ModelSpec:
     exit: str
     signals: Mapping[Signal, OutputOf | AtEntry] = field(default_factory=dict)
     padding: tuple[Padding, ...] = ()
-    spread: ShardingPlan | None = None
+    sharding: ShardingPlan | None = None
     latents: str = "hidden_states"
     like_latents: bool = True
     grid: Callable[[nn.Module, Mapping[str, Any]], tuple[tuple[int, ...], ...]] | None = None

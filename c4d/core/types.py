@@ -149,21 +149,21 @@ class Predicted(float):
 
 
 class Forecaster(ABC):
-    """What instead: made of the last ``history`` computed features.
+    """What instead: made of the last ``num_features`` computed features.
 
-    ``over`` says what its times are: step indices, or noise levels ("sigma"). Of its own forecasts the last ``keeps``
-    stay among the features, at times of the class ``Predicted``.
+    ``over`` says what its times are: step indices, or noise levels ("sigma"). Its last ``num_forecasts`` forecasts stay
+    among the features, at times of the class ``Predicted``.
     """
 
     @property
     @abstractmethod
-    def history(self) -> int: ...
+    def num_features(self) -> int: ...
     @property
     def over(self) -> str:
         return "step"
 
     @property
-    def keeps(self) -> int:
+    def num_forecasts(self) -> int:
         return 0
 
 
@@ -191,13 +191,13 @@ class FeatureOps(Protocol):
 class FeatureForecaster(Forecaster):
     """A forecaster whose result depends on what the features are, not on their times alone.
 
-    It works at the sites ``at``, on models that tell their grid of tokens if it ``needs_grid``, and on backends that
+    It works at ``sites``, on models that tell their grid of tokens if it ``needs_grid``, and on backends that
     compute in fp64 if it ``needs_double``.
     """
 
     @property
     @abstractmethod
-    def at(self) -> tuple[str, ...]: ...
+    def sites(self) -> tuple[str, ...]: ...
     @property
     def needs_grid(self) -> bool:
         return False

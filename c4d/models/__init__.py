@@ -12,17 +12,17 @@ from c4d.core.spec import ModelSpec
 
 SPECS = Registry("c4d.models", __name__, ModelSpec, lambda spec: spec.transformer)
 
-__all__ = ["SPECS", "UnsupportedModel", "spec_for"]
+__all__ = ["SPECS", "UnsupportedModelError", "spec_for"]
 
 
-class UnsupportedModel(TypeError):
+class UnsupportedModelError(TypeError):
     """A transformer class without a spec."""
 
 
 def spec_for(transformer: nn.Module) -> ModelSpec:
     """The spec of the transformer's class or of the nearest base class that has one.
 
-    Raises :class:`UnsupportedModel`, listing the supported classes, if there is none.
+    Raises :class:`UnsupportedModelError`, listing the supported classes, if there is none.
     """
     for cls in type(transformer).__mro__:
         if cls.__name__ in SPECS:
@@ -30,7 +30,7 @@ def spec_for(transformer: nn.Module) -> ModelSpec:
     modules = transformer.named_modules() if "_modules" in vars(transformer) else ()  # a skeleton has none
     named = ((path, type(module).__name__) for path, module in modules)
     inner = next((f". Its {path!r} is a {name}: give c4d that" for path, name in named if name in SPECS), "")
-    raise UnsupportedModel(
+    raise UnsupportedModelError(
         f"c4d has no spec for {type(transformer).__name__}{inner}; it supports {', '.join(SPECS)}. "
         "docs/adding_a_model.md shows how to describe another one (c4d.cached(..., spec=ModelSpec(...)))"
     )

@@ -63,11 +63,11 @@ SPECS = (
             ),
         ),
         exit="norm_out",
-        spread=ShardingPlan(
+        sharding=ShardingPlan(
             "x_embedder",
             "proj_out",
-            alike={"pos_embed": tables},
-            arguments=("controlnet_block_samples", "controlnet_single_block_samples"),
+            outputs={"pos_embed": tables},
+            forward_arguments=("controlnet_block_samples", "controlnet_single_block_samples"),
         ),
         signals={Signal.MODULATED_INPUT: AtEntry(modulated_input)},
         grid=grid,

@@ -27,7 +27,7 @@ SPECS = (
         stacks=chain(TAKES, HunyuanImageDual, HunyuanImageSingle),
         exit="norm_out",
         signals={Signal.MODULATED_INPUT: AtEntry(modulated_input)},
-        spread=ShardingPlan("x_embedder", "proj_out", alike={"rope": tables}),
+        sharding=ShardingPlan("x_embedder", "proj_out", outputs={"rope": tables}),
         grid=grid,
         # The forward puts what is masked of either text behind all that is not.
         padding=(

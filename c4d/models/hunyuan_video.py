@@ -72,7 +72,7 @@ SPECS = (
         stacks=chain(STREAMS, HunyuanVideoDual, HunyuanVideoSingle),
         exit="norm_out",
         signals={Signal.MODULATED_INPUT: AtEntry(modulated_input)},
-        spread=ShardingPlan("x_embedder", "proj_out", alike={"rope": tables}, counts=("num_tokens",)),
+        sharding=ShardingPlan("x_embedder", "proj_out", outputs={"rope": tables}, token_counts=("num_tokens",)),
         grid=grid,
         padding=(Padding("encoder_hidden_states", "encoder_attention_mask"),),
         about="HunyuanVideo T2V and I2V (latent concatenation and token replacement)",

@@ -42,7 +42,7 @@ class Fused(Processor):
     """What the shapes share. ``across``: norms take all heads of a token together."""
 
     across = False
-    _attention_backend = _parallel_config = None  # where diffusers would set them: it is told that this is not the time
+    _attention_backend = _parallel_config = None  # diffusers sets these: refused while this processor is installed
 
     def heads(self, attn: Any, *projected: Tensor) -> list[Tensor]:
         """[B, S, H, D] of each [B, S, H * D]; a rank of tensor parallelism has fewer heads than the module says."""
@@ -72,7 +72,7 @@ class Fused(Processor):
 
 
 class Wan(Fused):
-    """Self- or cross-attention with norms over all heads; of an image's tokens, which come first, beside the text's."""
+    """Self- or cross-attention with norms over all heads; in image-to-video the image's tokens precede the text's."""
 
     replaces = "diffusers.models.transformers.transformer_wan.WanAttnProcessor"
     kind = "self-attention"

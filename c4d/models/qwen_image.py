@@ -55,12 +55,12 @@ SPECS = (
         ),
         exit="norm_out",
         signals={Signal.MODULATED_INPUT: AtEntry(modulated_input)},
-        spread=ShardingPlan(
+        sharding=ShardingPlan(
             "img_in",
             "proj_out",
-            alike={"pos_embed": tables},
-            arguments=("controlnet_block_samples",),
-            of_blocks=("modulate_index",),
+            outputs={"pos_embed": tables},
+            forward_arguments=("controlnet_block_samples",),
+            block_arguments=("modulate_index",),
         ),
         grid=grid,
         padding=(Padding("encoder_hidden_states", "encoder_hidden_states_mask"),),

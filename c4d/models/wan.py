@@ -50,7 +50,7 @@ def grid(transformer: nn.Module, named: Mapping[str, Any]) -> tuple[tuple[int, .
 
 
 ALIKE = {"rope": tables, "condition_embedder": conditions}
-SPREAD = ShardingPlan("patch_embedding", "proj_out", alike=ALIKE)
+SPREAD = ShardingPlan("patch_embedding", "proj_out", outputs=ALIKE)
 
 SIGNALS = {
     Signal.TIME_EMBEDDING: OutputOf("condition_embedder", temb),
@@ -63,7 +63,7 @@ SPECS = (
         stacks=(BLOCKS,),
         exit="norm_out",
         signals=SIGNALS,
-        spread=SPREAD,
+        sharding=SPREAD,
         grid=grid,
         about="Wan 2.1 T2V and I2V, Wan 2.2 A14B (two experts) and TI2V-5B",
     ),
@@ -72,7 +72,7 @@ SPECS = (
         stacks=(Stack("vace_blocks", sites={"total": (Site(""),)}, attention=ATTENTION, side=True), BLOCKS),
         exit="norm_out",
         signals=SIGNALS,
-        spread=ShardingPlan("patch_embedding", "proj_out", alike={**ALIKE, "vace_patch_embedding": control}),
+        sharding=ShardingPlan("patch_embedding", "proj_out", outputs={**ALIKE, "vace_patch_embedding": control}),
         grid=grid,
         about="Wan VACE: the hints' blocks are skipped together with those they feed",
     ),

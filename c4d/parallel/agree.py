@@ -28,7 +28,7 @@ ADVICE = (
 )
 
 
-class Disagreement(RuntimeError):
+class DisagreementError(RuntimeError):
     """Ranks that make one request were given different ones, or one of them failed."""
 
 
@@ -39,18 +39,18 @@ class Agreement:
         self._group, self._sequence = group, sequence
         self.calls = 0
 
-    def sums(self, partial: Tensor, counts: Sequence[tuple[int, int]], failed: bool) -> list[list[float]]:
+    def all_sum(self, partial: Tensor, counts: Sequence[tuple[int, int]], failed: bool) -> list[list[float]]:
         """[n, k] of every rank -> sums in the order of the ranks, [n][k].
 
         ``counts``: of how many numbers each row is made here, and on all ranks that share a forward. Raises
-        :class:`Disagreement` if any rank failed, or if what they measured is not all of the same whole.
+        :class:`DisagreementError` if any rank failed, or if what they measured is not all of the same whole.
         """
         # Filled on the device: a copy from the host would wait for it once more.
         more = [torch.cat([partial.new_full((1,), n) for n in (*pair, failed)]) for pair in counts]
         ranks = self._read(torch.cat((partial, torch.stack(more)), 1))
         broken = [str(rank) for rank, rows in enumerate(ranks) if rows[0][-1]]
         if broken and not failed:
-            raise Disagreement(f"rank {', '.join(broken)} of this request failed in this step; see what it says")
+            raise DisagreementError(f"rank {', '.join(broken)} of this request failed in this step; see what it says")
         for rows in zip(*ranks, strict=True) if not broken else ():
             self._check_counts([(row[-3], row[-2]) for row in rows])
         return [[math.fsum(of) for of in zip(*rows, strict=True)][:-3] for rows in zip(*ranks, strict=True)]
@@ -60,13 +60,13 @@ class Agreement:
         measured, wholes = zip(*counts, strict=True)
         wanted = wholes[0] * len(counts) / self._sequence
         if len(set(wholes)) > 1 or not math.isclose(math.fsum(measured), wanted, rel_tol=ROUNDED):
-            raise Disagreement(
+            raise DisagreementError(
                 f"the ranks of this request measured {listed(measured)} numbers, in their order, as parts of "
                 f"{listed(wholes)}: their models or sizes differ, or the spec's signal is not of the tokens"
             )
 
     def check(self, call: str, inputs: Mapping[str, Any]) -> None:
-        """Raises :class:`Disagreement` on every rank unless all make the same ``call`` with nearly the same inputs.
+        """Raises :class:`DisagreementError` on every rank unless all make the same ``call`` with nearly equal inputs.
 
         One collective of a fixed size: ranks that were given different shapes meet in it, too.
         """
@@ -81,14 +81,14 @@ class Agreement:
         first, *others = self._read(rows)
         for rank, found in enumerate(others, 1):
             if found[0] != first[0]:
-                raise Disagreement(
+                raise DisagreementError(
                     f"ranks 0 and {rank} of this request have different methods, numbers of steps, branches of "
                     f"guidance or shapes: {ADVICE}"
                 )
             for row, name in enumerate(names, 1):
                 if not near(first[row], found[row]):
                     lacking = [r for r, x in ((0, first), (rank, found)) if not all(map(math.isfinite, x[row]))]
-                    raise Disagreement(
+                    raise DisagreementError(
                         f"ranks 0 and {rank} of this request were given different {name} ({call})"
                         f"{f', not finite on rank {lacking[0]}' if lacking else ''}: {ADVICE}"
                     )
@@ -113,9 +113,9 @@ def refuse_alone(transformer: nn.Module) -> None:
 
 
 def sample(x: Tensor) -> Tensor:
-    """The length of x, and how far it goes in ``SAMPLED`` - 1 fixed random directions, in parts of its length; fp32.
+    """The L2 norm of x, and its projections on ``SAMPLED`` - 1 fixed random sign vectors, divided by the norm; fp32.
 
-    Every number of x counts: two prompts differ, however much filling they share.
+    Every number of x counts: two prompts differ, however much padding they share.
     """
     flat = x.detach().reshape(-1).float()
     rows = -(-flat.numel() // COLUMNS)

@@ -1,7 +1,7 @@
 """Guidance on two groups of ranks: each computes one of the two calls of a step, and they exchange what comes out.
 
-A call that is another group's gives a tensor that is filled when the step's second call ends, before the pipeline
-combines the two. In a first step, when nobody knows the shape of it, each group waits for the other instead.
+A call that the other group runs returns a placeholder here. It is filled in place when the step's second call ends,
+before the pipeline combines the two. In the first step its shape is unknown: each group waits for the other instead.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ class CFGParallel(Unsaved):
         self._known: dict[Any, Any] = {}  # what a forward returns, by what it is given
 
     @property
-    def elsewhere(self) -> bool:
-        """Whether the call under way is another group's."""
+    def runs_elsewhere(self) -> bool:
+        """Whether the other group runs the call under way."""
         return self._call != self._group.rank
 
     @property
@@ -83,7 +83,7 @@ class CFGParallel(Unsaved):
         known = self._known.get(self._key)
         if known is None:
             return ()
-        self._open, structure = torch.full_like(known[0], torch.nan), known[1]  # seen, should nobody fill it
+        self._open, structure = torch.full_like(known[0], torch.nan), known[1]  # NaN, so that a missed exchange is seen
         return pytree.tree_unflatten([self._open], structure)
 
     def leave(self, args: Any, output: Any) -> Any:
@@ -95,7 +95,7 @@ class CFGParallel(Unsaved):
             return None
         if self._key not in self._known:
             return self._first(output)
-        if not self.elsewhere:
+        if not self.runs_elsewhere:
             (self._own,), _ = pytree.tree_flatten(output)
         if self._call == BRANCHES - 1:
             assert self._own is not None
@@ -108,16 +108,16 @@ class CFGParallel(Unsaved):
     def _first(self, output: Any) -> Any:
         """Both calls of a first step go to every rank at once, as they are."""
         here = self._device
-        sent = [None if self.elsewhere else pytree.tree_map_only(Tensor, Tensor.cpu, output)]
+        sent = [None if self.runs_elsewhere else pytree.tree_map_only(Tensor, Tensor.cpu, output)]
         source = dist.get_global_rank(self._group.handle, self._call)
         dist.broadcast_object_list(sent, source, self._group.handle, device=here)
-        output = pytree.tree_map_only(Tensor, lambda x: x.to(here), sent[0]) if self.elsewhere else output
+        output = pytree.tree_map_only(Tensor, lambda x: x.to(here), sent[0]) if self.runs_elsewhere else output
         leaves, structure = pytree.tree_flatten(output)
         if len(leaves) != 1:
             raise RuntimeError(f"cfg=2 takes transformers that return one tensor, not {len(leaves)}: use cfg=1")
         if self._call == BRANCHES - 1:
             self._known[self._key] = leaves[0], structure
-        return output if self.elsewhere else None
+        return output if self.runs_elsewhere else None
 
 
 def told(timestep: Any) -> Any:
@@ -125,4 +125,4 @@ def told(timestep: Any) -> Any:
 
 
 def unless_elsewhere(current: CFGParallel, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-    return current.skipped() if current.elsewhere else original(*args, **kwargs)
+    return current.skipped() if current.runs_elsewhere else original(*args, **kwargs)

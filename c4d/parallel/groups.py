@@ -9,7 +9,7 @@ import torch.distributed as dist
 
 from c4d.backends import Backend
 from c4d.parallel import xfuser
-from c4d.parallel.agree import Disagreement
+from c4d.parallel.agree import DisagreementError
 from c4d.parallel.degrees import Degrees, SequenceParallel
 from c4d.parallel.mesh import Mesh, build
 
@@ -19,8 +19,8 @@ def make(how: SequenceParallel, degrees: Degrees, rank: int, backend: Backend) -
 
     Ranks that made different groups, one with xfuser and one without, would wait for each other until the timeout.
 
-    Raises :class:`Disagreement` if ``how`` or ``degrees`` are not the same on all; RuntimeError, with the reason, if
-    xfuser was asked for by name and cannot make the groups on one of them.
+    Raises :class:`DisagreementError` if ``how`` or ``degrees`` are not the same on all; RuntimeError, with the reason,
+    if xfuser was asked for by name and cannot make the groups on one of them.
     """
     if degrees.world == 1:
         return build(degrees, rank, backend.group, how.timeout)
@@ -37,7 +37,7 @@ def _agreed(how: SequenceParallel, degrees: Degrees, rank: int, backend: Backend
     dist.all_gather_object(said, (how, degrees, mine), group=everyone)
     for other, (its, division, _) in enumerate(said):
         if (its, division) != said[0][:2]:
-            raise Disagreement(
+            raise DisagreementError(
                 f"ranks 0 and {other} of this job were given different degrees: {said[0][1]} ({said[0][0]}) and "
                 f"{division} ({its}); all ranks need the same"
             )

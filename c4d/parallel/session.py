@@ -137,32 +137,36 @@ class Parallel(Entered, Unsaved):
     ) -> None:
         """Raises on every rank, before a block runs, unless all make the same call with nearly the same arguments.
 
-        In the first step it looks at each call, for prompts and noise. When the second one begins, a rank that calls
-        the model less often meets the others; at the third one a loop shows that read what another group was yet to
-        send; at the last one, what moved the latents apart meanwhile. Not between the calls of these steps: there the
-        groups of a joint decision come before it or after.
+        When it compares, and which mistake that finds:
+
+        - step 0, each call: other prompts, other noise;
+        - start of step 1: a rank that calls the model fewer times a step;
+        - start of step 2: a loop that read a placeholder before the other group had filled it;
+        - start of the last step: latents that moved apart meanwhile.
+
+        Never between the calls of those later steps, where the groups of a joint decision arrive in another order.
         """
         begins, self._at = step.index != self._at, step.index
         if self._together and (step.index == 0 or (begins and step.index in (1, 2, step.total - 1))):
             call = f"{method}, step {step.index + 1} of {step.total}, branch {step.branch}"
             self._together.check(call, named(transformer, args, kwargs))
 
-    def elsewhere(self, transformer: nn.Module) -> bool:
-        return any(b.transformer is transformer and b.elsewhere for b in self._branchings)
+    def runs_elsewhere(self, transformer: nn.Module) -> bool:
+        return any(b.transformer is transformer and b.runs_elsewhere for b in self._branchings)
 
-    def mine(self, transformer: nn.Module, named: Mapping[str, Any]) -> Mapping[str, Any]:
+    def local_args(self, transformer: nn.Module, named: Mapping[str, Any]) -> Mapping[str, Any]:
         sharding = self._sharding(transformer)
-        return {name: sharding.mine(name, value) for name, value in named.items()} if sharding else named
+        return {name: sharding.local_arg(name, value) for name, value in named.items()} if sharding else named
 
-    def valid(self, transformer: nn.Module, x: Tensor, spread: bool = True) -> tuple[Tensor, int]:
+    def unpadded(self, transformer: nn.Module, x: Tensor, spread: bool = True) -> tuple[Tensor, int]:
         sharding = self._sharding(transformer)
-        return sharding.valid(x, spread) if sharding else (x, x.numel())
+        return sharding.unpadded(x, spread) if sharding else (x, x.numel())
 
-    def sums(
+    def all_sum(
         self, partial: Tensor, counts: Sequence[tuple[int, int]], failed: bool, apart: bool = False
     ) -> list[list[float]]:
         who = (self._agreement or SingleProcess()) if apart else self._deciding
-        return who.sums(partial, counts, failed)
+        return who.all_sum(partial, counts, failed)
 
     def project(self, transformer: nn.Module, basis: Tensor, x: Tensor) -> Tensor:
         sharding = self._sharding(transformer)
@@ -178,7 +182,7 @@ def partial_kernels(
 ) -> list[str]:
     """The names of those that give a ring its partial results, for the heads of every attention.
 
-    ``dtype``: what they compute in, None: what the transformers do. Raises :class:`Unsupported` if there are none.
+    ``dtype``: what they compute in, None: what the transformers do. Raises :class:`UnsupportedError` if there are none.
     """
     kernels = backend.attention_kernels
     calls = {

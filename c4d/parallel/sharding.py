@@ -80,16 +80,16 @@ class Sharding(Unsaved):
 
     def __init__(self, fitting: ProcessorPatch, mesh: Mesh, kernels: Kernels) -> None:
         transformer, spec = fitting.transformer, fitting.spec
-        if spec.spread is None:
+        if spec.sharding is None:
             raise ValueError(
-                f"the spec of {spec.transformer} does not say how its tokens are spread over ranks (spread=, "
+                f"the spec of {spec.transformer} does not say how its tokens are spread over ranks (sharding=, "
                 "docs/adding_a_model.md)"
             )
         assert mesh.sequence is not None
-        self.transformer, self.spec, self._spread, self._group = transformer, spec, spec.spread, mesh.sequence
+        self.transformer, self.spec, self._plan, self._group = transformer, spec, spec.sharding, mesh.sequence
         self._mesh, self._fitting, self._kernels = mesh, fitting, kernels
         self.cut = TokenShard(mesh.position, mesh.sequence.size)
-        for path in (spec.spread.tokens, spec.spread.gather, *spec.spread.alike):
+        for path in (spec.sharding.tokens, spec.sharding.gather, *spec.sharding.outputs):
             try:
                 transformer.get_submodule(path)
             except AttributeError:
@@ -102,11 +102,11 @@ class Sharding(Unsaved):
     def install(self) -> None:
         get, before, after = self.transformer.get_submodule, self._hooks.before, partial(self._hooks.after, first=True)
         before(self.transformer, self.enter)
-        after(get(self._spread.tokens), self.arise)
-        for path, cut in self._spread.alike.items():
+        after(get(self._plan.tokens), self.arise)
+        for path, cut in self._plan.outputs.items():
             after(get(path), self.follow, cut)
-        after(get(self._spread.gather), self.leave)
-        if self._spread.counts or self._spread.of_blocks:
+        after(get(self._plan.gather), self.leave)
+        if self._plan.token_counts or self._plan.block_arguments:
             for stack in self.spec.stacks:
                 for block in get(stack.path).children():
                     before(block, self.join, stack)
@@ -118,7 +118,7 @@ class Sharding(Unsaved):
             work.spread = None
         self._hooks.remove()
 
-    def valid(self, x: Tensor, spread: bool) -> tuple[Tensor, int]:
+    def unpadded(self, x: Tensor, spread: bool) -> tuple[Tensor, int]:
         """A signal of a forward without its filling, and how many numbers the ranks have of it."""
         if x.ndim != 3 or not spread:  # all of it on each
             return x, x.numel() * self._group.size
@@ -139,10 +139,14 @@ class Sharding(Unsaved):
         check_whole(self._fitting)
         self.cut.length = None
 
-        def mine(name: str, value: Any) -> Any:
-            return tree_map_only(Tensor, lambda x: self.cut(x, 1), value) if name in self._spread.arguments else value
+        def local_arg(name: str, value: Any) -> Any:
+            return (
+                tree_map_only(Tensor, lambda x: self.cut(x, 1), value)
+                if name in self._plan.forward_arguments
+                else value
+            )
 
-        return tuple(map(mine, self._names, args)), {name: mine(name, x) for name, x in kwargs.items()}
+        return tuple(map(local_arg, self._names, args)), {name: local_arg(name, x) for name, x in kwargs.items()}
 
     def arise(self, args: Any, output: Tensor) -> Tensor:
         self.cut.length = output.shape[1] if output.ndim == 3 else output[0, 0].numel()
@@ -155,22 +159,22 @@ class Sharding(Unsaved):
         """[B, n, C] of this rank -> [B, S, C]."""
         if self.cut.length is None or output.ndim != 3 or output.shape[1] != self.cut.each:
             raise RuntimeError(
-                f"{self.spec.transformer}: {self._spread.gather!r} gives {list(output.shape)}, where {self.cut.each} "
+                f"{self.spec.transformer}: {self._plan.gather!r} gives {list(output.shape)}, where {self.cut.each} "
                 "tokens of this rank are to be gathered; its spec is wrong"
             )
         return gather(output, self._group).transpose(0, 1).flatten(1, 2)[:, : self.cut.length]
 
     def join(self, stack: Stack, args: Any, kwargs: Any) -> Any:
         places = [*stack.takes, *[""] * len(args)]
-        return tuple(map(self.mine, places, args)), {name: self.mine(name, x) for name, x in kwargs.items()}
+        return tuple(map(self.local_arg, places, args)), {name: self.local_arg(name, x) for name, x in kwargs.items()}
 
-    def mine(self, name: str, value: Any) -> Any:
+    def local_arg(self, name: str, value: Any) -> Any:
         """An argument of a block, of all tokens, as this rank's block gets it."""
         if value is None:
             return None
-        if name in self._spread.counts:
+        if name in self._plan.token_counts:
             return self.cut.before(value)
-        return self.cut(value, 1) if name in self._spread.of_blocks else value
+        return self.cut(value, 1) if name in self._plan.block_arguments else value
 
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, absent: tuple[int, ...] | None, text_first: bool

@@ -12,13 +12,13 @@ import torch
 import torch.distributed as dist
 
 from c4d.backends import Backend
-from c4d.parallel.agree import ADVICE, Disagreement
+from c4d.parallel.agree import ADVICE, DisagreementError
 
 T = TypeVar("T")
 
 
-class NoLauncher(RuntimeError):
-    """Several ranks were asked for in a process that nobody told which one it is."""
+class NoLauncherError(RuntimeError):
+    """Several ranks were asked for, but RANK and WORLD_SIZE are unset: torchrun sets them."""
 
 
 class Job(NamedTuple):
@@ -54,7 +54,7 @@ class Job(NamedTuple):
                 raise raised if rank == 0 else of_rank(rank, raised)
         for rank, (given, _) in enumerate(said):
             if given != said[0][0]:
-                raise Disagreement(f"ranks 0 and {rank} of this job were given different options: {ADVICE}")
+                raise DisagreementError(f"ranks 0 and {rank} of this job were given different options: {ADVICE}")
         return mine
 
     def meet(self) -> None:
@@ -97,11 +97,11 @@ def of_rank(rank: int, error: Exception) -> Exception:
 def start(backend: Backend, timeout: float) -> Job:
     """Joins the job that torchrun started, on a device of its own; as it is, if the process has joined one already.
 
-    Raises :class:`NoLauncher` in a process that no launcher started.
+    Raises :class:`NoLauncherError` in a process that no launcher started.
     """
     if not dist.is_initialized():
         if missing := [name for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR") if name not in os.environ]:
-            raise NoLauncher(
+            raise NoLauncherError(
                 f"several ranks need a launcher, these variables are not set: {', '.join(missing)}; start the program "
                 "with torchrun --nproc-per-node=N"
             )

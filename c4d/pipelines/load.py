@@ -50,7 +50,7 @@ def load_pipeline(
 
     Raises:
         InputError: as :func:`skeleton`, and for weights or a tokenizer that cannot be loaded or leave something random.
-        CannotImport: as :func:`skeleton`.
+        CannotImportError: as :func:`skeleton`.
     """
     weights = parse_dtype(dtype, backend=backend) if isinstance(dtype, str) else dtype or backend.default_dtype
     source, local = locate(model)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 import c4d
-from c4d.backends import Backend, Unsupported
+from c4d.backends import Backend, UnsupportedError
 from c4d.backends.kernels import OWN
 from c4d.parallel import Degrees, Job, SequenceParallel
 from c4d.parallel.session import partial_kernels
@@ -33,9 +33,9 @@ def check_ranks(
     if degrees.ring > 1:
         try:
             partial_kernels(session, backend, kernel, dtype)
-        except Unsupported as error:
+        except UnsupportedError as error:
             raise InputError(f"--attention {kernel!r} in a ring: {error}") from error
-    lacking = [fitting.spec.transformer for fitting in session.fittings if fitting.spec.spread is None]
+    lacking = [fitting.spec.transformer for fitting in session.fittings if fitting.spec.sharding is None]
     if degrees.sequence > 1 and lacking:
         raise InputError(
             f"{lacking[0]} cannot be spread over ranks: its spec does not say how (docs/adding_a_model.md)"

@@ -32,7 +32,7 @@ def skeleton(model: str, *, allow_pickle: bool = False) -> Any:
 
     Reads configuration files and the headers of weights (for a hub id: downloads the configuration files). Raises
     :class:`InputError` for a model that does not exist, is incomplete or damaged, has no supported transformer, or
-    whose weights are not those of its configuration; :class:`CannotImport` if the library of its classes cannot be
+    whose weights are not those of its configuration; :class:`CannotImportError` if the library of its classes cannot be
     imported.
     """
     with quiet(bars=False, remarks=False):  # loading makes them again
@@ -89,7 +89,7 @@ def check_attention(pipe: Any, kernel: str, dtype: torch.dtype, *, backend: Back
 
 
 def base_pipeline() -> Any:
-    """The class of diffusers that all pipelines are made of. Raises :class:`CannotImport` if diffusers cannot be."""
+    """The class of diffusers that all pipelines are made of. Raises :class:`CannotImportError` without it."""
     with importing("diffusers"):
         from diffusers import DiffusionPipeline
     return DiffusionPipeline

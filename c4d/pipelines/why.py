@@ -14,7 +14,7 @@ NAMES = {
     "decoding": "decoding the frames",
 }
 OUTSIDE = ("preparing", "between", "decoding")  # what no cache of a transformer can shorten
-LITTLE = 1.5  # times less work: nobody takes that for much
+LITTLE = 1.5  # times less work; a smaller speed-up is called small
 NEAR = 0.9  # of what the saved work promises: from here on the speed needs no explanation
 STILL = "what the method does not cache"
 NOTABLE = 0.1  # of the time, or of a computed forward

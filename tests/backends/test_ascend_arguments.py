@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from c4d.backends.ascend.attention import kernels
 from c4d.backends.ascend.chips import fused
-from c4d.backends.kernels import ADDITIVE, CAUSAL, FULL, KEYS, MASKS, Call, Unsupported, choose, name_of
+from c4d.backends.kernels import ADDITIVE, CAUSAL, FULL, KEYS, MASKS, Call, UnsupportedError, choose, name_of
 from tests.backends.ascend_rules import BF16, FP16, FP32, RULES, OnPaper, noted
 
 FUSED, OTHERS = (
@@ -66,9 +66,9 @@ def test_chips_without_them_are_named(chip):
     """They have no bfloat16 either, but for the unknown one, of which nothing is said."""
     assert not fused(chip) and chosen(Call(FP16, 128), chip, (FP16, FP32)) == "sdpa"
     for name in ("infer", "fusion"):
-        with pytest.raises(Unsupported, match=rf"'{name}' needs one of Atlas A2, .*; this NPU is an {chip}; "):
+        with pytest.raises(UnsupportedError, match=rf"'{name}' needs one of Atlas A2, .*; this NPU is an {chip}; "):
             chosen(Call(FP16, 128), chip, (FP16, FP32), name)
-    with pytest.raises(Unsupported, match="takes float16, float32, not bfloat16"):
+    with pytest.raises(UnsupportedError, match="takes float16, float32, not bfloat16"):
         chosen(Call(BF16, 128), chip, (FP16, FP32))
     with noted() as calls:
         x, table = torch.ones(1, 3, 2, 4), torch.ones(3, 2)
@@ -103,7 +103,7 @@ def test_what_a_chip_computes_in(monkeypatch, bf16):
     ids=str,
 )
 def test_a_limit_is_named_and_auto_takes_another(name, call, words, instead):
-    with pytest.raises(Unsupported, match=f"'{name}' .*{words}.*; these would do: .*{instead}"):
+    with pytest.raises(UnsupportedError, match=f"'{name}' .*{words}.*; these would do: .*{instead}"):
         chosen(call, name=name)
     assert chosen(call) == instead
 

@@ -16,7 +16,7 @@ from torch._subclasses import FakeTensorMode
 
 from c4d.backends.cuda import Cuda
 from c4d.backends.cuda.attention import kernels
-from c4d.backends.kernels import MASKS, Call, Kernel, Limits, Unsupported, choose
+from c4d.backends.kernels import MASKS, Call, Kernel, Limits, UnsupportedError, choose
 from c4d.backends.reference import Reference
 from tests.backends.doubles import PACKAGES, exact, install, on_the_cpu
 from tests.backends.guard import DEVICE
@@ -174,7 +174,7 @@ def test_packages_are_called_as_their_signatures_say(monkeypatch, tmp_path, whic
     assert (out.double() - want).abs().max() <= TOLERANCE[torch.bfloat16]
     assert torch.equal(k, kept), "the package changed the keys of the model"
     if which == "sage, version 1":
-        with pytest.raises(Unsupported, match=r"'sage' does not give the log-sum-exp; these would do: .*cudnn"):
+        with pytest.raises(UnsupportedError, match=r"'sage' does not give the log-sum-exp; these would do: .*cudnn"):
             made.attention_lse(q, k, v, kernel=name)
         return
     out, lse = made.attention_lse(q, k, v, scale=0.2, causal=causal, kernel=name)
@@ -189,7 +189,7 @@ def test_a_package_that_cannot_be_imported_is_left_out_with_its_reason(monkeypat
     table, call = kernels((9, 0)), Call(torch.bfloat16, 64)
     assert choose(table, call) is table["cudnn"]
     with pytest.raises(
-        Unsupported, match="'sage' needs the package sageattention, which cannot be imported: OSError: u"
+        UnsupportedError, match="'sage' needs the package sageattention, which cannot be imported: OSError: u"
     ):
         choose(table, call, "sage")
 
@@ -249,18 +249,18 @@ def test_auto_takes_the_best_exact_kernel_that_this_gpu_runs(monkeypatch, tmp_pa
     ],
 )
 def test_a_named_kernel_says_which_limit_is_passed_and_what_would_do(name, call, words):
-    with pytest.raises(Unsupported, match=f"attention kernel '{name}' {words}"):
+    with pytest.raises(UnsupportedError, match=f"attention kernel '{name}' {words}"):
         choose(kernels((9, 0)), call, name)
 
 
 def test_a_gpu_that_is_too_old_or_missing_is_named():
-    with pytest.raises(Unsupported, match=r"needs compute capability 8\.0 or more; this GPU has 7\.5"):
+    with pytest.raises(UnsupportedError, match=r"needs compute capability 8\.0 or more; this GPU has 7\.5"):
         choose(kernels((7, 5)), Call(torch.bfloat16, 64), "flash")
     with pytest.raises(
-        Unsupported, match=r"needs compute capability 9\.0 or more and less than 10\.0; this GPU has 12"
+        UnsupportedError, match=r"needs compute capability 9\.0 or more and less than 10\.0; this GPU has 12"
     ):
         choose(kernels((12, 0)), Call(torch.bfloat16, 64), "flash-3")
-    with pytest.raises(Unsupported, match="'flash' has no GPU here"):
+    with pytest.raises(UnsupportedError, match="'flash' has no GPU here"):
         choose(kernels(None), Call(torch.bfloat16, 64), "flash")
 
 
@@ -271,7 +271,9 @@ def test_an_unknown_kernel_is_told_the_known_ones():
 
 def test_a_call_that_no_kernel_takes_lists_every_reason():
     only = {name: kernel for name, kernel in kernels((9, 0)).items() if name in ("cudnn", "sage")}
-    with pytest.raises(Unsupported, match=r"no attention kernel takes this: cudnn takes .*not float32; sage is lossy"):
+    with pytest.raises(
+        UnsupportedError, match=r"no attention kernel takes this: cudnn takes .*not float32; sage is lossy"
+    ):
         choose(only, Call(torch.float32, 64))
 
 
@@ -281,7 +283,7 @@ def test_auto_never_takes_a_lossy_kernel():
     lossy = Kernel("of eight bits", Limits((torch.float32,)), None, lossy=True)
     assert choose({"lossy": lossy, "plain": plain}, Call(torch.float32, 64)) is plain
     assert choose({"lossy": lossy, "plain": plain}, Call(torch.float32, 64), "lossy") is lossy
-    with pytest.raises(Unsupported, match="lossy is lossy and runs only by name"):
+    with pytest.raises(UnsupportedError, match="lossy is lossy and runs only by name"):
         choose({"lossy": lossy}, Call(torch.float32, 64))
 
 
@@ -296,7 +298,7 @@ BAD = {
     "keys without values": (lambda q: (q, q, q[:, :3], {}), "of one batch"),
     "two dtypes": (lambda q: (q, q.half(), q, {}), "of one dtype; these are .*float32, .*float16"),
     "two devices": (lambda q: (q, q.to("meta"), q.to("meta"), {}), "on one device; these are cpu, meta"),
-    "heads across": (lambda q: (q.mT.contiguous().mT, q, q, {}), "whose numbers are adjacent; q has strides"),
+    "heads across": (lambda q: (q.mT.contiguous().mT, q, q, {}), "stride of 1 in the last dimension; q has strides"),
     "a flat mask": (lambda q: (q, q, q, {"mask": ones(6) > 0}), "a mask is .B, H, Sq, Sk."),
     "a long mask": (lambda q: (q, q, q, {"mask": ones(1, 1, 7) > 0}), r"here \[2, 4, 6, 6\]; it is \[2, 1, 1, 7\]"),
     "a mask of ints": (lambda q: (q, q, q, {"mask": ones(1, 1, 6).int()}), "boolean .True: attends. or of the dtype"),
@@ -312,7 +314,7 @@ BAD = {
 def test_tensors_that_do_not_go_together_are_refused(backend, case):
     make, words = BAD[case]
     q, k, v, options = make(torch.randn(2, 6, 4, 16))
-    with pytest.raises(Unsupported, match=words):
+    with pytest.raises(UnsupportedError, match=words):
         HERE[backend]().attention(q, k, v, **options)
 
 

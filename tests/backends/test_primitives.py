@@ -13,7 +13,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from c4d.backends import Unsupported
+from c4d.backends import UnsupportedError
 from c4d.backends.cuda import Cuda
 from tests.backends.doubles import exact_norm, exact_rotary
 from tests.backends.guard import BACKENDS, HERE, KERNEL_DTYPES, UNIT, Interpreted, Moved, close, guarded, poisoned, rand
@@ -395,7 +395,7 @@ DOUBLE = r"takes bfloat16, float16, float32, not float64: convert it"
     ],
 )
 def test_what_the_kernels_do_not_take_is_refused(call, message):
-    with pytest.raises(Unsupported, match=message):
+    with pytest.raises(UnsupportedError, match=message):
         call(KERNELS, rand(1, 3, 2, 4), rand(3, 2))
 
 
@@ -420,7 +420,7 @@ def test_what_the_kernels_do_not_take_is_refused(call, message):
     ],
 )
 def test_what_does_not_go_together_is_refused(backend, call, message):
-    with pytest.raises(Unsupported, match=message):
+    with pytest.raises(UnsupportedError, match=message):
         call(backend, rand(1, 3, 2, 4), rand(3, 2))
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from c4d import backends
-from c4d.backends import Backend, BackendUnavailable
+from c4d.backends import Backend, BackendUnavailableError
 from c4d.backends.accelerator import Accelerator
 from c4d.backends.cuda import Cuda
 from c4d.backends.reference import Reference
@@ -56,7 +56,7 @@ def test_the_host_named_is_the_host_taken_without_a_word(monkeypatch, recwarn):
 
 def test_a_backend_that_cannot_run_says_what_is_missing(monkeypatch):
     monkeypatch.setattr(Cuda, "missing", lambda self: "torch finds no CUDA device")
-    with pytest.raises(BackendUnavailable, match="backend 'cuda' cannot run here: torch finds no CUDA device"):
+    with pytest.raises(BackendUnavailableError, match="backend 'cuda' cannot run here: torch finds no CUDA device"):
         backends.select("cuda")
     with pytest.raises(ValueError, match="unknown backend 'gpu': known are auto, cuda, ascend, cpu"):
         backends.select("gpu")

@@ -44,14 +44,14 @@ def value(weights, features):
 @pytest.mark.parametrize("forecaster", LINEAR + LAGGING, ids=repr)
 @given(gaps=gaps, ahead=st.floats(0.0, 6.0))
 def test_constants_are_reproduced(forecaster, gaps, ahead):
-    times = times_of(gaps)[-forecaster.history :]
+    times = times_of(gaps)[-forecaster.num_features :]
     assert value(forecaster.weights(times, times[-1] + ahead), [3.0] * len(times)) == pytest.approx(3.0, abs=1e-6)
 
 
 @pytest.mark.parametrize("forecaster", LINEAR, ids=repr)
 @given(gaps=gaps)
 def test_at_the_last_time_it_is_the_last_feature(forecaster, gaps):
-    times = times_of(gaps)[-forecaster.history :]
+    times = times_of(gaps)[-forecaster.num_features :]
     expected = [0.0] * (len(times) - 1) + [1.0]
     assert list(forecaster.weights(times, times[-1])) == pytest.approx(expected, abs=1e-9)
 
@@ -174,7 +174,7 @@ def test_foca_is_the_published_recursion(warmup, interval):
 
     feature = lambda s: math.sin(0.31 * s) + 0.02 * s * s  # noqa: E731
     published, foca = PublishedFoCa(), FoCa()
-    ring = ring_of(foca.history, foca.keeps)
+    ring = ring_of(foca.num_features, foca.num_forecasts)
     last = 0
     for step in range(40):
         if step < warmup or step - last >= interval:

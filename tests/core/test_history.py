@@ -15,8 +15,8 @@ from c4d.core.types import Predicted
 BACKEND = Reference()
 
 
-def ring_of(length, keeps=0):
-    return History(length, HistoryConfig(), BACKEND, keeps)
+def ring_of(length, num_forecasts=0):
+    return History(length, HistoryConfig(), BACKEND, num_forecasts)
 
 
 def held(history):
@@ -96,7 +96,7 @@ def test_a_long_ring_fills_before_anything_leaves():
 
 
 def test_forecasts_take_the_place_of_forecasts_and_computed_features_that_of_computed_ones():
-    ring = ring_of(2, keeps=2)
+    ring = ring_of(2, num_forecasts=2)
     for t in (0.0, 1.0, Predicted(2), Predicted(3), Predicted(4), 5.0, 6.0, Predicted(7)):
         ring.push(t, [torch.tensor(float(t))])
     assert ring.times == (4.0, 5.0, 6.0, 7.0) and ring.predicted == (True, False, False, True)
@@ -114,7 +114,7 @@ def test_weights_are_made_for_each_way_in_which_equal_times_came_about():
     """Two branches of one step: the entry of time 1 was computed in one, and forecast in the other."""
     runtime, foca, made = Runtime(BACKEND, SignalReader(BACKEND, SingleProcess()), HistoryConfig()), FoCa(), []
     for time in (1.0, Predicted(1.0)):
-        ring = ring_of(2, keeps=2)
+        ring = ring_of(2, num_forecasts=2)
         ring.push(0.0, [torch.tensor([0.0])]), ring.push(time, [torch.tensor([1.0])])
         made += runtime.forecast(ring, foca, 2.0, None)
     assert [x.item() for x in made] == [2.0, 0.0]  # a line; and nothing but the one computed feature

@@ -15,7 +15,7 @@ from torch import Tensor
 import c4d
 from c4d import SequenceParallel
 from c4d.backends import load
-from c4d.parallel.agree import Disagreement
+from c4d.parallel.agree import DisagreementError
 from tests.parallel.forwards import VARIANTS, words
 from tests.parallel.job import BOTH, WAYS, Case, bits, error, gathered, raised, rank, same, sharded
 from tests.subjects import SUBJECTS
@@ -57,7 +57,7 @@ def failing(how: SequenceParallel) -> None:
     with sharded(model, how) as ranks, c4d.cached(model, HEAD, backend=backend, ranks=ranks) as session:
         request(case, model, session)
         backend.broken = rank() == faulty
-        said = raised(lambda: request(case, model, session), ArithmeticError, Disagreement)
+        said = raised(lambda: request(case, model, session), ArithmeticError, DisagreementError)
         backend.broken = False
         got = request(case, model, session)
     assert ("cannot measure" if rank() == faulty else f"rank {faulty} of this request failed") in said, said
@@ -88,7 +88,7 @@ def differing(what: str, how: SequenceParallel) -> None:
     with sharded(model, how) as ranks:
         with c4d.cached(model, method, backend="cpu", ranks=ranks) as session:
             handle = model.blocks[0].register_forward_pre_hook(lambda *_: entered.append(None))
-            said = raised(lambda: request(case, model, session, x, times), Disagreement)
+            said = raised(lambda: request(case, model, session, x, times), DisagreementError)
             handle.remove()
         assert not entered and "same prompts, sizes, options and noise" in said, said
         assert SAYS[what] in said, said
@@ -124,7 +124,7 @@ def asked(what: str, method: str | None, how: SequenceParallel) -> None:
         if method is not None:
             stack.enter_context(c4d.cached(pipe, method, backend="cpu", ranks=ranks))
         different = {**asked, **(change if rank() == last(how) else {})}
-        said = raised(lambda: subject.ask(pipe, **different), Disagreement)
+        said = raised(lambda: subject.ask(pipe, **different), DisagreementError)
         assert says in said, said
         if what == "negative prompts":
             assert "step 1 of 4" in said, said  # before a block of its own branch runs
@@ -138,8 +138,8 @@ class Short:
     def __init__(self, ranks: Any) -> None:
         self._ranks = ranks
 
-    def valid(self, transformer: Any, x: Tensor, spread: bool = True) -> tuple[Tensor, int]:
-        x, whole = self._ranks.valid(transformer, x, spread)
+    def unpadded(self, transformer: Any, x: Tensor, spread: bool = True) -> tuple[Tensor, int]:
+        x, whole = self._ranks.unpadded(transformer, x, spread)
         return (x if rank() else x[:, :-1]), whole
 
     def __getattr__(self, name: str) -> Any:
@@ -150,7 +150,7 @@ def short(how: SequenceParallel) -> None:
     """What is measured is not all of the tokens: all ranks say so."""
     case, model = VARIANTS[NAME], VARIANTS[NAME].build(num_attention_heads=4)
     with sharded(model, how) as ranks, c4d.cached(model, HEAD, backend="cpu", ranks=Short(ranks)) as session:
-        said = raised(lambda: request(case, model, session), Disagreement)
+        said = raised(lambda: request(case, model, session), DisagreementError)
     assert f"as parts of {75 * 48}, {75 * 48}" in said, said
     same(said)
 

@@ -49,9 +49,9 @@ class Overheard:
         self._ranks = ranks
         self.own: list[RelativeL1] = []
 
-    def sums(self, partial: Tensor, *rest: Any) -> Any:
+    def all_sum(self, partial: Tensor, *rest: Any) -> Any:
         self.own += [RelativeL1(*row) for row in partial.tolist()]
-        return self._ranks.sums(partial, *rest)
+        return self._ranks.all_sum(partial, *rest)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._ranks, name)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import c4d
 from c4d import SequenceParallel
-from c4d.parallel.agree import Disagreement
+from c4d.parallel.agree import DisagreementError
 from tests.parallel.forwards import VARIANTS
 from tests.parallel.generations import TINY
 from tests.parallel.job import BRANCHED, Case, bits, error, passes, raised, same, sharded
@@ -81,7 +81,7 @@ def hasty(how: SequenceParallel) -> None:
     subject = SUBJECTS["wan-tiny"]
     pipe = subject.build()
     with sharded(pipe, how):
-        said = raised(lambda: subject.loop(pipe, steps=6), Disagreement)
+        said = raised(lambda: subject.loop(pipe, steps=6), DisagreementError)
     assert "step 3 of 6" in said and "not finite on rank 1" in said, said
 
 

@@ -16,7 +16,7 @@ from c4d.backends.reference import Reference
 from c4d.core.runtime.signals import SignalReader, SingleProcess
 from c4d.core.types import RelativeL1, Signal
 from c4d.parallel import agree, attention
-from c4d.parallel.agree import Agreement, Disagreement, near, sample
+from c4d.parallel.agree import Agreement, DisagreementError, near, sample
 from c4d.parallel.sharding import TokenShard
 from tests.tiny import rand
 
@@ -152,7 +152,7 @@ def ranks(monkeypatch):
 class Two(SingleProcess):
     """Two ranks that measure the same; ``told`` is what this one told the other."""
 
-    def sums(self, partial, counts, failed, apart=False):
+    def all_sum(self, partial, counts, failed, apart=False):
         self.told = list(counts), failed
         return [] if failed else (2 * partial).tolist()
 
@@ -174,14 +174,14 @@ def test_sums_are_in_the_order_of_the_ranks(ranks):
     """And exact: the numbers of which the sum is made do not decide it by their order."""
     ranks.others = [torch.tensor([[1e20, 2.0, 5.0, 15.0, 0.0]]), torch.tensor([[-1e20, 4.0, 5.0, 15.0, 0.0]])]
     own = Agreement(None, 3)
-    assert own.sums(torch.tensor([[0.5, 1.0]]), [(5, 15)], False) == [[0.5, 7.0]]
+    assert own.all_sum(torch.tensor([[0.5, 1.0]]), [(5, 15)], False) == [[0.5, 7.0]]
     assert own.calls == 1
 
 
 def test_a_rank_that_failed_is_named(ranks):
     ranks.others = [torch.tensor([[0.0, 0.0, 5.0, 15.0, 1.0]]), torch.tensor([[1.0, 1.0, 5.0, 15.0, 0.0]])]
-    with pytest.raises(Disagreement, match="rank 1 of this request failed"):
-        Agreement(None, 3).sums(torch.tensor([[0.5, 1.0]]), [(5, 15)], False)
+    with pytest.raises(DisagreementError, match="rank 1 of this request failed"):
+        Agreement(None, 3).all_sum(torch.tensor([[0.5, 1.0]]), [(5, 15)], False)
 
 
 @pytest.mark.parametrize(
@@ -204,5 +204,5 @@ def test_ranks_measure_all_of_one_whole(ranks, sequence, counts, wholes, fine):
     if fine:
         assert act() == [[3.0, 3.0]]
     else:
-        with pytest.raises(Disagreement, match="numbers, in their order, as parts of"):
+        with pytest.raises(DisagreementError, match="numbers, in their order, as parts of"):
             act()

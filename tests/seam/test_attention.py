@@ -13,7 +13,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 import c4d
-from c4d.backends import Unsupported
+from c4d.backends import UnsupportedError
 from c4d.backends.kernels import KEYS, Kernel, Limits
 from c4d.backends.reference import DTYPES, Reference, sdpa
 from c4d.core.attention import Processor
@@ -280,9 +280,9 @@ def test_what_a_kernel_cannot_take_is_refused_before_anything_is_installed(famil
     size = family.build().config.attention_head_dim
     for kernel, backend, kind, message in (
         ("flash-9", "cpu", ValueError, "unknown attention kernel 'flash-9': known are auto, sdpa, math"),
-        ("counting", Counting(head_sizes=(5, 7)), Unsupported, f"takes head sizes 5, 7, not {size}; these would"),
-        ("auto", Counting(head_sizes=range(64, 257, 64)), Unsupported, f"64 to 256 in steps of 64, not {size}"),
-        ("auto", Counting(lossy=True), Unsupported, "is lossy and runs only by name"),
+        ("counting", Counting(head_sizes=(5, 7)), UnsupportedError, f"takes head sizes 5, 7, not {size}; these would"),
+        ("auto", Counting(head_sizes=range(64, 257, 64)), UnsupportedError, f"64 to 256 in steps of 64, not {size}"),
+        ("auto", Counting(lossy=True), UnsupportedError, "is lossy and runs only by name"),
     ):
         with pytest.raises(kind, match=message):
             c4d.attention(model, kernel, backend=backend)
@@ -301,11 +301,11 @@ def test_a_dtype_that_a_kernel_cannot_take_is_refused():
     model = CASES["wan-t2v"].build()
     backend = Counting()
     backend.attention_kernels = {"half": Kernel("", Limits((torch.bfloat16,)), backend.run)}
-    with pytest.raises(Unsupported, match="'half' takes bfloat16, not float32"):
+    with pytest.raises(UnsupportedError, match="'half' takes bfloat16, not float32"):
         c4d.attention(model, "half", backend=backend)
     with c4d.attention(model.bfloat16(), "half", backend=backend) as session:
         model.float()
-        with pytest.raises(Unsupported, match="'half' takes bfloat16, not float32"):
+        with pytest.raises(UnsupportedError, match="'half' takes bfloat16, not float32"):
             CASES["wan-t2v"].run(model, rand(*CASES["wan-t2v"].latents), 700.0)
     assert session.lines() == ["transformer: 4 self-attentions and 4 cross-attentions through half"]
 
@@ -324,7 +324,7 @@ def test_a_kernel_without_masks_runs_where_slicing_leaves_none():
     with c4d.attention(model, "counting", backend=backend):
         assert error(mixed.run(model, x, 700.0), plain) < 5e-6
         model.x_embedder.register_forward_hook(lambda *_: entered.append(1))
-        with pytest.raises(Unsupported, match="'counting' does not take a boolean mask of keys"):
+        with pytest.raises(UnsupportedError, match="'counting' does not take a boolean mask of keys"):
             odd.run(model, x, 700.0)
     assert not entered
 
@@ -712,7 +712,7 @@ def test_a_mask_that_a_kernel_was_not_chosen_for(name, kind):
     mixed = hunyuan((5, 9)) if name == "hunyuan-t2v" else case
     x = rand(*mixed.latents)
     module.register_forward_pre_hook(of_pairs, with_kwargs=True)
-    with c4d.attention(model, backend=Counting(masks=(KEYS,))), pytest.raises(Unsupported, match=kind):
+    with c4d.attention(model, backend=Counting(masks=(KEYS,))), pytest.raises(UnsupportedError, match=kind):
         mixed.run(model, x, 700.0)
     if name == "flux":
         plain = case.run(model, x, 700.0)

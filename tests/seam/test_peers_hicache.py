@@ -110,7 +110,7 @@ def test_hermite_equals_hicache_pp_s_state_machine(order, scale, warmup, interva
     theirs = drive(state, computed, values.__getitem__, hicache.hicache_forecast, 20)
     forecaster = Hermite(order, scale=scale)
     for t, found in theirs.items():
-        times = [s for s in computed if s < t][-forecaster.history :]
+        times = [s for s in computed if s < t][-forecaster.num_features :]
         ours = sum(w * values[s] for s, w in zip(times, forecaster.weights(times, t), strict=True))
         assert (ours - found).norm() <= 1e-12 * found.norm(), t
     policy, last = parse(f"hicache:interval={interval},warmup={warmup}").rules[0].policy, None

@@ -158,4 +158,4 @@ def test_the_table_says_so():
     for name, spec in SPECS.items():
         refused = {method for method in METHODS if refusal(method, spec)}
         assert refused == ({"easycache"} if short(name) == "DiT" else set())
-    assert "what DiTTransformer2DModel returns is not like them: use @blocks" in " ".join(table_text().split())
+    assert "the output of DiTTransformer2DModel has other channels: use @blocks" in " ".join(table_text().split())

@@ -20,7 +20,7 @@ import torch.distributed as dist
 import c4d
 from c4d.backends.reference import Reference
 from c4d.parallel import groups, mesh, xfuser
-from c4d.parallel.agree import Disagreement
+from c4d.parallel.agree import DisagreementError
 from c4d.parallel.attention import Kernels, Text, sp_attention
 from c4d.parallel.collectives import gather
 from c4d.parallel.degrees import Degrees, SequenceParallel, possible
@@ -166,7 +166,7 @@ def moved(degrees: Degrees, rank: int) -> None:
 def told_apart(degrees: Degrees, rank: int) -> None:
     """Ranks that would make other groups than the rest are told before they wait for each other."""
     last = rank == degrees.world - 1
-    with pytest.raises(Disagreement, match=f"ranks 0 and {degrees.world - 1} of this job were given different"):
+    with pytest.raises(DisagreementError, match=f"ranks 0 and {degrees.world - 1} of this job were given different"):
         groups.make(asked(degrees, SHORT + last), degrees, rank, BACKEND)
     with pytest.MonkeyPatch.context() as patch:
         if last:

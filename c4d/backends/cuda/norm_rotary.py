@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from c4d.backends.cuda.strides import power_of_two
-from c4d.backends.kernels import Unsupported
+from c4d.backends.kernels import UnsupportedError
 
 NONE, HEAD, TOKEN = 0, 1, 2  # what is normed: nothing, each head, all heads of a token together
 
@@ -141,14 +141,14 @@ def launch(
 ) -> Tensor:
     """:func:`norm_rotary` without its wrapper; ``tile`` and ``warps`` (None: as many as the tile wants) for tuning.
 
-    Raises :class:`Unsupported` for more numbers that are normed together than fit one program.
+    Raises :class:`UnsupportedError` for more numbers that are normed together than fit one program.
     """
     B, S, H, D = x.shape
     HEADS, HALF = power_of_two(H), power_of_two(D // 2)
     if norm != TOKEN:
         HEADS = max(1, min(HEADS, tile // (2 * HALF)))
     if HEADS * HALF * 2 > MOST:
-        raise Unsupported(
+        raise UnsupportedError(
             f"norm and rotary embedding in one kernel take up to {MOST} numbers that are normed together, heads and "
             f"head size each rounded up to a power of two; these are {H} x {D}. Call rms_norm, then rotary"
         )

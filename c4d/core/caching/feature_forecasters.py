@@ -27,7 +27,7 @@ class FrequencySplit(FeatureForecaster):
     order: int = 2
     scale: float = 0.71
 
-    at, needs_grid = (BLOCKS,), True
+    sites, needs_grid = (BLOCKS,), True
 
     def __post_init__(self) -> None:
         if isinstance(self.cutoff, bool) or not 0.0 < self.cutoff < 1.0:
@@ -43,8 +43,8 @@ class FrequencySplit(FeatureForecaster):
         return Hermite(self.order, scale=self.scale)
 
     @property
-    def history(self) -> int:
-        return self.high.history
+    def num_features(self) -> int:
+        return self.high.num_features
 
     def combine(self, features: Sequence[Tensor], times: Sequence[float], t: float, field: FeatureOps) -> Tensor:
         low, high = self.low.weights(times, t), self.high.weights(times, t)
@@ -65,7 +65,7 @@ class DynamicModes(FeatureForecaster):
     window: int = 6
     rank: int | None = None
 
-    at, needs_double = (BLOCKS, OUTPUT), True
+    sites, needs_double = (BLOCKS, OUTPUT), True
     CUT, RIDGE, LEAST = 1e-4, 1e-8, 4
 
     def __post_init__(self) -> None:
@@ -75,11 +75,11 @@ class DynamicModes(FeatureForecaster):
             raise ValueError(f"rank must be from 1 to {self.window - 1} (window - 1), got {self.rank!r}")
 
     @property
-    def history(self) -> int:
+    def num_features(self) -> int:
         return self.window
 
     def weights(self, times: Sequence[float], t: float) -> Sequence[float]:
-        """Those of the fall-back."""
+        """First-order Taylor weights: what is used until four features are evenly spaced."""
         few = times[-2:]
         return [0.0] * (len(times) - len(few)) + list(Taylor(1).weights(few, t))
 

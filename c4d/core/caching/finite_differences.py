@@ -39,7 +39,7 @@ class Ordered(LinearForecaster):
             raise ValueError(f"unknown over={self.over!r}: a forecast runs over {' or '.join(AXES)}")
 
     @property
-    def history(self) -> int:
+    def num_features(self) -> int:
         return self.order + 1
 
 
@@ -105,7 +105,7 @@ class _Ladder(Ordered):
             )
 
     @property
-    def history(self) -> int:
+    def num_features(self) -> int:
         return max(self.order + 1, 3) if self.smoothing else self.order + 1
 
     def basis(self, i: int, x: float) -> float:

@@ -15,7 +15,7 @@ class Reuse(LinearForecaster):
     """The last computed feature, as it was (FORA, TeaCache, First-Block Cache)."""
 
     @property
-    def history(self) -> int:
+    def num_features(self) -> int:
         return 1
 
     def weights(self, times: Sequence[float], t: float) -> Vector:
@@ -48,11 +48,11 @@ class FoCa(LinearForecaster):
     them. Beyond ``HORIZON`` steps the change is that of the horizon, faded by horizon / x.
     """
 
-    keeps = 2
+    num_forecasts = 2
     HORIZON = 3.0
 
     @property
-    def history(self) -> int:
+    def num_features(self) -> int:
         return 2
 
     def weights(self, times: Sequence[float], t: float) -> Vector:
@@ -77,14 +77,14 @@ class LinearExtrapolation(LinearForecaster):
 
     weight: float
 
-    keeps = 2
+    num_forecasts = 2
 
     def __post_init__(self) -> None:
         if isinstance(self.weight, bool) or not math.isfinite(self.weight):
             raise ValueError(f"weight must be a finite number, got {self.weight!r}")
 
     @property
-    def history(self) -> int:
+    def num_features(self) -> int:
         return 2
 
     def weights(self, times: Sequence[float], t: float) -> Vector:
@@ -99,15 +99,15 @@ class LearnedWeights(LinearForecaster):
     table: tuple[tuple[int, tuple[float, ...]], ...]
 
     @property
-    def history(self) -> int:
+    def num_features(self) -> int:
         return max((len(weights) for _, weights in self.table), default=1)
 
     def weights(self, times: Sequence[float], t: float) -> Vector:
         learned = dict(self.table).get(int(t))
         if learned is None or len(learned) != len(times):
             raise ValueError(
-                f"no weights were learned for step {int(t)} from {len(times)} features: a second expert, another shape "
-                "or a branch that comes late begins anew, which the schedule that they were learned for does not"
+                f"no weights were learned for step {int(t)} from {len(times)} features: the history began anew here (a "
+                "second expert, another shape, a late branch), and learned weights assume an uninterrupted run"
             )
         return list(learned)
 

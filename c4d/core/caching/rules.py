@@ -44,10 +44,10 @@ class Rule:
         if not isinstance(self.forecast, LinearForecaster | FeatureForecaster):
             kinds = "c4d.LinearForecaster or c4d.FeatureForecaster"
             raise TypeError(f"forecast is {self.forecast!r}; give an instance of a subclass of {kinds}")
-        if isinstance(self.forecast, FeatureForecaster) and not set(self.sites) <= set(self.forecast.at):
+        if isinstance(self.forecast, FeatureForecaster) and not set(self.sites) <= set(self.forecast.sites):
             raise ValueError(
                 f"{type(self.forecast).__name__} reads the features of a whole forward, not {', '.join(self.sites)}: "
-                f"use @{' or @'.join(self.forecast.at)}"
+                f"use @{' or @'.join(self.forecast.sites)}"
             )
 
 

@@ -194,7 +194,7 @@ def check_fit(method: CacheMethod, spec: ModelSpec) -> None:
             )
         if isinstance(rule, OutputRule) and rule.residual and not spec.like_latents:
             raise ValueError(
-                f"{method.name} stores outputs less the latents, but what {spec.transformer} returns is not like them: "
+                f"{method.name} stores outputs less latents, but the output of {spec.transformer} has other channels: "
                 f"use @{BLOCKS}"
             )
         if isinstance(rule.forecast, FeatureForecaster) and rule.forecast.needs_grid and spec.grid is None:

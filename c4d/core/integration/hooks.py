@@ -38,7 +38,7 @@ class Listener(Protocol):
 
 
 class Unsaved:
-    """What stays behind when a model is copied or saved."""
+    """A mixin: in a copy or a pickle of the model it is None."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> None:
         return None

@@ -55,7 +55,7 @@ class TextUnpadder:
 
     def _lengths(self, mask: Tensor) -> Lengths:
         """Leading tokens of each sample; None if something else is masked."""
-        if mask.is_inference():  # written to without a trace: what was read of it before proves nothing
+        if mask.is_inference():  # no version counter tells whether it was written to since its lengths were read
             return self._read(mask)
         known = self._known.get(mask)
         if known is None or known[0] != mask._version:

@@ -82,7 +82,7 @@ class ProcessorPatch(Unsaved):
         self._give_back()
         self._look()
         for module, processor in self._placed:
-            processor.work.rest()
+            processor.work.reset()
             if module.__dict__.get("processor") is processor:
                 module.processor = processor.before
         self._placed = []
@@ -121,15 +121,15 @@ class ProcessorPatch(Unsaved):
         dtype = compute_dtype(args[0] if args else kwargs.get("hidden_states"), self.transformer)
         names = set()
         for heads, work in self._works.items():
-            work.rest()
+            work.reset()
             name, plain = self._attend(dtype, heads, False)
             names.add(name)
             if masked:
                 name, of_keys = self._attend(dtype, heads, True)
                 names.add(name)
-                work.choose(plain, of_keys)
+                work.select(plain, of_keys)
             else:
-                work.choose(plain, absent=absent)
+                work.select(plain, absent=absent)
         self._names = names
         return args, kwargs
 
@@ -154,7 +154,7 @@ class ProcessorPatch(Unsaved):
     def leave(self, args: Any, output: Any) -> None:
         self._give_back()
         for work in self._works.values():
-            work.rest()
+            work.reset()
 
     def _look(self) -> None:
         if self._placed:

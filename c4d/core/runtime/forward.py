@@ -30,7 +30,7 @@ COMPUTE, REUSE = Action.COMPUTE, Action.REUSE
 
 @dataclass(frozen=True)
 class ForwardContext:
-    """A forward under way: of what, with which arguments (by name), at which noise level, and with whom."""
+    """The context of the forward under way: its module, bound arguments, noise level and ranks."""
 
     transformer: nn.Module
     inputs: Callable[[], Mapping[str, Any]]
@@ -127,7 +127,7 @@ class Forward:
         return self.branch.grid
 
     def decide(self, now: Mapping[Signal, Tensor]) -> None:
-        parts = {signal: self._valid(value, not signal.outside) for signal, value in now.items()}
+        parts = {signal: self._unpadded(value, not signal.outside) for signal, value in now.items()}
         now, wholes = {p: x for p, (x, _) in parts.items()}, {p: n for p, (_, n) in parts.items()}
         broken, states = bool(now) and self._measure(now, wholes), self.branch.states
         for i, rule in enumerate(self.rules):
@@ -148,14 +148,14 @@ class Forward:
         pairs = {p: (x, before[p]) for p, x in now.items() if p in before and before[p].shape == x.shape}
         if self.branch.outputs is not None:
             pairs[Signal.OUTPUT], self.branch.outputs = self.branch.outputs, None
-            wholes = {**wholes, Signal.OUTPUT: self._valid(pairs[Signal.OUTPUT][0], False)[1]}
+            wholes = {**wholes, Signal.OUTPUT: self._unpadded(pairs[Signal.OUTPUT][0], False)[1]}
         self.seen = self.tools.meter.read(pairs, wholes)
         broken = sum(not change.finite for change in self.seen.values())
         self.tools.nonfinite += broken
         return broken > 0
 
-    def _valid(self, x: Tensor, spread: bool = True) -> tuple[Tensor, int]:
-        return self.call.ranks.valid(self.call.transformer, x, spread)
+    def _unpadded(self, x: Tensor, spread: bool = True) -> tuple[Tensor, int]:
+        return self.call.ranks.unpadded(self.call.transformer, x, spread)
 
     def _ready(self, rule: Rule) -> bool:
         """True if something is stored that the rule could reuse."""
@@ -219,7 +219,7 @@ class Forward:
             raise RuntimeError(f"{self.spec.transformer}: {names} did not show up before the blocks; its spec is wrong")
         if entry:
             with onloaded(block):
-                mine = self.call.ranks.mine(self.call.transformer, named)
+                mine = self.call.ranks.local_args(self.call.transformer, named)
                 now.update({p: s.read(block, mine).detach() for p, s in entry.items()})
         if Signal.FIRST_BLOCKS not in signals:
             self.decide(now)
@@ -289,7 +289,7 @@ class Forward:
             history = self.branch.histories[place.key]
             base = [leading(self._latents(), history.shapes[0])] if residual else None
             leaves = self.forecast(history, rule, base)
-            if place.key == OUTPUT and rule.forecast.keeps:  # as below
+            if place.key == OUTPUT and rule.forecast.num_forecasts:  # as below
                 leaves = [x.clone() for x in leaves]
             return leaves[0] if history.structure is None else pytree.tree_unflatten(leaves, history.structure)
         out = original(*args, **kwargs)
@@ -315,7 +315,7 @@ class Forward:
 
     def forecast(self, history: History, rule: Rule, base: Sequence[Tensor] | None = None) -> list[Tensor]:
         """Every tensor of ``history`` forecast for now, plus its ``base``."""
-        valid = partial(self._valid, spread=isinstance(rule, BlocksRule))
+        valid = partial(self._unpadded, spread=isinstance(rule, BlocksRule))
         field = FeatureOps(self.tools, history, self.call.ranks, valid, self._band)
         return self.tools.forecast(history, rule.forecast, self.time(rule), field, base)
 
@@ -328,7 +328,9 @@ class Forward:
     def record(self, key: str, rule: Rule, tensors: Sequence[Tensor]) -> History:
         history, now = self.branch.histories.get(key), self.step.index
         if history is None:
-            history = History(rule.forecast.history, self.tools.storage, self.tools.backend, rule.forecast.keeps)
+            history = History(
+                rule.forecast.num_features, self.tools.storage, self.tools.backend, rule.forecast.num_forecasts
+            )
             self.branch.histories[key] = history
         if history.step == now:
             raise RuntimeError(f"{key} ran twice in one forward; its outputs cannot be told apart and so not be cached")

@@ -35,11 +35,11 @@ class HistoryConfig:
 
 
 class History:
-    """At most ``length`` entries of (time, one or more tensors), and the last ``keeps`` forecasts among them."""
+    """At most ``length`` entries of (time, tensors), and the last ``num_forecasts`` forecasts among them."""
 
-    def __init__(self, length: int, storage: HistoryConfig, backend: Primitives, keeps: int = 0) -> None:
+    def __init__(self, length: int, storage: HistoryConfig, backend: Primitives, num_forecasts: int = 0) -> None:
         self._storage, self._backend = storage, backend
-        self._room = {False: length, True: keeps}  # for computed entries, for forecasts
+        self._room = {False: length, True: num_forecasts}  # for computed entries, for forecasts
         self.times: tuple[float, ...] = ()
         self._entries: list[list[Tensor | Parked]] = []
         self.shapes: list[torch.Size] = []  # of the tensors of every entry

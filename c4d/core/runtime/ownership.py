@@ -19,7 +19,7 @@ class Own(threading.local):
 
 
 class ThreadOwnership:
-    """Of one session: only the owner makes the forwards of a run; a new run is anybody's, but not during a forward."""
+    """Only the thread that opened a session's run may continue it. Any may open the next, except during a forward."""
 
     def __init__(self) -> None:
         self.own = Own()

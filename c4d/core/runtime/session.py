@@ -114,9 +114,9 @@ class Session(Entered, Unsaved):
     def bytes(self) -> int:
         """Bytes held right now by histories and signals.
 
-        None between runs: what a pipeline's run holds goes when its loop ends, also if it is stopped. In a loop of
-        one's own it goes with the last step; what a run holds that stops before, or in which a transformer or branch
-        does not take part to the end, goes with the next run or the session.
+        0 between the runs of a pipeline: they are freed when its loop ends or is stopped. Those of a hand-written loop
+        are freed with its last step. If that loop stops earlier, or a branch or transformer leaves it earlier, they
+        are freed with the next run or the session.
         """
         return self._run.bytes() + sum(basis.nbytes for basis in self._tools.bases.values()) if self._run else 0
 
@@ -158,7 +158,7 @@ class Session(Entered, Unsaved):
     # -- called by what is attached to the model
 
     def enter(self, expert: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Before the forward of a transformer: places the forward and, if no signal is needed, decides it."""
+        """Pre-forward hook: finds run, step and branch, and decides at once unless a signal has to be measured."""
         attachment = self._attachments[expert]
         attachment.refuse_compiled(self.method)
         loop = self._turns.own.loops[-1] if self._turns.own.loops else None
@@ -178,7 +178,7 @@ class Session(Entered, Unsaved):
         if self.name is None and isinstance(clock, SchedulerTracker) and clock.tells_steps:
             step = step._replace(branch=self._run.unnamed.place(step.index, attachment.conditioning(args, kwargs)))
         self._ranks.compare(attachment.transformer, self.method.name, step, args, kwargs)
-        if self._ranks.elsewhere(attachment.transformer):
+        if self._ranks.runs_elsewhere(attachment.transformer):
             return
         attachment.wake()
         rules = self.method.rules

@@ -21,28 +21,28 @@ class DecisionSync(Protocol):
         """Before a forward of it with these arguments; may raise if other ranks make another one."""
         ...
 
-    def elsewhere(self, transformer: nn.Module) -> bool:
-        """Whether the call of it that is under way is made by other ranks alone."""
+    def runs_elsewhere(self, transformer: nn.Module) -> bool:
+        """True if only other ranks run the forward under way (each branch of guidance on its own ranks)."""
         ...
 
-    def mine(self, transformer: nn.Module, named: Mapping[str, Any]) -> Mapping[str, Any]:
+    def local_args(self, transformer: nn.Module, named: Mapping[str, Any]) -> Mapping[str, Any]:
         """The arguments of a block in a forward under way, by name, as this rank's block gets them."""
         ...
 
-    def valid(self, transformer: nn.Module, x: Tensor, spread: bool = True) -> tuple[Tensor, int]:
-        """A tensor of a forward under way without tokens that are nobody's, and of how many numbers it is on all ranks.
+    def unpadded(self, transformer: nn.Module, x: Tensor, spread: bool = True) -> tuple[Tensor, int]:
+        """``x`` [B, D] or [B, tokens, D] of this forward without padding, and its element count over all ranks.
 
-        [B, D] or [B, tokens, D]; not ``spread``, every rank has all of it.
+        Unless it is ``spread``, every rank has all of it.
         """
         ...
 
-    def sums(
+    def all_sum(
         self, partial: Tensor, counts: Sequence[tuple[int, int]], failed: bool, apart: bool = False
     ) -> list[list[float]]:
-        """[n, k] numbers of every rank -> their sums, on the host; raises if a rank ``failed`` to measure.
+        """Sums of ``partial`` [n, k] over all ranks, on the host; raises if a rank ``failed`` to measure.
 
-        ``apart``: over the ranks of one forward, also where branches of guidance decide together.
-        ``counts``: of how many numbers each row is made here and on all ranks.
+        ``apart``: sums within one branch of guidance, even where the branches decide together.
+        ``counts``: the element counts behind each row, on this rank and on all.
         """
         ...
 
@@ -59,16 +59,16 @@ class SingleProcess:
     ) -> None:
         return None
 
-    def elsewhere(self, transformer: nn.Module) -> bool:
+    def runs_elsewhere(self, transformer: nn.Module) -> bool:
         return False
 
-    def mine(self, transformer: nn.Module, named: Mapping[str, Any]) -> Mapping[str, Any]:
+    def local_args(self, transformer: nn.Module, named: Mapping[str, Any]) -> Mapping[str, Any]:
         return named
 
-    def valid(self, transformer: nn.Module, x: Tensor, spread: bool = True) -> tuple[Tensor, int]:
+    def unpadded(self, transformer: nn.Module, x: Tensor, spread: bool = True) -> tuple[Tensor, int]:
         return x, x.numel()
 
-    def sums(
+    def all_sum(
         self, partial: Tensor, counts: Sequence[tuple[int, int]], failed: bool, apart: bool = False
     ) -> list[list[float]]:
         return [] if failed else partial.tolist()
@@ -116,7 +116,7 @@ class SignalReader:
             now, _ = next(iter(pairs.values()))
             failure, partial = error, torch.zeros(len(pairs), 2, device=now.device)
         counts = [(now.numel(), wholes[signal]) for signal, (now, _) in pairs.items()]
-        rows = self._ranks.sums(partial, counts, failure is not None)
+        rows = self._ranks.all_sum(partial, counts, failure is not None)
         self.host_reads += 1
         if failure is not None:
             raise failure

@@ -75,8 +75,8 @@ class Run:
         return sum(held.values())
 
     def release(self, done: CacheState, rules: Sequence[Rule]) -> None:
-        """Drops the memory of a branch after its last step, and of those that no longer take part: they sat out the
-        step before (an expert that was left, a guidance that ended)."""
+        """Drops the memory of a branch after its last step, and of branches that the step before did not call: the
+        expert was left, or guidance ended."""
         for branch in self.branches.values():
             if branch is done or branch.last < done.last - 1:
                 branch.reset(rules)
@@ -128,12 +128,12 @@ class Runtime:
         else:
             assert isinstance(forecaster, LinearForecaster)  # there is no third kind (Rule)
             weights = self._weights(history, forecaster, t)
-            if base is not None and not forecaster.keeps:
+            if base is not None and not forecaster.num_forecasts:
                 return [
                     self.backend.lincomb([x, *held], [1.0, *weights]) for x, held in zip(base, features, strict=True)
                 ]
             made = [self.backend.lincomb(held, weights) for held in features]
-        if forecaster.keeps:
+        if forecaster.num_forecasts:
             self.watch(made)
             history.push(Predicted(t), made)
         if base is not None:
@@ -166,7 +166,7 @@ class FeatureOps:
     tools: Runtime
     history: History
     ranks: DecisionSync
-    valid: Callable[[Tensor], tuple[Tensor, int]]
+    unpadded: Callable[[Tensor], tuple[Tensor, int]]
     band: Callable[[Tensor, float], Tensor]
     index: int = 0
 
@@ -178,14 +178,14 @@ class FeatureOps:
 
     def gram(self) -> list[Tensor]:
         if self.index not in self.history.gram:
-            parts = [self.valid(x) for x in self.history.features(self.index)]
+            parts = [self.unpadded(x) for x in self.history.features(self.index)]
             held, whole = [x.flatten(1) for x, _ in parts], parts[0][1]
             B, K = held[0].shape[0], len(held)
             total = held[0].new_zeros(B, K, K, dtype=torch.float64)
             for start in range(0, held[0].shape[1], CHUNK // B):
                 part = torch.stack([x[:, start : start + CHUNK // B] for x in held], 1).double()
                 total += part @ part.mT
-            rows = self.ranks.sums(total.flatten(1), [(held[0].shape[1], whole // B)] * B, False, apart=True)
+            rows = self.ranks.all_sum(total.flatten(1), [(held[0].shape[1], whole // B)] * B, False, apart=True)
             self.tools.meter.host_reads += 1
             self.history.gram[self.index] = [torch.tensor(row, dtype=torch.float64).view(K, K) for row in rows]
         return self.history.gram[self.index]

@@ -11,7 +11,7 @@ import torch
 from torch.utils._pytree import tree_map_only
 
 import c4d
-from c4d.backends import Unsupported
+from c4d.backends import UnsupportedError
 from tests import tiny
 from tests.methods import REUSING, SIGMAS, STEPS
 from tests.subjects import passes
@@ -203,7 +203,7 @@ def test_every_method(simulation, kind):
     model = case.build()
     if kind == "dmd":
         with pytest.raises(
-            Unsupported, match=r"dmd:interval=2 adds up in torch.float64, which backend 'ascend' does not"
+            UnsupportedError, match=r"dmd:interval=2 adds up in torch.float64, which backend 'ascend' does not"
         ):
             c4d.cached(model, text, backend="ascend")
         return
