@@ -234,7 +234,7 @@ CASES = {
             ),
             unit=1e-3,
         ),
-        Case("hunyuan-image", _hunyuan_image, (1, 4, 4, 5), lambda: text(9), outputs=True),
+        Case("hunyuan-image", _hunyuan_image, (1, 4, 4, 5), lambda: text(9), alike=True),
         Case(
             "hunyuan-image-two-texts",
             lambda **config: _hunyuan_image(
@@ -247,7 +247,7 @@ CASES = {
                 guidance=torch.tensor([3250.0]),
                 timestep_r=torch.tensor([400.0]),
             ),
-            outputs=True,
+            alike=True,
         ),
         Case(
             "hunyuan-image-refiner",
@@ -256,7 +256,7 @@ CASES = {
             ),
             (1, 8, 1, 4, 5),
             lambda: dict(**text(9), guidance=torch.tensor([4000.0])),
-            outputs=True,
+            alike=True,
         ),
         Case("qwen", _qwen, (1, 20, 16), lambda: qwen_inputs((1, 4, 5)), unit=1e-3),
         Case("qwen-masked", _qwen, (1, 20, 16), lambda: qwen_inputs((1, 4, 5), lengths=(9,)), unit=1e-3),
