@@ -36,6 +36,3 @@ MOVED = {
 SMOOTHED = {"smoothed": "taylorseer:interval=2+taylor:order=2,smoothing=exponential,alpha=0.7@blocks"}
 PAST = {"newton": "schedule:computed=0/1/3/4+newton:order=3", "modes at the stack": "schedule:computed=0/1/2/3+dmd"}
 EVERY = {**REUSING, **MOVED, **SMOOTHED, **PAST}
-# A method a site and a way of deciding, as models see them: on every model in every sample of models and methods.
-WHOLE = ("fora", "taylorseer-lite", "lemica", "teacache", "first-block, more blocks")
-WHOLE += ("wan-t2v", "hunyuan-t2v")  # and every method on these models

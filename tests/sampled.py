@@ -9,12 +9,19 @@ from typing import Any
 import pytest
 
 
-def sampled(*axes: Iterable[Any], whole: Collection[Any] = (), nth: int = 6, shift: int = 0) -> list[Any]:
+def first_of(values: Iterable[Any], keep: int = 1) -> list[Any]:
+    """The first ``keep`` values as parameters; the others are marked ``nightly``: they take long and differ little."""
+    return [_param([value], place < keep) for place, value in enumerate(values)]
+
+
+def sampled(
+    *axes: Iterable[Any], whole: Collection[Any] = (), nth: int = 6, shift: int = 0, complete: bool = True
+) -> list[Any]:
     """The combinations of ``axes`` as parameters; all but a sample are marked ``nightly``.
 
     In the sample are those that have a value of ``whole``, and of the others those whose positions, ``shift`` and all,
-    add up to a multiple of ``nth``. Tests of the same axes take different shifts, and so different samples. Every value
-    of every axis has to be in it. A tuple on an axis gives several parameters.
+    add up to a multiple of ``nth``. Tests of the same axes take different shifts, and so different samples. Unless it
+    need not be ``complete``, every value of every axis has to be in it. A tuple on an axis gives several parameters.
     """
     listed, made = [list(axis) for axis in axes], []
     seen: list[set[int]] = [set() for _ in axes]
@@ -28,7 +35,7 @@ def sampled(*axes: Iterable[Any], whole: Collection[Any] = (), nth: int = 6, shi
     assert not nowhere, f"{nowhere} on no axis"
     for axis, places in zip(listed, seen, strict=True):
         missing = [value for place, value in enumerate(axis) if place not in places]
-        assert not missing, f"no combination of the sample has {missing}"
+        assert not (complete and missing), f"no combination of the sample has {missing}"
     return made
 
 

@@ -25,6 +25,7 @@ from bench.accelerator.verdicts import KEPT, MISSED, UNKNOWN
 from bench.stamp import ROOT
 from c4d.backends import select
 from c4d.backends.reference import Reference
+from tests.sampled import first_of, sampled
 
 
 @pytest.fixture(autouse=True)
@@ -83,7 +84,7 @@ def test_the_primitives_of_the_host_pass(tmp_path):
     assert found["check", "captured graph"]["absent"] and found["check", "lincomb, bfloat16"]["checked"] == 48
 
 
-@pytest.mark.parametrize("part", verdicts.MODELS)
+@pytest.mark.parametrize("part", first_of(verdicts.MODELS))
 def test_contenders_leave_the_model_as_it_was(part):
     pytest.importorskip("cache_dit")
     machine = Machine.find("cpu", rehearsal=True)
@@ -135,12 +136,16 @@ class Nowhere(Machine):
 
 @pytest.mark.parametrize(
     ("part", "parameters", "hidden"),
-    [
-        ("flux", 11.90e9, 4096 * 3072 * 2),
-        ("wan", 1.42e9, 32760 * 1536 * 4),
-        ("wan14b", 14.29e9, 75600 * 5120 * 4),
-        ("hunyuan", 12.82e9, 118800 * 3072 * 2),
-    ],
+    sampled(
+        [
+            ("flux", 11.90e9, 4096 * 3072 * 2),
+            ("wan", 1.42e9, 32760 * 1536 * 4),
+            ("wan14b", 14.29e9, 75600 * 5120 * 4),
+            ("hunyuan", 12.82e9, 118800 * 3072 * 2),
+        ],
+        nth=3,
+        complete=False,
+    ),
 )
 def test_the_models_have_their_published_sizes(part, parameters, hidden):
     with torch.no_grad():
@@ -297,6 +302,7 @@ def test_of_a_board_only_its_versions_are_kept(monkeypatch):
 # -- processes
 
 
+@pytest.mark.nightly
 def test_ranks_of_the_host(tmp_path):
     assert bench.main(["cards", "--rehearse", "--out", str(tmp_path)]) == 0
     two, eight = cases_of(tmp_path, "cards").values()

@@ -99,6 +99,8 @@ def test_a_generation_walks_the_ten_steps(tmp_path):
     asked = "generate --cache taylorseer-lite:interval=2@blocks --steps 4 --frames 1 --quiet --prompt"
     code = f"""
 import json, sys
+import diffusers.pipelines.wan, transformers, c4d.cli.command  # not under the profiler, which makes imports slow
+from diffusers import WanPipeline
 calls = []
 def note(frame, event, argument):
     name = frame.f_code.co_filename

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.sampled import sampled
+from tests.sampled import first_of, sampled
 
 
 def kept(made):
@@ -32,3 +32,8 @@ def test_a_sample_without_some_value_is_an_error():
         sampled(range(4), "a", nth=2)
     with pytest.raises(AssertionError, match=r"\['c'\] on no axis"):
         sampled(range(4), "ab", whole=["a", "c"])
+    assert kept(sampled(range(4), "a", nth=2, complete=False)) == [(0, "a"), (2, "a")]
+
+
+def test_the_first_of_some_values():
+    assert kept(first_of("abc", 2)) == [("a",), ("b",)] and len(first_of("abc")) == 3

@@ -13,6 +13,7 @@ import pytest
 
 from c4d.cli.main import main
 from tests.ascend.install import ROOT, environment
+from tests.sampled import first_of
 
 CONFIG = """\
 prompt: a red circle moving left on a black background
@@ -42,6 +43,7 @@ def torchrun(libraries, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_one_rank(torchrun, tmp_path):
     done = torchrun(1)
     assert done.returncode == 0, done.stderr
@@ -52,7 +54,7 @@ def test_one_rank(torchrun, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("degrees", [["--cfg", "1", "--ulysses", "2"], ["--cfg", "1", "--ring", "2"]], ids=" ".join)
+@pytest.mark.parametrize("degrees", first_of([["--cfg", "1", "--ring", "2"], ["--cfg", "1", "--ulysses", "2"]]))
 def test_two_ranks(torchrun, tmp_path, degrees):
     """Attention to the tokens of both, over torch_npu's ProcessGroupHCCL; every forward asks both before it decides."""
     done = torchrun(2, *degrees, "--cache", "first-block:threshold=1e9,last=0", "--dtype", "float32")

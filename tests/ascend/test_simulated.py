@@ -1,11 +1,13 @@
 """Runs the tests in ``simulated`` with the real torch_npu over a stand-in for CANN: no NPU is needed, none is shown.
 
-In processes of about the same length, for two workers, started with the environment that torch_npu needs. One test
-alone, by hand: ``python -m tests.ascend.test_simulated test_order.py -k pinned``.
+In processes of their own, started with the environment that torch_npu needs. What ``make nightly`` and ``make
+test-ascend`` run beyond a sample, they run in there too. One test alone, by hand:
+``python -m tests.ascend.test_simulated test_order.py -k pinned``.
 """
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -13,18 +15,14 @@ from pathlib import Path
 import pytest
 
 from tests.ascend.install import ROOT, NotHere, environment, prepared
+from tests.sampled import first_of
 
 SIMULATED = Path(__file__).parent / "simulated"
-HEAVY = {
-    "ranks": ["test_ranks.py"],
-    "models": ["test_models.py", "test_command.py"],
-    "memory": ["test_memory.py"],
-    "mutations": ["test_mutations.py"],
-}
+APART = {"ranks": ["test_ranks.py"], "mutations": ["test_mutations.py"]}
 PRIMITIVES = ["tests/backends", "-p", "tests.ascend.simulated.conftest"]  # every backend's, told to take the device
 SHARES = {
-    **HEAVY,
-    "rest": sorted({path.name for path in SIMULATED.glob("test_*.py")}.difference(*HEAVY.values())),
+    **APART,
+    "rest": sorted({path.name for path in SIMULATED.glob("test_*.py")}.difference(*APART.values())),
     "primitives": PRIMITIVES,
 }
 
@@ -39,7 +37,13 @@ def run(libraries, *options, chip="Ascend910B3", queue=0, **how):
     return subprocess.run(command, cwd=ROOT, env=environment(libraries, **settings), text=True, **how)
 
 
-def passes(libraries, *options, **how):
+@pytest.fixture
+def passes(libraries, pytestconfig):
+    """Runs files of ``simulated``, or what is chosen of them as this run's own tests are."""
+    return functools.partial(check, libraries, "-m", pytestconfig.getoption("markexpr"))
+
+
+def check(libraries, *options, **how):
     try:
         done = run(libraries, *options, **how, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)
     except subprocess.TimeoutExpired as late:
@@ -52,18 +56,19 @@ def passes(libraries, *options, **how):
 @pytest.mark.parametrize(
     "share", [pytest.param(share, marks=pytest.mark.nightly if share == "mutations" else ()) for share in SHARES]
 )
-def test_simulated(libraries, share):
-    passes(libraries, *SHARES[share])
+def test_simulated(passes, share):
+    passes(*SHARES[share])
 
 
-@pytest.mark.parametrize("chip", ["Ascend950DT_9571", "Ascend910A"])
-def test_another_chip(libraries, chip):
-    passes(libraries, "test_chips.py", chip=chip)
+@pytest.mark.parametrize("chip", first_of(["Ascend950DT_9571", "Ascend910A"]))
+def test_another_chip(passes, chip):
+    passes("test_chips.py", chip=chip)
 
 
-def test_operators_that_a_second_thread_launches(libraries):
+@pytest.mark.nightly
+def test_operators_that_a_second_thread_launches(passes):
     """As users are told to set it: TASK_QUEUE_ENABLE=2."""
-    passes(libraries, "test_backend.py", "test_order.py", queue=2)
+    passes("test_backend.py", "test_order.py", queue=2)
 
 
 @pytest.mark.parametrize(

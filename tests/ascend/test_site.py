@@ -41,6 +41,7 @@ def test_the_program_of_a_command(command, runs):
     assert (runs in LAUNCHERS) == ("torch" in command)
 
 
+@pytest.mark.nightly  # tests/ascend/test_launch.py starts ranks too
 def test_ranks_of_torchrun_compute(libraries, tmp_path):
     (tmp_path / "rank.py").write_text(RANK)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from tests.ascend.install import ROOT, VERSION, environment
+from tests.sampled import first_of
 
 LOADER = "libhccl.so: cannot open shared object file: No such file or directory"
 WHY = f"torch's extension torch_npu {VERSION} cannot be loaded: ImportError: {LOADER}"
@@ -40,7 +41,7 @@ def test_torch_is_really_broken(without_cann):
     assert done.returncode == 1 and "Failed to load the backend extension: torch_npu" in done.stderr
 
 
-@pytest.mark.parametrize("autoload", [True, False])
+@pytest.mark.parametrize("autoload", first_of([True, False]))
 def test_doctor_has_its_whole_page(without_cann, autoload):
     done = without_cann(*DOCTOR, autoload=autoload)
     assert done.returncode == 0, done.stderr
@@ -58,7 +59,7 @@ def test_doctor_has_its_whole_page(without_cann, autoload):
     assert none == "pip uninstall torch_npu, since import torch and diffusers fail as long as it is there"
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", first_of(COMMANDS))
 def test_every_other_command_is_one_line(without_cann, command):
     done = without_cann(*COMMANDS[command])
     assert done.returncode == 3 and done.stdout == ""
@@ -70,7 +71,7 @@ def test_debug_shows_where(without_cann):
     assert done.returncode == 3 and "Traceback" in done.stderr and "import torch_npu._C" in done.stderr
 
 
-@pytest.mark.parametrize("command", ["generate", "launch"])
+@pytest.mark.parametrize("command", first_of(["generate", "launch"]))
 def test_without_autoload_diffusers_is_to_blame(without_cann, command):
     done = without_cann(*COMMANDS[command], autoload=False)
     assert done.returncode == 3 and done.stdout == ""
@@ -82,7 +83,7 @@ def test_without_autoload_what_needs_no_model_works(without_cann):
     assert done.returncode == 0 and "fora:interval" in done.stdout and done.stderr == ""
 
 
-@pytest.mark.parametrize("autoload", ["0", "1"])
+@pytest.mark.parametrize("autoload", first_of(["0", "1"]))
 def test_with_cann_nothing_is_wrong(libraries, autoload):
     there = environment(libraries, TORCH_DEVICE_BACKEND_AUTOLOAD=autoload)
     done = subprocess.run([sys.executable, *DOCTOR], cwd=ROOT, env=there, capture_output=True, text=True)

@@ -15,13 +15,15 @@ import sys
 
 import pytest
 
+from tests.sampled import first_of
+
 pytest.importorskip("triton", reason="the compiler under test")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Triton brings the assembler for Linux")
 
 WIDE = "v4.b32"  # 16 bytes: the widest there is for a thread
 
 
-@pytest.fixture(scope="module", params=[80, 90, 100], ids=lambda capability: f"sm_{capability}")
+@pytest.fixture(scope="module", params=first_of([90, 80, 100]), ids=lambda capability: f"sm_{capability}")
 def kernels(request, tmp_path_factory):
     environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path_factory.mktemp("triton"))}
     del environment["TRITON_INTERPRET"]

@@ -183,10 +183,16 @@ def test_a_package_brings_a_backend_by_its_entry_point(installed):
     command = ["-m", "c4d", "generate", "--cache", "fora:interval=2@blocks", "--steps", "3", "--frames", "1"]
     code, out, err = installed(entries, *command, "--prompt", "a red circle on a black background", "--backend", "toy")
     assert code == 0 and "toy: lincomb of 2" in out, err
-    code, out, err = installed(entries, *command, "--prompt", "a red circle", "--backend", "half")
+
+
+@pytest.mark.nightly
+def test_a_backend_of_a_package_that_cannot_do_it(installed):
+    entries = "half = toy_backend:Half\nshrinking = toy_backend:Shrinking"
+    command = ["-m", "c4d", "generate", "--cache", "fora:interval=2@blocks", "--steps", "3", "--frames", "1"]
+    code, _, err = installed(entries, *command, "--prompt", "a red circle", "--backend", "half")
     assert code == 3 and "is no backend" in err and "Traceback" not in err
     shrinking = ["--prompt", "a red circle", "--backend", "shrinking", "--out", "other"]
-    code, out, err = installed(entries, *command, *shrinking)
+    code, _, err = installed(entries, *command, *shrinking)
     assert code == 1 and "attention kernel 'first' of backend 'shrinking' gave [" in err and "for queries [" in err
 
 

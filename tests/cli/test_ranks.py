@@ -59,10 +59,14 @@ def record(folder):
 @pytest.mark.parametrize(
     "degrees, used",
     [
-        (["--cfg", "1", "--ring", "2"], {"ulysses": 1, "ring": 2, "cfg": 1, "data": 1}),
-        ([], {"ulysses": 1, "ring": 1, "cfg": 2, "data": 1}),  # chosen: this pipeline makes two branches
+        pytest.param([], {"ulysses": 1, "ring": 1, "cfg": 2, "data": 1}, id="chosen"),  # this pipeline has two branches
+        pytest.param(
+            ["--cfg", "1", "--ring", "2"],
+            {"ulysses": 1, "ring": 2, "cfg": 1, "data": 1},
+            id="ring",
+            marks=pytest.mark.nightly,
+        ),
     ],
-    ids=["ring", "chosen"],
 )
 def test_two_ranks_make_what_one_makes(launched, tmp_path, degrees, used):
     ranks, one = tmp_path / "ranks", tmp_path / "one"

@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 
 from c4d.cli.signals import Terminated, stoppable
+from tests.sampled import first_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("forks")]
 PROMPTS = [f"a red circle moving {way} on a black background" for way in ("left", "right", "up")]
-KILLS = 20
 
 
 class Forks:
@@ -136,16 +136,17 @@ def test_the_manifest_ties_each_output_to_what_made_it(undisturbed):
         assert set(line["versions"]) == {"python", "torch", "diffusers", "transformers", "c4d"}
 
 
-def test_killed_at_random(forks, undisturbed):
+@pytest.mark.parametrize("least", first_of([5, 20]))
+def test_killed_at_random(forks, undisturbed, least):
     whole, length = undisturbed
     moments, starts, kills, rounds, seen = random.Random(20), 0, 0, 0, set()
     sights = ["*/.video.*", "*/.sheet.*", "*/.report.*.html", "*/.report.*.json", ".manifest.*"]
-    while kills < KILLS:
-        out, status, before = forks.folder / f"killed{rounds}", None, {}
+    while kills < least:
+        out, status, before = forks.folder / f"killed{least}-{rounds}", None, {}
         rounds += 1
-        while status is None and kills < KILLS:
+        while status is None and kills < least:
             child, starts = forks.start(out), starts + 1
-            assert starts <= 3 * KILLS, f"{kills} kills in {starts} starts"
+            assert starts <= 3 * least, f"{kills} kills in {starts} starts"
             if starts % 2:
                 pattern = sights[starts // 2 % len(sights)]
                 status = forks.until_seen(out, pattern)
@@ -167,8 +168,9 @@ def test_killed_at_random(forks, undisturbed):
     assert seen >= {"time", "*/.video.*"}  # the others are there for a few milliseconds
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_interrupted(forks, undisturbed, number, code):
+@pytest.mark.parametrize("code", first_of([143, 130]))
+def test_interrupted(forks, undisturbed, code):
+    number = {130: signal.SIGINT, 143: signal.SIGTERM}[code]
     whole, length = undisturbed
     out, stopped, before = forks.folder / f"stopped{code}", 0, {}
     for moment in (".lock", 0.2, "*/.video.*", 0.5, "*/.report.*", 0.3):

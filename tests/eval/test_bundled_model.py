@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from c4d.bundled import adherence, evaluation_set, generate
+from tests.sampled import first_of
 
 pytest.importorskip("diffusers")
 
@@ -43,13 +44,14 @@ def test_it_loads_offline(bundled_model: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_it_does_what_the_prompt_says(bundled_model: Path) -> None:
+@pytest.mark.parametrize("clips", first_of([4, 24]))
+def test_it_does_what_the_prompt_says(bundled_model: Path, clips: int) -> None:
     from diffusers import WanPipeline
 
     pipe: Any = WanPipeline.from_pretrained(bundled_model)
     pipe.set_progress_bar_config(disable=True)
     for name in ("seen", "held_out"):
-        asked, seeds = evaluation_set(name, 24)
+        asked, seeds = evaluation_set(name, clips)
         video = generate(pipe, asked, seeds, steps=50, guidance_scale=4.0, max_sequence_length=16)
         assert torch.isfinite(video).all()
         scores = adherence(video, asked)

@@ -12,7 +12,7 @@ LIMIT = 240  # seconds, many times what it takes: a launch that hangs is ended, 
 
 
 def launch(world: int, *names: str) -> dict[str, list[str | None]]:
-    """Case -> what went wrong in it on each rank; all cases unless some are named."""
+    """Case -> what went wrong in it on each rank; all cases unless some are named, exactly."""
     with tempfile.TemporaryDirectory(prefix="c4d-ranks-") as folder:
         command = [*torchrun(world), "-m", "tests.parallel.matrix", folder, *names]
         settings = {"OMP_NUM_THREADS": "1", "C4D_RANKS_LIMIT": str(LIMIT)}

@@ -50,7 +50,7 @@ def main(folder: str, *names: str) -> None:
     rank, world, store = dist.get_rank(), dist.get_world_size(), dist.distributed_c10d._get_default_store()
     found = cases(world)
     if names:
-        found = {name: case for name, case in {**found, **LAUNCHER}.items() if any(each in name for each in names)}
+        found = {name: case for name, case in {**found, **LAUNCHER}.items() if name in names}
     with (Path(folder) / f"{rank}.jsonl").open("w") as lines:
         for name, case in found.items():
             if meet(f"before {name}", world):

@@ -18,7 +18,7 @@ from c4d.backends.kernels import KEYS, Kernel, Limits
 from c4d.backends.reference import DTYPES, Reference, sdpa
 from c4d.core.attention import Processor
 from tests.pipes import hunyuan_image, two_experts
-from tests.sampled import sampled
+from tests.sampled import first_of, sampled
 from tests.seam.test_coexist import COMPILE, OFFLOADS, add_lora, graphs
 from tests.subjects import SUBJECTS
 from tests.tiny import CASES, hold_methods, rand, signal_of, text
@@ -734,7 +734,7 @@ def both(model, method, order):
         yield made[1]
 
 
-@pytest.mark.parametrize(("name", "kind", "order"), sampled(CASES, hold_methods("wan-t2v"), ORDERS, nth=3))
+@pytest.mark.parametrize(("name", "kind", "order"), sampled(CASES, hold_methods("wan-t2v"), ORDERS, nth=5))
 def test_caching_reuses_what_it_computed(name, kind, order):
     case = CASES[name]
     model, x = lively(case), rand(*case.latents)
@@ -756,7 +756,7 @@ NEVER = [
 ]
 
 
-@pytest.mark.parametrize(("name", "method", "order"), sampled(CASES, NEVER, ORDERS, nth=3))
+@pytest.mark.parametrize(("name", "method", "order"), sampled(CASES, NEVER, ORDERS, nth=5))
 def test_never_skipping_is_bit_exact(name, method, order):
     case = CASES[name]
     model = lively(case)
@@ -830,7 +830,7 @@ def test_pipelines(name):
 # -- compiled blocks
 
 
-@pytest.mark.parametrize(("name", "inside"), sampled(FAMILIES, [False, True], nth=2))
+@pytest.mark.parametrize(("name", "inside"), sampled(FAMILIES, [False, True], nth=4, complete=False))
 def test_compiled_blocks(name, inside):
     family = CASES[name]
     model = lively(family)
@@ -851,6 +851,7 @@ def test_compiled_blocks(name, inside):
     assert all(error(a, b) < 1e-5 for a, b in zip(outs, plain, strict=True))
 
 
+@pytest.mark.parametrize("family", first_of(FAMILIES), indirect=True)
 def test_compiled_blocks_and_caching(family):
     eager = lively(family)
     with c4d.cached(eager, "taylorseer-lite:interval=2@blocks") as session:

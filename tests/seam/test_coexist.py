@@ -69,7 +69,7 @@ def add_lora(model):
             p.data = rand(*p.shape, seed=7) * 0.05
 
 
-@pytest.mark.parametrize(("name", "kind", "inside"), sampled(ADAPTED, KINDS, [False, True], whole=["wan-t2v"], nth=4))
+@pytest.mark.parametrize(("name", "kind", "inside"), sampled(ADAPTED, KINDS, [False, True], nth=5))
 def test_lora(name, kind, inside):
     case = CASES[name]
     lora = case.build()
@@ -94,7 +94,7 @@ def test_lora(name, kind, inside):
     assert all(torch.equal(a, b) for a, b in zip(case.loop(model, 4), uncached, strict=True))
 
 
-@pytest.mark.parametrize(("name", "kind"), sampled(TWO, KINDS, whole=["wan-t2v"], nth=3))
+@pytest.mark.parametrize(("name", "kind"), sampled(TWO, KINDS, nth=2))
 def test_never_skipping_with_lora_is_exact(name, kind):
     case = CASES[name]
     model = case.build()
@@ -161,7 +161,7 @@ OFFLOADS = {
 }
 
 
-@pytest.mark.parametrize(("name", "kind", "offload", "inside"), sampled(TWO, KINDS, OFFLOADS, [False, True], nth=4))
+@pytest.mark.parametrize(("name", "kind", "offload", "inside"), sampled(TWO, KINDS, OFFLOADS, [False, True], nth=6))
 def test_offloading(name, kind, offload, inside):
     compare(CASES[name], kind, *OFFLOADS[offload], inside=inside)
 
@@ -298,7 +298,7 @@ def compiled_alone(name):
     return outs, count
 
 
-@pytest.mark.parametrize(("name", "kind"), sampled(TWO, OF_BLOCKS, whole=["wan-t2v"], nth=5, shift=2))
+@pytest.mark.parametrize(("name", "kind"), sampled(TWO, OF_BLOCKS, nth=6, complete=False))
 def test_compiled_blocks_of_which_none_is_skipped(name, kind):
     case, (uncached, count) = CASES[name], compiled_alone(name)
     model = case.build()
@@ -313,7 +313,7 @@ def test_compiled_blocks_of_which_none_is_skipped(name, kind):
     assert with_session == count and all(torch.equal(a, b) for a, b in zip(outs, uncached, strict=True))
 
 
-@pytest.mark.parametrize(("name", "kind", "inside"), sampled(TWO, OF_BLOCKS, [False, True], whole=["wan-t2v"], nth=5))
+@pytest.mark.parametrize(("name", "kind", "inside"), sampled(TWO, OF_BLOCKS, [False, True], nth=5, complete=False))
 def test_compiled_blocks(name, kind, inside):
     case, method, (_, count) = CASES[name], methods(name)[kind], compiled_alone(name)
     eager = case.build()

@@ -18,7 +18,7 @@ import torch
 import c4d
 from c4d.core.runtime.branches import Branches
 from c4d.core.runtime.steps import RunError
-from tests.sampled import sampled
+from tests.sampled import first_of, sampled
 from tests.subjects import EVERY, KINDS, SUBJECTS, Stop, Subject, at_step, broken, built, like_alone
 from tests.tiny import rand
 
@@ -78,7 +78,7 @@ BEFORE: dict[str, Callable[[Subject, Any], Any]] = {
 }
 
 
-@pytest.mark.parametrize(("name", "kind", "before"), sampled(EVERY, BEFORE, nth=5))
+@pytest.mark.parametrize(("name", "kind", "before"), sampled(EVERY, BEFORE, nth=10))
 def test_no_trace_in_the_next_generation(name, kind, before):
     subject, pipe = SUBJECTS[name], built(name)
     with c4d.cached(pipe, subject.methods[kind]) as session:
@@ -114,42 +114,43 @@ def test_the_model_is_left_as_it_was():
 # -- two fresh processes
 
 
-def digests(prompts):
+def digests(prompts, names):
     """Subject and kind -> what each of ``prompts`` made, asked for one after the other in one session."""
     made = {}
-    for name, subject in SUBJECTS.items():
-        for kind, method in subject.methods.items():
+    for name in names:
+        for kind, method in SUBJECTS[name].methods.items():
             with c4d.cached(built(name), method):
-                results = [subject.ask(built(name), prompt=prompt) for prompt in prompts]
+                results = [SUBJECTS[name].ask(built(name), prompt=prompt) for prompt in prompts]
             made[f"{name} {kind}"] = [hashlib.sha256(r.numpy().tobytes()).hexdigest() for r in results]
     return made
 
 
-def test_two_prompts_in_a_row_equal_two_fresh_processes():
+@pytest.mark.parametrize("names", first_of([["wan"], list(SUBJECTS)]))
+def test_two_prompts_in_a_row_equal_two_fresh_processes(names):
     """Each is a fork of one that has imported everything and built nothing."""
-    code = """
+    code = f"""
 import json, os, sys, torch
 torch.set_num_threads(1)
 torch.set_grad_enabled(False)
 from tests.seam.test_isolation import digests
 for prompt in "AB":
     if os.fork() == 0:
-        print(json.dumps(digests(prompt)), flush=True)
+        print(json.dumps(digests(prompt, {names})), flush=True)
         os._exit(0)
     if os.wait()[1]:
-        sys.exit(f"the process of prompt {prompt} failed")
+        sys.exit(f"the process of prompt {{prompt}} failed")
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     first, second = (json.loads(line) for line in done.stdout.splitlines()[-2:])
-    assert digests("AB") == {key: first[key] + second[key] for key in first}
+    assert digests("AB", names) == {key: first[key] + second[key] for key in first}
     assert all(first[key] != second[key] for key in first)
 
 
 # -- skipped forwards and unnamed ones, observed
 
 
-@pytest.mark.parametrize(("name", "kind", "named"), sampled(EVERY, ["named", "unnamed"], nth=2))
+@pytest.mark.parametrize(("name", "kind", "named"), sampled(EVERY, ["named", "unnamed"], nth=5, complete=False))
 def test_a_skipped_pass_changes_nothing_for_the_other_branch(name, kind, named):
     """The latents move by cond alone here, so that cond must be the same bit for bit whenever uncond is left out."""
     subject, pipe, results = SUBJECTS[name], built(name), []
@@ -199,7 +200,7 @@ LASTS = [dict(until=4), dict(begin=3), dict(begin=1, until=7), dict(begin=2, unt
 
 @pytest.mark.parametrize(
     ("name", "kind", "first", "second", "lasts"),
-    sampled(EVERY, [("cond", "uncond"), ("uncond", "cond")], LASTS, nth=4),
+    sampled(EVERY, [("cond", "uncond"), ("uncond", "cond")], LASTS, nth=10, complete=False),
 )
 def test_a_call_without_a_name_is_told_by_its_text(name, kind, first, second, lasts):
     subject, pipe, order = SUBJECTS[name], built(name), (first, second)

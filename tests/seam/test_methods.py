@@ -19,7 +19,7 @@ from c4d.core.runtime.spectrum import evolved, leading, low_pass
 from c4d.core.runtime.steps import NoiseLevel, noise_levels
 from c4d.core.text.grammar import FORECASTERS, parse
 from c4d.core.types import Action, RelativeL1, Signal, Step
-from tests.methods import EVERY, REUSING, SIGMAS, STEPS, WHOLE
+from tests.methods import EVERY, REUSING, SIGMAS, STEPS
 from tests.sampled import sampled
 from tests.tiny import CASES, rand, signal_of
 
@@ -39,7 +39,7 @@ def on(case, text):
         pytest.skip(str(error))
 
 
-@pytest.mark.parametrize(("name", "kind"), sampled(CASES, EVERY, whole=WHOLE, nth=8))
+@pytest.mark.parametrize(("name", "kind"), sampled(CASES, EVERY, nth=10))
 def test_on_the_same_input_a_reused_pass_equals_a_computed_one(name, kind):
     """Whatever is forecast from equal features is equal; and each one does reuse."""
     case = CASES[name]
@@ -52,7 +52,7 @@ def test_on_the_same_input_a_reused_pass_equals_a_computed_one(name, kind):
     assert max((first - other).norm() for other in others) <= 2e-6 * first.norm()
 
 
-@pytest.mark.parametrize(("name", "kind"), sampled(CASES, EVERY, whole=WHOLE, nth=8, shift=2))
+@pytest.mark.parametrize(("name", "kind"), sampled(CASES, EVERY, nth=10, shift=3))
 def test_decisions_are_those_of_the_pure_policy_and_a_second_run_equals_the_first(name, kind):
     """The policy alone, given what each forward measured, decides the same; blocks run where it says."""
     case = CASES[name]

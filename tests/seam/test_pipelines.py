@@ -28,7 +28,7 @@ def run(pipe, extra, steps=6, prompt="a red circle"):
 
 @pytest.mark.parametrize(
     ("pipe_and_extra", "kind"),
-    sampled(PIPELINES, hold_methods("wan-t2v"), nth=5),
+    sampled(PIPELINES, hold_methods("wan-t2v"), nth=6),
     indirect=["pipe_and_extra"],
 )
 def test_a_pipeline_end_to_end(pipe_and_extra, kind):

@@ -72,6 +72,7 @@ def test_a_clip_is_the_one_of_the_cpu(made):
                 assert decibels(clip, exact[kind]) > decibels(rounded[kind], exact[kind]) - 3, kind
 
 
+@pytest.mark.nightly
 def test_out_of_memory_is_one_line_and_what_is_done_is_kept(c4d, fails, generate, monkeypatch, tmp_path):  # noqa: F811
     prompts = tmp_path / "prompts.txt"
     prompts.write_text(

@@ -14,6 +14,7 @@ import c4d
 from c4d.backends import UnsupportedError
 from tests import tiny
 from tests.methods import REUSING, SIGMAS, STEPS
+from tests.sampled import sampled
 from tests.subjects import passes
 from tests.tiny import CASES, rand
 
@@ -117,8 +118,7 @@ def floats(x):
     return x.float() if x.is_floating_point() else x
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("name", WORK)
+@pytest.mark.parametrize(("name", "dtype"), sampled(WORK, [torch.bfloat16, torch.float32], nth=2))
 def test_forward(trace, name, dtype):
     attentions, norms, turns = WORK[name]
     done = compared(CASES[name], dtype, trace)
@@ -171,8 +171,14 @@ class There:
 
 @pytest.mark.parametrize(
     "name, how",
-    [("wan-t2v", how) for how in METHODS]
-    + [("hunyuan-t2v", "head"), ("flux", "signal"), ("flux", "modules, on the host")],
+    sampled(
+        [
+            *[("wan-t2v", how) for how in METHODS],
+            *[("hunyuan-t2v", "head"), ("flux", "signal"), ("flux", "modules, on the host")],
+        ],
+        nth=3,
+        complete=False,
+    ),
 )
 def test_a_cached_loop(simulation, name, how):
     case, (text, storage) = CASES[name], METHODS[how]
@@ -196,7 +202,7 @@ def test_a_cached_loop(simulation, name, how):
     torch.testing.assert_close(outs, wanted, rtol=near, atol=near / 10 if near > 1e-4 else near)
 
 
-@pytest.mark.parametrize("kind", REUSING)
+@pytest.mark.parametrize("kind", sampled(REUSING, nth=4, complete=False))
 def test_every_method(simulation, kind):
     """Decisions and results of the CPU; what adds up in float64 is refused by name."""
     case, text = CASES["wan-t2v"], REUSING[kind].format(signal="time_projection")

@@ -174,11 +174,13 @@ def test_two_ranks():
     ranks.run(everything)
 
 
+@pytest.mark.nightly
 def test_a_rank_that_fails_ends_the_others():
     with pytest.raises(torch.multiprocessing.ProcessRaisedException, match="rank 1 gave up"):
         ranks.run(a_rank_that_fails)
 
 
+@pytest.mark.nightly
 def test_nobody_waits_for_ever(monkeypatch):
     monkeypatch.setenv("C4D_SIM_TIMEOUT", "1")
     with pytest.raises(torch.multiprocessing.ProcessRaisedException, match="error code is 9"):
