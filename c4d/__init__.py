@@ -5,8 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from c4d import backends as backends
+    from c4d.api import accelerate as accelerate
     from c4d.api import attention as attention
     from c4d.api import cached as cached
+    from c4d.api import disable as disable
+    from c4d.api import enable as enable
     from c4d.api import sharded as sharded
     from c4d.core.caching.method import method as method
     from c4d.core.caching.rules import BlocksRule as BlocksRule
@@ -51,9 +54,12 @@ PLACES = {
     "Site": "c4d.core.spec:Site",
     "ShardingPlan": "c4d.core.spec:ShardingPlan",
     "Stack": "c4d.core.spec:Stack",
+    "accelerate": "c4d.api:accelerate",
     "attention": "c4d.api:attention",
     "backends": "c4d.backends:",
     "cached": "c4d.api:cached",
+    "disable": "c4d.api:disable",
+    "enable": "c4d.api:enable",
     "method": "c4d.core.caching.method:method",
     "methods": "c4d.core.methods:METHODS",
     "sharded": "c4d.api:sharded",

@@ -1,10 +1,11 @@
-"""The public entries: ``with c4d.cached(pipe, method) as session`` and ``with c4d.attention(pipe, kernel)``."""
+"""The public entries: ``c4d.accelerate`` for all of it, ``cached``, ``attention`` and ``sharded`` for its parts."""
 
 from __future__ import annotations
 
 import reprlib
+import warnings
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,14 +14,19 @@ from c4d.backends import Backend, UnsupportedError, select
 from c4d.backends.kernels import KEYS, NONE, Call, choose, name_of, names
 from c4d.core.attention import Attend
 from c4d.core.caching.rules import CacheMethod
+from c4d.core.integration.attach import session_of
+from c4d.core.integration.hooks import at_work
 from c4d.core.integration.processor_patch import AttentionSession
+from c4d.core.integration.transformers import transformers_of
+from c4d.core.runtime.acceleration import Acceleration
+from c4d.core.runtime.acceleration import enabled as enabled_on
 from c4d.core.runtime.history import HistoryConfig
-from c4d.core.runtime.session import Session
+from c4d.core.runtime.session import TRACED_RUNS, Session
 from c4d.core.runtime.steps import NoClock, SchedulerTracker, StepTracker
 from c4d.core.spec import ModelSpec
 from c4d.core.text.grammar import parse
 from c4d.core.types import FeatureForecaster
-from c4d.models import spec_for
+from c4d.models import made_for_another, spec_for
 from c4d.parallel import SequenceParallel
 from c4d.parallel.attention import Kernels
 from c4d.parallel.groups import make
@@ -37,9 +43,13 @@ def cached(
     backend: Backend | str = "auto",
     history_dtype: torch.dtype | None = None,
     history_on: str = "device",
+    traced_runs: int | None = TRACED_RUNS,
     ranks: Parallel | None = None,
 ) -> Session:
     """Caches ``model`` with ``method`` inside a ``with`` block; outside it the model is exactly what it was.
+
+    The short form of :func:`accelerate` for caching alone. Where :func:`sharded` is at work on the model, all ranks
+    take the same decisions.
 
     Args:
         model: a diffusers pipeline (all of its transformers are attached, its scheduler is followed), a list of several
@@ -51,7 +61,8 @@ def cached(
         backend: a name from ``c4d doctor`` or an object; ``"auto"`` takes the best one that can run here.
         history_dtype: what stored features are kept in (``None``: as computed).
         history_on: ``"device"``, or ``"host"`` to keep stored features in host memory.
-        ranks: what :func:`sharded` gave for this model: all ranks then take the same decisions.
+        traced_runs: of how many runs, the last ones, ``session.trace`` tells (``None``: of all, without end).
+        ranks: what :func:`sharded` gave for this model, if it is entered after this.
 
     Raises:
         TypeError: a transformer without a spec (the message lists the supported ones), no transformer at all, or an
@@ -76,8 +87,13 @@ def cached(
         raise UnsupportedError(
             f"{made.name} adds up in torch.float64, which backend {chosen.name!r} does not compute in"
         )
+    if traced_runs is not None and (isinstance(traced_runs, bool) or traced_runs < 1):
+        raise ValueError(f"traced_runs must be a whole number of at least 1, or None for all, got {traced_runs!r}")
     pipelines = list(model) if isinstance(model, list | tuple) else [model]
     transformers = _shared_by(pipelines)
+    described = [(transformer, spec or spec_for(transformer)) for transformer in transformers]
+    if doubt := made_for_another(made.name, described[0][1]):
+        warnings.warn(doubt, RuntimeWarning, stacklevel=2)
     followed: list[tuple[Any, SchedulerTracker]] = []
     if isinstance(pipelines[0], nn.Module):
         clock: StepTracker = NoClock() if scheduler is None else SchedulerTracker(lambda: scheduler)
@@ -85,13 +101,14 @@ def cached(
         followed = [(pipe, _clock_of(pipe, scheduler, len(transformers))) for pipe in pipelines]
         clock = followed[0][1] if len(followed) == 1 else NoClock()
     return Session(
-        [(transformer, spec or spec_for(transformer)) for transformer in transformers],
+        described,
         made,
         clock=clock,
         backend=chosen,
         storage=storage,
-        ranks=ranks,
+        ranks=ranks if ranks is not None else at_work(transformers[0], Parallel),
         pipelines=followed,
+        traced_runs=traced_runs,
     )
 
 
@@ -155,8 +172,8 @@ def sharded(
 ) -> Parallel:
     """Spreads every forward of ``model`` over the ranks of a job inside a ``with`` block; each gets the whole result.
 
-    All ranks call it, and the pipeline, with the same arguments. For caching, give it on:
-    ``with c4d.sharded(pipe) as ranks, c4d.cached(pipe, method, ranks=ranks): …``.
+    All ranks call it, and the pipeline, with the same arguments. Caching goes inside it
+    (``with c4d.sharded(pipe), c4d.cached(pipe, method): …``), or into the same :func:`accelerate`.
 
     Args:
         how: the degrees; what it leaves open is chosen (:class:`SequenceParallel`).
@@ -191,21 +208,80 @@ def sharded(
     return Parallel(session, join, chosen.ungroup, Kernels.of(chosen, kernel), scheduler, how.jointly, passed_on)
 
 
+_kernels = attention  # accelerate has an argument of that name
+
+
+def accelerate(
+    model: Any,
+    *,
+    cache: CacheMethod | str | None = None,
+    attention: str | None = None,
+    parallel: SequenceParallel | None = None,
+    branches: int = 1,
+    scheduler: Any = None,
+    spec: ModelSpec | None = None,
+    backend: Backend | str = "auto",
+    history_dtype: torch.dtype | None = None,
+    history_on: str = "device",
+    traced_runs: int | None = TRACED_RUNS,
+) -> Acceleration:
+    """Caching, a backend's attention and several ranks on ``model`` inside one ``with`` block, each if it is asked for.
+
+    Args:
+        model: as in :func:`cached`; with ``attention`` or ``parallel`` one pipeline, or a bare transformer.
+        cache: a method, as in :func:`cached`; None caches nothing.
+        attention: the kernel, as in :func:`attention`; None leaves the model's own, or lets ``parallel`` choose.
+        parallel: how the ranks of a job share each forward, as in :func:`sharded`; None uses this rank alone.
+        branches: with ``parallel``, 2 if every step calls the model for two branches of guidance.
+        scheduler, spec, backend, history_dtype, history_on, traced_runs: as in :func:`cached`.
+
+    Raises:
+        ValueError: nothing was asked for; and as the parts do, which say what they raise.
+    """
+    if cache is None and attention is None and parallel is None:
+        raise ValueError("nothing to accelerate with: give cache=, attention= or parallel=")
+    chosen = select(backend) if isinstance(backend, str) else backend
+    ranks = kernels = None
+    if parallel is not None:
+        ranks = sharded(model, parallel, branches=branches, kernel=attention or "auto", backend=chosen, spec=spec)
+    elif attention is not None:
+        kernels = _kernels(model, attention, backend=chosen, spec=spec)
+    session = None
+    if cache is not None:
+        kept: dict[str, Any] = {"history_dtype": history_dtype, "history_on": history_on, "traced_runs": traced_runs}
+        session = cached(model, cache, scheduler=scheduler, spec=spec, backend=chosen, ranks=ranks, **kept)
+    first = model[0] if isinstance(model, list | tuple) and model else model
+    return Acceleration(list(_transformers_of(first).values()), ranks=ranks, attention=kernels, cache=session)
+
+
+def enable(model: Any, **how: Any) -> Acceleration:
+    """:func:`accelerate` without a ``with`` block: at work from now to ``disable()``, its own or :func:`disable`.
+
+    Takes the arguments of :func:`accelerate` and raises what it raises, and RuntimeError if ``model`` is at work with
+    another.
+    """
+    return accelerate(model, **how).__enter__()
+
+
+def disable(model: Any) -> None:
+    """Ends what :func:`enable` (or :func:`accelerate`) began on ``model``, which then is what it was before.
+
+    Raises:
+        RuntimeError: nothing was begun on it by either.
+    """
+    transformers = list(_transformers_of(model).values())
+    found = {id(each): each for module in transformers if (each := enabled_on(module)) is not None}
+    if not found:
+        inside = " It is in a with block of c4d.cached, which ends it." if session_of(transformers[0]) else ""
+        raise RuntimeError(f"c4d.enable is not at work on this {type(model).__name__}.{inside}")
+    for each in found.values():
+        each.disable()
+
+
 def _check_kinds(*arguments: tuple[Any, tuple[type, ...], str, str]) -> None:
     for value, kinds, name, wanted in arguments:
         if not isinstance(value, kinds):
             raise TypeError(f"{name} is {' '.join(reprlib.repr(value).split())}; give {wanted}")
-
-
-def inside(module: nn.Module) -> nn.Module:
-    """The transformer in a PeftModel, DistributedDataParallel or FullyShardedDataParallel, which all call it."""
-    while True:
-        if callable(base := getattr(module, "get_base_model", None)):
-            module = cast(nn.Module, base())
-        elif type(module).__module__.startswith("torch.") and isinstance(getattr(module, "module", None), nn.Module):
-            module = cast(nn.Module, module.module)
-        else:
-            return module
 
 
 def _clock_of(pipeline: Any, scheduler: Any, experts: int) -> SchedulerTracker:
@@ -233,12 +309,8 @@ def _shared_by(models: list[Any]) -> list[nn.Module]:
 
 def _transformers_of(model: Any) -> dict[str, nn.Module]:
     """By their name in the pipeline; high-noise expert first, as the pipelines name them."""
-    if isinstance(model, nn.Module):
-        modules, owner = {"transformer": inside(model)}, "this transformer"
-    else:
-        found = {name: getattr(model, name, None) for name in ("transformer", "transformer_2")}
-        modules = {name: inside(module) for name, module in found.items() if isinstance(module, nn.Module)}
-        owner = f"a transformer of this {type(model).__name__}"
+    modules = transformers_of(model)
+    owner = "this transformer" if isinstance(model, nn.Module) else f"a transformer of this {type(model).__name__}"
     if not modules:
         raise TypeError(
             f"{type(model).__name__} has no transformer: give a diffusers pipeline with a diffusion transformer (not a "

@@ -7,26 +7,33 @@ import os
 import re
 import textwrap
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from c4d.backends import Backend, BackendUnavailableError, known, load, missing, select, taken
 from c4d.backends.kernels import MASKS, NONE, names
 from c4d.bundled import BUNDLED
 from c4d.cli.start import AUTOLOAD, TORCH_FAILED
-from c4d.cli.table import table_text
+from c4d.cli.table import published_for, refusal, short, table_text
 from c4d.core.importing import CannotImportError
 from c4d.core.methods import METHODS, published
 from c4d.core.registry import Registry
-from c4d.core.text.grammar import FORECASTERS, choices, describe, names_of
-from c4d.models import SPECS
-from c4d.pipelines import base_pipeline
+from c4d.core.spec import ModelSpec
+from c4d.core.text.grammar import FORECASTERS, choices, describe, names_of, tables
+from c4d.models import SPECS, spec_known_as
+from c4d.pipelines import InputError, base_pipeline
 from c4d.pipelines.versions import versions
 
 WIDTH = 100
 
 
-def methods_text() -> str:
+def methods_text(name: str | None = None) -> str:
+    """The page of all methods, or of one with everything that its module says of it.
+
+    Raises :class:`InputError` for an unknown ``name``.
+    """
+    if name is not None:
+        return _method_text(_known(name, METHODS, "method"))
     sites = list(dict.fromkeys(kind for spec in SPECS.values() for kind in spec.kinds()))
     parts = [
         "A method is written name:key=value,...[+forecaster:key=value,...][@site,...]",
@@ -46,16 +53,61 @@ def methods_text() -> str:
     return "\n".join(parts)
 
 
-def models_text() -> str:
+def _known(name: str, known: Mapping[str, Any], what: str) -> str:
+    """``name`` as it stands in ``known``, whose long names may be given as the tables shorten them."""
+    for each in known:
+        if name in (each, short(each)):
+            return each
+    raise InputError(f"unknown {what} {name!r}: known are {', '.join(known)}")
+
+
+def _method_text(name: str) -> str:
+    make = METHODS[name]
+    lines = [f"{name}{f':{options}' if (options := describe(make)) else ''}", "", inspect.getdoc(make) or ""]
+    module = inspect.getmodule(inspect.unwrap(make))
+    if module is not None and module.__doc__:
+        lines += ["", inspect.cleandoc(module.__doc__)]
+    for option, words in choices(make).items():
+        if option not in tables(make):
+            lines += ["", f"{option}: {', '.join(words)}"]
+    lines += ["", "PUBLISHED VALUES  (of the models that c4d caches)"]
+    for option, models in {"published": tuple(published().get(name, ())), **tables(make)}.items():
+        for each in models:
+            spec = spec_known_as(each)
+            lines.append(f"  {option}={each:<28} {spec.transformer if spec else 'no model that c4d caches'}")
+    if lines[-1].startswith("PUBLISHED"):
+        lines[-1] = "PUBLISHED VALUES  none: choose its options"
+    lines += ["", "MODELS"]
+    for transformer, spec in SPECS.items():
+        lines.append(f"  {transformer:<32} {refusal(name, spec) or 'yes'}")
+    return "\n".join([*lines, "", f"such as  --cache {make.example}"])
+
+
+def _model_lines(spec: ModelSpec) -> list[str]:
+    return [
+        f"  {spec.transformer}",
+        *_wrapped(spec.about),
+        f"      sites    {', '.join(spec.kinds())}",
+        f"      signals  {', '.join(signal.value for signal in spec.measurable())}",
+        "",
+    ]
+
+
+def _model_text(spec: ModelSpec) -> str:
+    lines = [*_model_lines(spec), "METHODS  (and the names of published values, as published=, fit= or curve=)"]
+    for method in METHODS:
+        said = refusal(method, spec) or ", ".join(published_for(method, spec)) or "any options"
+        lines += textwrap.wrap(f"  {method:<16} {said}", WIDTH, subsequent_indent=" " * 19, break_on_hyphens=False)
+    return "\n".join(lines)
+
+
+def models_text(name: str | None = None) -> str:
+    """The page of all models, or of one transformer. Raises :class:`InputError` for an unknown ``name``."""
+    if name is not None:
+        return _model_text(SPECS[_known(name, SPECS, "transformer")])
     lines = ["TRANSFORMERS  (any diffusers pipeline with one of these)"]
     for spec in SPECS.values():
-        lines += [
-            f"  {spec.transformer}",
-            *_wrapped(spec.about),
-            f"      sites    {', '.join(spec.kinds())}",
-            f"      signals  {', '.join(signal.value for signal in spec.measurable())}",
-            "",
-        ]
+        lines += _model_lines(spec)
     lines += _ignored(SPECS)
     lines.append("BUNDLED MODELS  (--model NAME; nothing is downloaded)")
     for name, model in BUNDLED.items():
@@ -78,11 +130,16 @@ def _ignored(registry: Registry[Any]) -> list[str]:
     return [title, *(f"  {entry:<27} {_line(why)}" for entry, why in registry.ignored.items()), ""]
 
 
-def doctor_text() -> str:
-    """Never raises: a backend that cannot even be imported is a line like the others."""
+def doctor_text(only: str | None = None) -> str:
+    """The page of this machine; of the backends ``only`` one, if it is named, without asking the others anything.
+
+    A backend that cannot even be imported is a line like the others. Raises :class:`InputError` for an unknown one.
+    """
+    if only is not None:
+        _known(only, dict.fromkeys(known()), "backend")
     lines = [*_failed(), "VERSIONS", *(f"  {name:<13} {found}" for name, found in versions().items())]
     lines += ["", "BACKENDS  (--backend NAME)"]
-    for name in known():
+    for name in known() if only is None else [only]:
         try:
             backend = load(name)
         except (ImportError, BackendUnavailableError) as error:
@@ -98,6 +155,8 @@ def doctor_text() -> str:
             lines += _abilities(backend)
         except Exception as error:  # of a backend of another package
             lines.append(f"  {'':<13} cannot tell what it can do: {type(error).__name__}: {_line(error)}")
+    if only is not None:
+        return "\n".join(lines)
     for name, place in taken().items():
         lines.append(f"  {name:<13} ignored: {place} registers a name that is taken")
     with warnings.catch_warnings(record=True) as said:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -35,14 +36,19 @@ from c4d.pipelines import (
     kept,
     load_pipeline,
     memory_explained,
+    numbered,
     parse_dtype,
     produce,
     results,
     run_interleaved,
     skeleton,
+    write_index,
     write_manifest,
     write_manifest_together,
 )
+
+ROOT = Path("out")  # where folders are made that nobody named
+NAME_LENGTH = 40
 
 
 @dataclass(frozen=True)
@@ -69,10 +75,11 @@ class Plan:
 
 def generate(options: Options, stops: Stops) -> None:
     plan = prepare(options)
-    job, settings, out = plan.job, plan.settings, options.out
+    job, settings = plan.job, plan.settings
     stops.check()
-    folders = [out / f"{i:03d}" for i in range(len(plan.requests))] if options.prompt_file is not None else [out]
-    jobs = list(zip(folders, plan.requests, strict=True))
+    out = options.out if options.out is not None else job.first(lambda: new_folder(options, plan))
+    jobs = jobs_in(out, options, plan.requests)
+    folders = [folder for folder, _ in jobs]
     with ExitStack() as until_done, memory_explained(plan.backend, settings):
         notes = job.first(lambda: until_done.enter_context(exclusive_lock(out)))
         records = job.first(lambda: results(out))
@@ -100,10 +107,33 @@ def generate(options: Options, stops: Stops) -> None:
                 write_manifest(out, records)
             say_made(options, folder, request, record, clip)
         job.meet()  # barrier: other ranks may still write into the folder
+        if job.rank == 0 and options.prompt_file is not None:
+            write_index(out, results(out), summary)
     if job.rank == 0:
-        several = f"{folders[0].name} to {folders[-1].name}, manifest.jsonl"
+        several = f"{folders[0].name} to {folders[-1].name}, index.html, sheet.png, manifest.jsonl"
         print(f"files in {out}: {listed(out) if folders == [out] else several}")
     job.end()
+
+
+def jobs_in(out: Path, options: Options, requests: Sequence[Request]) -> list[tuple[Path, Request]]:
+    """Which folder each request fills."""
+    folders = [out / f"{i:03d}" for i in range(len(requests))] if options.prompt_file is not None else [out]
+    return list(zip(folders, requests, strict=True))
+
+
+def new_folder(options: Options, plan: Plan) -> Path:
+    """The next of ``ROOT``'s numbered folders; the last one if it holds this very job, done or begun."""
+    what = options.prompt if options.prompt_file is None else options.prompt_file.stem
+    name = "-".join(re.findall(r"\w+", (what or "").lower()))[:NAME_LENGTH].strip("-") or "clip"
+
+    def fits(folder: Path) -> bool:
+        try:
+            kept(jobs_in(folder, options, plan.requests), plan.settings, results(folder))
+        except InputError:
+            return False
+        return not options.overwrite
+
+    return numbered(ROOT, name, fits)
 
 
 def say_before(notes: Sequence[str], kept: Sequence[tuple[Path, Request]]) -> None:
@@ -162,7 +192,10 @@ def _checked(
     if settings.history_dtype is not None:
         parse_dtype(settings.history_dtype, "dtype of the history", backend)
     prompts = read_prompts(options)
-    requests = [options.parts_of(Request, prompt=prompt, num_frames=options.frames) for prompt in prompts]
+    requests = [
+        options.parts_of(Request, prompt=prompt, num_frames=options.frames, seed=options.seed + i)
+        for i, prompt in enumerate(prompts)
+    ]
     if model:
         requests = [request.with_defaults(model.defaults) for request in requests]
     pipe = skeleton(options.model, allow_pickle=options.allow_pickle)
@@ -173,7 +206,7 @@ def _checked(
     degrees = check_ranks(pipe, how, job, requests[0], settings.attention, dtype, backend=backend)
     if callable(pipe):  # else only the whole pipeline can tell, in _load
         call_arguments(pipe, requests[0])  # they differ in their prompts alone
-    check_writable(options.out)
+    check_writable(options.out if options.out is not None else ROOT)
     return settings, requests, degrees
 
 

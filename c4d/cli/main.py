@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+import c4d
 from c4d.backends import BackendUnavailableError, UnsupportedError
 from c4d.cli.catalogue import doctor_text, methods_text, models_text
 from c4d.cli.command import generate
@@ -78,6 +79,7 @@ def _run(arguments: list[str]) -> int:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"c4d {c4d.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
     def command(name: str, text: str) -> Parser:
@@ -91,10 +93,14 @@ def _run(arguments: list[str]) -> int:
         "doctor": (doctor_text, "versions, and which backends can run here"),
     }
     for name, (_, text) in pages.items():
-        command(name, text)
+        page = command(name, text)
+        if name == "doctor":
+            page.add_argument("--backend", dest="name", metavar="NAME", help="only this one; the others are not asked")
+        else:
+            page.add_argument("name", nargs="?", metavar="NAME", help="only this one, with all that is known of it")
     given = vars(parser.parse_args(arguments))
     if given["command"] in pages:
-        print(pages[given["command"]][0]())
+        print(pages[given["command"]][0](given["name"]))
     else:
         with stoppable() as stops:
             generate(read_options(given, making), stops)

@@ -87,7 +87,13 @@ class Options:
     frames: int | None = option(None, WHAT, whole, "N", f"frames of the clip, 1 for a picture; {OWN_SIZE}")
     steps: int | None = option(None, WHAT, whole, "N", f"denoising steps; {OWN_SIZE}")
     guidance_scale: float | None = option(None, WHAT, number, "X", f"how strongly to follow the prompt; {OWN_SIZE}")
-    seed: int = option(0, WHAT, whole, "N", "of the noise, the same on every device; default 0")
+    seed: int = option(
+        0,
+        WHAT,
+        whole,
+        "N",
+        "of the noise, the same on every device; the clips of a prompt file take N, N + 1, ...; default 0",
+    )
     fps: float | None = option(
         None, WHAT, number, "X", f"frames a second of a saved video, not of a picture; {OWN_SIZE} or 16"
     )
@@ -138,12 +144,12 @@ class Options:
         600.0, RANKS, number, "X", "seconds that ranks wait for each other before the job fails; default 600"
     )
 
-    out: Path = option(
-        Path("out"),
+    out: Path | None = option(
+        None,
         WHERE,
         path_to,
         "DIR",
-        "folder for the files; with --prompt-file 000, 001, ... inside it; default out",
+        "folder for the files; with --prompt-file 000, 001, ... inside it; default out/001-PROMPT, out/002-PROMPT, ...",
     )
     overwrite: bool = switch(WHERE, "make again what --out holds; without it that is kept, or refused if it differs")
     quiet: bool = switch(WHERE, "no progress bar and no report on the terminal")

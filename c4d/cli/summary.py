@@ -9,8 +9,8 @@ from typing import Any
 from c4d.pipelines import PHASES
 
 ORDER = (
-    "report.html", "video.mp4", "image.png", "uncached.mp4", "uncached.png", "sheet.png", "report.json",
-    "manifest.jsonl",
+    "report.html", "video.mp4", "image.png", "uncached.mp4", "uncached.png", "fewer_steps.mp4", "fewer_steps.png",
+    "sheet.png", "report.json", "manifest.jsonl",
 )  # fmt: skip
 
 
@@ -34,6 +34,7 @@ def time_spent(record: Mapping[str, Any]) -> Iterator[str]:
             parts = ", ".join(f"{PHASES[name]} {share:.0%}" for name, share in shares.items() if share >= 0.005)
             yield f"time of the {kind} clip: {parts}"
     yield from (f"why not faster: {reason}" for reason in record["why"])
+    yield from (f"is it worth it: {doubt}" for doubt in record["doubts"])
 
 
 def listed(folder: Path) -> str:

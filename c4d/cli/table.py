@@ -1,15 +1,16 @@
-"""Which method goes with which model, and why not: the table under ``c4d methods`` and ``c4d models``."""
+"""Which method goes with which model, with how many published values, or why not: ``c4d methods``, ``c4d models``."""
 
 from __future__ import annotations
 
 import textwrap
+from string import ascii_lowercase
 
 from c4d.core.integration.attach import check_fit
-from c4d.core.methods import METHODS
+from c4d.core.methods import METHODS, published
 from c4d.core.spec import ModelSpec
-from c4d.core.text.grammar import parse
+from c4d.core.text.grammar import parse, tables
 from c4d.core.types import Signal
-from c4d.models import SPECS
+from c4d.models import SPECS, spec_known_as
 
 SIGNALS = (Signal.TIME_EMBEDDING, Signal.TIME_PROJECTION, Signal.MODULATED_INPUT)
 
@@ -25,6 +26,13 @@ def refusal(method: str, spec: ModelSpec) -> str | None:
     return None
 
 
+def published_for(method: str, spec: ModelSpec) -> list[str]:
+    """The names under which values of the method are published for models like ``spec``'s."""
+    make = METHODS[method]
+    names = [*published().get(method, {}), *(name for known in tables(make).values() for name in known)]
+    return [name for name in dict.fromkeys(names) if spec_known_as(name) is spec]
+
+
 def short(transformer: str) -> str:
     for ending in ("Transformer3DModel", "Transformer2DModel"):
         transformer = transformer.removesuffix(ending)
@@ -32,16 +40,22 @@ def short(transformer: str) -> str:
 
 
 def table_text(width: int = 100) -> str:
-    """A row a method, a column a model; a number stands for a reason below."""
-    columns, reasons = {short(name): spec for name, spec in SPECS.items()}, dict[str, int]()
-    lines = ["METHODS x MODELS  (yes, or the number of the reason below)", " ".join(["  " + " " * 15, *columns])]
+    """A row a method, a column a model; a letter stands for a reason below."""
+    columns, reasons = {short(name): spec for name, spec in SPECS.items()}, dict[str, str]()
+    lines = [
+        "METHODS x MODELS  (how many published values there are; any: choose its options; a letter: not, see below)",
+        " ".join(["  " + " " * 15, *columns]),
+    ]
     for method in METHODS:
         cells = []
         for name, spec in columns.items():
             reason = refusal(method, spec)
-            said = "yes" if reason is None else str(reasons.setdefault(f"{method} {reason}", len(reasons) + 1))
+            if reason is None:
+                said = str(len(published_for(method, spec)) or "any")
+            else:
+                said = reasons.setdefault(f"{method} {reason}", ascii_lowercase[len(reasons)])
             cells.append(said.ljust(len(name)))
         lines.append(f"  {method:<15} {' '.join(cells)}".rstrip())
-    for reason, number in reasons.items():
-        lines += [f"  {line}" for line in textwrap.wrap(f"{number} {reason}", width - 2, break_on_hyphens=False)]
+    for reason, letter in reasons.items():
+        lines += [f"  {line}" for line in textwrap.wrap(f"{letter}  {reason}", width - 2, break_on_hyphens=False)]
     return "\n".join(lines)

@@ -120,7 +120,8 @@ class ModelSpec:
 
     A signal is [B, D], or [B, tokens, D]. ``latents`` names the argument of the forward that is denoised;
     ``like_latents`` says that the output is like its leading channels. ``grid(transformer, arguments by name)`` gives
-    the sides of the box, or boxes one after the other, in which the tokens at the exit lie, row by row.
+    the sides of the box, or boxes one after the other, in which the tokens at the exit lie, row by row. ``known_as``
+    are the beginnings of the names under which values are published for such models, ``wan`` for ``wan2.1-t2v-14b``.
     """
 
     transformer: str
@@ -133,6 +134,7 @@ class ModelSpec:
     like_latents: bool = True
     grid: Callable[[nn.Module, Mapping[str, Any]], tuple[tuple[int, ...], ...]] | None = None
     about: str = ""
+    known_as: tuple[str, ...] = ()
 
     def kinds(self) -> tuple[str, ...]:
         """Every kind of site that a rule can name on this model."""

@@ -5,6 +5,8 @@ Those of other packages are here, too: entry points of the group ``c4d.models``,
 
 from __future__ import annotations
 
+import re
+
 from torch import nn
 
 from c4d.core.registry import Registry
@@ -17,6 +19,21 @@ __all__ = ["SPECS", "UnsupportedModelError", "spec_for"]
 
 class UnsupportedModelError(TypeError):
     """A transformer class without a spec."""
+
+
+def spec_known_as(published: str) -> ModelSpec | None:
+    """The spec of the models that values are published for under this name; None if c4d has none for them."""
+    found = [(len(start), spec) for spec in SPECS.values() for start in spec.known_as if published.startswith(start)]
+    return max(found, key=lambda pair: pair[0])[1] if found else None
+
+
+def made_for_another(method: str, spec: ModelSpec) -> str | None:
+    """Of a method's text: in words, that it has the published values of another model than ``spec``'s; else None."""
+    for option, name in re.findall(r"\b(published|fit|curve)=([^,+@]+)", method):
+        theirs = spec_known_as(name.strip())
+        if theirs is not None and theirs is not spec:
+            return f"{option}={name} was made for {theirs.transformer}; on {spec.transformer} its values mean little"
+    return None
 
 
 def spec_for(transformer: nn.Module) -> ModelSpec:

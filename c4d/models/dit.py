@@ -56,5 +56,6 @@ SPECS = (
         grid=grid,
         like_latents=False,  # it returns the variances of the noise, too
         about="DiT-XL/2, class to image, guided in one batch; 256 or 1024 tokens, so not over ranks",
+        known_as=("dit-",),
     ),
 )

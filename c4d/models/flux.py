@@ -72,5 +72,6 @@ SPECS = (
         signals={Signal.MODULATED_INPUT: AtEntry(modulated_input)},
         grid=grid,
         about="FLUX.1 and FLUX.1 Kontext, with or without a ControlNet",
+        known_as=("flux.",),
     ),
 )

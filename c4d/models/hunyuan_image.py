@@ -35,5 +35,6 @@ SPECS = (
             Padding("encoder_hidden_states_2", "encoder_attention_mask_2", needs="context_embedder_2"),
         ),
         about="HunyuanImage 2.1: base, distilled (guidance and mean-flow timesteps embedded) and refiner",
+        known_as=("hunyuanimage",),
     ),
 )

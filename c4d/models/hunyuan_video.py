@@ -76,5 +76,6 @@ SPECS = (
         grid=grid,
         padding=(Padding("encoder_hidden_states", "encoder_attention_mask"),),
         about="HunyuanVideo T2V and I2V (latent concatenation and token replacement)",
+        known_as=("hunyuanvideo",),
     ),
 )

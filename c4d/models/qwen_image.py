@@ -65,5 +65,6 @@ SPECS = (
         grid=grid,
         padding=(Padding("encoder_hidden_states", "encoder_hidden_states_mask"),),
         about="Qwen-Image, Qwen-Image-Edit and Edit-Plus (given images at timestep 0), with or without a ControlNet",
+        known_as=("qwen-image",),
     ),
 )

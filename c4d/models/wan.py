@@ -66,6 +66,7 @@ SPECS = (
         sharding=SPREAD,
         grid=grid,
         about="Wan 2.1 T2V and I2V, Wan 2.2 A14B (two experts) and TI2V-5B",
+        known_as=("wan",),
     ),
     ModelSpec(
         "WanVACETransformer3DModel",
@@ -75,5 +76,6 @@ SPECS = (
         sharding=ShardingPlan("patch_embedding", "proj_out", outputs={**ALIKE, "vace_patch_embedding": control}),
         grid=grid,
         about="Wan VACE: the hints' blocks are skipped together with those they feed",
+        known_as=("wan2.1-vace",),
     ),
 )

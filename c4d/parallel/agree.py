@@ -108,7 +108,7 @@ def refuse_alone(transformer: nn.Module) -> None:
     if session is not None and session.alone:
         raise RuntimeError(
             f"{type(transformer).__name__} is spread over several ranks, but its cache would decide on each of them "
-            "alone: give it what c4d.sharded gave, c4d.cached(…, ranks=ranks)"
+            "alone: enter c4d.sharded before it, or give both to one c4d.accelerate(…, cache=…, parallel=…)"
         )
 
 

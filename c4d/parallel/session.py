@@ -73,7 +73,7 @@ class Parallel(Entered, Unsaved):
                 check_whole(fitting)
             for sharding in self._shardings:
                 sharding.install()
-            for fitting in self.attention.fittings if self._together and self._clock else ():
+            for fitting in self.attention.fittings:
                 self._hooks.before(fitting.transformer, self.enter, fitting.transformer)
             for branching in self._branchings:
                 branching.install()
@@ -125,8 +125,7 @@ class Parallel(Entered, Unsaved):
 
     def enter(self, transformer: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Before a forward: a cache says itself where it stands."""
-        assert self._clock is not None
-        if session_of(transformer) is None:
+        if self._together and self._clock and session_of(transformer) is None:
             _, step = self._clock.tick(None, named(transformer, args, kwargs).get("timestep"))
             self.compare(transformer, "no cache", step, args, kwargs)
 

@@ -8,10 +8,10 @@ from c4d.pipelines.generate import Clip, generate
 from c4d.pipelines.job import produce
 from c4d.pipelines.load import compile_blocks, load_pipeline, parse_dtype
 from c4d.pipelines.memory import memory_explained
-from c4d.pipelines.output import check_writable, exclusive_lock
+from c4d.pipelines.output import check_writable, exclusive_lock, numbered
 from c4d.pipelines.ranks import check_ranks
 from c4d.pipelines.request import Request
-from c4d.pipelines.results import kept, results, write_manifest, write_manifest_together
+from c4d.pipelines.results import kept, results, write_index, write_manifest, write_manifest_together
 from c4d.pipelines.settings import Settings
 from c4d.pipelines.skeleton import base_pipeline, check_attention, check_method, skeleton
 from c4d.pipelines.why import NAMES as PHASES
@@ -38,11 +38,13 @@ __all__ = [
     "load_pipeline",
     "locate",
     "memory_explained",
+    "numbered",
     "parse_dtype",
     "produce",
     "results",
     "run_interleaved",
     "skeleton",
+    "write_index",
     "write_manifest",
     "write_manifest_together",
 ]

@@ -18,10 +18,11 @@ from c4d.pipelines.report import about_here, render
 from c4d.pipelines.request import Request
 from c4d.pipelines.results import MARK, SCHEMA, asked, describe
 from c4d.pipelines.settings import Settings
-from c4d.pipelines.why import reasons
+from c4d.pipelines.why import doubts, reasons
 
 # What a folder may hold from before, the mark of a complete one first: never does it stand beside other files.
-STALE = (MARK, "report.html", "sheet.png", "video.mp4", "image.png", "uncached.mp4", "uncached.png")
+CLIPS = tuple(f"{name}{end}" for name in ("video", "image", "uncached", "fewer_steps") for end in (".mp4", ".png"))
+STALE = (MARK, "report.html", "sheet.png", *CLIPS)
 
 
 def produce(
@@ -68,6 +69,8 @@ def produce(
     compared = [kind for kind in frames if settings.compare and kind != "uncached"]
     session = clip.report.to_dict() if clip.report is not None else None
     times, bundled = timing(made), BUNDLED.get(settings.model)
+    done = session and work(session)
+    close = {kind: fidelity(frames[kind], frames["uncached"]) for kind in compared}
     record: dict[str, Any] = {
         "schema": SCHEMA,
         "asked": asked(request, settings),
@@ -76,8 +79,9 @@ def produce(
         "clip": {"frames": length, "height": height, "width": width, "fps": settings.fps, "enlarged": factor},
         "fewer_steps": made.fewer_steps,
         "timing": times,
-        "why": reasons(times["phases"], session, session and work(session), times["speedup"], made.warm),
-        "fidelity": {kind: fidelity(frames[kind], frames["uncached"]) for kind in compared},
+        "why": reasons(times["phases"], session, done, times["speedup"], made.warm),
+        "doubts": doubts(close, made.fewer_steps, done, times["speedup"]),
+        "fidelity": close,
         "adherence": {
             kind: seen for kind in frames if bundled and (seen := bundled.judge(request.prompt, frames[kind]))
         },
@@ -93,10 +97,10 @@ def produce(
         clear(folder, STALE)
         sync(folder)
     clips = [write_clip(folder, "image" if length == 1 else "video", clip.frames, settings.fps)]
-    if settings.compare:
-        clips.append(write_clip(folder, "uncached", frames["uncached"], settings.fps))
+    others = [kind for kind in frames if settings.compare and kind != "cached"]
+    clips += [write_clip(folder, kind, frames[kind], settings.fps) for kind in others]
     write_sheet(folder / "sheet.png", rows)
-    write_text(folder / "report.html", render(record, rows, clips[::-1]))
+    write_text(folder / "report.html", render(record, rows, [*clips[1:2], clips[0], *clips[2:]]))
     written = [*clips, folder / "sheet.png", folder / "report.html"]
     with writing(folder / MARK):
         record["files"] = {path.name: describe(path) for path in written}

@@ -10,7 +10,7 @@ import re
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from math import ceil
@@ -19,13 +19,14 @@ from typing import Any
 
 import torch
 from imageio_ffmpeg import count_frames_and_secs, get_ffmpeg_exe
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from c4d.metrics import contact_sheet
 from c4d.pipelines.errors import InputError, OutputError
 
 SHORTEST = 256  # pixels that the shorter side of a saved clip has at least, so that people can see it
+MOST_SHEETS, LABEL_HEIGHT = 64, 20  # of a picture of many sheets
 LOCK = ".lock"
 TEMPORARY = re.compile(r"\.\w+\.\d+\.\w+")  # as atomic() names them
 NO_SYNC = (errno.EINVAL, errno.EBADF, errno.EACCES, errno.ENOTSUP)  # of a directory, where the file system has no such
@@ -172,6 +173,21 @@ def write_sheet(path: Path, rows: Mapping[str, Tensor]) -> None:
         contact_sheet(videos, list(rows), frames=7, frame_height=128).save(temporary)
 
 
+def write_sheets(path: Path, sheets: Mapping[str, Path]) -> None:
+    """Saves the contact sheets at ``sheets``, each under its label, as one picture; at most ``MOST_SHEETS`` of them."""
+    parts, font = list(sheets.items())[:MOST_SHEETS], ImageFont.load_default()
+    images = [Image.open(part).convert("RGB") for _, part in parts]
+    width, height = max(image.width for image in images), sum(image.height + LABEL_HEIGHT for image in images)
+    whole = Image.new("RGB", (width, height), "white")
+    draw, y = ImageDraw.Draw(whole), 0
+    for (label, _), image in zip(parts, images, strict=True):
+        draw.text((4, y + 4), label, fill="black", font=font)
+        whole.paste(image, (0, y + LABEL_HEIGHT))
+        y += image.height + LABEL_HEIGHT
+    with atomic(path) as temporary:
+        whole.save(temporary)
+
+
 def write_text(path: Path, text: str) -> None:
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -214,6 +230,27 @@ def _encode(path: Path, pixels: Any, fps: float) -> None:
         raise OSError(f"ffmpeg cannot read back what it wrote ({str(error).splitlines()[-1]})") from error
     if written != length:
         raise OSError(f"ffmpeg wrote {written} of {length} frames")
+
+
+def numbered(root: Path, name: str, fits: Callable[[Path], bool]) -> Path:
+    """The last folder ``NNN-name`` in ``root`` if it ``fits``, else a new one with the next number.
+
+    Raises :class:`OutputError` where none can be made.
+    """
+    found = {int(match[1]): path for path in root.glob("*-*") if (match := re.fullmatch(r"(\d{3,})-.*", path.name))}
+    mine = [number for number, path in found.items() if path.name.partition("-")[2] == name]
+    if mine and fits(found[max(mine)]):
+        return found[max(mine)]
+    number = max(found, default=0) + 1
+    while True:
+        path = root / f"{number:03d}-{name}"
+        with writing(path):
+            try:
+                path.mkdir(parents=True)
+            except FileExistsError:  # by another process, meanwhile
+                number += 1
+                continue
+        return path
 
 
 def check_writable(folder: Path) -> None:

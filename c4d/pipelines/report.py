@@ -6,12 +6,12 @@ import base64
 import io
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from PIL import Image
 from torch import Tensor
 
@@ -50,17 +50,14 @@ def render(record: Mapping[str, Any], rows: Mapping[str, Tensor], videos: Sequen
         rows: title -> frames [T, 3, H, W] in [0, 1], all of one shape, shown under each other.
         videos: the saved clips, embedded if they are .mp4 and small together.
     """
-    environment = Environment(
-        loader=PackageLoader("c4d.pipelines"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
     length = record["clip"]["frames"]
     shown = sorted({round(i * (length - 1) / (COLUMNS - 1)) for i in range(COLUMNS)})
     clips = [path for path in videos if path.suffix == ".mp4"]
     if sum(path.stat().st_size for path in clips) > MOST_VIDEO_BYTES:
         clips = []
     kinds = {"video": "cached" if record["session"] else "uncached", "uncached": "uncached"}
-    return environment.get_template("report.html").render(
+    kinds["fewer_steps"] = f"{record['fewer_steps']} plain steps"
+    return _template("report.html").render(
         r=record,
         work=work(record["session"]) if record["session"] else None,
         beside=[path.name for path in videos],
@@ -74,6 +71,28 @@ def render(record: Mapping[str, Any], rows: Mapping[str, Tensor], videos: Sequen
         row_steps=ROW_STEPS,
         phases=NAMES,
     )
+
+
+def render_index(
+    out: Path, records: Mapping[Path, Mapping[str, Any]], summary: Callable[[Mapping[str, Any]], str]
+) -> str:
+    """The page of a prompt file: a card for each clip in ``out``, with ``summary(record)`` and a link to its report."""
+    cards = []
+    for folder, record in sorted(records.items()):
+        clip = next(name for name in record["files"] if name.startswith(("video.", "image.")))
+        where, asked = folder.relative_to(out), record["asked"]
+        card = {"file": (where / clip).as_posix(), "report": (where / "report.html").as_posix()}
+        cards.append({**card, "prompt": asked["prompt"], "seed": asked["seed"], "summary": summary(record)})
+    last = list(records.values())[-1]["asked"]
+    return _template("index.html").render(cards=cards, model=last["model"], method=last["cache"])
+
+
+def _template(name: str) -> Template:
+    environment = Environment(
+        loader=PackageLoader("c4d.pipelines"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    return environment.get_template(name)
 
 
 def cells(timeline: str) -> list[list[dict[str, Any]]]:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from c4d.pipelines.errors import InputError
-from c4d.pipelines.output import in_turn, write_text
+from c4d.pipelines.output import in_turn, write_sheets, write_text
+from c4d.pipelines.report import render_index
 from c4d.pipelines.request import Request
 from c4d.pipelines.settings import Settings
 
-SCHEMA = 3  # of report.json
+SCHEMA = 4  # of report.json
 MARK = "report.json"  # written last: a folder without it is not complete
 MANIFEST = "manifest.jsonl"
 WAYS = "name another --out, or replace it with --overwrite"
@@ -111,7 +112,7 @@ def write_manifest(out: Path, records: Mapping[Path, Mapping[str, Any]]) -> None
                 **said,
                 "prompt": record["asked"]["prompt"],
                 "seed": record["asked"]["seed"],
-                "method": None if name.startswith("uncached") else record["asked"]["cache"],
+                "method": None if name.startswith(("uncached", "fewer_steps")) else record["asked"]["cache"],
                 "model": record["asked"]["model"],
                 "pipeline": record["pipeline"],
                 "versions": record["versions"],
@@ -122,6 +123,15 @@ def write_manifest(out: Path, records: Mapping[Path, Mapping[str, Any]]) -> None
     path, text = out / MANIFEST, "".join(lines)
     if text != (path.read_text(encoding="utf-8") if path.is_file() else ""):
         write_text(path, text)
+
+
+def write_index(
+    out: Path, records: Mapping[Path, Mapping[str, Any]], summary: Callable[[Mapping[str, Any]], str]
+) -> None:
+    """Writes ``out``'s index.html and sheet.png, which show all of ``records``. Raises :class:`OutputError`."""
+    labels = {f"{folder.name}: {record['asked']['prompt']}": folder / "sheet.png" for folder, record in records.items()}
+    write_sheets(out / "sheet.png", labels)
+    write_text(out / "index.html", render_index(out, records, summary))
 
 
 def write_manifest_together(out: Path) -> None:

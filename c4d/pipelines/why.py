@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,9 @@ OUTSIDE = ("preparing", "between", "decoding")  # what no cache of a transformer
 LITTLE = 1.5  # times less work; a smaller speed-up is called small
 NEAR = 0.9  # of what the saved work promises: from here on the speed needs no explanation
 STILL = "what the method does not cache"
+WORTH = 1.1  # times as fast
+CLOSER = 1.0  # dB; what one clip cannot decide
+BESIDE = ("cached", "fewer_steps")
 NOTABLE = 0.1  # of the time, or of a computed forward
 
 
@@ -60,6 +64,35 @@ def reasons(
     found += _passes(phases, session) if "computed" in phases["cached"] else _denoising(phases, work, saved)
     if speedup is not None and not warm:
         found.append(cold)
+    return found
+
+
+def doubts(
+    fidelity: Mapping[str, Mapping[str, Any]],
+    fewer_steps: int | None,
+    work: Mapping[str, Any] | None,
+    speedup: float | None,
+) -> list[str]:
+    """Sentences on why this setting may not be worth it; none if nothing speaks against it.
+
+    Args:
+        fidelity: kind -> closeness to the uncached clip (:func:`c4d.pipelines.compare.fidelity`), if it was made.
+        fewer_steps: how many steps the kind "fewer_steps" has, which costs what the cached clip costs.
+        work, speedup: as for :func:`reasons`.
+    """
+    found = []
+    gain = speedup if speedup is not None else work["ratio"] if work else None
+    if gain is not None and gain < WORTH:
+        found.append(f"it is {gain:.2f} times as fast; below {WORTH} a cache is hardly worth its error")
+    if "fewer_steps" not in fidelity or fidelity["cached"]["identical"]:
+        return found
+    cached, fewer = (math.inf if fidelity[kind]["identical"] else fidelity[kind]["psnr_db"] for kind in BESIDE)
+    same = f"{fewer_steps} plain steps, which cost as much, are"
+    figures = f"{fewer:.1f} dB beside {cached:.1f}, on this one clip"
+    if fewer >= cached + CLOSER:
+        found.append(f"{same} closer to the uncached clip ({figures}): use --steps {fewer_steps}, or another --cache")
+    elif fewer > cached - CLOSER:
+        found.append(f"{same} as close to the uncached clip ({figures}): undecided, other prompts and seeds can tell")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Starts the cases on several ranks: one torchrun for all of them, and nothing outlives its time."""
+"""Starts the cases on several ranks: one process that forks them, and nothing outlives its time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from bench.processes import run, torchrun
+from bench.processes import run
 
 LIMIT = 240  # seconds, many times what it takes: a launch that hangs is ended, and says where it hung
 
@@ -14,7 +14,7 @@ LIMIT = 240  # seconds, many times what it takes: a launch that hangs is ended, 
 def launch(world: int, *names: str) -> dict[str, list[str | None]]:
     """Case -> what went wrong in it on each rank; all cases unless some are named, exactly."""
     with tempfile.TemporaryDirectory(prefix="c4d-ranks-") as folder:
-        command = [*torchrun(world), "-m", "tests.parallel.matrix", folder, *names]
+        command = ["-m", "tests.parallel.matrix", folder, world, *names]
         settings = {"OMP_NUM_THREADS": "1", "C4D_RANKS_LIMIT": str(LIMIT)}
         how, lines = run(command, LIMIT + 30, **settings)  # the ranks end themselves at LIMIT
         said = "\n".join(lines)[-6000:]

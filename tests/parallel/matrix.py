@@ -1,11 +1,13 @@
-"""Every case on several ranks: ``torchrun --standalone --nproc-per-node=4 -m tests.parallel.matrix FOLDER [CASE...]``.
+"""Every case on several ranks: ``python -m tests.parallel.matrix FOLDER 4 [CASE...]``.
 
-Each rank writes a line a case to FOLDER. Ranks meet between cases at the store, which survives what breaks a group.
+The ranks are forks of this process (one program under torchrun itself: tests/cli/test_ranks.py). Each writes a line a
+case to FOLDER. Ranks meet between cases at the store, which survives what breaks a group.
 """
 
 from __future__ import annotations
 
 import faulthandler
+import functools
 import json
 import os
 import sys
@@ -14,9 +16,12 @@ import traceback
 from datetime import timedelta
 from pathlib import Path
 
+import diffusers
 import torch
 import torch.distributed as dist
 
+from c4d.models import SPECS
+from tests.forked import ranks
 from tests.parallel import agreement, decisions, forwards, generations, guidance, leaving, methods, neighbours, traffic
 from tests.parallel.job import CPU, Case
 
@@ -42,12 +47,9 @@ def ends() -> None:
 LAUNCHER = {"launcher: a rank fails": fails, "launcher: a rank ends": ends, "launcher: and then": fails}  # if named
 
 
-def main(folder: str, *names: str) -> None:
+def run(folder: str, names: tuple[str, ...], world: int, rank: int) -> None:
     faulthandler.dump_traceback_later(float(os.environ.get("C4D_RANKS_LIMIT", "600")), exit=True)
-    torch.set_num_threads(1)
-    torch.set_grad_enabled(False)
-    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
-    rank, world, store = dist.get_rank(), dist.get_world_size(), dist.distributed_c10d._get_default_store()
+    store = dist.distributed_c10d._get_default_store()
     found = cases(world)
     if names:
         found = {name: case for name, case in {**found, **LAUNCHER}.items() if name in names}
@@ -78,5 +80,13 @@ def meet(place: str, world: int) -> bool:
     return store.get(f"{place}, all") == b"failed"
 
 
+def main(folder: str, world: str, *names: str) -> int:
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(False)
+    for name in (*SPECS, "WanPipeline"):  # imported when asked for: here, not in each rank
+        getattr(diffusers, name)
+    return ranks(int(world), functools.partial(run, folder, names))
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    sys.exit(main(*sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""Every case that needs several ranks, as a test of its own; all of a world size come from one launch of torchrun."""
+"""Every case that needs several ranks, as a test of its own; all of a world size come from one launch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.parallel.launch import launch
 from tests.parallel.matrix import LAUNCHER, PARTS
 from tests.sampled import sampled
 
-NTH = {2: 3, 4: 6}  # of every part, make test runs each case of which the number divides by this
+NTH = {2: 5, 4: 9}  # of every part, make test runs each case of which the number divides by this
 MATRIX = [
     param
     for world, nth in NTH.items()

@@ -200,7 +200,7 @@ def test_a_rank_that_failed_is_named(ranks):
 )
 def test_ranks_measure_all_of_one_whole(ranks, sequence, counts, wholes, fine):
     mine, *ranks.others = [torch.tensor([[1.0, 1.0, *pair, 0.0]]) for pair in zip(counts, wholes, strict=True)]
-    act = functools.partial(Agreement(None, sequence).sums, mine[:, :2], [(counts[0], wholes[0])], False)
+    act = functools.partial(Agreement(None, sequence).all_sum, mine[:, :2], [(counts[0], wholes[0])], False)
     if fine:
         assert act() == [[3.0, 3.0]]
     else:

@@ -313,7 +313,7 @@ def test_compiled_blocks_of_which_none_is_skipped(name, kind):
     assert with_session == count and all(torch.equal(a, b) for a, b in zip(outs, uncached, strict=True))
 
 
-@pytest.mark.parametrize(("name", "kind", "inside"), sampled(TWO, OF_BLOCKS, [False, True], nth=5, complete=False))
+@pytest.mark.parametrize(("name", "kind", "inside"), sampled(TWO, OF_BLOCKS, [False, True], nth=11, complete=False))
 def test_compiled_blocks(name, kind, inside):
     case, method, (_, count) = CASES[name], methods(name)[kind], compiled_alone(name)
     eager = case.build()

@@ -5,11 +5,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
-import tempfile
-from datetime import timedelta
 from functools import partial
 from types import SimpleNamespace
 
@@ -24,6 +20,7 @@ from c4d.parallel.agree import DisagreementError
 from c4d.parallel.attention import Kernels, Text, sp_attention
 from c4d.parallel.collectives import gather
 from c4d.parallel.degrees import Degrees, SequenceParallel, possible
+from tests.forked import ranks
 from tests.tiny import CASES, rand
 from tests.xfuser import stub
 
@@ -207,38 +204,9 @@ def plain(world: int, rank: int) -> None:
     assert "cannot be imported here: NotImplementedError: No Accelerators" in xfuser.missing(degrees, BACKEND)
 
 
-def ranks(world: int, program) -> int:
-    """Forks them; at the first one that fails the others are ended. The number of those that failed."""
-    meeting = f"file://{tempfile.mkdtemp()}/meeting"
-    children = {}
-    for rank in range(world):
-        if (child := os.fork()) == 0:
-            code = 1
-            try:
-                limit = timedelta(seconds=60)
-                dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world, timeout=limit)
-                with torch.no_grad():
-                    program(world, rank)
-                code = 0
-            except BaseException:
-                sys.excepthook(*sys.exc_info())
-            finally:
-                sys.stdout.flush()
-                os._exit(code)
-        children[child] = rank
-    failed = 0
-    while children:
-        child, status = os.wait()
-        del children[child]
-        if status and not failed:
-            failed = 1
-            for other in children:
-                os.kill(other, signal.SIGTERM)
-    return failed
-
-
 if __name__ == "__main__":
     torch.set_num_threads(1)  # no thread may live before a fork
+    torch.set_grad_enabled(False)
     failed = ranks(1, plain)
     stub.load("xfuser.core.distributed.parallel_state", "xfuser.model_executor.layers.usp")
     with pytest.raises(ImportError, match="update_npu_out"):  # why attention is ours (docs/parallel.md)

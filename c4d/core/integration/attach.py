@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from c4d.core.caching.rules import BlocksRule, CacheMethod, OutputRule
@@ -101,8 +102,14 @@ class Attachment:
         """True if a session is at work on this transformer."""
         return session_of(self.transformer) is not None
 
-    def refuse_compiled(self, method: CacheMethod) -> None:
-        """Raises RuntimeError for a model that is compiled in a way in which ``method`` cannot act."""
+    def refuse(self, method: CacheMethod) -> None:
+        """Raises RuntimeError for a model that another system caches, or that is compiled so that ``method`` cannot
+        act."""
+        if foreign := other_cache(self.transformer):
+            raise RuntimeError(
+                f"{type(self.transformer).__name__} is cached by {foreign[0]} already, and one cache in another "
+                f"forecasts what was forecast: end it first, {foreign[1]}"
+            )
         if is_compiled(self.transformer):
             raise RuntimeError(
                 f"{type(self.transformer).__name__} is compiled as a whole, which would freeze one decision into the "
@@ -113,6 +120,17 @@ class Attachment:
             raise RuntimeError(
                 f"{method.name} acts inside the blocks (at {sites}), which are compiled: use the method at @blocks, or "
                 "do not compile"
+            )
+
+    def refuse_recomputed(self, method: CacheMethod) -> None:
+        """Before a forward: raises RuntimeError if backward would run its blocks again, where no decision is known."""
+        again = torch.is_grad_enabled() and getattr(self.transformer, "gradient_checkpointing", False)
+        if again and method.whole is None:
+            sites = ", ".join(s for rule in method.rules for s in rule.sites)
+            raise RuntimeError(
+                f"{method.name} acts inside the blocks (at {sites}), and gradient checkpointing runs them again on the "
+                "way back, without its decisions: make rollouts under torch.no_grad(), call "
+                "transformer.disable_gradient_checkpointing(), or use a method at @blocks"
             )
 
     def _wanted(self, method: CacheMethod) -> dict[str, Callable[..., Any]]:
@@ -159,6 +177,15 @@ def session_of(transformer: nn.Module) -> Any:
     """The session that is at work on it, None if there is none."""
     context = transformer.__dict__.get("cache_context")
     return context._session if isinstance(context, CacheContext) else None
+
+
+def other_cache(transformer: nn.Module) -> tuple[str, str] | None:
+    """Another system's cache that is at work on it, and how it is ended; None if there is none."""
+    if (config := transformer.__dict__.get("_cache_config")) is not None:
+        return f"diffusers ({type(config).__name__})", "transformer.disable_cache()"
+    if transformer.__dict__.get("_is_cached"):
+        return "cache-dit", "cache_dit.disable_cache(pipe)"
+    return None
 
 
 def is_compiled(module: nn.Module) -> bool:

@@ -9,7 +9,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from torch import nn
 
@@ -81,6 +81,17 @@ class Hook:
 
     def __call__(self, module: nn.Module, *args: Any) -> Any:
         return None if self._session is None else getattr(self._session, self._name)(*self._data, *args)
+
+
+Owner = TypeVar("Owner")
+
+
+def at_work(module: nn.Module, kind: type[Owner]) -> Owner | None:
+    """The first of this kind whose hooks stand before the forward of ``module``; None if there is none."""
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, Hook) and isinstance(hook._session, kind):
+            return hook._session
+    return None
 
 
 class Hooks:

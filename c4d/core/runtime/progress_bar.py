@@ -19,8 +19,8 @@ class Loops(Protocol):
 class Loop:
     """One loop, in place of the ``tqdm`` bar that a pipeline made for it; what it does not do itself, that does."""
 
-    def __init__(self, session: Loops, clock: SchedulerTracker, bar: Any) -> None:
-        self._session, self.clock, self._bar = session, clock, bar
+    def __init__(self, session: Loops, pipeline: Any, clock: SchedulerTracker, bar: Any) -> None:
+        self._session, self.pipeline, self.clock, self._bar = session, pipeline, clock, bar
 
     def __enter__(self) -> Any:
         bar = self._bar.__enter__()
@@ -55,7 +55,11 @@ class ProgressBar:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         make = self._before or partial(type(self._pipeline).progress_bar, self._pipeline)
         bar = make(*args, **kwargs)
-        return bar if self._session is None or self._clock is None else Loop(self._session, self._clock, bar)
+        return (
+            bar
+            if self._session is None or self._clock is None
+            else Loop(self._session, self._pipeline, self._clock, bar)
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_session": None, "_clock": None}

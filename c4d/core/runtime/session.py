@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -12,6 +13,7 @@ from c4d.core.caching.rules import CacheMethod
 from c4d.core.integration.attach import Attachment, check_fit
 from c4d.core.integration.hooks import Entered, Unsaved, named
 from c4d.core.integration.offload import Bridge, tracing
+from c4d.core.integration.transformers import transformers_of
 from c4d.core.runtime.forward import Forward, ForwardContext
 from c4d.core.runtime.history import HistoryConfig
 from c4d.core.runtime.ownership import ThreadOwnership
@@ -22,6 +24,8 @@ from c4d.core.runtime.state import Run, Runtime, signature_of
 from c4d.core.runtime.steps import CountingTracker, SchedulerTracker, StepTracker, check_order
 from c4d.core.spec import ModelSpec, Stack
 from c4d.core.types import Action, Primitives, Signal
+
+TRACED_RUNS = 16
 
 
 class Session(Entered, Unsaved):
@@ -41,6 +45,7 @@ class Session(Entered, Unsaved):
         storage: HistoryConfig | None = None,
         ranks: DecisionSync | None = None,
         pipelines: Sequence[tuple[Any, SchedulerTracker]] = (),
+        traced_runs: int | None = TRACED_RUNS,
     ) -> None:
         for _, spec in transformers:
             check_fit(method, spec)
@@ -55,7 +60,8 @@ class Session(Entered, Unsaved):
         self._tools = Runtime(backend, SignalReader(backend, self._ranks), storage or HistoryConfig())
         self._attachments = [Attachment(self, model, spec, i) for i, (model, spec) in enumerate(transformers)]
         self._run: Run | None = None
-        self._trace: list[Entry] = []
+        self._trace: deque[Entry] = deque()
+        self._traced_runs = traced_runs
         self._runs = 0
         self._peak = 0
         self.unused = "c4d.cached"
@@ -73,7 +79,7 @@ class Session(Entered, Unsaved):
                     )
                 done.append(attachment)
                 attachment.install(self.method)
-                attachment.refuse_compiled(self.method)
+                attachment.refuse(self.method)
         except BaseException:
             for attachment in done:
                 attachment.remove()
@@ -101,9 +107,19 @@ class Session(Entered, Unsaved):
         check_order(timesteps)
         self._clock = CountingTracker(timesteps, "call session.begin(timesteps)", sigmas)
 
+    def reset(self) -> None:
+        """Frees what an unfinished run holds, as after a request that was given up. The next forward opens a new run.
+
+        Raises RuntimeError if another thread is inside a forward of this session.
+        """
+        if self.current is not None and not self._turns.mine:
+            raise RuntimeError("another thread is inside a forward of this session; reset it after that")
+        self._abandon()
+        self._close_run()
+
     @property
     def trace(self) -> tuple[Entry, ...]:
-        """Every forward so far, oldest first."""
+        """The forwards of the last ``traced_runs`` runs, oldest first."""
         return tuple(self._trace)
 
     @property
@@ -116,7 +132,7 @@ class Session(Entered, Unsaved):
 
         0 between the runs of a pipeline: they are freed when its loop ends or is stopped. Those of a hand-written loop
         are freed with its last step. If that loop stops earlier, or a branch or transformer leaves it earlier, they
-        are freed with the next run or the session.
+        are freed by :meth:`reset`, with the next run or with the session.
         """
         return self._run.bytes() + sum(basis.nbytes for basis in self._tools.bases.values()) if self._run else 0
 
@@ -160,7 +176,8 @@ class Session(Entered, Unsaved):
     def enter(self, expert: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Pre-forward hook: finds run, step and branch, and decides at once unless a signal has to be measured."""
         attachment = self._attachments[expert]
-        attachment.refuse_compiled(self.method)
+        attachment.refuse(self.method)
+        attachment.refuse_recomputed(self.method)
         loop = self._turns.own.loops[-1] if self._turns.own.loops else None
         clock: StepTracker = self._clock if loop is None else loop.clock
         theirs = self._run is not None and self._run.loop is not None and not self._turns.mine
@@ -201,6 +218,7 @@ class Session(Entered, Unsaved):
 
     def begin_loop(self, loop: Loop) -> None:
         """A pipeline's loop begins: this thread's forwards are its own until it ends."""
+        self._refuse_exchanged(loop.pipeline)
         loop.clock.begin()
         self._turns.own.loops.append(loop)
 
@@ -235,8 +253,8 @@ class Session(Entered, Unsaved):
         current = self.current
         if current is None or not self._turns.mine:
             return
-        if output is None:
-            self._abandon()
+        if output is None:  # it raised, and what was stored for the steps after it is of no use
+            self.reset()
             return
         self._end_pass(current)
         current.check()
@@ -257,6 +275,15 @@ class Session(Entered, Unsaved):
 
     # -- inside
 
+    def _refuse_exchanged(self, pipeline: Any) -> None:
+        ours = [attachment.transformer for attachment in self._attachments]
+        for name, module in transformers_of(pipeline).items():
+            if not any(module is each for each in ours):
+                raise RuntimeError(
+                    f"{type(pipeline).__name__}.{name} is another {type(module).__name__} than when this session began "
+                    "and would run without a cache: end the session and open one for the pipeline as it is now"
+                )
+
     def _abandon(self) -> None:
         """Ends a forward that raised; one ended by a KeyboardInterrupt is found here later, for torch runs no hooks."""
         if self.current is not None:
@@ -274,6 +301,10 @@ class Session(Entered, Unsaved):
         self._close_run()
         self._run = Run(self._runs, loop)
         self._runs += 1
+        while (
+            self._traced_runs is not None and self._trace and self._trace[0].run <= self._run.number - self._traced_runs
+        ):
+            self._trace.popleft()
         for attachment in self._attachments:
             attachment.refresh(self.method)
 

@@ -65,6 +65,11 @@ def choices(make: Callable[..., Any]) -> dict[str, tuple[str, ...]]:
     return {name: words[name] for name in inspect.signature(make).parameters if name in words}
 
 
+def tables(make: Callable[..., Any]) -> dict[str, tuple[str, ...]]:
+    """Option -> the models that it takes published values of, such as ``fit`` of TeaCache."""
+    return {name: words for name, words in choices(make).items() if name in ("fit", "curve")}
+
+
 def names_of(method: str) -> str:
     """The models that something is published for."""
     return ", ".join(published()[method])

@@ -51,6 +51,7 @@ def decibels(one, other):
     return psnr(*(clip.frames.transpose(0, 1)[None] for clip in (one, other))).item()
 
 
+@pytest.mark.nightly  # tests/ascend/test_launch.py runs the command too
 def test_a_clip_is_the_one_of_the_cpu(made):
     here, exact, _, _ = made("cpu", "float32")
     _, rounded, _, _ = made("cpu", "bfloat16")

@@ -36,6 +36,9 @@ class Plan(NamedTuple):
     place: str = "device"
     weights: torch.dtype | None = None  # of the model, None: as its features
 
+    def __str__(self) -> str:
+        return f"{self.name} {self.method} {self.dtype} {self.kept} {self.place} {self.weights}"
+
     def sizes(self) -> tuple[list[int], list[int]]:
         """Bytes of the features, of the signals."""
         return (

@@ -1,0 +1,26 @@
+"""The transformers of a pipeline, whoever has wrapped them."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from torch import nn
+
+NAMES = ("transformer", "transformer_2")  # as the pipelines name them, the high-noise expert first
+
+
+def inside(module: nn.Module) -> nn.Module:
+    """The transformer in a PeftModel, DistributedDataParallel or FullyShardedDataParallel, which all call it."""
+    while True:
+        if callable(base := getattr(module, "get_base_model", None)):
+            module = cast(nn.Module, base())
+        elif type(module).__module__.startswith("torch.") and isinstance(getattr(module, "module", None), nn.Module):
+            module = cast(nn.Module, module.module)
+        else:
+            return module
+
+
+def transformers_of(model: Any) -> dict[str, nn.Module]:
+    """Those of a pipeline by their names in it, or a bare transformer as ``transformer``; empty if there is none."""
+    found = {NAMES[0]: model} if isinstance(model, nn.Module) else {name: getattr(model, name, None) for name in NAMES}
+    return {name: inside(module) for name, module in found.items() if isinstance(module, nn.Module)}
