@@ -11,12 +11,33 @@ if TYPE_CHECKING:
     from c4d.api import disable as disable
     from c4d.api import enable as enable
     from c4d.api import sharded as sharded
+    from c4d.backends import Backend as Backend
+    from c4d.backends import BackendUnavailableError as BackendUnavailableError
+    from c4d.backends import UnsupportedError as UnsupportedError
+    from c4d.backends.kernels import Kernel as Kernel
+    from c4d.backends.kernels import Limits as Limits
+    from c4d.backends.reference import Reference as Reference
+    from c4d.core.attention import Processor as Processor
+    from c4d.core.caching.finite_differences import Hermite as Hermite
+    from c4d.core.caching.finite_differences import Taylor as Taylor
+    from c4d.core.caching.forecasters import LinearExtrapolation as LinearExtrapolation
+    from c4d.core.caching.forecasters import Reuse as Reuse
     from c4d.core.caching.method import method as method
+    from c4d.core.caching.policies import Accumulate as Accumulate
+    from c4d.core.caching.policies import Bounded as Bounded
+    from c4d.core.caching.policies import Interval as Interval
+    from c4d.core.caching.policies import StepMask as StepMask
     from c4d.core.caching.rules import BlocksRule as BlocksRule
     from c4d.core.caching.rules import CacheMethod as CacheMethod
     from c4d.core.caching.rules import ModuleRule as ModuleRule
     from c4d.core.caching.rules import OutputRule as OutputRule
-    from c4d.core.methods import METHODS as METHODS
+    from c4d.core.integration.processor_patch import AttentionSession as AttentionSession
+    from c4d.core.methods import METHODS
+    from c4d.core.runtime.acceleration import Acceleration as Acceleration
+    from c4d.core.runtime.report import Entry as Entry
+    from c4d.core.runtime.report import Report as Report
+    from c4d.core.runtime.session import Session as Session
+    from c4d.core.runtime.steps import RunError as RunError
     from c4d.core.spec import AtEntry as AtEntry
     from c4d.core.spec import ModelSpec as ModelSpec
     from c4d.core.spec import OutputOf as OutputOf
@@ -29,40 +50,83 @@ if TYPE_CHECKING:
     from c4d.core.types import FeatureForecaster as FeatureForecaster
     from c4d.core.types import LinearForecaster as LinearForecaster
     from c4d.core.types import Policy as Policy
+    from c4d.core.types import RelativeL1 as RelativeL1
     from c4d.core.types import Signal as Signal
+    from c4d.core.types import Step as Step
+    from c4d.core.types import Wrapper as Wrapper
+    from c4d.models import UnsupportedModelError as UnsupportedModelError
+    from c4d.parallel import NoLauncherError as NoLauncherError
     from c4d.parallel import SequenceParallel as SequenceParallel
+    from c4d.parallel.agree import DisagreementError as DisagreementError
+    from c4d.parallel.session import Parallel as Parallel
+    from c4d.pipelines.directory import bundled_model as bundled_model
 
     methods = METHODS
 
 __version__ = "0.1.0"
 PLACES = {
-    "Action": "c4d.core.types:Action",
-    "AtEntry": "c4d.core.spec:AtEntry",
-    "BlocksRule": "c4d.core.caching.rules:BlocksRule",
-    "CacheMethod": "c4d.core.caching.rules:CacheMethod",
-    "MethodError": "c4d.core.text.grammar:MethodError",
-    "FeatureForecaster": "c4d.core.types:FeatureForecaster",
-    "LinearForecaster": "c4d.core.types:LinearForecaster",
-    "ModelSpec": "c4d.core.spec:ModelSpec",
-    "ModuleRule": "c4d.core.caching.rules:ModuleRule",
-    "OutputOf": "c4d.core.spec:OutputOf",
-    "OutputRule": "c4d.core.caching.rules:OutputRule",
-    "Padding": "c4d.core.spec:Padding",
-    "Policy": "c4d.core.types:Policy",
-    "Signal": "c4d.core.types:Signal",
-    "SequenceParallel": "c4d.parallel:SequenceParallel",
-    "Site": "c4d.core.spec:Site",
-    "ShardingPlan": "c4d.core.spec:ShardingPlan",
-    "Stack": "c4d.core.spec:Stack",
+    # Use it
     "accelerate": "c4d.api:accelerate",
-    "attention": "c4d.api:attention",
-    "backends": "c4d.backends:",
-    "cached": "c4d.api:cached",
-    "disable": "c4d.api:disable",
     "enable": "c4d.api:enable",
-    "method": "c4d.core.caching.method:method",
-    "methods": "c4d.core.methods:METHODS",
+    "disable": "c4d.api:disable",
+    "cached": "c4d.api:cached",
+    "attention": "c4d.api:attention",
     "sharded": "c4d.api:sharded",
+    "SequenceParallel": "c4d.parallel:SequenceParallel",
+    "methods": "c4d.core.methods:METHODS",
+    "backends": "c4d.backends:",
+    "bundled_model": "c4d.pipelines.directory:bundled_model",
+    # What that gives
+    "Acceleration": "c4d.core.runtime.acceleration:Acceleration",
+    "Session": "c4d.core.runtime.session:Session",
+    "AttentionSession": "c4d.core.integration.processor_patch:AttentionSession",
+    "Parallel": "c4d.parallel.session:Parallel",
+    "Report": "c4d.core.runtime.report:Report",
+    "Entry": "c4d.core.runtime.report:Entry",
+    # Errors
+    "MethodError": "c4d.core.text.grammar:MethodError",
+    "RunError": "c4d.core.runtime.steps:RunError",
+    "UnsupportedModelError": "c4d.models:UnsupportedModelError",
+    "UnsupportedError": "c4d.backends:UnsupportedError",
+    "BackendUnavailableError": "c4d.backends:BackendUnavailableError",
+    "DisagreementError": "c4d.parallel.agree:DisagreementError",
+    "NoLauncherError": "c4d.parallel:NoLauncherError",
+    # Write a method
+    "method": "c4d.core.caching.method:method",
+    "CacheMethod": "c4d.core.caching.rules:CacheMethod",
+    "BlocksRule": "c4d.core.caching.rules:BlocksRule",
+    "OutputRule": "c4d.core.caching.rules:OutputRule",
+    "ModuleRule": "c4d.core.caching.rules:ModuleRule",
+    "Policy": "c4d.core.types:Policy",
+    "Wrapper": "c4d.core.types:Wrapper",
+    "Action": "c4d.core.types:Action",
+    "Step": "c4d.core.types:Step",
+    "Signal": "c4d.core.types:Signal",
+    "RelativeL1": "c4d.core.types:RelativeL1",
+    "Interval": "c4d.core.caching.policies:Interval",
+    "StepMask": "c4d.core.caching.policies:StepMask",
+    "Accumulate": "c4d.core.caching.policies:Accumulate",
+    "Bounded": "c4d.core.caching.policies:Bounded",
+    "LinearForecaster": "c4d.core.types:LinearForecaster",
+    "FeatureForecaster": "c4d.core.types:FeatureForecaster",
+    "Reuse": "c4d.core.caching.forecasters:Reuse",
+    "Taylor": "c4d.core.caching.finite_differences:Taylor",
+    "Hermite": "c4d.core.caching.finite_differences:Hermite",
+    "LinearExtrapolation": "c4d.core.caching.forecasters:LinearExtrapolation",
+    # Describe a model
+    "ModelSpec": "c4d.core.spec:ModelSpec",
+    "Stack": "c4d.core.spec:Stack",
+    "Site": "c4d.core.spec:Site",
+    "OutputOf": "c4d.core.spec:OutputOf",
+    "AtEntry": "c4d.core.spec:AtEntry",
+    "Padding": "c4d.core.spec:Padding",
+    "ShardingPlan": "c4d.core.spec:ShardingPlan",
+    "Processor": "c4d.core.attention:Processor",
+    # Bring a backend
+    "Backend": "c4d.backends:Backend",
+    "Reference": "c4d.backends.reference:Reference",
+    "Kernel": "c4d.backends.kernels:Kernel",
+    "Limits": "c4d.backends.kernels:Limits",
 }
 __all__ = [*PLACES]
 

@@ -19,6 +19,7 @@ from c4d.backends.reference import Reference
 from c4d.core.methods import METHODS
 from c4d.core.text.grammar import parse
 from c4d.models import SPECS
+from tools import api
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -82,6 +83,27 @@ def test_every_method_text_in_the_readme_parses():
 def test_the_readme_names_every_public_name_it_uses():
     for name in set(re.findall(r"\bc4d\.(\w+)", (ROOT / "README.md").read_text())):
         assert hasattr(c4d, name) or find_spec(f"c4d.{name}"), name
+
+
+def test_the_reference_is_of_the_public_names():
+    assert api.PAGE.read_text() == api.page(), "python -m tools.api"
+    assert [name for names in api.groups().values() for name in names] == c4d.__all__
+
+
+def imports(text):
+    """What Python code imports of c4d, but for ``import c4d`` itself."""
+    found = re.findall(r"^\s*(?:from (c4d[\w.]*) import|import (c4d\.[\w.]+))", text, re.MULTILINE)
+    return {one or other for one, other in found}
+
+
+def test_pages_and_examples_import_the_public_names_alone():
+    """README, docs, what stands for an outside package; launch/infer.py starts the command, before torch."""
+    files = [*PAGES, ROOT / "tests/outside/ltx.py"]
+    assert {str(file): imports(file.read_text()) for file in files if imports(file.read_text())} == {}
+    assert imports((ROOT / "launch/infer.py").read_text()) == {"c4d.cli.start"}
+    for file in files:
+        for name in re.findall(r"\bc4d\.(\w+)\(", file.read_text()):
+            assert name in c4d.__all__, (file, name)
 
 
 def test_every_family_is_in_the_readme():

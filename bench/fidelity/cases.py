@@ -92,6 +92,10 @@ def ours(steps: int, profile: Profile) -> list[Case]:
         for n in intervals:
             text = f"{name}:interval={n},order={order},warmup={warmup}{site}"
             rows.append((f"{name}{site} order={order},warmup={warmup}", f"interval={n}", text))
+    for site in ("", "@blocks"):
+        for n in (2, 3, 4, 5):
+            text = f"taylorseer-lite:interval={n},order=1,last=1{site}"
+            rows.append((f"taylorseer-lite{site} order=1,last=1", f"interval={n}", text))
     rows += _schedules(steps)
     for threshold in (0.3, 0.5):
         text = f"teacache:threshold={threshold},fit=wan2.1-t2v-1.3b"

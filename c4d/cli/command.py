@@ -181,16 +181,16 @@ def _checked(
         )
     method = None if options.cache is None else parse(options.cache)
     model = BUNDLED.get(options.model)
+    dtype = parse_dtype(options.dtype, backend=backend) if options.dtype else backend.default_dtype
+    history = options.history_dtype and parse_dtype(options.history_dtype, "dtype of the history", backend)
     settings = options.parts_of(
         Settings,
         cache=method,
         backend=backend.name,
-        dtype=options.dtype or str(backend.default_dtype).removeprefix("torch."),
+        dtype=str(dtype).removeprefix("torch."),
+        history_dtype=str(history).removeprefix("torch.") if history else None,
         fps=options.fps if options.fps is not None else float(model.defaults.fps if model else 16),
     )
-    dtype = parse_dtype(settings.dtype, backend=backend)
-    if settings.history_dtype is not None:
-        parse_dtype(settings.history_dtype, "dtype of the history", backend)
     prompts = read_prompts(options)
     requests = [
         options.parts_of(Request, prompt=prompt, num_frames=options.frames, seed=options.seed + i)

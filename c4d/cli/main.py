@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -45,6 +48,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             if isinstance(error, kinds):
                 return fail(text(error, arguments), arguments, code)
         raise
+
+
+def noted(show: Callable[..., None]) -> Callable[..., None]:
+    """``warnings.showwarning`` that says c4d's own as a line like the others, and leaves the rest to ``show``."""
+
+    def say(message: Warning | str, category: type[Warning], filename: str, *where: Any, **more: Any) -> None:
+        if str(Path(c4d.__file__).parent) in filename:
+            print(f"c4d: note: {' '.join(str(message).split())}", file=sys.stderr)
+        else:
+            show(message, category, filename, *where, **more)
+
+    return say
 
 
 def _interrupted(error: BaseException, arguments: Sequence[str]) -> str:
@@ -102,6 +117,7 @@ def _run(arguments: list[str]) -> int:
     if given["command"] in pages:
         print(pages[given["command"]][0](given["name"]))
     else:
-        with stoppable() as stops:
+        with stoppable() as stops, warnings.catch_warnings():
+            warnings.showwarning = noted(warnings.showwarning)
             generate(read_options(given, making), stops)
     return 0

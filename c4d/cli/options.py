@@ -110,7 +110,7 @@ class Options:
     )
     backend: str = option("auto", HOW, str, "NAME", f"auto, {', '.join(known())}; default auto")
     dtype: str | None = option(
-        None, HOW, str, "NAME", "of the weights: float32, bfloat16, float16; default: the backend's own"
+        None, HOW, str, "NAME", "of the weights: float32, bfloat16 or bf16, float16 or fp16; default: the backend's own"
     )
     threads: int | None = option(
         None, HOW, whole, "N", "CPU threads; default: the bundled model's own (1), else torch's choice"

@@ -20,6 +20,8 @@ AXES = ("step", "sigma")
 
 
 class Action(enum.Enum):
+    """What a step does at a site: compute it, or reuse what was stored."""
+
     COMPUTE = "compute"
     REUSE = "reuse"
 

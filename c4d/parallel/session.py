@@ -123,6 +123,8 @@ class Parallel(Entered, Unsaved):
         """:meth:`said`, and what computes the attention."""
         return [self.said(), *self.attention.lines()]
 
+    # -- called by its hooks
+
     def enter(self, transformer: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Before a forward: a cache says itself where it stands."""
         if self._together and self._clock and session_of(transformer) is None:

@@ -38,10 +38,7 @@ def locate(model: str) -> tuple[str, bool]:
     """
     ways = f"give a bundled model ({', '.join(BUNDLED)}), a diffusers directory, or a hub id owner/name"
     if model in BUNDLED:
-        folder = Path(str(files("c4d.bundled") / BUNDLED[model].folder))
-        if not (folder / INDEX).is_file():
-            raise InputError(f"bundled model {model!r} is missing from this installation of c4d; install it again")
-        return str(folder), True
+        return bundled_model(model), True
     path = Path(model).expanduser()
     try:
         if (path / INDEX).is_file():
@@ -53,6 +50,19 @@ def locate(model: str) -> tuple[str, bool]:
     if not HUB_ID.fullmatch(model) or path.parent.is_dir():
         raise InputError(f"model {model!r} does not exist; {ways}")
     return model, False
+
+
+def bundled_model(name: str = "wan-tiny") -> str:
+    """The directory of a model that comes with c4d, for ``from_pretrained`` of its pipeline.
+
+    Raises :class:`InputError`, a ValueError, for an unknown name.
+    """
+    if name not in BUNDLED:
+        raise InputError(f"unknown bundled model {name!r}: known are {', '.join(BUNDLED)}")
+    folder = Path(str(files("c4d.bundled") / BUNDLED[name].folder))
+    if not (folder / INDEX).is_file():
+        raise InputError(f"bundled model {name!r} is missing from this installation of c4d; install it again")
+    return str(folder)
 
 
 def components(index: Mapping[str, Any]) -> dict[str, tuple[str, str]]:

@@ -19,10 +19,12 @@ from c4d.pipelines.quiet import quiet
 from c4d.pipelines.skeleton import AGAIN, TRANSFORMERS, base_pipeline, listed, skeleton
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 def parse_dtype(text: str, what: str = "dtype", backend: Backend | None = None) -> torch.dtype:
     """The dtype of that name; :class:`InputError` for another one, and for one that ``backend`` does not compute in."""
+    text = SHORT.get(text, text)
     if text not in DTYPES:
         raise InputError(f"unknown {what} {text!r}: known are {', '.join(DTYPES)}")
     if backend is not None and DTYPES[text] not in backend.dtypes:

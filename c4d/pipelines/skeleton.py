@@ -24,6 +24,7 @@ from c4d.pipelines.errors import InputError
 from c4d.pipelines.quiet import quiet
 
 AGAIN = "download or save the model again"
+SECONDS = 10.0  # for the hub to answer
 TRANSFORMERS = ("transformer", "transformer_2")
 
 
@@ -69,8 +70,10 @@ def check_method(pipe: Any, method: CacheMethod, *, backend: Backend, steps: int
                 f"{made_for}, or a schedule of your own (c4d methods explains them all)"
             )
     try:
-        with c4d.cached(pipe, method, backend=backend):
-            pass
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # said again where it runs
+            with c4d.cached(pipe, method, backend=backend):
+                pass
     except ValueError as error:
         raise InputError(f"{error}; the method, or its fit, was made for other models (see c4d models)") from error
 
@@ -96,13 +99,17 @@ def base_pipeline() -> Any:
 
 
 def _from_hub(model: str) -> Mapping[str, Any]:
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
     base = base_pipeline()
     try:
+        if not isinstance(try_to_load_from_cache(model, INDEX), str):
+            HfApi().model_info(model, timeout=SECONDS)  # once: what loads tries again and again for a minute
         return _config(base, model)
-    except OSError as error:
+    except Exception as error:  # of whatever fetches for the library
         raise InputError(
-            f"model {model!r} cannot be found on this disk or on the hub: {str(error).splitlines()[0]}; check its "
-            "name and the connection"
+            f"model {model!r} cannot be found on this disk or on the hub: {str(error).strip().splitlines()[0]}; check "
+            "its name, the connection, and HF_TOKEN if it is not public"
         ) from error
 
 

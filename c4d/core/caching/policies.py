@@ -33,28 +33,33 @@ def never_small(what: str, least: float | None, enough: str) -> str:
 class Interval(Policy["int | None"]):
     """Every ``interval``-th step after ``warmup`` computed ones: {0..E-1} and {E-1+N, E-1+2N, ...}.
 
-    The schedule of TaylorSeer and of its family (fresh_threshold N, first_enhance E). The last step is not forced.
+    The schedule of TaylorSeer and of its family (fresh_threshold N, first_enhance E). They do not force the last
+    steps; ``last`` of them are computed too.
     """
 
     interval: int
     warmup: int = 1
+    last: int = 0
 
     def __post_init__(self) -> None:
         whole_number("interval", self.interval, 1)
         whole_number("warmup", self.warmup, 1)
+        whole_number("last", self.last, 0)
 
     def init(self) -> int | None:
         return None  # the index of the last computed step
 
-    def decide(self, last: int | None, step: Step, seen: Mapping[Signal, RelativeL1]) -> tuple[Action, int | None]:
-        if last is None or step.index < self.warmup or step.index - last >= self.interval:
+    def decide(self, before: int | None, step: Step, seen: Mapping[Signal, RelativeL1]) -> tuple[Action, int | None]:
+        forced = step.index < self.warmup or step.index >= step.total - self.last
+        if before is None or forced or step.index - before >= self.interval:
             return COMPUTE, step.index
-        return REUSE, last
+        return REUSE, before
 
     def idle(self, total: int, measured: Measured) -> str:
         if self.interval == 1:
             return "interval=1 computes every step"
-        return f"warmup={self.warmup} computes the first {self.warmup} steps, and the run has {total}"
+        last = f", last={self.last} the last {self.last}" if self.last else ""
+        return f"warmup={self.warmup} computes the first {self.warmup} steps{last}, and the run has {total}"
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ class Attachment:
     def install(self, method: CacheMethod) -> None:
         """Hangs the session on the model; if it raises half-way, :meth:`remove` takes off what is there."""
         session, transformer = self._session, self.transformer
+        self._check_paths()
         self._check_blocks(method)
         for stack in self.spec.stacks:
             blocks = transformer.get_submodule(stack.path)
@@ -54,6 +55,17 @@ class Attachment:
             if isinstance(reader, OutputOf):
                 self._hooks.after(transformer.get_submodule(reader.module), session.read_signal, signal, reader.read)
         self.refresh(method)
+
+    def _check_paths(self) -> None:
+        """Raises ValueError for a module that the spec names and the model has not."""
+        there = dict(self.transformer.named_modules())
+        for path, where in [(self.spec.exit, "exit="), *((stack.path, "a Stack") for stack in self.spec.stacks)]:
+            if path not in there:
+                parts = ", ".join(name for name, _ in self.transformer.named_children())
+                raise ValueError(
+                    f"the spec of {self.spec.transformer} names a module {path!r} ({where}), which "
+                    f"{type(self.transformer).__name__} has not: it has {parts}"
+                )
 
     def _check_blocks(self, method: CacheMethod) -> None:
         rule, paths = method.whole, [stack.path for stack in self.spec.stacks if not stack.side]

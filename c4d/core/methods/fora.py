@@ -15,9 +15,9 @@ from c4d.core.caching.rules import ModuleRule, Rule
 
 
 @method("fora", example="fora:interval=3")
-def fora(interval: int) -> Rule:
+def fora(interval: int, last: int = 0) -> Rule:
     """FORA: attention and MLP outputs are reused as they are between every ``interval``-th step.
 
     arXiv 2407.01425. Published for DiT with interval 3 at 250 DDIM steps; no value is published for video models.
     """
-    return ModuleRule(Interval(interval), Reuse())
+    return ModuleRule(Interval(interval, last=last), Reuse())

@@ -20,20 +20,20 @@ from c4d.core.caching.rules import ModuleRule, OutputRule, Rule
 
 
 @method("hicache", example="hicache:interval=4,order=2")
-def hicache(interval: int, order: int = 1, warmup: int = 1, scale: float = 0.5) -> Rule:
+def hicache(interval: int, order: int = 1, warmup: int = 1, scale: float = 0.5, last: int = 0) -> Rule:
     """HiCache: TaylorSeer with scaled Hermite polynomials in place of powers, which damp the forecast.
 
     arXiv 2508.16984; hicache_pp defaults to interval 4, order 1, warmup 2, scale 0.5 (there at the guided output, here
     at attention and MLP outputs as in the paper; @output moves it).
     """
-    return ModuleRule(Interval(interval, warmup), Hermite(order, scale=scale), drop_before=warmup - 2)
+    return ModuleRule(Interval(interval, warmup, last), Hermite(order, scale=scale), drop_before=warmup - 2)
 
 
 @method("dmd", example="dmd:interval=4")
-def dmd(interval: int, warmup: int = 1, window: int = 6, rank: int | None = None) -> Rule:
+def dmd(interval: int, warmup: int = 1, window: int = 6, rank: int | None = None, last: int = 0) -> Rule:
     """HiCache++: the output forecast by dynamic mode decomposition of the last computed ones, once they are even.
 
     hicache_pp 1.3 (window 5; cache-dit 1.5.3: 6), at the output of each branch; TaylorSeer of order 1 until four
     evenly spaced features are there. One wait for the device after each computed step.
     """
-    return OutputRule(Interval(interval, warmup), DynamicModes(window, rank), residual=False)
+    return OutputRule(Interval(interval, warmup, last), DynamicModes(window, rank), residual=False)

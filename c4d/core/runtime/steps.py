@@ -327,8 +327,14 @@ def levels(sigmas: Sequence[float]) -> list[NoiseLevel]:
 
 
 def check_order(timesteps: Sequence[Any] | Tensor) -> None:
-    """Raises ValueError for the timesteps of more than one loop; one host read."""
-    values = timesteps.tolist() if isinstance(timesteps, Tensor) else [float(t) for t in timesteps]
+    """Raises TypeError for what are no timesteps, ValueError for those of more than one loop; one host read."""
+    try:
+        values = timesteps.tolist() if isinstance(timesteps, Tensor) else [float(t) for t in timesteps]
+        pairwise(values)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"timesteps is {timesteps!r}; give all of a run, one number a step: scheduler.timesteps, or range(steps)"
+        ) from None
     moves = [(k, after > before) for k, (before, after) in enumerate(pairwise(values)) if before != after]
     turn = next((k for k, rising in moves if rising != moves[0][1]), None)
     if turn is not None:

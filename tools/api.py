@@ -1,0 +1,85 @@
+"""Writes docs/api.md, the reference of the public names: ``python -m tools.api``. A test holds the page against them."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import c4d
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs/api.md"
+HEAD = """\
+# The public names
+
+All of them are in `c4d`: `import c4d`, then `c4d.cached(...)`. They are imported when they are asked for, so that
+`import c4d` needs no torch. What is not here may change in any version. This page is generated (`python -m tools.api`).
+"""
+
+OTHERS = {
+    "methods": "Every caching method by its name, as a function of its options: `c4d.methods.fora(interval=3)`.",
+    "backends": "The backends: `c4d.backends.select(name)` gives one, `c4d.backends.known()` their names.",
+}
+
+
+def groups() -> dict[str, list[str]]:
+    """Title -> names, as the comments in ``c4d/__init__.py`` divide them."""
+    found: dict[str, list[str]] = {}
+    text = (ROOT / "c4d/__init__.py").read_text().partition("PLACES = {")[2].partition("\n}")[0]
+    for line in text.splitlines():
+        if title := re.fullmatch(r"\s+# (.+)", line):
+            found[title[1]] = []
+        elif name := re.match(r'\s+"(\w+)":', line):
+            list(found.values())[-1].append(name[1])
+    return found
+
+
+def signature(thing: Any) -> str:
+    """As one writes it, without what every reader knows."""
+    try:
+        text = str(inspect.signature(thing))
+    except (TypeError, ValueError):
+        return ""
+    text = re.sub(r"\b(c4d|torch|collections|typing|diffusers)\.(\w+\.)*(?=\w)", "", text.replace("'", ""))
+    text = re.sub(r"<[^>]*>", "…", text)
+    return re.sub(r"\((self|cls)(, )?", "(", text)
+
+
+def first(thing: Any) -> str:
+    """The first paragraph of its docstring, as Markdown."""
+    text = " ".join((inspect.getdoc(thing) or "").partition("\n\n")[0].split())
+    return re.sub(r":\w+:`~?(?:c4d\.)?(?:[\w.]+\.)?(\w+)`", r"`\1`", text).replace("``", "`")
+
+
+def members(cls: type) -> Iterator[tuple[str, Any]]:
+    """Its public methods and properties that have a docstring of their own, in the order of the source."""
+    ours = re.split(r"\n    # -- (?:called by|inside|for a)", inspect.getsource(cls))[0]
+    for name, value in vars(cls).items():
+        what = value.fget if isinstance(value, property) else value
+        if f"def {name}(" in ours and not name.startswith("_") and isinstance(what, types.FunctionType) and what.__doc__:
+            yield (name if isinstance(value, property) else f"{name}{signature(what)}"), what
+
+
+def page() -> str:
+    parts = [HEAD]
+    for title, names in groups().items():
+        parts.append(f"## {title}\n")
+        for name in names:
+            thing = getattr(c4d, name)
+            if inspect.ismodule(thing) or not callable(thing):
+                parts.append(f"- `{name}`: {OTHERS[name]}")
+                continue
+            shown = signature(thing) if inspect.isfunction(thing) else ""
+            parts.append(f"- `{name}{shown}`: {first(thing)}")
+            if inspect.isclass(thing) and not issubclass(thing, Exception):
+                parts += [f"  - `{member}`: {first(what)}" for member, what in members(thing)]
+        parts.append("")
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
