@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from c4d.backends.kernels import Kernel as Kernel
     from c4d.backends.kernels import Limits as Limits
     from c4d.backends.reference import Reference as Reference
+    from c4d.bundled.models import bundled_model as bundled_model
     from c4d.core.attention import Processor as Processor
     from c4d.core.caching.finite_differences import Hermite as Hermite
     from c4d.core.caching.finite_differences import Taylor as Taylor
@@ -59,7 +60,6 @@ if TYPE_CHECKING:
     from c4d.parallel import SequenceParallel as SequenceParallel
     from c4d.parallel.agree import DisagreementError as DisagreementError
     from c4d.parallel.session import Parallel as Parallel
-    from c4d.pipelines.directory import bundled_model as bundled_model
 
     methods = METHODS
 
@@ -75,7 +75,7 @@ PLACES = {
     "SequenceParallel": "c4d.parallel:SequenceParallel",
     "methods": "c4d.core.methods:METHODS",
     "backends": "c4d.backends:",
-    "bundled_model": "c4d.pipelines.directory:bundled_model",
+    "bundled_model": "c4d.bundled.models:bundled_model",
     # What that gives
     "Acceleration": "c4d.core.runtime.acceleration:Acceleration",
     "Session": "c4d.core.runtime.session:Session",

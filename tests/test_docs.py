@@ -92,7 +92,7 @@ def test_the_reference_is_of_the_public_names():
 
 def imports(text):
     """What Python code imports of c4d, but for ``import c4d`` itself."""
-    found = re.findall(r"^\s*(?:from (c4d[\w.]*) import|import (c4d\.[\w.]+))", text, re.MULTILINE)
+    found = re.findall(r"^\s*(?:from (c4d\.[\w.]+) import|import (c4d\.[\w.]+))", text, re.MULTILINE)
     return {one or other for one, other in found}
 
 

@@ -1,4 +1,4 @@
-"""Writes docs/api.md, the reference of the public names: ``python -m tools.api``. A test holds the page against them."""
+"""Writes docs/api.md, the reference of the public names: ``python -m tools.api``; a test holds it against them."""
 
 from __future__ import annotations
 
@@ -60,7 +60,12 @@ def members(cls: type) -> Iterator[tuple[str, Any]]:
     ours = re.split(r"\n    # -- (?:called by|inside|for a)", inspect.getsource(cls))[0]
     for name, value in vars(cls).items():
         what = value.fget if isinstance(value, property) else value
-        if f"def {name}(" in ours and not name.startswith("_") and isinstance(what, types.FunctionType) and what.__doc__:
+        if (
+            f"def {name}(" in ours
+            and not name.startswith("_")
+            and isinstance(what, types.FunctionType)
+            and what.__doc__
+        ):
             yield (name if isinstance(value, property) else f"{name}{signature(what)}"), what
 
 

@@ -77,6 +77,11 @@ def _ours(steps: int, method: str, setting: str, text: str) -> Case:
 
 def ours(steps: int, profile: Profile) -> list[Case]:
     """``profile(kind, computed)`` gives the path of what was learned for the sampler at hand."""
+    return [_ours(steps, *row) for row in rows_of(steps, profile)]
+
+
+def rows_of(steps: int, profile: Profile) -> list[Row]:
+    """Of c4d: the method, the setting, and the text that is both."""
     rows = [("fora", f"interval={n}", f"fora:interval={n}") for n in (2, 3, 5)]
     for name, site, order, warmup, intervals in (
         ("taylorseer", "", 1, 1, (2, 3, 5)),
@@ -111,7 +116,7 @@ def ours(steps: int, profile: Profile) -> list[Case]:
     for threshold in (0.08, 0.12, 0.16):
         text = f"first-block:threshold={threshold},warmup=4+taylor:order=1"
         rows.append(("first-block+taylor:order=1", f"threshold={threshold},warmup=4", text))
-    return [_ours(steps, *row) for row in [*rows, *_forecasts(), *_skips(), *_learned(steps, profile)]]
+    return [*rows, *_forecasts(), *_skips(), *_learned(steps, profile)]
 
 
 def _schedules(steps: int) -> Iterator[Row]:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
 
 from c4d.bundled.judge import reading
+
+INDEX = "model_index.json"  # of a directory of diffusers
 
 
 @dataclass(frozen=True)
@@ -55,3 +59,16 @@ BUNDLED: Mapping[str, Bundled] = MappingProxyType(
         ),
     }
 )
+
+
+def bundled_model(name: str = "wan-tiny") -> str:
+    """The directory of a model that comes with c4d, for ``from_pretrained`` of its pipeline.
+
+    Raises ValueError for an unknown name, FileNotFoundError where the installation lacks it.
+    """
+    if name not in BUNDLED:
+        raise ValueError(f"unknown bundled model {name!r}: known are {', '.join(BUNDLED)}")
+    folder = Path(str(files("c4d.bundled") / BUNDLED[name].folder))
+    if not (folder / INDEX).is_file():
+        raise FileNotFoundError(f"bundled model {name!r} is missing from this installation of c4d; install it again")
+    return str(folder)

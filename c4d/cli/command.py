@@ -110,7 +110,7 @@ def generate(options: Options, stops: Stops) -> None:
         if job.rank == 0 and options.prompt_file is not None:
             write_index(out, results(out), summary)
     if job.rank == 0:
-        several = f"{folders[0].name} to {folders[-1].name}, index.html, sheet.png, manifest.jsonl"
+        several = f"{folders[0].name} to {folders[-1].name}, index.html, clips.png, manifest.jsonl"
         print(f"files in {out}: {listed(out) if folders == [out] else several}")
     job.end()
 

@@ -6,18 +6,16 @@ import json
 import pickle
 import re
 from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
 
-from c4d.bundled.models import BUNDLED
+from c4d.bundled.models import BUNDLED, INDEX, bundled_model
 from c4d.pipelines.errors import InputError
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-INDEX = "model_index.json"
 SAFE, PICKLE = ".safetensors", ".bin"
 STEMS = {  # of the files that the libraries look for
     "diffusers": {SAFE: "diffusion_pytorch_model", PICKLE: "diffusion_pytorch_model"},
@@ -38,7 +36,10 @@ def locate(model: str) -> tuple[str, bool]:
     """
     ways = f"give a bundled model ({', '.join(BUNDLED)}), a diffusers directory, or a hub id owner/name"
     if model in BUNDLED:
-        return bundled_model(model), True
+        try:
+            return bundled_model(model), True
+        except FileNotFoundError as error:
+            raise InputError(str(error)) from error
     path = Path(model).expanduser()
     try:
         if (path / INDEX).is_file():
@@ -50,19 +51,6 @@ def locate(model: str) -> tuple[str, bool]:
     if not HUB_ID.fullmatch(model) or path.parent.is_dir():
         raise InputError(f"model {model!r} does not exist; {ways}")
     return model, False
-
-
-def bundled_model(name: str = "wan-tiny") -> str:
-    """The directory of a model that comes with c4d, for ``from_pretrained`` of its pipeline.
-
-    Raises :class:`InputError`, a ValueError, for an unknown name.
-    """
-    if name not in BUNDLED:
-        raise InputError(f"unknown bundled model {name!r}: known are {', '.join(BUNDLED)}")
-    folder = Path(str(files("c4d.bundled") / BUNDLED[name].folder))
-    if not (folder / INDEX).is_file():
-        raise InputError(f"bundled model {name!r} is missing from this installation of c4d; install it again")
-    return str(folder)
 
 
 def components(index: Mapping[str, Any]) -> dict[str, tuple[str, str]]:

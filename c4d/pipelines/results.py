@@ -128,9 +128,10 @@ def write_manifest(out: Path, records: Mapping[Path, Mapping[str, Any]]) -> None
 def write_index(
     out: Path, records: Mapping[Path, Mapping[str, Any]], summary: Callable[[Mapping[str, Any]], str]
 ) -> None:
-    """Writes ``out``'s index.html and sheet.png, which show all of ``records``. Raises :class:`OutputError`."""
+    """Writes ``out``'s index.html and clips.png, which show all of a prompt file. Raises :class:`OutputError`."""
+    records = {folder: record for folder, record in sorted(records.items()) if folder != out}
     labels = {f"{folder.name}: {record['asked']['prompt']}": folder / "sheet.png" for folder, record in records.items()}
-    write_sheets(out / "sheet.png", labels)
+    write_sheets(out / "clips.png", labels)
     write_text(out / "index.html", render_index(out, records, summary))
 
 

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from c4d.core.text.grammar import parse
+from c4d.pipelines.why import doubts
 from tests.cli.conftest import PROMPT, QUICK
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -59,9 +60,9 @@ def test_a_comparison(c4d, generate):
     outcome = c4d(*generate, "--cache", method, "--compare", "--repeats", 2, "--seed", 3)
     assert outcome.code == 0 and str(folder) in outcome.out
     assert {p.name for p in folder.iterdir()} == {
-        "video.mp4", "uncached.mp4", "sheet.png", "report.json", "report.html", "manifest.jsonl",
+        "video.mp4", "uncached.mp4", "fewer_steps.mp4", "sheet.png", "report.json", "report.html", "manifest.jsonl",
     }  # fmt: skip
-    for name in ("video.mp4", "uncached.mp4"):
+    for name in ("video.mp4", "uncached.mp4", "fewer_steps.mp4"):
         assert imageio.imread(folder / name, plugin="FFMPEG").shape == (5, 256, 256, 3)
     Image.open(folder / "sheet.png").verify()
 
@@ -199,7 +200,9 @@ def test_the_launch_script_from_elsewhere(tmp_path):
     words = [sys.executable, str(ROOT / "launch/infer.py"), "--prompt", PROMPT, *QUICK, "--cache", "fora:interval=2"]
     result = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    assert (tmp_path / "out/video.mp4").exists() and "forwards" in result.stdout
+    (folder,) = (tmp_path / "out").iterdir()
+    assert folder.name == "001-a-red-circle-moving-left-on-a-black-back" and (folder / "video.mp4").exists()
+    assert "forwards" in result.stdout
 
 
 def test_the_demo_is_a_job_that_can_run():
@@ -211,3 +214,111 @@ def test_the_demo_is_a_job_that_can_run():
     add_options(parser)
     options = read_options({"config": ROOT / "launch/demo.yaml"}, parser)
     assert options.compare and parse(options.cache) and read_prompts(options)
+
+
+# -- without --out
+
+
+def test_folders_are_numbered(c4d, tmp_path, monkeypatch):
+    """The same job goes on where it was, another one takes the next number."""
+    monkeypatch.chdir(tmp_path)
+    words = ["generate", "--prompt", PROMPT, *QUICK, "--quiet"]
+    name = "a-red-circle-moving-left-on-a-black-back"
+
+    def made():
+        return sorted(path.name for path in (tmp_path / "out").iterdir())
+
+    assert c4d(*words).code == 0 and made() == [f"001-{name}"]
+    assert "kept, already complete" in c4d(*words).out and made() == [f"001-{name}"]
+    assert "kept" not in c4d(*words, "--seed", 1).out and made() == [f"001-{name}", f"002-{name}"]
+    assert "kept" in c4d(*words, "--seed", 1).out
+    assert c4d(*words, "--seed", 1, "--overwrite").code == 0 and made()[-1] == f"003-{name}"
+    (tmp_path / "out/000-mine").mkdir()
+    (tmp_path / "out/notes-of-mine").touch()
+    assert c4d("generate", "--prompt", "a blue square", *QUICK, "--quiet").code == 0
+    assert made()[-2:] == ["004-a-blue-square", "notes-of-mine"]
+    (tmp_path / "two shots.txt").write_text(f"{PROMPT}\n{PROMPT}\n")
+    batch = ["generate", "--prompt-file", "two shots.txt", *QUICK, "--quiet"]
+    assert c4d(*batch).code == 0
+    folder = tmp_path / "out/005-two-shots"
+    assert [record(folder / each)["asked"]["seed"] for each in ("000", "001")] == [0, 1]
+    (folder / "001/report.json").unlink()  # as if it had been stopped there
+    assert c4d(*batch).out.count("kept") == 1 and (folder / "001/report.json").exists()
+
+
+def test_a_prompt_file_has_a_page_of_its_clips(c4d, generate, tmp_path):
+    (tmp_path / "prompts.txt").write_text(f"{PROMPT}\na <b>blue</b> square\n")
+    words = [*generate[:1], "--prompt-file", tmp_path / "prompts.txt", *generate[3:]]
+    assert "index.html, clips.png" in c4d(*words).out
+    out = Path(generate[-1])
+    page = (out / "index.html").read_text()
+    for i, prompt in enumerate((PROMPT, "a &lt;b&gt;blue&lt;/b&gt; square")):
+        assert prompt in page and f"seed {i}" in page
+        assert f'src="00{i}/video.mp4"' in page and f'href="00{i}/report.html"' in page
+    sheets = [Image.open(out / f"00{i}/sheet.png") for i in range(2)]
+    clips = Image.open(out / "clips.png")
+    assert clips.width == sheets[0].width and clips.height == sum(sheet.height + 20 for sheet in sheets)
+
+
+# -- whether it is worth it
+
+
+@pytest.mark.parametrize(
+    ("cached", "fewer", "speedup", "said"),
+    [
+        (40.0, 30.0, 2.0, []),
+        (
+            30.0,
+            31.5,
+            2.0,
+            ["7 plain steps, which cost as much, are closer to the uncached clip (31.5 dB beside 30"],
+        ),
+        (
+            30.0,
+            30.5,
+            2.0,
+            ["7 plain steps, which cost as much, are as close to the uncached clip (30.5 dB beside 30"],
+        ),
+        (40.0, 30.0, 1.05, ["it is 1.05 times as fast; below 1.1 a cache is hardly worth its error"]),
+        (None, 30.0, 2.0, []),
+        (30.0, None, 2.0, ["7 plain steps, which cost as much, are closer to the uncached clip (inf dB beside 30.0, "]),
+    ],
+)
+def test_what_speaks_against_a_setting_is_said(cached, fewer, speedup, said):
+    close = {kind: {"identical": x is None, "psnr_db": x} for kind, x in (("cached", cached), ("fewer_steps", fewer))}
+    found = doubts(close, 7, {"ratio": 2.0}, speedup)
+    assert len(found) == len(said) and all(text.startswith(start) for text, start in zip(found, said, strict=True))
+    assert doubts({}, None, {"ratio": 1.02}, None)[0].startswith("it is 1.02 times as fast")
+
+
+def test_it_is_said_on_the_terminal_and_in_the_report(c4d, generate):
+    generate.remove("--quiet")
+    folder = Path(generate[-1])
+    outcome = c4d(*generate, "--cache", "taylorseer:interval=3,order=2", "--compare")
+    assert record(folder)["doubts"]
+    for doubt in record(folder)["doubts"]:
+        assert f"is it worth it: {doubt}" in outcome.out
+        assert doubt[1:40] in (folder / "report.html").read_text()
+
+
+def test_the_page_shows_the_clip_of_as_many_plain_steps(c4d, generate):
+    folder = Path(generate[-1])
+    c4d(*generate, "--cache", "fora:interval=2@blocks", "--compare")
+    page, steps = (folder / "report.html").read_text(), record(folder)["fewer_steps"]
+    captions = [page.index(f"<figcaption>{name}") for name in ("uncached", "cached", f"{steps} plain steps")]
+    assert captions == sorted(captions) and page.count("<video") == 3
+
+
+# -- what a newcomer types
+
+
+def test_short_names_of_dtypes(c4d, generate):
+    assert c4d(*generate, "--dtype", "bf16").code == 0
+    assert record(Path(generate[-1]))["asked"]["dtype"] == "bfloat16"
+    assert "kept" in c4d(*generate, "--dtype", "bfloat16").out
+
+
+def test_values_of_another_model_are_a_note(c4d, generate):
+    outcome = c4d(*generate, "--cache", "magcache:published=flux.1-dev")
+    assert outcome.code == 0
+    assert outcome.err.count("c4d: note: published=flux.1-dev was made for FluxTransformer2DModel;") == 1

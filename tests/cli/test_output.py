@@ -77,11 +77,11 @@ def test_another_job_is_refused_before_anything_is_loaded(c4d, fails, job, gener
     assert [contents(folder) for folder in (folders[0].parent, *folders)] == before
 
     assert c4d(*words, "--seed", 1, "--overwrite").out.count("kept") == 0
-    assert [record(folder)["asked"]["seed"] for folder in folders] == [1, 1]
+    assert [record(folder)["asked"]["seed"] for folder in folders] == [1, 2]
     lines = [json.loads(line) for line in (folders[0].parent / "manifest.jsonl").read_text().splitlines()]
     assert [(line["path"], line["seed"]) for line in lines] == [
         (f"{folder}{name}", seed)
-        for folder, seed in (("", 0), ("000/", 1), ("001/", 1))
+        for folder, seed in (("", 0), ("000/", 1), ("001/", 2))
         for name in ("video.mp4", "sheet.png")
     ]
 
@@ -105,8 +105,8 @@ def test_what_was_there_stays_until_its_successor_is_made(c4d, fails, generate, 
     assert contents(generate[-1]) == before
 
 
-FILES = ("video.mp4", "uncached.mp4", "sheet.png", "report.html", "report.json", "manifest.jsonl")
-REASONS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ENOSPC)
+FILES = ("video.mp4", "uncached.mp4", "fewer_steps.mp4", "sheet.png", "report.html", "report.json", "manifest.jsonl")
+REASONS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EROFS, errno.EIO, errno.ENOSPC)
 
 
 @pytest.mark.parametrize(("name", "reason"), sampled(zip(FILES, REASONS, strict=True), nth=2, complete=False))

@@ -254,7 +254,9 @@ class Session(Entered, Unsaved):
         if current is None or not self._turns.mine:
             return
         if output is None:  # it raised, and what was stored for the steps after it is of no use
-            self.reset()
+            self._abandon()
+            if self._run is not None:
+                self._run.forget(self.method.rules)
             return
         self._end_pass(current)
         current.check()

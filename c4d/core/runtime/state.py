@@ -74,6 +74,11 @@ class Run:
             held.update(branch.storages())
         return sum(held.values())
 
+    def forget(self, rules: Sequence[Rule]) -> None:
+        """Drops the memory of every branch."""
+        for branch in self.branches.values():
+            branch.reset(rules)
+
     def release(self, done: CacheState, rules: Sequence[Rule]) -> None:
         """Drops the memory of a branch after its last step, and of branches that the step before did not call: the
         expert was left, or guidance ended."""
