@@ -12,8 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import WanPipeline
 
 import c4d
+from bench.fidelity import readme
+from bench.fidelity.results import Results
 from c4d.backends import GROUP, Backend, UnsupportedError
 from c4d.backends.reference import Reference
 from c4d.core.methods import METHODS
@@ -83,6 +86,28 @@ def test_every_method_text_in_the_readme_parses():
 def test_the_readme_names_every_public_name_it_uses():
     for name in set(re.findall(r"\bc4d\.(\w+)", (ROOT / "README.md").read_text())):
         assert hasattr(c4d, name) or find_spec(f"c4d.{name}"), name
+
+
+def test_settings_in_the_readme_are_good():
+    """The table is what was measured, and no example is worse than fewer plain steps of the same cost."""
+    text, results = (ROOT / "README.md").read_text(), Results.load(ROOT / "docs/measurements/fidelity/results.json")
+    assert readme.filled(text, results) == text and readme.table(results).count("\n") > 5, (
+        "python -m bench.fidelity.readme"
+    )
+    verdicts = {str(parse(given).rules): beside.verdict for given, _, beside in readme.compared(results)}
+    shown = {given for block in code(ROOT / "README.md") for given in re.findall(r'"([\w-]+:[\w-]+=[^"]+)"', block)}
+    shown |= set(re.findall(r"--cache ([\w-]+:[^\s`]+) --prompt", text))
+    listed = re.findall(r"^\| `([\w-]+:[^`]+)`( \*)? \|", text.partition("<!-- end of measured")[2], re.MULTILINE)
+    shown |= {given for given, star in listed if not star and "path=" not in given}
+    assert {given: verdicts[str(parse(given).rules)] for given in shown} == dict.fromkeys(shown, "better")
+    assert len(shown) >= 10 and "better" not in {verdicts.get(str(parse(given).rules)) for given, star in listed if star}
+
+
+def test_the_example_of_the_bundled_model_runs():
+    (example,) = [block for block in code(ROOT / "README.md") if "bundled_model" in block]
+    scope = {"c4d": c4d, "WanPipeline": WanPipeline}
+    exec(compile(example.replace("guidance_scale=4.0", "num_inference_steps=6"), "README.md", "exec"), scope)
+    assert scope["video"].shape == (13, 32, 32, 3)
 
 
 def test_the_reference_is_of_the_public_names():

@@ -162,7 +162,7 @@ for name in ("torch_npu", "triton", "xfuser", "yunchang", "diffusers", "transfor
 import c4d.core.runtime.session, c4d.core.text.grammar, c4d.core.methods, c4d.models, c4d.backends.reference, c4d.api
 assert not any(m.startswith(("c4d.pipelines", "c4d.cli", "c4d.backends.cuda")) for m in sys.modules)
 assert c4d.core.text.grammar.parse("fora:interval=3").name
-assert all(getattr(c4d, name) for name in c4d.__all__)
+assert all(getattr(c4d, name) for name in c4d.__all__ if name != "bundled_model")  # its judge and its sheets need more
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
