@@ -100,7 +100,9 @@ def test_settings_in_the_readme_are_good():
     listed = re.findall(r"^\| `([\w-]+:[^`]+)`( \*)? \|", text.partition("<!-- end of measured")[2], re.MULTILINE)
     shown |= {given for given, star in listed if not star and "path=" not in given}
     assert {given: verdicts[str(parse(given).rules)] for given in shown} == dict.fromkeys(shown, "better")
-    assert len(shown) >= 10 and "better" not in {verdicts.get(str(parse(given).rules)) for given, star in listed if star}
+    assert len(shown) >= 10 and "better" not in {
+        verdicts.get(str(parse(given).rules)) for given, star in listed if star
+    }
 
 
 def test_the_example_of_the_bundled_model_runs():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -119,5 +120,17 @@ def _run(arguments: list[str]) -> int:
     else:
         with stoppable() as stops, warnings.catch_warnings():
             warnings.showwarning = noted(warnings.showwarning)
-            generate(read_options(given, making), stops)
+            options = read_options(given, making)
+            if options.ranks is not None and "WORLD_SIZE" not in os.environ:
+                return launched(options.ranks, arguments)
+            generate(options, stops)
     return 0
+
+
+def launched(ranks: int, arguments: list[str]) -> int:
+    """The same command in so many processes; what they share is said by the first of them."""
+    if ranks < 1:
+        raise InputError(f"ranks is {ranks!r}; allowed are whole numbers from 1")
+    from c4d.parallel.launch import launch  # half a second that one process does not need
+
+    return launch(ranks, ["-m", "c4d", *arguments])

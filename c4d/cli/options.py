@@ -126,6 +126,9 @@ class Options:
         1, HOW, whole, "N", "timed runs of each kind, in turns, after a warm-up; default 1 without one"
     )
 
+    ranks: int | None = option(
+        None, RANKS, whole, "N", "start so many processes here, in place of torchrun; of an error they say one line"
+    )
     ulysses: int | None = option(
         None, RANKS, whole, "N", "ranks that share an attention by heads; default: chosen, and printed"
     )
