@@ -68,7 +68,7 @@ def firm(session: Any) -> None:
 def generation(name: str, kind: str, how: SequenceParallel) -> None:
     method = methods(name)[kind]
     model, want, by_itself = alone(name, method)
-    with sharded(model, how) as ranks, c4d.cached(model, method, backend="cpu", ranks=ranks) as session:
+    with sharded(model, how) as ranks, c4d.cached(model, method, backend="cpu") as session:
         got = VARIANTS[name].loop(model, STEPS, session.begin)
     compare(session, got, by_itself, want, ranks, how)
 
@@ -102,7 +102,7 @@ def end_to_end(kind: str, how: SequenceParallel) -> None:
     """The bundled model in its pipeline, from a prompt to latents."""
     subject = SUBJECTS["wan-tiny"]
     pipe, want, by_itself = pipeline(kind)
-    with sharded(pipe, how) as ranks, c4d.cached(pipe, TINY[kind], backend="cpu", ranks=ranks) as session:
+    with sharded(pipe, how) as ranks, c4d.cached(pipe, TINY[kind], backend="cpu") as session:
         got = subject.ask(pipe, steps=STEPS)
     compare(session, got, by_itself, want, ranks, how)
 

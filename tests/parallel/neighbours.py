@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from typing import Any
 
 import c4d
 from c4d import SequenceParallel
 from tests.parallel.forwards import EXACT, VARIANTS
-from tests.parallel.job import BOTH, BRANCHED, WAYS, Case, bits, error, passes, raised, same, sharded, state
+from tests.parallel.job import BOTH, BRANCHED, CPU, WAYS, Case, bits, error, passes, raised, same, sharded, state
 from tests.seam.test_coexist import COMPILE, OFFLOADS, add_lora, graphs
 from tests.subjects import Stop, raising_at
 from tests.tiny import rand
@@ -26,7 +27,7 @@ def blocks(model: Any) -> Any:
 
 
 def cached(name: str, model: Any, method: str, how: SequenceParallel, steps: int = 4) -> tuple[Any, Any]:
-    with sharded(model, how) as ranks, c4d.cached(model, method, backend="cpu", ranks=ranks) as session:
+    with sharded(model, how), c4d.cached(model, method, backend="cpu") as session:
         return VARIANTS[name].loop(model, steps, session.begin), session
 
 
@@ -74,7 +75,7 @@ def aborted(name: str, how: SequenceParallel) -> None:
     case, model = VARIANTS[name], build(name)
     with c4d.cached(model, HEAD, backend="cpu") as session:
         want = case.loop(model, 4, session.begin)
-    with sharded(model, how) as ranks, c4d.cached(model, HEAD, backend="cpu", ranks=ranks) as session:
+    with sharded(model, how), c4d.cached(model, HEAD, backend="cpu") as session:
         handle = raising_at(blocks(model)[-1], 1)
         raised(lambda: case.loop(model, 4, session.begin), Stop)
         handle.remove()
@@ -98,11 +99,31 @@ def inside_out(name: str, how: SequenceParallel) -> None:
 
 
 def forgotten(name: str, how: SequenceParallel) -> None:
-    """A cache that was not told of the ranks would decide on each of them alone."""
+    """A cache that was entered before the ranks, and not told of them, would decide on each of them alone."""
     model = build(name)
-    with sharded(model, how), c4d.cached(model, HEAD, backend="cpu") as session:
+    with c4d.cached(model, HEAD, backend="cpu") as session, sharded(model, how):
         said = raised(lambda: VARIANTS[name].loop(model, 2, session.begin), RuntimeError)
-    assert "c4d.cached(…, ranks=ranks)" in said, said
+    assert "enter c4d.sharded before it, or give both to one c4d.accelerate(" in said, said
+
+
+def in_one(name: str, how: SequenceParallel) -> None:
+    """One context, and one without a block, have the ranks, the attention and the cache."""
+    case, model = VARIANTS[name], build(name)
+    with c4d.cached(model, HEAD, backend="cpu") as by_itself:
+        want = case.loop(model, 4, by_itself.begin)
+    before = state(model)
+    how = replace(how, timeout=60.0, groups="torch")
+    given: dict[str, Any] = {"cache": HEAD, "parallel": how, "branches": how.cfg or 1, "backend": CPU}
+    with c4d.accelerate(model, **given) as session:
+        got = case.loop(model, 4, session.begin)
+    assert passes(session.cache) == passes(by_itself) and session.ranks is not None and session.attention is None
+    assert "ulysses" in session.lines()[0].lower() or "ring" in session.lines()[0].lower(), session.lines()
+    assert state(model) == before
+    session = c4d.enable(model, **given)
+    again = case.loop(model, 4, session.begin)
+    c4d.disable(model)
+    assert state(model) == before and max(error(got, want), error(again, want)) <= 1e-4
+    same(bits(*got, *again))
 
 
 def cases(world: int) -> dict[str, Case]:
@@ -114,6 +135,7 @@ def cases(world: int) -> dict[str, Case]:
     for each, branched in BRANCHED[world].items():
         found[f"{each}, wan, after one that was given up"] = functools.partial(aborted, "wan", branched)
     found[f"{way}, cache entered first"] = functools.partial(inside_out, "wan", how)
+    found[f"{way}, all in one context"] = functools.partial(in_one, "wan", how)
     found[f"{way}, cache not told of the ranks"] = functools.partial(forgotten, "wan", how)
     if world == 2:  # what others do to a model is the same on four ranks, and compilation takes seconds
         for name, offload in (("wan", "group-blocks"), ("hunyuan, mixed lengths of text", "group-leaves")):

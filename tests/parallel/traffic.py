@@ -87,7 +87,7 @@ def reused(kind: str, how: SequenceParallel) -> None:
     model, x, _ = alone(name, 4)
     expected = Expected(name, model, how, 4)
     others = expected.u * expected.r - 1
-    with sharded(model, how) as ranks, c4d.cached(model, method, backend="cpu", ranks=ranks) as session:
+    with sharded(model, how) as ranks, c4d.cached(model, method, backend="cpu") as session:
         for _ in range(2):
             session.begin(range(6))
             for step in range(6):
@@ -108,7 +108,7 @@ def output(how: SequenceParallel) -> None:
     """Reused at its output, a transformer sends nothing at all, but where calls are compared."""
     model, x, _ = alone("wan", 4)
     method = "taylorseer-lite:interval=4,order=1"
-    with sharded(model, how) as ranks, c4d.cached(model, method, backend="cpu", ranks=ranks) as session:
+    with sharded(model, how) as ranks, c4d.cached(model, method, backend="cpu") as session:
         session.begin(range(5))
         for step in range(4):
             with Wire() as wire:
@@ -125,7 +125,7 @@ def saving(kind: str, how: SequenceParallel) -> None:
     with c4d.cached(model, method, backend="cpu") as by_itself:
         case.loop(model, steps, by_itself.begin)
     expected, world = Expected(name, model, how, 4), (how.ulysses or 1) * (how.ring or 1)
-    with sharded(model, how) as ranks, c4d.cached(model, method, backend="cpu", ranks=ranks) as session, Wire() as wire:
+    with sharded(model, how) as ranks, c4d.cached(model, method, backend="cpu") as session, Wire() as wire:
         case.loop(model, steps, session.begin)
     here, there = session.report(), by_itself.report()
     for what in ("timelines", "computed", "reused", "blocks_entered", "blocks_total", "modules_reused"):
