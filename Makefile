@@ -2,6 +2,7 @@
 # make test: install, then the linters and the CPU suite; of products of methods and models a sample (tests/sampled.py)
 # make nightly: the same with the whole products, long soaks, and make parity's tests
 # make parity: methods against other libraries' implementations of them
+# make test-old: tests of models, methods, pipelines and the command line with the minor releases before the newest
 # make test-ascend: only what runs the real torch_npu over a simulated NPU (part of make test, which skips it loudly where
 #   it cannot run; here it has to)
 # make mutants: small mistakes in a copy of the code, one at a time; each has to make a test fail (tools/mutants.py)
@@ -10,8 +11,9 @@ PYTHON ?= python3
 export OMP_WAIT_POLICY ?= passive
 export TOKENIZERS_PARALLELISM ?= false
 RUN = .venv/bin/python
+OLD = diffusers==0.41.0 transformers==5.23.0
 
-.PHONY: demo test nightly parity test-ascend lint mutants bench clean
+.PHONY: demo test nightly parity test-old test-ascend lint mutants bench clean
 
 .venv/installed: pyproject.toml
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
@@ -33,6 +35,15 @@ nightly: .venv/installed lint
 
 parity: .venv/installed
 	$(RUN) -m pytest -n 2 --dist loadgroup -m parity
+
+.venv-old/installed: Makefile
+	$(RUN) -m pip install -q --disable-pip-version-check --no-deps --upgrade --target .venv-old $(OLD)
+	touch $@
+
+test-old: export PYTHONPATH = $(CURDIR)/.venv-old
+test-old: .venv/installed .venv-old/installed
+	$(RUN) -c "import diffusers, torch, transformers as t; print(diffusers.__version__, t.__version__, torch.__version__)"
+	$(RUN) -m pytest -n 2 --dist loadgroup tests/seam tests/cli tests/test_docs.py
 
 test-ascend: export C4D_REQUIRE_SIMULATION = 1
 test-ascend: .venv/installed

@@ -213,7 +213,7 @@ def test_a_failed_attach_leaves_nothing_on_the_model():
     model = transformer(**config)
     before = {name: sorted(module.__dict__) for name, module in model.named_modules()}
     spec = c4d.ModelSpec("WanTransformer3DModel", stacks=(c4d.Stack("blocks"),), exit="no_such_module")
-    with pytest.raises(AttributeError, match="no_such_module"):
+    with pytest.raises(ValueError, match=r"names a module 'no_such_module' \(exit=\), which .* it has rope, patch_emb"):
         c4d.cached(model, "schedule:computed=0", spec=spec).__enter__()
     assert type(model.blocks) is nn.ModuleList and not model._forward_pre_hooks and not model._forward_hooks
     assert {name: sorted(module.__dict__) for name, module in model.named_modules()} == before
