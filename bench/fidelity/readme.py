@@ -52,7 +52,7 @@ def good(results: Results) -> list[tuple[str, Measured, str]]:
 def table(results: Results) -> str:
     whole = results.of(SAMPLER, "uncached")[0].cost
     lines = [
-        "| `--cache` | blocks computed | PSNR, mean / worst clip | above as costly plain steps | their worst clip |",
+        "| `--cache` | blocks computed | PSNR, mean / worst clip | above plain steps of as many blocks | their worst |",
         "|---|---|---|---|---|",
     ]
     for text, case, above in good(results):

@@ -17,6 +17,7 @@ from c4d.cli.start import AUTOLOAD, TORCH_FAILED
 from c4d.cli.table import published_for, refusal, short, table_text
 from c4d.core.importing import CannotImportError
 from c4d.core.methods import METHODS, published
+from c4d.core.methods.teacache import SIGNALS, published_fits
 from c4d.core.registry import Registry
 from c4d.core.spec import ModelSpec
 from c4d.core.text.grammar import FORECASTERS, choices, describe, names_of, tables
@@ -56,7 +57,7 @@ def methods_text(name: str | None = None) -> str:
 def _known(name: str, known: Mapping[str, Any], what: str) -> str:
     """``name`` as it stands in ``known``, whose long names may be given as the tables shorten them."""
     for each in known:
-        if name in (each, short(each)):
+        if name.replace("_", "-") == each or name in (each, short(each)):
             return each
     raise InputError(f"unknown {what} {name!r}: known are {', '.join(known)}")
 
@@ -74,13 +75,19 @@ def _method_text(name: str) -> str:
     for option, models in {"published": tuple(published().get(name, ())), **tables(make)}.items():
         for each in models:
             spec = spec_known_as(each)
-            lines.append(f"  {option}={each:<28} {spec.transformer if spec else 'no model that c4d caches'}")
+            more = f"; thresholds {', '.join(map(str, found))}" if (found := thresholds(option, each)) else ""
+            lines.append(f"  {option}={each:<28} {spec.transformer if spec else 'no model that c4d caches'}{more}")
     if lines[-1].startswith("PUBLISHED"):
         lines[-1] = "PUBLISHED VALUES  none: choose its options"
     lines += ["", "MODELS"]
     for transformer, spec in SPECS.items():
         lines.append(f"  {transformer:<32} {refusal(name, spec) or 'yes'}")
-    return "\n".join([*lines, "", f"such as  --cache {make.example}"])
+    return "\n".join([*lines, "", f"such as  --cache {make.example.format(signal=SIGNALS[0])}"])
+
+
+def thresholds(option: str, name: str) -> list[float]:
+    """Those that were published with a fit of TeaCache."""
+    return published_fits()[name].get("thresholds", []) if option == "fit" else []  # type: ignore[return-value]
 
 
 def _model_lines(spec: ModelSpec) -> list[str]:
@@ -192,7 +199,7 @@ def _abilities(backend: Backend) -> list[str]:
     lines = [
         f"device: {backend.hardware()}, {memory.free / gib:.1f} of {memory.total / gib:.1f} GiB free",
         f"dtypes: {names(backend.dtypes)}; collectives: {backend.collectives}",
-        "attention (--attention NAME; auto: the first that is exact and can; own: the model's code):",
+        "attention (--attention NAME; auto: the first exact one that can run; own: the model's code):",
     ]
     for name, kernel in backend.attention_kernels.items():
         limits = kernel.limits
@@ -201,7 +208,8 @@ def _abilities(backend: Backend) -> list[str]:
             lines.append(f"  {'':<12} {reason}")
             continue
         masks = [kind for kind in MASKS if kind in limits.masks and kind != NONE]
-        takes = [names(limits.dtypes), f"head sizes {limits.sizes()}", f"masks: {', '.join(masks) or 'none'}"]
+        sizes = "heads of any size" if limits.head_sizes is None else f"head sizes {limits.sizes()}"
+        takes = [names(limits.dtypes), sizes, f"masks: {', '.join(masks) or 'none'}"]
         takes += ["gives no log-sum-exp (Ring attention needs it)"] * (not limits.lse)
         takes += ["lossy: runs only by name"] * kernel.lossy
         indent = " " * 15

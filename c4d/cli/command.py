@@ -32,6 +32,7 @@ from c4d.pipelines import (
     check_ranks,
     check_writable,
     compile_blocks,
+    effective,
     exclusive_lock,
     kept,
     load_pipeline,
@@ -49,6 +50,7 @@ from c4d.pipelines import (
 
 ROOT = Path("out")  # where folders are made that nobody named
 NAME_LENGTH = 40
+SIZES = {"num_frames": "frames", "num_inference_steps": "steps"}
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,8 @@ def generate(options: Options, stops: Stops) -> None:
             pipe, attention, ranks = _load(options, plan, [request for _, request in waiting], notes, until_done)
             stops.check()
         for folder, request in waiting:
+            if plan.leads and plan.replica == 0 and not options.quiet:
+                print(f"generating {sizes(pipe, request)}")
             how: dict[str, Any] = {"backend": plan.backend, "ranks": ranks}
             if not plan.leads:
                 run_interleaved(pipe, request, settings, progress=False, **how)
@@ -134,6 +138,14 @@ def new_folder(options: Options, plan: Plan) -> Path:
         return not options.overwrite
 
     return numbered(ROOT, name, fits)
+
+
+def sizes(pipe: Any, request: Request) -> str:
+    """What is made, with what the pipeline chooses where the request does not."""
+    chosen = effective(pipe, request)
+    parts = [f"{chosen['width']}x{chosen['height']} pixels" if chosen.get("width") and chosen.get("height") else ""]
+    parts += [f"{chosen[name]} {what}" for name, what in SIZES.items() if chosen.get(name)]
+    return ", ".join(filter(None, parts))
 
 
 def say_before(notes: Sequence[str], kept: Sequence[tuple[Path, Request]]) -> None:

@@ -127,7 +127,7 @@ class Options:
     )
 
     ranks: int | None = option(
-        None, RANKS, whole, "N", "start so many processes here, in place of torchrun; of an error they say one line"
+        None, RANKS, whole, "N", "start so many processes here, instead of torchrun; an error is a single line"
     )
     ulysses: int | None = option(
         None, RANKS, whole, "N", "ranks that share an attention by heads; default: chosen, and printed"

@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
+import c4d
 from c4d.core.importing import CannotImportError, importing
 
 AUTOLOAD = "TORCH_DEVICE_BACKEND_AUTOLOAD"  # torch's own: with 0 it imports no package that extends it
@@ -21,6 +22,9 @@ def main(*first: str) -> int:
     itself switched off.
     """
     arguments = [*first, *sys.argv[1:]]
+    if arguments == ["--version"]:
+        print(f"c4d {c4d.__version__}")
+        return 0
     try:
         with importing("torch"):
             import torch  # noqa: F401

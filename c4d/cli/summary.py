@@ -8,6 +8,7 @@ from typing import Any
 
 from c4d.pipelines import PHASES
 
+FAST = 1.5  # times as fast; from there on nobody asks why it is not more
 ORDER = (
     "report.html", "video.mp4", "image.png", "uncached.mp4", "uncached.png", "fewer_steps.mp4", "fewer_steps.png",
     "sheet.png", "report.json", "manifest.jsonl",
@@ -17,24 +18,31 @@ ORDER = (
 def summary(record: Mapping[str, Any]) -> str:
     """One line: seconds, speed, closeness."""
     timing, fidelity = record["timing"], record["fidelity"]
-    parts = [f"{timing['median'][kind]:.3g} s {kind}" for kind in ("cached", "uncached") if kind in timing["median"]]
+    seconds = {kind: f"{value:.3g} s" for kind, value in timing["median"].items()}
+    line = ", ".join(f"{seconds[kind]} {kind}" for kind in ("cached", "uncached") if kind in seconds)
     if timing["speedup"]:
-        parts.append(f"{timing['speedup']:.2f} times as fast")
-    for kind, name in (("cached", ""), ("fewer_steps", f"{record['fewer_steps']} plain steps: ")):
-        if kind in fidelity:
-            close = fidelity[kind]
-            parts.append(name + ("identical" if close["identical"] else f"PSNR {close['psnr_db']:.1f} dB"))
-    return ", ".join(parts)
+        line += f": {timing['speedup']:.2f} times as fast"
+    if "cached" in fidelity:
+        line += f"; to the uncached clip {_close(fidelity['cached'])}"
+    if "fewer_steps" in fidelity:
+        line += f" ({record['fewer_steps']} plain steps: {seconds['fewer_steps']}, {_close(fidelity['fewer_steps'])})"
+    return line
+
+
+def _close(fidelity: Mapping[str, Any]) -> str:
+    return "identical" if fidelity["identical"] else f"{fidelity['psnr_db']:.1f} dB PSNR"
 
 
 def time_spent(record: Mapping[str, Any]) -> Iterator[str]:
-    """A line for each kind of clip on where its time went, and one for each reason why it was not faster."""
+    """What speaks for and against the setting, and where the time went, if it was not fast."""
+    yield from (f"worth it: {sentence}" for sentence in record["worth"])
+    if (record["timing"]["speedup"] or 0) >= FAST:
+        return  # the report has it
     for kind in ("cached", "uncached"):
         if shares := record["timing"]["fractions"].get(kind):
             parts = ", ".join(f"{PHASES[name]} {share:.0%}" for name, share in shares.items() if share >= 0.005)
             yield f"time of the {kind} clip: {parts}"
     yield from (f"why not faster: {reason}" for reason in record["why"])
-    yield from (f"is it worth it: {doubt}" for doubt in record["doubts"])
 
 
 def listed(folder: Path) -> str:

@@ -43,7 +43,7 @@ def table_text(width: int = 100) -> str:
     """A row a method, a column a model; a letter stands for a reason below."""
     columns, reasons = {short(name): spec for name, spec in SPECS.items()}, dict[str, str]()
     lines = [
-        "METHODS x MODELS  (how many published values there are; any: choose its options; a letter: not, see below)",
+        "METHODS x MODELS  (a number: so many published values; any: none; a letter: not, for the reason below)",
         " ".join(["  " + " " * 15, *columns]),
     ]
     for method in METHODS:

@@ -99,16 +99,13 @@ def timing(made: Made) -> dict[str, Any]:
     middle = {kind: median(values) for kind, values in made.seconds.items()}
     phases = {kind: {name: median(run[name] for run in runs) for name in runs[0]} for kind, runs in made.phases.items()}
     repeats, several = len(next(iter(made.seconds.values()))), len(middle) > 1
-    how = "wall time of a whole generation on this machine (reading the prompt, removing noise, decoding the frames): "
-    of_each = " of each kind, in turns" if several else ""
     if repeats > 1:
-        how += f"the median of {repeats} runs{of_each}, after a warm-up"
+        how = f"medians of {repeats} runs{' of each kind, in turns' if several else ''}, after a warm-up"
     else:
-        cold = "without a warm-up" + (
-            " (the cached one first, so that one-time costs count against it)" if several else ""
-        )
-        how += f"a single run{' of each kind' if several else ''} {'after a warm-up' if made.warm else cold}; "
-        how += "an impression, not a measurement (--repeats 5 measures)"
+        order = "" if made.warm or not several else ", the cached one first, so that one-time costs count against it"
+        how = f"one run{' of each kind' if several else ''} {'after' if made.warm else 'without'} a warm-up{order}"
+        how += "; an impression (--repeats 5 measures)"
+    how += ": seconds of a whole generation"
     return {
         "repeats": repeats,
         "how": how,

@@ -18,7 +18,7 @@ from c4d.pipelines.report import about_here, render
 from c4d.pipelines.request import Request
 from c4d.pipelines.results import MARK, SCHEMA, asked, describe
 from c4d.pipelines.settings import Settings
-from c4d.pipelines.why import doubts, reasons
+from c4d.pipelines.why import reasons, worth
 
 # What a folder may hold from before, the mark of a complete one first: never does it stand beside other files.
 CLIPS = tuple(f"{name}{end}" for name in ("video", "image", "uncached", "fewer_steps") for end in (".mp4", ".png"))
@@ -80,7 +80,7 @@ def produce(
         "fewer_steps": made.fewer_steps,
         "timing": times,
         "why": reasons(times["phases"], session, done, times["speedup"], made.warm),
-        "doubts": doubts(close, made.fewer_steps, done, times["speedup"]),
+        "worth": worth(close, made.fewer_steps, done, times["speedup"]),
         "fidelity": close,
         "adherence": {
             kind: seen for kind in frames if bundled and (seen := bundled.judge(request.prompt, frames[kind]))

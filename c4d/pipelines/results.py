@@ -116,13 +116,18 @@ def write_manifest(out: Path, records: Mapping[Path, Mapping[str, Any]]) -> None
                 "model": record["asked"]["model"],
                 "pipeline": record["pipeline"],
                 "versions": record["versions"],
-                "settings": record["settings"],
+                "settings": {**record["settings"], **_steps(name, record)},
                 "asked": record["asked"],
             }
             lines.append(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
     path, text = out / MANIFEST, "".join(lines)
     if text != (path.read_text(encoding="utf-8") if path.is_file() else ""):
         write_text(path, text)
+
+
+def _steps(name: str, record: Mapping[str, Any]) -> dict[str, int]:
+    """How many steps a file has, where they are not those of the request."""
+    return {"num_inference_steps": record["fewer_steps"]} if name.startswith("fewer_steps") else {}
 
 
 def write_index(

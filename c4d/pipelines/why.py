@@ -67,33 +67,36 @@ def reasons(
     return found
 
 
-def doubts(
+def worth(
     fidelity: Mapping[str, Mapping[str, Any]],
     fewer_steps: int | None,
     work: Mapping[str, Any] | None,
     speedup: float | None,
 ) -> list[str]:
-    """Sentences on why this setting may not be worth it; none if nothing speaks against it.
+    """Sentences on whether this setting is worth it, by this one clip; none if nothing is known.
 
     Args:
         fidelity: kind -> closeness to the uncached clip (:func:`c4d.pipelines.compare.fidelity`), if it was made.
-        fewer_steps: how many steps the kind "fewer_steps" has, which costs what the cached clip costs.
+        fewer_steps: how many steps the kind "fewer_steps" has, which computes as many blocks as the cached clip.
         work, speedup: as for :func:`reasons`.
     """
     found = []
     gain = speedup if speedup is not None else work["ratio"] if work else None
-    if gain is not None and gain < WORTH:
-        found.append(f"it is {gain:.2f} times as fast; below {WORTH} a cache is hardly worth its error")
-    if "fewer_steps" not in fidelity or fidelity["cached"]["identical"]:
+    if gain is not None and gain < 1:
+        found.append(f"no, it is slower: {gain:.2f} times as fast")
+    elif gain is not None and gain < WORTH:
+        found.append(f"hardly: it is {gain:.2f} times as fast, and below {WORTH} a cache is hardly worth its error")
+    if "fewer_steps" not in fidelity or found:
         return found
     cached, fewer = (math.inf if fidelity[kind]["identical"] else fidelity[kind]["psnr_db"] for kind in BESIDE)
-    same = f"{fewer_steps} plain steps, which cost as much, are"
-    figures = f"{fewer:.1f} dB beside {cached:.1f}, on this one clip"
+    other = f"{fewer_steps} plain steps, which compute as many blocks"
+    if cached >= fewer + CLOSER or cached == math.inf:
+        figures = f"({cached:.1f} dB beside {fewer:.1f})"
+        return [f"on this clip, yes: it is closer to the uncached clip {figures} than {other}"]
+    figures = f"({fewer:.1f} dB beside {cached:.1f})"
     if fewer >= cached + CLOSER:
-        found.append(f"{same} closer to the uncached clip ({figures}): use --steps {fewer_steps}, or another --cache")
-    elif fewer > cached - CLOSER:
-        found.append(f"{same} as close to the uncached clip ({figures}): undecided, other prompts and seeds can tell")
-    return found
+        return [f"on this clip, no: {other}, are closer {figures}; take --steps {fewer_steps}, or another --cache"]
+    return [f"undecided: {other}, are as close on this clip {figures}; other prompts and seeds can tell"]
 
 
 def _outside(phases: Mapping[str, Mapping[str, float]], saved: str, promised: float, kind: str) -> list[str]:

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from c4d.core.text.grammar import parse
-from c4d.pipelines.why import doubts
+from c4d.pipelines.why import worth
 from tests.cli.conftest import PROMPT, QUICK
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -266,39 +266,63 @@ def test_a_prompt_file_has_a_page_of_its_clips(c4d, generate, tmp_path):
 @pytest.mark.parametrize(
     ("cached", "fewer", "speedup", "said"),
     [
-        (40.0, 30.0, 2.0, []),
+        (
+            40.0,
+            30.0,
+            2.0,
+            "on this clip, yes: it is closer to the uncached clip (40.0 dB beside 30.0) than 7 plain",
+        ),
+        (
+            None,
+            30.0,
+            2.0,
+            "on this clip, yes: it is closer to the uncached clip (inf dB beside 30.0) than 7 plain",
+        ),
         (
             30.0,
             31.5,
             2.0,
-            ["7 plain steps, which cost as much, are closer to the uncached clip (31.5 dB beside 30"],
+            "on this clip, no: 7 plain steps, which compute as many blocks, are closer (31.5 dB",
+        ),
+        (
+            30.0,
+            None,
+            2.0,
+            "on this clip, no: 7 plain steps, which compute as many blocks, are closer (inf dB",
         ),
         (
             30.0,
             30.5,
             2.0,
-            ["7 plain steps, which cost as much, are as close to the uncached clip (30.5 dB beside 30"],
+            "undecided: 7 plain steps, which compute as many blocks, are as close on this clip (30",
         ),
-        (40.0, 30.0, 1.05, ["it is 1.05 times as fast; below 1.1 a cache is hardly worth its error"]),
-        (None, 30.0, 2.0, []),
-        (30.0, None, 2.0, ["7 plain steps, which cost as much, are closer to the uncached clip (inf dB beside 30.0, "]),
+        (40.0, 30.0, 1.05, "hardly: it is 1.05 times as fast, and below 1.1 a cache is hardly worth its error"),
+        (40.0, 30.0, 0.9, "no, it is slower: 0.90 times as fast"),
     ],
 )
-def test_what_speaks_against_a_setting_is_said(cached, fewer, speedup, said):
+def test_whether_a_setting_is_worth_it_is_said(cached, fewer, speedup, said):
     close = {kind: {"identical": x is None, "psnr_db": x} for kind, x in (("cached", cached), ("fewer_steps", fewer))}
-    found = doubts(close, 7, {"ratio": 2.0}, speedup)
-    assert len(found) == len(said) and all(text.startswith(start) for text, start in zip(found, said, strict=True))
-    assert doubts({}, None, {"ratio": 1.02}, None)[0].startswith("it is 1.02 times as fast")
+    (found,) = worth(close, 7, {"ratio": 2.0}, speedup)
+    assert found.startswith(said)
+    assert worth({}, None, {"ratio": 2.0}, None) == []
+    assert worth({}, None, {"ratio": 1.02}, None)[0].startswith("hardly: it is 1.02 times as fast")
 
 
 def test_it_is_said_on_the_terminal_and_in_the_report(c4d, generate):
     generate.remove("--quiet")
     folder = Path(generate[-1])
     outcome = c4d(*generate, "--cache", "taylorseer:interval=3,order=2", "--compare")
-    assert record(folder)["doubts"]
-    for doubt in record(folder)["doubts"]:
-        assert f"is it worth it: {doubt}" in outcome.out
-        assert doubt[1:40] in (folder / "report.html").read_text()
+    (said,) = record(folder)["worth"]
+    assert f"worth it: {said}" in outcome.out and said[1:40] in (folder / "report.html").read_text()
+
+
+def test_the_manifest_knows_how_many_steps_the_plain_clip_has(c4d, generate):
+    c4d(*generate, "--cache", "fora:interval=2@blocks", "--compare")
+    folder = Path(generate[-1])
+    lines = [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
+    steps = {line["path"]: (line["settings"]["num_inference_steps"], line["method"]) for line in lines}
+    assert steps["uncached.mp4"] == (4, None) and steps["video.mp4"] == (4, "fora:interval=2@blocks")
+    assert steps["fewer_steps.mp4"] == (record(folder)["fewer_steps"], None) != steps["uncached.mp4"]
 
 
 def test_the_page_shows_the_clip_of_as_many_plain_steps(c4d, generate):

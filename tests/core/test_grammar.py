@@ -20,7 +20,7 @@ from c4d.core.methods.teacache import published_fits
 from c4d.core.text.grammar import FORECASTERS, MethodError, describe, parse
 from c4d.core.types import Signal
 
-WAY_OUT = " (c4d methods explains them all)"
+WAY_OUT = r" \(c4d methods (\S+ explains it|lists them all)\)$"
 PROFILES = Path(__file__).parent / "profiles"
 EXAMPLES = {
     **{name: method.example for name, method in METHODS.items()},
@@ -258,7 +258,7 @@ def test_an_output_is_not_a_residual():
 def test_errors_name_the_value_and_the_way_out(text, says):
     with pytest.raises(MethodError, match=says) as caught:
         parse(text)
-    assert repr(text) in str(caught.value) and str(caught.value).endswith(WAY_OUT)
+    assert repr(text) in str(caught.value) and re.search(WAY_OUT, str(caught.value))
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,7 @@ def outcome(text):
     try:
         method = parse(text)
     except MethodError as error:
-        assert repr(text) in str(error) and str(error).endswith(WAY_OUT)
+        assert repr(text) in str(error) and re.search(WAY_OUT, str(error))
         return None
     assert isinstance(method, CacheMethod) and method.name == text.strip()
     return method

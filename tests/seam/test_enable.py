@@ -41,7 +41,7 @@ def test_without_a_with(pipe):
     for end in (lambda session: session.disable(), lambda session: c4d.disable(pipe)):
         session = c4d.enable(pipe, cache=METHOD)
         assert torch.equal(SUBJECT.ask(pipe), expected)
-        with pytest.raises(RuntimeError, match="already in a session; leave that one first"):
+        with pytest.raises(RuntimeError, match=r"leave its with block, or call c4d.disable\(pipe\), first"):
             c4d.enable(pipe, cache=METHOD)
         assert torch.equal(SUBJECT.ask(pipe), expected), "what was refused has changed nothing"
         end(session)
@@ -126,8 +126,12 @@ def cache_dit_off(pipe):
 
 
 OTHERS = {
-    "diffusers": (diffusers_on, diffusers_off, r"diffusers \(FirstBlockCacheConfig\).*transformer\.disable_cache\(\)"),
-    "cache-dit": (cache_dit_on, cache_dit_off, r"cache-dit already.*cache_dit\.disable_cache\(pipe\)"),
+    "diffusers": (
+        diffusers_on,
+        diffusers_off,
+        r"diffusers \(FirstBlockCacheConfig\) too.*\.disable_cache\(\)",
+    ),
+    "cache-dit": (cache_dit_on, cache_dit_off, r"cache-dit too.*cache_dit\.disable_cache\(pipe\)"),
 }
 
 

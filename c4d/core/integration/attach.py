@@ -119,8 +119,8 @@ class Attachment:
         act."""
         if foreign := other_cache(self.transformer):
             raise RuntimeError(
-                f"{type(self.transformer).__name__} is cached by {foreign[0]} already, and one cache in another "
-                f"forecasts what was forecast: end it first, {foreign[1]}"
+                f"{type(self.transformer).__name__} is cached by {foreign[0]} too, and of two caches one "
+                f"forecasts what the other has forecast: end that one, {foreign[1]}"
             )
         if is_compiled(self.transformer):
             raise RuntimeError(
@@ -233,7 +233,7 @@ def check_fit(method: CacheMethod, spec: ModelSpec) -> None:
             )
         if isinstance(rule, OutputRule) and rule.residual and not spec.like_latents:
             raise ValueError(
-                f"{method.name} stores outputs less latents, but the output of {spec.transformer} has other channels: "
+                f"{method.name} stores outputs minus latents, but the output of {spec.transformer} has other channels: "
                 f"use @{BLOCKS}"
             )
         if isinstance(rule.forecast, FeatureForecaster) and rule.forecast.needs_grid and spec.grid is None:

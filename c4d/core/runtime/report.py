@@ -119,7 +119,7 @@ class Report:
             f"{self.method} on {', '.join(self.transformers)} ({self.backend} backend), run {self.runs}",
             f"  forwards {self.computed} computed, {self.reused} reused of {passes}; {blocks}",
             *([f"  modules  {self.modules_reused} of {self.modules_total} reused"] if self.modules_total else []),
-            f"  held     {self.peak_bytes / 2**20:.2f} MiB at most; {self.host_reads} host reads to decide",
+            f"  held     {self.peak_bytes / 2**20:.2f} MiB at most; the host waited {self.host_reads} times to decide",
             f"  seconds  {self.seconds['computed']:.3f} in computed forwards, {self.seconds['reused']:.3f} in reused",
         ]
         lines += [f"  note     {sentence}" for sentence in self.why]

@@ -75,7 +75,8 @@ class Session(Entered, Unsaved):
             for attachment in self._attachments:
                 if attachment.taken():
                     raise RuntimeError(
-                        f"{type(attachment.transformer).__name__} is already in a session; leave that one first"
+                        f"{type(attachment.transformer).__name__} is already in a session: leave its with "
+                        "block, or call c4d.disable(pipe), first"
                     )
                 done.append(attachment)
                 attachment.install(self.method)

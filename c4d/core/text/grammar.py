@@ -39,7 +39,9 @@ def parse(text: str) -> CacheMethod:
     try:
         return replace(_compose(text), name=text.strip())
     except ValueError as error:
-        raise MethodError(f"method {text!r}: {error} (c4d methods explains them all)") from error
+        name = re.split(r"[:+@]", text, maxsplit=1)[0].strip()
+        more = f"c4d methods {name} explains it" if name in METHODS else "c4d methods lists them all"
+        raise MethodError(f"method {text!r}: {error} ({more})") from error
 
 
 def describe(make: Callable[..., Any]) -> str:
@@ -98,7 +100,9 @@ def _make(part: str, known: Mapping[str, Callable[..., Any]], what: str) -> Any:
     name, colon, options = part.partition(":")
     name = name.strip()
     if name not in known:
-        raise ValueError(f"unknown {what} {name!r}: known are {', '.join(known)}")
+        ignored = getattr(known, "ignored", {})  # of packages that are installed and cannot be used
+        why = next((f"; its package: {why}" for entry, why in ignored.items() if entry.split(" ")[0] == name), "")
+        raise ValueError(f"unknown {what} {name!r}: known are {', '.join(known)}{why}")
     make, values, given = known[name], dict[str, Any](), set[str]()
     parameters, hints = inspect.signature(make).parameters, typing.get_type_hints(make)
     if colon and not parameters:
