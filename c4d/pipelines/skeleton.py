@@ -67,7 +67,7 @@ def check_method(pipe: Any, method: CacheMethod, *, backend: Backend, steps: int
         if steps is not None and (made_for := rule.policy.steps) not in (None, steps):
             raise InputError(
                 f"method {method.name!r} is made for {made_for} steps, and the run has {steps}: give --steps "
-                f"{made_for}, or a schedule of your own"
+                f"{made_for}, or a schedule of your own (c4d methods schedule)"
             )
     try:
         with warnings.catch_warnings():

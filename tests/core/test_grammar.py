@@ -370,7 +370,7 @@ def test_a_text_with_a_slip_is_a_method_or_a_method_error(text, data):
 
 
 def test_describe_lists_every_parameter():
-    assert describe(METHODS["taylorseer"]) == "interval=…,order=1,warmup=1"
+    assert describe(METHODS["taylorseer"]) == "interval=…,order=1,warmup=1,last=0"
     assert "[max_skips=…]" in describe(METHODS["first-block"])
 
 
