@@ -11,6 +11,9 @@ import c4d
 from bench import learn
 from bench.clips import pipeline
 from c4d.core.text.grammar import parse
+from tests.packages import ROOT
+from tests.subjects import SUBJECTS
+from tests.test_docs import code
 
 T = 6
 
@@ -58,3 +61,18 @@ def test_profiles_of_the_bundled_model(tmp_path, monkeypatch):
         assert session.report().timelines["cond"].count("C") == count
         with c4d.cached(pipe, text), pytest.raises(ValueError, match=f"made for {T} steps, and the run has {T + 1}"):
             learn.unmeasured(pipe, T + 1)
+
+
+def test_profiles_of_another_model_as_the_page_says(tmp_path, monkeypatch):
+    """FLUX with given embeddings in the place of prompts."""
+    (example,) = code(ROOT / "docs/methods.md")
+    monkeypatch.chdir(tmp_path)
+    pipe = SUBJECTS["flux"].build()
+    kind, ask = type(pipe), {**SUBJECTS["flux"].request(), "output_type": "latent"}
+    call = lambda self, prompts, **more: kind.__call__(self, **{**ask, **more})  # noqa: E731
+    pipe.__class__ = type(kind.__name__, (kind,), {"__call__": call})
+    exec(compile(example, "methods.md", "exec"), {"pipe": pipe, "prompts": None, "steps": 9})
+    for method in ("dpcache:path=dpcache.json,budget=4", "l2p:path=l2p.json"):
+        with c4d.cached(pipe, method) as session:
+            pipe(None, num_inference_steps=9)
+        assert session.report().reused

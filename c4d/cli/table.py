@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import textwrap
 from string import ascii_lowercase
 
@@ -33,6 +34,11 @@ def published_for(method: str, spec: ModelSpec) -> list[str]:
     return [name for name in dict.fromkeys(names) if spec_known_as(name) is spec]
 
 
+def reads_file(method: str) -> bool:
+    """Whether it needs a profile that was learned on the model (docs/methods.md says how)."""
+    return "path" in inspect.signature(METHODS[method]).parameters
+
+
 def short(transformer: str) -> str:
     for ending in ("Transformer3DModel", "Transformer2DModel"):
         transformer = transformer.removesuffix(ending)
@@ -43,7 +49,7 @@ def table_text(width: int = 100) -> str:
     """A row a method, a column a model; a letter stands for a reason below."""
     columns, reasons = {short(name): spec for name, spec in SPECS.items()}, dict[str, str]()
     lines = [
-        "METHODS x MODELS  (a number: so many published values; any: none; a letter: not, for the reason below)",
+        "METHODS x MODELS  (a number: so many published values; any: none; file: a profile; a letter: not, see below)",
         " ".join(["  " + " " * 15, *columns]),
     ]
     for method in METHODS:
@@ -51,7 +57,7 @@ def table_text(width: int = 100) -> str:
         for name, spec in columns.items():
             reason = refusal(method, spec)
             if reason is None:
-                said = str(len(published_for(method, spec)) or "any")
+                said = str(len(published_for(method, spec)) or ("file" if reads_file(method) else "any"))
             else:
                 said = reasons.setdefault(f"{method} {reason}", ascii_lowercase[len(reasons)])
             cells.append(said.ljust(len(name)))

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 
+import pytest
 import torch
 
+import c4d as package
 from c4d import backends
 from c4d.backends.reference import Reference
 from c4d.bundled import BUNDLED
 from c4d.cli.options import Options
+from c4d.cli.table import published_for, refusal
 from c4d.core.methods import METHODS
-from c4d.core.text.grammar import FORECASTERS, describe
-from c4d.models import SPECS
+from c4d.core.text.grammar import FORECASTERS, describe, parse
+from c4d.models import SPECS, spec_known_as
 
 
 def test_methods(c4d):
@@ -57,3 +60,63 @@ def test_help(c4d):
     text = c4d("generate", "--help").out
     for name in Options.__dataclass_fields__:
         assert f"--{name.replace('_', '-')}" in text
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_one_method(c4d, name):
+    """All of one: its paper's equations, published values with the model they are of, an example that can be typed."""
+    outcome = c4d("methods", name.replace("-", "_"))
+    assert outcome.code == 0 and outcome.out.startswith(name) and describe(METHODS[name]) in outcome.out
+    example = outcome.out.rpartition("such as  --cache ")[2].strip()
+    assert example.startswith(name) and parse(example)
+    for spec in SPECS.values():
+        assert re.search(
+            rf"^  {spec.transformer} +{re.escape(refusal(name, spec) or 'yes')}$", outcome.out, re.MULTILINE
+        )
+        for published in published_for(name, spec):
+            assert re.search(rf"={re.escape(published)} +{spec.transformer}\b", outcome.out), published
+
+
+def test_published_values_of_models_that_cannot_be_cached_are_marked(c4d):
+    text = c4d("methods", "teacache").out
+    assert re.search(r"fit=cogvideox-5b +no model that c4d caches; thresholds ", text)
+    assert re.search(r"fit=wan2.1-t2v-1.3b +WanTransformer3DModel; thresholds 0.05, 0.07, 0.08", text)
+    assert spec_known_as("wan2.1-vace-14b").transformer == "WanVACETransformer3DModel"
+    assert spec_known_as("cogvideox-5b") is None
+
+
+def test_one_model(c4d):
+    for name in ("Wan", "WanTransformer3DModel"):
+        text = c4d("models", name).out
+        assert text.startswith("  WanTransformer3DModel\n") and "Flux" not in text
+        assert re.search(r"^  magcache +wan2.1-t2v-14b, ", text, re.MULTILINE)
+        assert re.search(r"^  fora +any options$", text, re.MULTILINE)
+    assert "a  easycache stores outputs" not in text and "outputs minus latents" in c4d("models", "DiT").out
+
+
+def test_one_backend(c4d):
+    text = c4d("doctor", "--backend", "cpu").out
+    assert "  cpu           usable" in text and "cuda" not in text.partition("BACKENDS")[2] and "takes" in text
+
+
+@pytest.mark.parametrize("words", [("methods", "tailor"), ("models", "Vwan"), ("doctor", "--backend", "gpu")])
+def test_an_unknown_one_names_the_known(c4d, words):
+    outcome = c4d(*words)
+    known = {"methods": "taylorseer", "models": "WanTransformer3DModel", "doctor": "cpu"}[words[0]]
+    assert outcome.code == 2 and repr(words[-1]) in outcome.err and known in outcome.err
+
+
+def test_the_version(c4d):
+    assert c4d("--version").out == f"c4d {package.__version__}\n"
+
+
+def test_the_table_tells_published_values_files_and_reasons(c4d):
+    rows = {
+        line.split()[0]: line.split()[1:]
+        for line in c4d("methods").out.partition("METHODS x MODELS")[2].splitlines()[2:]
+        if line
+    }
+    columns = ["DiT", "Flux", "HunyuanImage", "HunyuanVideo", "QwenImage", "Wan", "WanVACE"]
+    assert dict(zip(columns, rows["magcache"], strict=True))["Flux"] == "2"
+    assert set(rows["dpcache"]) == {"file"} and set(rows["pab"]) == {"any"}
+    assert rows["easycache"][0] == "a" and rows["a"][:2] == ["easycache", "stores"]

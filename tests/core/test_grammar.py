@@ -388,3 +388,12 @@ def test_overlapping_rules_are_refused():
         BlocksRule("often", Reuse())
     with pytest.raises(ValueError, match="unknown site mulp"):
         ModuleRule(Interval(2), Reuse(), ("mulp",))
+
+
+def test_a_package_that_cannot_be_used_says_why(monkeypatch):
+    ignored = {"gone (theirs.gone)": "ModuleNotFoundError: No module named 'theirs'"}
+    monkeypatch.setitem(vars(METHODS), "_theirs", ({}, ignored))
+    with pytest.raises(MethodError, match=r"unknown method 'gone': .*; its package: ModuleNotFoundError: No module"):
+        parse("gone:x=1")
+    with pytest.raises(MethodError, match=r"unknown method 'going': [^;]*\(c4d methods lists them all\)$"):
+        parse("going:x=1")
