@@ -13,7 +13,7 @@ from tests.parallel.launch import launch
 from tests.parallel.matrix import LAUNCHER, PARTS
 from tests.sampled import sampled
 
-NTH = {2: 5, 4: 9}  # of every part, make test runs each case of which the number divides by this
+NTH = {2: 7, 4: 12}  # of every part, make test runs each case of which the number divides by this
 MATRIX = [
     param
     for world, nth in NTH.items()
