@@ -93,9 +93,9 @@ def generate(options: Options, stops: Stops) -> None:
         if len(keep) < len(jobs):  # every group loads, also one without a prompt: ranks meet there
             pipe, attention, ranks = _load(options, plan, [request for _, request in waiting], notes, until_done)
             stops.check()
+        if waiting and job.rank == 0 and not options.quiet:
+            print(f"generating {sizes(pipe, waiting[0][1])}")
         for folder, request in waiting:
-            if plan.leads and plan.replica == 0 and not options.quiet:
-                print(f"generating {sizes(pipe, request)}")
             how: dict[str, Any] = {"backend": plan.backend, "ranks": ranks}
             if not plan.leads:
                 run_interleaved(pipe, request, settings, progress=False, **how)
