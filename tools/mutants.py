@@ -27,8 +27,8 @@ MUTANTS = (
         "c4d/core/caching/policies.py",
         (
             "interval: a step too late",
-            "step.index - last >= self.interval",
-            "step.index - last > self.interval",
+            "step.index - before >= self.interval",
+            "step.index - before > self.interval",
             "core/test_policy.py",
         ),
         (
@@ -82,8 +82,8 @@ MUTANTS = (
         ),
         (
             "bounded: a step too few at the end",
-            "step.index >= step.total - self.last",
-            "step.index > step.total - self.last",
+            "edge = step.index < self.first or step.index >= step.total - self.last",
+            "edge = step.index < self.first or step.index > step.total - self.last",
             "core/test_policy.py",
         ),
         ("bounded: a skip too many", "skipped >= self.max_skips", "skipped > self.max_skips", "core/test_policy.py"),
@@ -656,6 +656,96 @@ MUTANTS = (
             "            merged.pop(other, None)",
             "            merged.get(other, None)",
             "cli/test_generate.py::test_a_config_file_and_flags_over_it",
+        ),
+    ),
+    *of(
+        "c4d/core/caching/policies.py",
+        (
+            "interval: a last step too few",
+            "forced = step.index < self.warmup or step.index >= step.total - self.last",
+            "forced = step.index < self.warmup or step.index > step.total - self.last",
+            "core/test_policy.py",
+        ),
+    ),
+    *of(
+        "c4d/core/runtime/session.py",
+        (
+            "session: the trace keeps a run too many",
+            "self._trace[0].run <= self._run.number - self._traced_runs",
+            "self._trace[0].run < self._run.number - self._traced_runs",
+            "seam/test_enable.py::test_the_trace_is_of_the_last_runs",
+        ),
+        (
+            "session: what a forward that raised left stays",
+            "self._run.forget(self.method.rules)",
+            "self._run.forget([])",
+            "seam/test_enable.py::test_what_a_given_up_run_held_is_freed",
+        ),
+        (
+            "session: an exchanged transformer runs",
+            "if not any(module is each for each in ours):",
+            "if not ours:",
+            "seam/test_enable.py::test_a_transformer_exchanged_inside_is_told",
+        ),
+    ),
+    *of(
+        "c4d/core/runtime/acceleration.py",
+        (
+            "acceleration: what was enabled is still found",
+            "transformer.__dict__.pop(ENABLED, None)",
+            "transformer.__dict__.get(ENABLED, None)",
+            "seam/test_enable.py::test_without_a_with",
+        ),
+        (
+            "acceleration: the cache is entered first",
+            "for part in (ranks, attention, cache) if part is not None",
+            "for part in (ranks, cache) if part is not None",
+            "seam/test_enable.py::test_one_context_is_its_parts",
+        ),
+    ),
+    *of(
+        "c4d/core/integration/attach.py",
+        (
+            "attach: cache-dit is not seen",
+            'if transformer.__dict__.get("_is_cached"):',
+            'if transformer.__dict__.get("_cached"):',
+            "seam/test_enable.py::test_another_cache_is_refused_by_name",
+        ),
+    ),
+    *of(
+        "c4d/models/__init__.py",
+        (
+            "models: values of VACE are Wan's",
+            "max(found, key=lambda pair: pair[0])",
+            "min(found, key=lambda pair: pair[0])",
+            "cli/test_catalogue.py::test_published_values_of_models_that_cannot_be_cached_are_marked",
+        ),
+    ),
+    *of(
+        "c4d/pipelines/results.py",
+        (
+            "results: the plain clip has the steps of the whole",
+            'if name.startswith("fewer_steps") else {}',
+            'if name.startswith("fewest_steps") else {}',
+            "cli/test_generate.py::test_the_manifest_knows_how_many_steps_the_plain_clip_has",
+        ),
+    ),
+    *of(
+        "c4d/pipelines/output.py",
+        (
+            "output: the first numbered folder is the job's",
+            "return found[max(mine)]",
+            "return found[min(mine)]",
+            "cli/test_generate.py::test_folders_are_numbered",
+        ),
+    ),
+    *of(
+        "c4d/parallel/launch.py",
+        (
+            "launch: a killed rank ends in its signal's number",
+            "128 - codes[0]",
+            "-codes[0]",
+            "parallel/test_launch.py",
         ),
     ),
 )
