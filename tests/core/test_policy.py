@@ -63,6 +63,16 @@ def test_interval_one_computes_everything_and_gaps_are_made_good():
     assert play(Interval(3), 9, skip=(3, 4)) == "Crr..CrrC"
 
 
+@pytest.mark.parametrize(("last", "line"), [(0, "CrrCrrCrrCrr"), (1, "CrrCrrCrrCrC"), (2, "CrrCrrCrrCCC")])
+def test_an_interval_may_compute_the_last_steps_too(last, line):
+    assert play(Interval(3, last=last), 12) == line
+    for name in ("taylorseer", "taylorseer-lite", "fora", "foca", "hicache", "dmd", "freqca"):
+        policy = parse(f"{name}:interval=3,last={last}{',warmup=1' if name == 'freqca' else ''}").rules[0].policy
+        assert play(policy, 12) == line
+    with pytest.raises(ValueError, match="last must be a whole number of at least 0, got -1"):
+        Interval(3, last=-1)
+
+
 def test_step_mask():
     assert play(StepMask(frozenset({0, 1, 4})), 6) == "CCrrCr"
 
