@@ -212,12 +212,6 @@ MUTANTS = (
             "seam/test_runs.py::test_another_shape_within_a_run_begins_anew[batch]",
         ),
         (
-            "session: a forward that raised leaves its features",
-            "            branch.reset(self.method.rules)\n",
-            "",
-            "seam/test_runs.py::test_a_forward_that_raises_leaves_nothing_behind",
-        ),
-        (
             "session: the run of a loop that ended stays",
             "if self._run is not None and self._run.loop is loop:",
             "if self._run is not None and self._run.loop is None:",

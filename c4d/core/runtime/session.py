@@ -290,9 +290,7 @@ class Session(Entered, Unsaved):
     def _abandon(self) -> None:
         """Ends a forward that raised; one ended by a KeyboardInterrupt is found here later, for torch runs no hooks."""
         if self.current is not None:
-            branch = self.current.branch
             self._end_pass(self.current)
-            branch.reset(self.method.rules)
 
     def _end_pass(self, current: Forward) -> None:
         self.current = None
