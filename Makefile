@@ -2,7 +2,8 @@
 # make test: install, then the linters and the CPU suite; of products of methods and models a sample (tests/sampled.py)
 # make nightly: the same with the whole products, long soaks, and make parity's tests
 # make parity: methods against other libraries' implementations of them
-# make test-old: tests of models, methods, pipelines and the command line with the minor releases before the newest
+# make test-old: tests of models, methods, pipelines and the command line with the minor releases before the newest; with
+#   others: rm -rf .venv-old; make test-old OLD=torch==2.14.1 DEPENDENCIES=
 # make test-ascend: only what runs the real torch_npu over a simulated NPU (part of make test, which skips it loudly where
 #   it cannot run; here it has to)
 # make mutants: small mistakes in a copy of the code, one at a time; each has to make a test fail (tools/mutants.py)
@@ -11,13 +12,16 @@ PYTHON ?= python3
 export OMP_WAIT_POLICY ?= passive
 export TOKENIZERS_PARALLELISM ?= false
 RUN = .venv/bin/python
+# Newer builds of torch bring gigabytes of CUDA libraries onto CPU machines.
+DEPENDENCIES = --no-deps
+TORCH = 'torch<2.14'
 OLD = diffusers==0.41.0 transformers==5.23.0
 
 .PHONY: demo test nightly parity test-old test-ascend lint mutants bench clean
 
 .venv/installed: pyproject.toml
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install -q --disable-pip-version-check -e '.[test,eval]'
+	.venv/bin/python -m pip install -q --disable-pip-version-check -e '.[test,eval]' $(TORCH)
 	touch $@
 
 demo: .venv/installed
@@ -37,7 +41,7 @@ parity: .venv/installed
 	$(RUN) -m pytest -n 2 --dist loadgroup -m parity
 
 .venv-old/installed: Makefile
-	$(RUN) -m pip install -q --disable-pip-version-check --no-deps --upgrade --target .venv-old $(OLD)
+	$(RUN) -m pip install -q --disable-pip-version-check $(DEPENDENCIES) --upgrade --target .venv-old $(OLD)
 	touch $@
 
 test-old: export PYTHONPATH = $(CURDIR)/.venv-old

@@ -14,7 +14,7 @@ from c4d.backends import Backend, BackendUnavailableError, known, load, missing,
 from c4d.backends.kernels import MASKS, NONE, names
 from c4d.bundled import BUNDLED
 from c4d.cli.start import AUTOLOAD, TORCH_FAILED
-from c4d.cli.table import published_for, refusal, short, table_text
+from c4d.cli.table import published_for, reads_file, refusal, short, table_text
 from c4d.core.importing import CannotImportError
 from c4d.core.methods import METHODS, published
 from c4d.core.methods.teacache import SIGNALS, published_fits
@@ -82,7 +82,13 @@ def _method_text(name: str) -> str:
     lines += ["", "MODELS"]
     for transformer, spec in SPECS.items():
         lines.append(f"  {transformer:<32} {refusal(name, spec) or 'yes'}")
-    return "\n".join([*lines, "", f"such as  --cache {make.example.format(signal=SIGNALS[0])}"])
+    if reads_file(name):
+        end = (
+            f"It reads a profile of your model (docs/methods.md shows how): --cache {name}:{describe(make)}"
+        )
+    else:
+        end = f"such as  --cache {make.example.format(signal=SIGNALS[0])}"
+    return "\n".join([*lines, "", end])
 
 
 def thresholds(option: str, name: str) -> list[float]:

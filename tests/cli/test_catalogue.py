@@ -68,7 +68,13 @@ def test_one_method(c4d, name):
     outcome = c4d("methods", name.replace("-", "_"))
     assert outcome.code == 0 and outcome.out.startswith(name) and describe(METHODS[name]) in outcome.out
     example = outcome.out.rpartition("such as  --cache ")[2].strip()
-    assert example.startswith(name) and parse(example)
+    if name in ("dpcache", "l2p"):
+        assert (
+            f"It reads a profile of your model (docs/methods.md says how to make one): --cache {name}:path=…"
+            in outcome.out
+        )
+    else:
+        assert example.startswith(name) and parse(example)
     for spec in SPECS.values():
         assert re.search(
             rf"^  {spec.transformer} +{re.escape(refusal(name, spec) or 'yes')}$", outcome.out, re.MULTILINE
@@ -96,7 +102,7 @@ def test_one_model(c4d):
 
 def test_one_backend(c4d):
     text = c4d("doctor", "--backend", "cpu").out
-    assert "  cpu           usable" in text and "cuda" not in text.partition("BACKENDS")[2] and "takes" in text
+    assert "  cpu           usable" in text and "  cuda  " not in text and "auto    " not in text
 
 
 @pytest.mark.parametrize("words", [("methods", "tailor"), ("models", "Vwan"), ("doctor", "--backend", "gpu")])
