@@ -83,9 +83,7 @@ def _method_text(name: str) -> str:
     for transformer, spec in SPECS.items():
         lines.append(f"  {transformer:<32} {refusal(name, spec) or 'yes'}")
     if reads_file(name):
-        end = (
-            f"It reads a profile of your model (docs/methods.md shows how): --cache {name}:{describe(make)}"
-        )
+        end = f"It reads a profile of your model (docs/methods.md shows how): --cache {name}:{describe(make)}"
     else:
         end = f"such as  --cache {make.example.format(signal=SIGNALS[0])}"
     return "\n".join([*lines, "", end])

@@ -346,3 +346,18 @@ def test_values_of_another_model_are_a_note(c4d, generate):
     outcome = c4d(*generate, "--cache", "magcache:published=flux.1-dev")
     assert outcome.code == 0
     assert outcome.err.count("c4d: note: published=flux.1-dev was made for FluxTransformer2DModel;") == 1
+
+
+def test_a_model_that_is_not_on_the_hub_is_one_quick_line(fails, monkeypatch):
+    """Asked for once; what loads would ask again and again for a minute."""
+    asked = []
+
+    def answer(self, model, timeout):
+        asked.append(timeout)
+        raise ConnectionError("no network\nand more")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", answer)
+    monkeypatch.setattr("c4d.pipelines.skeleton._config", lambda *_: pytest.fail("the library was asked too"))
+    words = ["cannot be found on this disk or on the hub: no network; check its name", "HF_TOKEN"]
+    fails(["generate", "--model", "Nobody/has-this", "--prompt", "x"], 2, "Nobody/has-this", *words)
+    assert len(asked) == 1 and asked[0] <= 10

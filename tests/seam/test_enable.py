@@ -276,3 +276,35 @@ def test_values_that_were_published_for_another_model_are_doubted(pipe):
         pass
     with warnings.catch_warnings(), c4d.cached(pipe, "magcache:published=wan2.1-t2v-14b"):
         warnings.simplefilter("error")
+
+
+# -- what a newcomer types
+
+
+@pytest.mark.parametrize("given", [5, None, "abc", ["a"]])
+def test_timesteps_that_are_none_are_told(given):
+    case = CASES["wan-t2v"]
+    words = r"timesteps is .*; give all of a run, one number a step: scheduler.timest"
+    with c4d.cached(case.build(), METHOD) as session, pytest.raises(TypeError, match=words):
+        session.begin(given)
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        (
+            c4d.ModelSpec("Line", stacks=(c4d.Stack("blocks"),), exit="hed"),
+            r"'hed' \(exit=\), which Line has not: it has",
+        ),
+        (c4d.ModelSpec("Line", stacks=(c4d.Stack("block"),), exit="head"), r"'block' \(a Stack\), which Line has not"),
+    ],
+)
+def test_a_module_that_a_spec_names_and_the_model_lacks_is_told(spec, words):
+    class Line(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.blocks, self.head = torch.nn.ModuleList([torch.nn.Identity()]), torch.nn.Identity()
+
+    session = c4d.cached(Line(), METHOD, spec=spec)
+    with pytest.raises(ValueError, match=words):
+        session.__enter__()
