@@ -357,7 +357,9 @@ def test_a_model_that_is_not_on_the_hub_is_one_quick_line(fails, monkeypatch):
         raise ConnectionError("no network\nand more")
 
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", answer)
-    monkeypatch.setattr("c4d.pipelines.skeleton._config", lambda *_: pytest.fail("the library was asked too"))
+    monkeypatch.setattr(
+        sys.modules["c4d.pipelines.skeleton"], "_config", lambda *_: pytest.fail("the library was asked too")
+    )
     words = ["cannot be found on this disk or on the hub: no network; check its name", "HF_TOKEN"]
     fails(["generate", "--model", "Nobody/has-this", "--prompt", "x"], 2, "Nobody/has-this", *words)
     assert len(asked) == 1 and asked[0] <= 10
