@@ -249,7 +249,12 @@ def accelerate(
     session = None
     if cache is not None:
         kept: dict[str, Any] = {"history_dtype": history_dtype, "history_on": history_on, "traced_runs": traced_runs}
-        session = cached(model, cache, scheduler=scheduler, spec=spec, backend=chosen, ranks=ranks, **kept)
+        try:
+            session = cached(model, cache, scheduler=scheduler, spec=spec, backend=chosen, ranks=ranks, **kept)
+        except BaseException:
+            for part in filter(None, (ranks, kernels)):
+                part.unused = None  # the error says why it was not entered
+            raise
     first = model[0] if isinstance(model, list | tuple) and model else model
     return Acceleration(list(_transformers_of(first).values()), ranks=ranks, attention=kernels, cache=session)
 
@@ -269,10 +274,10 @@ def disable(model: Any) -> None:
     Raises:
         RuntimeError: nothing was begun on it by either.
     """
-    transformers = list(_transformers_of(model).values())
+    transformers = transformers_of(model).values()
     found = {id(each): each for module in transformers if (each := enabled_on(module)) is not None}
     if not found:
-        inside = " It is in a with block of c4d.cached, which ends it." if session_of(transformers[0]) else ""
+        inside = " It is in a with block of c4d.cached, which ends it." if any(map(session_of, transformers)) else ""
         raise RuntimeError(f"c4d.enable is not at work on this {type(model).__name__}.{inside}")
     for each in found.values():
         each.disable()

@@ -85,6 +85,11 @@ def test_what_is_not_asked_for_is_told(pipe):
         session.report()
     with pytest.raises(TypeError, match="unexpected keyword argument 'method'"):
         c4d.enable(pipe, method=METHOD)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # such as that the attention, which is made first, was never entered
+        with pytest.raises(ValueError, match="unknown method 'tailor'"):
+            c4d.enable(pipe, cache="tailor:interval=2", attention="auto")
+        gc.collect()
     with pytest.warns(RuntimeWarning, match=r"what c4d.accelerate\(…\) gave was never entered"):
         c4d.accelerate(pipe, cache=METHOD)
         gc.collect()
