@@ -7,7 +7,7 @@ import os
 import re
 import textwrap
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from c4d.backends import Backend, BackendUnavailableError, known, load, missing, select, taken
@@ -54,7 +54,7 @@ def methods_text(name: str | None = None) -> str:
     return "\n".join(parts)
 
 
-def _known(name: str, known: Mapping[str, Any], what: str) -> str:
+def _known(name: str, known: Iterable[str], what: str) -> str:
     """``name`` as it stands in ``known``, whose long names may be given as the tables shorten them."""
     for each in known:
         if name.replace("_", "-") == each or name in (each, short(each)):
@@ -147,7 +147,7 @@ def doctor_text(only: str | None = None) -> str:
     A backend that cannot even be imported is a line like the others. Raises :class:`InputError` for an unknown one.
     """
     if only is not None:
-        _known(only, dict.fromkeys(known()), "backend")
+        _known(only, known(), "backend")
     lines = [*_failed(), "VERSIONS", *(f"  {name:<13} {found}" for name, found in versions().items())]
     lines += ["", "BACKENDS  (--backend NAME)"]
     for name in known() if only is None else [only]:

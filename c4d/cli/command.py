@@ -14,7 +14,7 @@ import torch
 
 import c4d
 from c4d.backends import Backend, select
-from c4d.backends.kernels import OWN
+from c4d.backends.kernels import OWN, names
 from c4d.bundled import BUNDLED
 from c4d.cli.options import Options, read_prompts
 from c4d.cli.signals import Stops
@@ -131,11 +131,13 @@ def new_folder(options: Options, plan: Plan) -> Path:
     name = "-".join(re.findall(r"\w+", (what or "").lower()))[:NAME_LENGTH].strip("-") or "clip"
 
     def fits(folder: Path) -> bool:
+        if options.overwrite:
+            return False
         try:
             kept(jobs_in(folder, options, plan.requests), plan.settings, results(folder))
         except InputError:
             return False
-        return not options.overwrite
+        return True
 
     return numbered(ROOT, name, fits)
 
@@ -199,8 +201,8 @@ def _checked(
         Settings,
         cache=method,
         backend=backend.name,
-        dtype=str(dtype).removeprefix("torch."),
-        history_dtype=str(history).removeprefix("torch.") if history else None,
+        dtype=names([dtype]),
+        history_dtype=names([history]) if history else None,
         fps=options.fps if options.fps is not None else float(model.defaults.fps if model else 16),
     )
     prompts = read_prompts(options)

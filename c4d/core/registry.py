@@ -53,6 +53,10 @@ class Registry(Mapping[str, T], Generic[T]):
         """Entry point -> why what it names is not here."""
         return self._theirs[1]
 
+    def why_not(self, name: str) -> str | None:
+        """Why what an entry point of this name brings is not here; None if there is no such entry point."""
+        return next((why for entry, why in self.ignored.items() if entry.startswith(f"{name} (")), None)
+
     @cached_property
     def _found(self) -> dict[str, T]:
         return {**self.own, **self._theirs[0]}

@@ -12,7 +12,6 @@ import itertools
 import json
 import os
 import runpy
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,8 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from tests.forked import free_port
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 180  # seconds, for one program
@@ -69,12 +70,6 @@ class DecisionSync:
         finally:
             self.process.kill()
             self.said.close()
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("localhost", 0))
-        return int(found.getsockname()[1])
 
 
 def put(path: Path, what: Any) -> None:

@@ -168,10 +168,15 @@ class CacheMethod:
     def __post_init__(self) -> None:
         if not self.rules:
             raise ValueError(f"{self.name}: a method needs at least one rule")
-        sites = [site for rule in self.rules for site in rule.sites]
+        sites = self.sites
         alone = any(isinstance(rule, ForwardRule) for rule in self.rules)
         if len(sites) != len(set(sites)) or (len(self.rules) > 1 and alone):
             raise ValueError(f"{self.name}: rules overlap at {', '.join(sites)}; each site takes one rule")
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Every site that a rule is for, in their order."""
+        return tuple(site for rule in self.rules for site in rule.sites)
 
     @cached_property
     def signals(self) -> frozenset[Signal]:

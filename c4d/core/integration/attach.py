@@ -128,21 +128,19 @@ class Attachment:
                 "graph: compile its blocks instead (transformer.compile_repeated_blocks(fullgraph=True), or --compile)"
             )
         if method.whole is None and any(is_compiled(block) for block in self.blocks()):
-            sites = ", ".join(s for rule in method.rules for s in rule.sites)
             raise RuntimeError(
-                f"{method.name} acts inside the blocks (at {sites}), which are compiled: use the method at @blocks, or "
-                "do not compile"
+                f"{method.name} acts inside the blocks (at {', '.join(method.sites)}), "
+                "which are compiled: use the method at @blocks, or do not compile"
             )
 
     def refuse_recomputed(self, method: CacheMethod) -> None:
         """Before a forward: raises RuntimeError if backward would run its blocks again, where no decision is known."""
         again = torch.is_grad_enabled() and getattr(self.transformer, "gradient_checkpointing", False)
         if again and method.whole is None:
-            sites = ", ".join(s for rule in method.rules for s in rule.sites)
             raise RuntimeError(
-                f"{method.name} acts inside the blocks (at {sites}), and gradient checkpointing runs them again on the "
-                "way back, without its decisions: make rollouts under torch.no_grad(), call "
-                "transformer.disable_gradient_checkpointing(), or use a method at @blocks"
+                f"{method.name} acts inside the blocks (at {', '.join(method.sites)}), "
+                "and gradient checkpointing runs them again on the way back, without its decisions: make rollouts "
+                "under torch.no_grad(), call transformer.disable_gradient_checkpointing(), or use a method at @blocks"
             )
 
     def _wanted(self, method: CacheMethod) -> dict[str, Callable[..., Any]]:

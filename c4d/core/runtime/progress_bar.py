@@ -55,11 +55,9 @@ class ProgressBar:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         make = self._before or partial(type(self._pipeline).progress_bar, self._pipeline)
         bar = make(*args, **kwargs)
-        return (
-            bar
-            if self._session is None or self._clock is None
-            else Loop(self._session, self._pipeline, self._clock, bar)
-        )
+        if self._session is None or self._clock is None:
+            return bar
+        return Loop(self._session, self._pipeline, self._clock, bar)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_session": None, "_clock": None}

@@ -20,6 +20,7 @@ from c4d.core.caching.rules import CacheMethod, remade
 from c4d.core.methods import METHODS, published
 from c4d.core.methods.magcache import published_curves
 from c4d.core.methods.teacache import RULES, SIGNALS, published_fits
+from c4d.core.registry import Registry
 from c4d.core.types import AXES, SITES
 
 FORECASTERS: dict[str, Callable[..., Any]] = {**BY_TIME, "bands": FrequencySplit, "dmd": DynamicModes}
@@ -100,9 +101,10 @@ def _make(part: str, known: Mapping[str, Callable[..., Any]], what: str) -> Any:
     name, colon, options = part.partition(":")
     name = name.strip()
     if name not in known:
-        ignored = getattr(known, "ignored", {})  # of packages that are installed and cannot be used
-        why = next((f"; its package: {why}" for entry, why in ignored.items() if entry.split(" ")[0] == name), "")
-        raise ValueError(f"unknown {what} {name!r}: known are {', '.join(known)}{why}")
+        why = known.why_not(name) if isinstance(known, Registry) else None
+        raise ValueError(
+            f"unknown {what} {name!r}: known are {', '.join(known)}{f'; its package: {why}' if why else ''}"
+        )
     make, values, given = known[name], dict[str, Any](), set[str]()
     parameters, hints = inspect.signature(make).parameters, typing.get_type_hints(make)
     if colon and not parameters:
