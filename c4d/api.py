@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from c4d.backends import Backend, UnsupportedError, select
 from c4d.backends.kernels import KEYS, NONE, Call, choose, name_of, names
 from c4d.core.attention import Attend
+from c4d.core.caching.profile import ProfileError, mismatch
 from c4d.core.caching.rules import CacheMethod
 from c4d.core.integration.attach import session_of
 from c4d.core.integration.hooks import at_work
 from c4d.core.integration.processor_patch import AttentionSession
-from c4d.core.integration.transformers import transformers_of
+from c4d.core.integration.transformers import signature, transformers_of
 from c4d.core.runtime.acceleration import Acceleration
 from c4d.core.runtime.acceleration import enabled as enabled_on
 from c4d.core.runtime.history import HistoryConfig
@@ -92,6 +93,9 @@ def cached(
     pipelines = list(model) if isinstance(model, list | tuple) else [model]
     transformers = _shared_by(pipelines)
     described = [(transformer, spec or spec_for(transformer)) for transformer in transformers]
+    for rule in made.rules:
+        if wrong := mismatch(rule.policy.made_for, signature(transformers[0])):
+            raise ProfileError(f"{made.name}: {wrong}; make one for it (c4d tune)")
     if doubt := made_for_another(made.name, described[0][1]):
         warnings.warn(doubt, RuntimeWarning, stacklevel=2)
     followed: list[tuple[Any, SchedulerTracker]] = []

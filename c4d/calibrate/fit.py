@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -138,9 +137,7 @@ class Fit:
 
     def _made(self, i: int, anchors: Sequence[Anchor], latents: Sequence[Tensor]) -> list[list[Tensor]]:
         """Of each sampling, what its output is made of."""
-        return [
-            [*(anchor.outputs[k] for anchor in anchors), x, anchors[-1].latents[k]] for k, x in enumerate(latents)
-        ]
+        return [[*(anchor.outputs[k] for anchor in anchors), x, anchors[-1].latents[k]] for k, x in enumerate(latents)]
 
     def _solve(
         self,

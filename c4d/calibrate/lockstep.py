@@ -251,7 +251,9 @@ class _Run:
         self._hold()
         assert self._answer is not None
         answer, self._answer = self._answer, None
-        made = type(scheduler).step(scheduler, answer.to(output.device, output.dtype), timestep, sample, *args, **kwargs)
+        made = type(scheduler).step(
+            scheduler, answer.to(output.device, output.dtype), timestep, sample, *args, **kwargs
+        )
         self._next = (made[0] if isinstance(made, tuple) else made.prev_sample).detach()
         self._hold()
         return made

@@ -71,7 +71,8 @@ class Step(NamedTuple):
     """Where a forward stands: ``index`` of ``total`` over the whole run (all experts together), branch, expert.
 
     ``span`` is the first step of its expert and the one after its last, if the pipeline tells; else None.
-    ``timestep`` is that of the scheduler, told to policies that are ``timed``; else None.
+    ``timestep`` is that of the scheduler, told to policies that are ``timed``; else None. ``levels`` are the noise
+    levels of all steps of the run, told to policies that are ``by_noise``; else None.
     """
 
     index: int  # type: ignore[assignment]
@@ -80,6 +81,7 @@ class Step(NamedTuple):
     expert: int = 0
     span: tuple[int, int] | None = None
     timestep: float | None = None
+    levels: tuple[float, ...] | None = None
 
 
 Measured = Sequence[tuple[Step, Mapping[Signal, RelativeL1]]]
@@ -102,6 +104,16 @@ class Policy(ABC, Generic[S]):
     def timed(self) -> bool:
         """Whether it decides by the scheduler's timesteps (``Step.timestep``), read from the device once a run."""
         return False
+
+    @property
+    def by_noise(self) -> bool:
+        """Whether it decides by the noise levels of the run's steps (``Step.levels``)."""
+        return False
+
+    @property
+    def made_for(self) -> Mapping[str, Any] | None:
+        """The model that it was calibrated for (:func:`c4d.core.spec.signature`); None goes with any."""
+        return None
 
     @property
     def steps(self) -> int | None:
@@ -134,6 +146,14 @@ class Wrapper(Policy[S]):
     @property
     def timed(self) -> bool:
         return self.inner.timed
+
+    @property
+    def by_noise(self) -> bool:
+        return self.inner.by_noise
+
+    @property
+    def made_for(self) -> Mapping[str, Any] | None:
+        return self.inner.made_for
 
     @property
     def steps(self) -> int | None:
@@ -171,6 +191,11 @@ class Forecaster(ABC):
 
 class LinearForecaster(Forecaster):
     """A forecast that is a linear combination of the features, by their times alone: one ``lincomb`` on any backend."""
+
+    @property
+    def reads_latents(self) -> bool:
+        """Whether two weights more follow: of the latents now, and of those of the last computed step (@output only)."""
+        return False
 
     @abstractmethod
     def weights(self, times: Sequence[float], t: float) -> Sequence[float]:

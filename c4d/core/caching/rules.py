@@ -49,6 +49,11 @@ class Rule:
                 f"{type(self.forecast).__name__} reads the features of a whole forward, not {', '.join(self.sites)}: "
                 f"use @{' or @'.join(self.forecast.sites)}"
             )
+        if isinstance(self.forecast, LinearForecaster) and self.forecast.reads_latents and self.sites != (OUTPUT,):
+            raise ValueError(
+                f"{type(self.forecast).__name__} makes outputs of outputs and latents, not {', '.join(self.sites)}: "
+                f"use @{OUTPUT}"
+            )
 
 
 @dataclass(frozen=True)

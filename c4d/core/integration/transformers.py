@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, cast
 
 from torch import nn
@@ -18,6 +19,13 @@ def inside(module: nn.Module) -> nn.Module:
             module = cast(nn.Module, module.module)
         else:
             return module
+
+
+def signature(transformer: nn.Module) -> dict[str, Any]:
+    """The transformer's class by name, and what its configuration says, plain types only: fine-tuned ones are alike."""
+    config = getattr(transformer, "config", None) or {}
+    plain = json.loads(json.dumps({key: x for key, x in dict(config).items() if not key.startswith("_")}, default=str))
+    return {"transformer": type(transformer).__name__, "config": plain}
 
 
 def transformers_of(model: Any) -> dict[str, nn.Module]:

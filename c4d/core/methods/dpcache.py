@@ -15,7 +15,7 @@ from c4d.core.caching.method import method
 from c4d.core.caching.policies import StepMask
 from c4d.core.caching.rules import BlocksRule, Rule
 from c4d.core.caching.step_search import least_sum
-from c4d.core.methods.profile import profile
+from c4d.core.methods.learned import learned
 
 
 @method("dpcache", example="schedule:computed=0/1/2+taylor")
@@ -25,6 +25,6 @@ def dpcache(path: str, budget: int, first: int = 3) -> Rule:
     arXiv 2602.22654. ``path`` is a profile of what leaving steps out costs (``python -m bench.learn dpcache``),
     ``budget`` the number of computed steps, of which the leading ``first`` (published: 3).
     """
-    found = profile(path, "dpcache", "costs")
+    found = learned(path, "dpcache", "costs")
     computed = least_sum(found["costs"], budget, first)
     return BlocksRule(StepMask(frozenset(computed), found["steps"]), Taylor(1), residual=False)

@@ -13,7 +13,7 @@ from c4d.core.caching.forecasters import LearnedWeights
 from c4d.core.caching.method import method
 from c4d.core.caching.policies import StepMask
 from c4d.core.caching.rules import BlocksRule, Rule
-from c4d.core.methods.profile import profile
+from c4d.core.methods.learned import learned
 
 
 @method("l2p", example="schedule:computed=0/1/2+taylor")
@@ -23,7 +23,7 @@ def l2p(path: str) -> Rule:
     arXiv 2604.26365. ``path`` is a profile (``python -m bench.learn l2p``) with its schedule and, for every step
     between, the weights of least squared error over recorded runs.
     """
-    found = profile(path, "l2p", "computed", "weights")
+    found = learned(path, "l2p", "computed", "weights")
     weights = tuple((int(step), tuple(row)) for step, row in sorted(found["weights"].items(), key=lambda x: int(x[0])))
     policy = StepMask(frozenset(found["computed"]), found["steps"])
     return BlocksRule(policy, LearnedWeights(weights), residual=False)

@@ -1,17 +1,37 @@
-import json
-from pathlib import Path
-from typing import Any
+"""Profiles: a solver of few computed steps, fitted to a model in closed loop (``c4d tune`` makes them).
+
+    v = (1 + c0) v3 + c1 (s/h1) (v3 - v2) + c2 s ((v3 - v2)/h1 - (v2 - v1)/h2) + c3 ((y - y_A)/s - v3) + c4 x
+
+v is the transformer's output at a step that is not computed, v1, v2, v3 are the last three computed outputs, x are the
+latents and x_A those of the last computed step; times and scales: :mod:`c4d.core.caching.solver`. Which steps are
+computed, and the five coefficients of each other one, were chosen so that the sampler, stepping with what it forecasts,
+comes back onto the samples of the uncached run.
+
+This is our own. It is kin to solvers that are learned for a model: Bespoke and Bespoke Non-Stationary solvers (arXiv
+2310.19075, 2403.01329), S4S (2502.17423), DPM-Solver-v3 (2310.13268), and in its choice of steps to GITS (2405.11326),
+Align Your Steps (2404.14507), LeMiCa (2511.00090) and DPCache (2602.22654); weights that are learned for each step are
+L2P's (2604.26365). Here the sampler is any one of the pipeline's, unmodified; the fit is in closed form, step by step,
+along the cached run itself.
+"""
+
+from c4d.core.caching.method import method
+from c4d.core.caching.profile import ByNoise, Calibrated, Profile
+from c4d.core.caching.profiles import found
+from c4d.core.caching.rules import OutputRule, Rule
 
 
-def profile(path: str, kind: str, *keys: str) -> dict[str, Any]:
-    """What ``python -m bench.learn`` wrote about a model: its ``kind``, for how many ``steps``, and the numbers."""
-    try:
-        found: dict[str, Any] = json.loads(Path(path).read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{kind} reads a profile, made by python -m bench.learn, from path={path}: {error}") from error
-    if not isinstance(found, dict) or found.get("kind") != kind:
-        said = found.get("kind") if isinstance(found, dict) else type(found).__name__
-        raise ValueError(f"path={path} holds {said!r}, not a profile of {kind} (python -m bench.learn {kind})")
-    if lacking := [key for key in ("steps", *keys) if key not in found]:
-        raise ValueError(f"path={path} lacks {', '.join(lacking)}: make it again with python -m bench.learn {kind}")
-    return found
+@method("profile", example="schedule:computed=0/1/2+taylor@output")
+def profile(path: str, computed: int | None = None) -> Rule:
+    """A profile: the steps that were found best for this model, and learned forecasts of the outputs between them.
+
+    ``path`` is a file that ``c4d tune`` wrote, or the name of one in ~/.cache/c4d/profiles or of those that come with
+    c4d. ``computed``: how many steps are computed; without it the number that the profile was made for.
+    """
+    loaded: Profile = found(path)
+    return rule_of(loaded, computed)
+
+
+def rule_of(loaded: Profile, computed: int | None = None) -> Rule:
+    """The rule of a profile that is there. Raises ValueError for a number of computed steps that it has not."""
+    plan = loaded.plan(computed)
+    return OutputRule(ByNoise(plan, loaded.made_for), Calibrated(plan, loaded.coordinate), residual=False)

@@ -19,11 +19,11 @@ from c4d.core.integration.offload import Bridge, onloaded
 from c4d.core.runtime.history import History
 from c4d.core.runtime.report import Entry
 from c4d.core.runtime.signals import DecisionSync
-from c4d.core.runtime.spectrum import evolved, leading
+from c4d.core.runtime.spectrum import evolved, leading, like_output
 from c4d.core.runtime.state import CacheState, FeatureOps, Runtime
 from c4d.core.runtime.steps import NoiseLevel
 from c4d.core.spec import AtEntry, ModelSpec, Stack
-from c4d.core.types import BLOCKS, OUTPUT, Action, RelativeL1, Signal, Step
+from c4d.core.types import BLOCKS, OUTPUT, Action, LinearForecaster, RelativeL1, Signal, Step
 
 COMPUTE, REUSE = Action.COMPUTE, Action.REUSE
 
@@ -299,7 +299,15 @@ class Forward:
         stored = leaves
         if place.key == OUTPUT:  # the pipeline may go on to change it in place
             stored = [x - leading(self._latents(), x.shape) if residual else x.clone() for x in leaves]
-        self.record(place.key, rule, stored).structure = structure
+        history = self.record(place.key, rule, stored)
+        history.structure = structure
+        if isinstance(rule.forecast, LinearForecaster) and rule.forecast.reads_latents:
+            if len(leaves) != 1:
+                raise TypeError(
+                    f"{self.spec.transformer} returned {len(leaves)} tensors, and {self.method.name} makes one of the "
+                    "latents"
+                )
+            history.keep_beside(like_output(self._latents(), leaves[0].shape).clone())
         return out
 
     def finish(self, output: Any) -> None:
@@ -317,7 +325,10 @@ class Forward:
         """Every tensor of ``history`` forecast for now, plus its ``base``."""
         valid = partial(self._unpadded, spread=isinstance(rule, BlocksRule))
         field = FeatureOps(self.tools, history, self.call.ranks, valid, self._band)
-        return self.tools.forecast(history, rule.forecast, self.time(rule), field, base)
+        latents: list[Tensor] = []
+        if (then := history.beside) is not None:
+            latents = [like_output(self._latents(), history.shapes[0]), then]
+        return self.tools.forecast(history, rule.forecast, self.time(rule), field, base, latents)
 
     def _band(self, x: Tensor, cutoff: float) -> Tensor:
         """Of tokens [B, S, D] at the exit, what changes slowly over their grid."""

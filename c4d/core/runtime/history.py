@@ -47,6 +47,7 @@ class History:
         self.step = -1  # of the newest computed entry
         self.gram: dict[int, list[Tensor]] = {}  # inner products of the entries' i-th tensors, if somebody asked
         self.structure: Any = None  # how the tensors of an entry make up the output they came from
+        self._beside: Tensor | Parked | None = None  # what came with the newest computed entry
 
     @property
     def width(self) -> int:
@@ -81,18 +82,28 @@ class History:
         self.times, self.gram = (*self.times, time), {}
         self._entries.append([self._keep(x.detach()) for x in tensors])
 
+    @property
+    def beside(self) -> Tensor | None:
+        """The tensor that was kept beside the newest computed entry, on the compute device."""
+        return self._backend.fetch(self._beside) if isinstance(self._beside, Parked) else self._beside
+
+    def keep_beside(self, x: Tensor) -> None:
+        """Keeps ``x`` in place of what came with an earlier entry."""
+        self._beside = self._keep(x.detach())
+
     def features(self, i: int) -> list[Tensor]:
         """The i-th tensor of every entry, oldest first, on the compute device."""
         held = [entry[i] for entry in self._entries]
         return [self._backend.fetch(x) if isinstance(x, Parked) else x for x in held]
 
     def clear(self) -> None:
-        self.times = ()
+        self.times, self._beside = (), None
         self._entries.clear()
 
     def storages(self) -> dict[int, int]:
         """Address -> bytes of every distinct storage held, so that views of one tensor count once."""
-        held = [_tensor(x).untyped_storage() for entry in self._entries for x in entry]
+        beside = [] if self._beside is None else [self._beside]
+        held = [_tensor(x).untyped_storage() for entry in (*self._entries, beside) for x in entry]
         return {s.data_ptr(): s.nbytes() for s in held}
 
     def _keep(self, x: Tensor) -> Tensor | Parked:

@@ -52,6 +52,7 @@ class Session(Entered, Unsaved):
         self.method = method
         self.current: Forward | None = None
         self._timed = any(rule.policy.timed for rule in method.rules)
+        self._by_noise = any(rule.policy.by_noise for rule in method.rules)
         self._turns = ThreadOwnership()
         self._clock = clock  # of forwards outside of the loops of ``pipelines``
         self._pipelines = [pair for pair in pipelines if hasattr(type(pair[0]), "progress_bar")]
@@ -190,6 +191,8 @@ class Session(Entered, Unsaved):
         new_run, step = clock.tick(self.name, timestep, expert)
         if self._timed:
             step = step._replace(timestep=clock.timestep())
+        if self._by_noise:
+            step = step._replace(levels=clock.levels(step.total))
         if new_run or self._run is None:
             self._open_run(loop)
         assert self._run is not None

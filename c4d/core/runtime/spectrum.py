@@ -19,6 +19,14 @@ def leading(x: Tensor, shape: Sequence[int]) -> Tensor:
     return x[tuple(slice(n) for n in shape)]
 
 
+def like_output(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """``x`` cut to ``shape``, and where an output has more channels (variances follow the mean) filled up with zeros."""
+    if x.ndim == len(shape) and x.shape[0] == shape[0] and x.shape[1] < shape[1] and x.shape[2:] == shape[2:]:
+        more = x.new_zeros(x.shape[0], shape[1] - x.shape[1], *shape[2:])
+        return torch.cat((x, more), 1)
+    return leading(x, shape)
+
+
 def evolved(x: Tensor, box: Sequence[int], level: NoiseLevel, power: float = 3.0) -> Tensor:
     """Latents weighted in frequency by what the noise leaves of them (SeaCache, arXiv 2602.18993, eq. 5 to 7).
 

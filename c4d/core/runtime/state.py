@@ -125,9 +125,15 @@ class Runtime:
         t: float,
         of: FeatureOps,
         base: Sequence[Tensor] | None = None,
+        latents: Sequence[Tensor] = (),
     ) -> list[Tensor]:
-        """Every tensor of ``history`` forecast at ``t``, plus its ``base``; in the dtype of that, else as it came."""
+        """Every tensor of ``history`` forecast at ``t``, plus its ``base``; in the dtype of that, else as it came.
+
+        ``latents`` of now and of the last computed step, for a forecaster that reads them.
+        """
         features = [history.features(i) for i in range(history.width)]
+        if latents:
+            features = [[*held, *(x.to(held[-1].dtype) for x in latents)] for held in features]
         if isinstance(forecaster, FeatureForecaster):
             made = [forecaster.combine(held, history.times, t, replace(of, index=i)) for i, held in enumerate(features)]
         else:

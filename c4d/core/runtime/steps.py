@@ -59,6 +59,10 @@ class StepTracker(Protocol):
         """Of the forward that was placed last, read in the same way."""
         ...
 
+    def levels(self, total: int) -> tuple[float, ...]:
+        """The noise of each of the run's ``total`` steps, read in the same way."""
+        ...
+
 
 class SchedulerTracker:
     """Follows a diffusers scheduler.
@@ -180,6 +184,11 @@ class SchedulerTracker:
         self._values = self._values or [float(t) for t in self._scheduler().timesteps.tolist()]
         return self._values[self._raw]
 
+    def levels(self, total: int) -> tuple[float, ...]:
+        scheduler = self._scheduler()
+        self._levels = self._levels or noise_levels(scheduler)
+        return tuple(level.noise for level in self._levels[: len(scheduler.timesteps)][-total:])
+
     def _by_index(self, scheduler: Any, name: str | None, timestep: Any, expert: int) -> tuple[bool, Step]:
         new, raw, known = self.fresh(), position(scheduler), scheduler.step_index
         if new:
@@ -277,6 +286,10 @@ class CountingTracker:
     def timestep(self) -> float:
         return float(self._timesteps[self._index])
 
+    def levels(self, total: int) -> tuple[float, ...]:
+        self.noise()  # raises where there are none
+        return tuple(level.noise for level in levels([float(sigma) for sigma in self._sigmas or ()])[:total])
+
 
 class NoClock:
     """Of a bare transformer before ``begin``."""
@@ -288,6 +301,9 @@ class NoClock:
         raise RunError("no forward was placed yet")
 
     def timestep(self) -> float:
+        raise RunError("no forward was placed yet")
+
+    def levels(self, total: int) -> tuple[float, ...]:
         raise RunError("no forward was placed yet")
 
     def tick(self, name: str | None, timestep: Any, expert: int = 0) -> tuple[bool, Step]:

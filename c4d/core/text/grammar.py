@@ -113,6 +113,8 @@ def _make(part: str, known: Mapping[str, Callable[..., Any]], what: str) -> Any:
         raise ValueError(f"options expected after {name}: ({name}:{describe(make)})")
     for option in options.split(",") if options else ():
         key, equals, value = (s.strip() for s in option.partition("="))
+        if not equals and not given and key and hints.get(first := next(iter(parameters)), int) is str:
+            key, equals, value = first, "=", key  # a name or a path that comes first
         if key not in (*parameters, *([PUBLISHED] if what == "method" and name in published() else [])):
             more = " (several numbers in one value are separated by /)" if key.isdigit() else ""
             raise ValueError(f"{name} has no option {key!r}: known are {', '.join(parameters)}{more}")
