@@ -113,8 +113,8 @@ class Lockstep(Unsaved):
         there = [arrival for arrival in found if arrival is not None]
         if there and len(there) < len(found):
             raise CalibrationError(
-                f"of {len(found)} samplings {len(there)} make step {self.steps} and the others have ended: all need the "
-                "same number of steps"
+                f"of {len(found)} samplings {len(there)} make step {self.steps} and the others have ended: all need "
+                "the same number of steps"
             )
         return there or None
 

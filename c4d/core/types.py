@@ -194,7 +194,7 @@ class LinearForecaster(Forecaster):
 
     @property
     def reads_latents(self) -> bool:
-        """Whether two weights more follow: of the latents now, and of those of the last computed step (@output only)."""
+        """Whether two weights more follow: of the latents now, and of those of the last computed step."""
         return False
 
     @abstractmethod

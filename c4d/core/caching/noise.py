@@ -1,7 +1,7 @@
 """The time in which a model output is a slope: what it is depends on what the model predicts.
 
-The latents of a step are x = a x0 + n e, with a part a of the data and n of the noise. There is a time tau and a scale g
-of the latents, by n alone, for which d(g x)/d tau is the model's output:
+The latents of a step are x = a x0 + n e, with a part a of the data and n of the noise. There is a time tau and a scale
+g of the latents, by n alone, for which d(g x)/d tau is the model's output:
 
     flow     a = 1 - n          tau = n         g = 1         output e - x0
     epsilon  a^2 = 1 - n^2      tau = n / a     g = 1 / a     output e

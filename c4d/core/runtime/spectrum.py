@@ -20,7 +20,7 @@ def leading(x: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def like_output(x: Tensor, shape: Sequence[int]) -> Tensor:
-    """``x`` cut to ``shape``, and where an output has more channels (variances follow the mean) filled up with zeros."""
+    """``x`` cut to ``shape``; where an output has more channels (variances follow the mean) zeros are added."""
     if x.ndim == len(shape) and x.shape[0] == shape[0] and x.shape[1] < shape[1] and x.shape[2:] == shape[2:]:
         more = x.new_zeros(x.shape[0], shape[1] - x.shape[1], *shape[2:])
         return torch.cat((x, more), 1)

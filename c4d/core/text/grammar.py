@@ -112,9 +112,7 @@ def _make(part: str, known: Mapping[str, Callable[..., Any]], what: str) -> Any:
     if colon and not options.strip():
         raise ValueError(f"options expected after {name}: ({name}:{describe(make)})")
     for option in options.split(",") if options else ():
-        key, equals, value = (s.strip() for s in option.partition("="))
-        if not equals and not given and key and hints.get(first := next(iter(parameters)), int) is str:
-            key, equals, value = first, "=", key  # a name or a path that comes first
+        key, equals, value = _pair(option, "" if given else _word(hints, parameters))
         if key not in (*parameters, *([PUBLISHED] if what == "method" and name in published() else [])):
             more = " (several numbers in one value are separated by /)" if key.isdigit() else ""
             raise ValueError(f"{name} has no option {key!r}: known are {', '.join(parameters)}{more}")
@@ -131,6 +129,17 @@ def _make(part: str, known: Mapping[str, Callable[..., Any]], what: str) -> Any:
     if missing:
         raise ValueError(f"{name} needs {', '.join(missing)} ({name}:{describe(make)})")
     return make(**values)
+
+
+def _word(hints: Mapping[str, Any], parameters: Mapping[str, Any]) -> str:
+    """The first option, if it is a word (a name or a path): then it may be given without its own name."""
+    first = next(iter(parameters))
+    return first if hints.get(first) is str else ""
+
+
+def _pair(option: str, first: str) -> tuple[str, str, str]:
+    key, equals, value = (s.strip() for s in option.partition("="))
+    return (first, "=", key) if first and key and not equals else (key, equals, value)
 
 
 def _published(method: str, model: str) -> dict[str, Any]:
