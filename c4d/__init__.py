@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from c4d.backends.kernels import Limits as Limits
     from c4d.backends.reference import Reference as Reference
     from c4d.bundled.models import bundled_model as bundled_model
+    from c4d.calibrate.errors import CalibrationError as CalibrationError
+    from c4d.calibrate.tune import tune as tune
     from c4d.core.attention import Processor as Processor
     from c4d.core.caching.finite_differences import Hermite as Hermite
     from c4d.core.caching.finite_differences import Taylor as Taylor
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from c4d.core.caching.policies import Bounded as Bounded
     from c4d.core.caching.policies import Interval as Interval
     from c4d.core.caching.policies import StepMask as StepMask
+    from c4d.core.caching.profile import Profile as Profile
+    from c4d.core.caching.profile import ProfileError as ProfileError
     from c4d.core.caching.rules import BlocksRule as BlocksRule
     from c4d.core.caching.rules import CacheMethod as CacheMethod
     from c4d.core.caching.rules import ModuleRule as ModuleRule
@@ -72,12 +76,14 @@ PLACES = {
     "cached": "c4d.api:cached",
     "attention": "c4d.api:attention",
     "sharded": "c4d.api:sharded",
+    "tune": "c4d.calibrate.tune:tune",
     "SequenceParallel": "c4d.parallel:SequenceParallel",
     "methods": "c4d.core.methods:METHODS",
     "backends": "c4d.backends:",
     "bundled_model": "c4d.bundled.models:bundled_model",
     # What that gives
     "Acceleration": "c4d.core.runtime.acceleration:Acceleration",
+    "Profile": "c4d.core.caching.profile:Profile",
     "Session": "c4d.core.runtime.session:Session",
     "AttentionSession": "c4d.core.integration.processor_patch:AttentionSession",
     "Parallel": "c4d.parallel.session:Parallel",
@@ -86,6 +92,8 @@ PLACES = {
     # Errors
     "MethodError": "c4d.core.text.grammar:MethodError",
     "RunError": "c4d.core.runtime.steps:RunError",
+    "ProfileError": "c4d.core.caching.profile:ProfileError",
+    "CalibrationError": "c4d.calibrate.errors:CalibrationError",
     "UnsupportedModelError": "c4d.models:UnsupportedModelError",
     "UnsupportedError": "c4d.backends:UnsupportedError",
     "BackendUnavailableError": "c4d.backends:BackendUnavailableError",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import reprlib
 import warnings
 from functools import partial
@@ -21,6 +22,7 @@ from c4d.core.integration.processor_patch import AttentionSession
 from c4d.core.integration.transformers import signature, transformers_of
 from c4d.core.runtime.acceleration import Acceleration
 from c4d.core.runtime.acceleration import enabled as enabled_on
+from c4d.core.runtime.choice import ALL, AUTO, choose_method
 from c4d.core.runtime.history import HistoryConfig
 from c4d.core.runtime.session import TRACED_RUNS, Session
 from c4d.core.runtime.steps import NoClock, SchedulerTracker, StepTracker
@@ -34,11 +36,14 @@ from c4d.parallel.groups import make
 from c4d.parallel.session import Parallel, partial_kernels
 from c4d.parallel.start import start
 
+logger = logging.getLogger("c4d")
+
 
 def cached(
     model: Any,
-    method: CacheMethod | str,
+    method: CacheMethod | str = AUTO,
     *,
+    quality: str = "balanced",
     scheduler: Any = None,
     spec: ModelSpec | None = None,
     backend: Backend | str = "auto",
@@ -57,6 +62,9 @@ def cached(
             over the same transformers (each with its own scheduler or not), or a bare transformer, which then needs
             ``scheduler`` or ``session.begin(timesteps)``.
         method: a :class:`CacheMethod` from ``c4d.methods``, or its text, such as ``"taylorseer:interval=5,order=1"``.
+            ``"auto"`` takes a profile of this model if there is one, else the universal one, else nothing;
+            ``session.chosen`` says what and why.
+        quality: of ``"auto"``: ``"high"``, ``"balanced"`` or ``"fast"``.
         scheduler: the diffusers scheduler that drives a loop of your own over a bare transformer.
         spec: a description of a transformer that c4d does not know.
         backend: a name from ``c4d doctor`` or an object; ``"auto"`` takes the best one that can run here.
@@ -82,7 +90,9 @@ def cached(
     if history_dtype is not None and history_dtype not in chosen.dtypes:
         able = names(chosen.dtypes)
         raise UnsupportedError(f"history_dtype is {history_dtype}; backend {chosen.name!r} computes in {able}")
-    made = parse(method) if isinstance(method, str) else method
+    pipelines = list(model) if isinstance(model, list | tuple) else [model]
+    transformers = _shared_by(pipelines)
+    made, why = _made(method, transformers, scheduler or getattr(pipelines[0], "scheduler", None), quality)
     wide = [rule.forecast for rule in made.rules if isinstance(rule.forecast, FeatureForecaster)]
     if torch.float64 not in chosen.dtypes and any(forecast.needs_double for forecast in wide):
         raise UnsupportedError(
@@ -90,12 +100,7 @@ def cached(
         )
     if traced_runs is not None and (isinstance(traced_runs, bool) or traced_runs < 1):
         raise ValueError(f"traced_runs must be a whole number of at least 1, or None for all, got {traced_runs!r}")
-    pipelines = list(model) if isinstance(model, list | tuple) else [model]
-    transformers = _shared_by(pipelines)
     described = [(transformer, spec or spec_for(transformer)) for transformer in transformers]
-    for rule in made.rules:
-        if wrong := mismatch(rule.policy.made_for, signature(transformers[0])):
-            raise ProfileError(f"{made.name}: {wrong}; make one for it (c4d tune)")
     if doubt := made_for_another(made.name, described[0][1]):
         warnings.warn(doubt, RuntimeWarning, stacklevel=2)
     followed: list[tuple[Any, SchedulerTracker]] = []
@@ -104,7 +109,7 @@ def cached(
     else:
         followed = [(pipe, _clock_of(pipe, scheduler, len(transformers))) for pipe in pipelines]
         clock = followed[0][1] if len(followed) == 1 else NoClock()
-    return Session(
+    session = Session(
         described,
         made,
         clock=clock,
@@ -114,6 +119,10 @@ def cached(
         pipelines=followed,
         traced_runs=traced_runs,
     )
+    if why is not None:
+        session.chosen = why
+        logger.info("%s", why)
+    return session
 
 
 def attention(
@@ -223,6 +232,7 @@ def accelerate(
     parallel: SequenceParallel | None = None,
     branches: int = 1,
     scheduler: Any = None,
+    quality: str = "balanced",
     spec: ModelSpec | None = None,
     backend: Backend | str = "auto",
     history_dtype: torch.dtype | None = None,
@@ -233,11 +243,11 @@ def accelerate(
 
     Args:
         model: as in :func:`cached`; with ``attention`` or ``parallel`` one pipeline, or a bare transformer.
-        cache: a method, as in :func:`cached`; None caches nothing.
+        cache: a method, or ``"auto"``, as in :func:`cached`; None caches nothing.
         attention: the kernel, as in :func:`attention`; None leaves the model's own, or lets ``parallel`` choose.
         parallel: how the ranks of a job share each forward, as in :func:`sharded`; None uses this rank alone.
         branches: with ``parallel``, 2 if every step calls the model for two branches of guidance.
-        scheduler, spec, backend, history_dtype, history_on, traced_runs: as in :func:`cached`.
+        quality, scheduler, spec, backend, history_dtype, history_on, traced_runs: as in :func:`cached`.
 
     Raises:
         ValueError: nothing was asked for; and as the parts do, which say what they raise.
@@ -253,6 +263,7 @@ def accelerate(
     session = None
     if cache is not None:
         kept: dict[str, Any] = {"history_dtype": history_dtype, "history_on": history_on, "traced_runs": traced_runs}
+        kept["quality"] = quality
         try:
             session = cached(model, cache, scheduler=scheduler, spec=spec, backend=chosen, ranks=ranks, **kept)
         except BaseException:
@@ -291,6 +302,20 @@ def _check_kinds(*arguments: tuple[Any, tuple[type, ...], str, str]) -> None:
     for value, kinds, name, wanted in arguments:
         if not isinstance(value, kinds):
             raise TypeError(f"{name} is {' '.join(reprlib.repr(value).split())}; give {wanted}")
+
+
+def _made(
+    method: CacheMethod | str, transformers: list[nn.Module], scheduler: Any, quality: str
+) -> tuple[CacheMethod, str | None]:
+    """The method, and why it is that one, if nobody said which; raises ProfileError for a profile of another model."""
+    if method == AUTO:
+        choice = choose_method(transformers, scheduler, quality)
+        return choice.method or parse(ALL), choice.why
+    made = parse(method) if isinstance(method, str) else method
+    for rule in made.rules:
+        if wrong := mismatch(rule.policy.calibrated_for, signature(transformers[0])):
+            raise ProfileError(f"{made.name}: {wrong}; make one for it (c4d tune)")
+    return made, None
 
 
 def _clock_of(pipeline: Any, scheduler: Any, experts: int) -> SchedulerTracker:

@@ -33,10 +33,6 @@ class Anchor:
     latents: Sequence[Tensor]
 
 
-class Given:
-    """Weights that are known: ``weights(step, anchors, reference)``, instead of a fit."""
-
-
 Weights = Callable[[int, Sequence[Anchor]], "list[float]"]
 
 
@@ -84,7 +80,8 @@ class Fit:
                     outputs = before.outputs[i]
                 else:
                     track.samples.append([kept(a.sample) for a in arrivals])
-                    track.inputs.append([as_given(passing, k, a) for k, a in enumerate(arrivals)])
+                    own = track.samples[i]
+                    track.inputs.append([as_given(passing, k, a, own[k]) for k, a in enumerate(arrivals)])
                     if i in computed:
                         outputs = [kept(a.output) for a in arrivals if a.output is not None]
                         self.passes += 1 / reference.steps

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,9 +15,11 @@ from torch import Tensor
 from c4d.calibrate.errors import CalibrationError
 from c4d.calibrate.lockstep import Arrival, Call, Lockstep, Samplings
 from c4d.calibrate.sampler import affine, coordinate_of
-from c4d.core.caching.noise import Coordinate
+from c4d.calibrate.store import Store, reopened
+from c4d.core.caching.noise import COORDINATES, Coordinate
 from c4d.core.runtime.steps import RunError, noise_levels
 
+SAMPLED = 64  # numbers of a sampling's noise, by which it is known again
 NEAR = 0.01  # relative: of tensors that are taken for the same, rounded to bf16 on the way
 LOOPS = "a profile is for one denoising loop in which every step of the scheduler is made by calls of one transformer"
 
@@ -59,15 +63,17 @@ class Reference:
         return frozenset(i for i, expert in enumerate(self.experts) if i == 0 or expert != self.experts[i - 1])
 
 
-def record(samplings: Samplings) -> Reference:
-    """Runs all samplings as they are.
+def record(
+    samplings: Samplings, store: Store | None = None, told: Callable[[str], None] = lambda line: None
+) -> Reference:
+    """Runs all samplings as they are, and keeps in ``store`` what passes through the scheduler.
 
-    Raises :class:`CalibrationError` for a sampler that is not affine or adds noise, for an unknown kind of prediction,
-    and for steps that no transformer makes, or several.
+    ``told`` is told what it will take, after the first two steps. Raises :class:`CalibrationError` for a sampler that
+    is not affine or adds noise, for an unknown kind of prediction, and for steps that no transformer makes, or several.
     """
-    coordinate = coordinate_of(samplings.scheduler)
-    track, experts, latents, levels = Track(frozenset()), list[int](), True, list[float]()
-    after: list[Tensor] = []
+    store, track, experts = store or Store(), Track(frozenset()), list[int]()
+    coordinate, latents, levels = coordinate_of(samplings.scheduler), True, list[float]()
+    started, after = time.monotonic(), list[Tensor]()
     with Lockstep(samplings) as passing:
         while (arrivals := passing.arrive()) is not None:
             made = {call.expert for calls in passing.calls for call in calls}
@@ -75,18 +81,55 @@ def record(samplings: Samplings) -> Reference:
                 what = "several transformers" if made else "no transformer"
                 raise CalibrationError(f"step {passing.steps} of the sampler was made by {what} of this model: {LOOPS}")
             experts.append(made.pop())
-            track.samples.append([kept(a.sample) for a in arrivals])
-            track.inputs.append([as_given(passing, i, a) for i, a in enumerate(arrivals)])
             outputs = [a.output for a in arrivals if a.output is not None]
-            track.outputs.append([kept(x) for x in outputs])
+            samples = [store.keep(a.sample) for a in arrivals]
+            track.samples.append(samples)
+            track.inputs.append([_given(passing, i, a, samples[i], store.keep) for i, a in enumerate(arrivals)])
+            track.outputs.append([store.keep(x) for x in outputs])
             if passing.steps < 2:
                 affine(partial(passing.twin, 0), arrivals[0], checked=True)
                 latents = latents and are_plain(passing.calls[0], track.inputs[-1][0], track.outputs[-1][0])
                 levels = noise_of(passing.twin(0))
-            after = [kept(x) for x in passing.answer(outputs)]
-    track.samples.append(after)
+            after = passing.answer(outputs)
+            if passing.steps == 1:
+                told(expected(len(levels), samples, (time.monotonic() - started) / 2))
+    track.samples.append([store.keep(x) for x in after])
     track.computed = frozenset(range(len(experts)))
-    return Reference(track, levels[-len(experts) :], experts, coordinate, latents)
+    reference = Reference(track, levels[-len(experts) :], experts, coordinate, latents)
+    first = [float(x) for x in track.samples[0][0].flatten()[:SAMPLED]]
+    about = {"levels": reference.levels, "experts": experts, "kind": coordinate.name, "latents": latents}
+    store.close({**about, "count": samplings.count, "first": first})
+    return reference
+
+
+def expected(steps: int, samples: Sequence[Tensor], seconds: float) -> str:
+    """In words, what a reference pass of ``steps`` takes: 2 tensors a step and sample, and the time."""
+    size = (2 * steps + 1) * sum(x.numel() for x in samples) * 4
+    return f"reference samples: {steps} steps, about {steps * seconds:.0f} s and {size / 2**20:.1f} MiB on the host"
+
+
+def reopen(samplings: Samplings, folder: Path) -> Reference | None:
+    """The reference that an earlier, whole :func:`record` of these samplings kept in ``folder``; None if there is none.
+
+    The noise that the first sampling begins with tells whether it is theirs.
+    """
+    if (found := reopened(folder)) is None or found[1]["count"] != samplings.count:
+        return None
+    tensors, about = iter(found[0]), found[1]
+    with Lockstep(samplings) as passing:
+        arrivals = passing.arrive()
+        assert arrivals is not None
+        if [float(x) for x in kept(arrivals[0].sample).flatten()[:SAMPLED]] != about["first"]:
+            return None
+        own = kept(arrivals[0].sample)
+        scaled = as_given(passing, 0, arrivals[0], own) is not own
+    track, count = Track(frozenset(range(len(about["experts"])))), samplings.count
+    for _ in about["experts"]:
+        track.samples.append([next(tensors) for _ in range(count)])
+        track.inputs.append([next(tensors) for _ in range(count)] if scaled else track.samples[-1])
+        track.outputs.append([next(tensors) for _ in range(count)])
+    track.samples.append([next(tensors) for _ in range(count)])
+    return Reference(track, about["levels"], about["experts"], COORDINATES[about["kind"]], about["latents"])
 
 
 def noise_of(scheduler: Any) -> list[float]:
@@ -97,15 +140,20 @@ def noise_of(scheduler: Any) -> list[float]:
         raise CalibrationError(str(error)) from error
 
 
-def as_given(passing: Lockstep, index: int, arrival: Arrival) -> Tensor:
-    """The sample as the scheduler scales it for the transformer."""
+def as_given(passing: Lockstep, index: int, arrival: Arrival, sample: Tensor) -> Tensor:
+    """The sample as the scheduler scales it for the transformer; ``sample``, its copy on the host, if it does not."""
+    return _given(passing, index, arrival, sample, kept)
+
+
+def _given(passing: Lockstep, index: int, arrival: Arrival, sample: Tensor, keep: Callable[[Tensor], Tensor]) -> Tensor:
     scale = getattr(passing.twin(index), "scale_model_input", None)
-    return kept(arrival.sample if scale is None else scale(arrival.sample, arrival.timestep))
+    scaled = arrival.sample if scale is None else scale(arrival.sample, arrival.timestep)
+    return sample if scaled is arrival.sample else keep(scaled)
 
 
 def kept(x: Tensor) -> Tensor:
     """A copy in fp32 on the host."""
-    return x.detach().to("cpu", torch.float32, copy=True)
+    return Store().keep(x)
 
 
 def are_plain(calls: Sequence[Call], given: Tensor, output: Tensor) -> bool:

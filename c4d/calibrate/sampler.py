@@ -11,9 +11,9 @@ from torch import Tensor
 from c4d.calibrate.errors import CalibrationError
 from c4d.calibrate.lockstep import Arrival
 from c4d.core.caching.noise import COORDINATES, Coordinate
+from c4d.core.runtime.steps import PREDICTIONS, prediction_of
 
 TOLERANCE = 1e-3  # of the step's own size
-KINDS = {"flow_prediction": "flow", "epsilon": "epsilon", "v_prediction": "v"}
 
 
 class Affine(NamedTuple):
@@ -62,13 +62,11 @@ def affine(twin: Callable[[], Any], arrival: Arrival, *, checked: bool = False) 
 
 def coordinate_of(scheduler: Any) -> Coordinate:
     """By what the model predicts; raises :class:`CalibrationError` where the scheduler does not say it."""
-    config = getattr(scheduler, "config", {})
-    kind = KINDS.get(str(config.get("prediction_type")))
-    if type(scheduler).__name__.startswith("FlowMatch") or config.get("use_flow_sigmas"):
-        kind = "flow"
+    kind = prediction_of(scheduler)
     if kind is None:
+        predicted = getattr(scheduler, "config", {}).get("prediction_type")
         raise CalibrationError(
-            f"{type(scheduler).__name__} predicts {config.get('prediction_type')!r}, of which no profile can be made: "
-            f"known are {', '.join(KINDS)}"
+            f"{type(scheduler).__name__} predicts {predicted!r}, of which no profile can be made: known are "
+            f"{', '.join(PREDICTIONS)}"
         )
     return COORDINATES[kind]

@@ -111,8 +111,8 @@ class Policy(ABC, Generic[S]):
         return False
 
     @property
-    def made_for(self) -> Mapping[str, Any] | None:
-        """The model that it was calibrated for (:func:`c4d.core.spec.signature`); None goes with any."""
+    def calibrated_for(self) -> Mapping[str, Any] | None:
+        """The model that it was made for (:func:`c4d.core.integration.transformers.signature`), None for any."""
         return None
 
     @property
@@ -152,8 +152,8 @@ class Wrapper(Policy[S]):
         return self.inner.by_noise
 
     @property
-    def made_for(self) -> Mapping[str, Any] | None:
-        return self.inner.made_for
+    def calibrated_for(self) -> Mapping[str, Any] | None:
+        return self.inner.calibrated_for
 
     @property
     def steps(self) -> int | None:
@@ -196,6 +196,10 @@ class LinearForecaster(Forecaster):
     def reads_latents(self) -> bool:
         """Whether two weights more follow: of the latents now, and of those of the last computed step."""
         return False
+
+    def of_run(self, total: int) -> LinearForecaster:
+        """What forecasts in a run of ``total`` steps."""
+        return self
 
     @abstractmethod
     def weights(self, times: Sequence[float], t: float) -> Sequence[float]:

@@ -42,7 +42,7 @@ class CFGParallel(Unsaved):
     def install(self) -> None:
         self._hooks.before(self.transformer, self.enter)
         self._hooks.after(self.transformer, self.leave, first=True, always=True)
-        self._forward = ForwardPatch(self, self.transformer, unless_elsewhere)  # type: ignore[arg-type]
+        self._forward = ForwardPatch(self, self.transformer, unless_elsewhere)
 
     def remove(self) -> None:
         self._hooks.remove()

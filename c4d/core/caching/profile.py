@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,9 @@ from c4d.core.caching.solver import FEATURES, Plan, blended, weights_of
 from c4d.core.types import Action, LinearForecaster, Measured, Policy, RelativeL1, Signal, Step
 
 FORMAT, VERSION = "c4d profile", 1
+
+
+FEW = "a profile begins at 12 steps, and of a distilled model each one counts"
 
 
 class ProfileError(ValueError):
@@ -138,11 +141,14 @@ def mismatch(made_for: Mapping[str, Any] | None, signature: Mapping[str, Any]) -
     return None
 
 
+Plans = Callable[[int], "Plan | None"]  # of a run of so many steps; None computes all of them
+
+
 @dataclass(frozen=True)
 class ByNoise(Policy["frozenset[int] | None"]):
-    """Computes the steps whose noise levels lie nearest to those of a plan."""
+    """Computes the steps whose noise levels lie nearest to those of the run's plan."""
 
-    plan: Plan
+    plans: Plans
     model: Mapping[str, Any] | None = None
 
     @property
@@ -150,7 +156,7 @@ class ByNoise(Policy["frozenset[int] | None"]):
         return True
 
     @property
-    def made_for(self) -> Mapping[str, Any] | None:
+    def calibrated_for(self) -> Mapping[str, Any] | None:
         return self.model
 
     def init(self) -> frozenset[int] | None:
@@ -161,19 +167,25 @@ class ByNoise(Policy["frozenset[int] | None"]):
     ) -> tuple[Action, frozenset[int]]:
         assert step.levels is not None  # by_noise
         if chosen is None:
-            return Action.COMPUTE, self.plan.steps(step.levels)
+            plan = self.plans(step.total)
+            return Action.COMPUTE, frozenset(range(step.total)) if plan is None else plan.steps(step.levels)
         return (Action.COMPUTE if step.index in chosen else Action.REUSE), chosen
 
     def idle(self, total: int, measured: Measured) -> str:
-        return f"the profile computes {len(self.plan.computed)} steps, and the run has {total}"
+        plan = self.plans(total)
+        if plan is None:
+            return f"of {total} steps none is spared: {FEW}"
+        return f"the profile computes {len(plan.computed)} steps, and the run has {total}"
 
 
 @dataclass(frozen=True)
 class Calibrated(LinearForecaster):
-    """Outputs by the coefficients of a plan (:mod:`c4d.core.caching.solver`)."""
+    """Outputs by the coefficients of the run's plan (:mod:`c4d.core.caching.solver`)."""
 
-    plan: Plan
+    plans: Plans
     coordinate: Coordinate
+    plan: Plan | None = None
+    made: dict[int, Calibrated] = field(default_factory=dict, compare=False, repr=False)  # by the length of runs
 
     over = "sigma"
     reads_latents = True
@@ -182,5 +194,11 @@ class Calibrated(LinearForecaster):
     def num_features(self) -> int:
         return FEATURES
 
+    def of_run(self, total: int) -> Calibrated:
+        if total not in self.made:
+            self.made[total] = replace(self, plan=self.plans(total), made={})
+        return self.made[total]
+
     def weights(self, times: Sequence[float], t: float) -> list[float]:
+        assert self.plan is not None  # of_run: a run without a plan reuses nothing
         return weights_of(self.plan.coefficients(times[-1], t), times, t, self.coordinate)

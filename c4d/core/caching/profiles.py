@@ -1,17 +1,27 @@
-"""Where profiles are found: a file, the user's folder, and those that come with c4d."""
+"""Where profiles are found (a file, the user's folder, those that come with c4d), and the rule of one."""
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from c4d.core.caching.profile import Profile, ProfileError, mismatch
+from c4d.core.caching.profile import ByNoise, Calibrated, Profile, ProfileError, mismatch
+from c4d.core.caching.rules import OutputRule
+from c4d.core.caching.solver import Plan
 
 OWN = "c4d.core.methods"  # the package whose folder ``profiles`` has those that come with c4d
-UNIVERSAL = "universal"
+# Of the steps of a run, how many are computed, and the least number of them. Of fewer than SHORT none is spared.
+QUALITIES = {"high": (0.40, 14), "balanced": (0.28, 10), "fast": (0.20, 7)}
+SHORT = 12
+
+
+def universal(kind: str) -> str:
+    """The name of the profile that was made for no model in particular, of those that predict this."""
+    return "universal" if kind == "flow" else f"universal-{kind}"
 
 
 def folder() -> Path:
@@ -47,3 +57,37 @@ def for_model(signature: Mapping[str, Any]) -> tuple[str, Profile] | None:
         if profile.made_for is not None and mismatch(profile.made_for, signature) is None:
             return name, profile
     return None
+
+
+def of_quality(profile: Profile, quality: str, total: int) -> int | None:
+    """How many of ``total`` steps are computed for a quality; None for all of them.
+
+    Raises :class:`ProfileError` for an unknown quality.
+    """
+    if quality not in QUALITIES:
+        raise ProfileError(f"unknown quality {quality!r}: known are {', '.join(QUALITIES)}")
+    share, least = QUALITIES[quality]
+    wanted = max(least, round(share * total))
+    if total < SHORT or wanted >= total or wanted < min(profile.plans):
+        return None
+    return min(wanted, max(profile.plans))
+
+
+def rule_of(profile: Profile, computed: int | None = None, quality: str | None = None) -> OutputRule:
+    """The rule of a profile, for ``computed`` steps, or as many as a ``quality`` asks for.
+
+    Raises :class:`ProfileError` for what the profile has not.
+    """
+    if quality is None:
+        fixed = profile.plan(computed)
+    else:
+        of_quality(profile, quality, 0)
+
+    @functools.cache
+    def plans(total: int) -> Plan | None:
+        if quality is None:
+            return fixed
+        wanted = of_quality(profile, quality, total)
+        return None if wanted is None else profile.plan(wanted)
+
+    return OutputRule(ByNoise(plans, profile.made_for), Calibrated(plans, profile.coordinate), residual=False)

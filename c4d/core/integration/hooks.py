@@ -37,6 +37,12 @@ class Listener(Protocol):
     def plan(self, stack: Any, blocks: Any) -> Any: ...
 
 
+class Turn(Protocol):
+    """Whose forwards a patch belongs to; ``current`` is None while they are to run as they are."""
+
+    current: Any
+
+
 class Unsaved:
     """A mixin: in a copy or a pickle of the model it is None."""
 
@@ -175,8 +181,8 @@ class ForwardPatch:
     ``before`` is the instance attribute that was there (accelerate and diffusers set one), None if it was the class's.
     """
 
-    def __init__(self, session: Listener, module: nn.Module, around: Callable[..., Any]) -> None:
-        self._session: Listener | None = session
+    def __init__(self, session: Turn, module: nn.Module, around: Callable[..., Any]) -> None:
+        self._session: Turn | None = session
         self._owner = weakref.ref(session)  # also when it is only a pass-through
         self._module, self._around = module, around
         self.before = module.__dict__.get("forward")

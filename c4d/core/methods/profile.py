@@ -15,23 +15,18 @@ along the cached run itself.
 """
 
 from c4d.core.caching.method import method
-from c4d.core.caching.profile import ByNoise, Calibrated, Profile
-from c4d.core.caching.profiles import found
-from c4d.core.caching.rules import OutputRule, Rule
+from c4d.core.caching.profiles import found, rule_of
+from c4d.core.caching.rules import Rule
 
 
 @method("profile", example="schedule:computed=0/1/2+taylor@output")
-def profile(path: str, computed: int | None = None) -> Rule:
+def profile(path: str, computed: int | None = None, quality: str | None = None) -> Rule:
     """A profile: the steps that were found best for this model, and learned forecasts of the outputs between them.
 
     ``path`` is a file that ``c4d tune`` wrote, or the name of one in ~/.cache/c4d/profiles or of those that come with
-    c4d. ``computed``: how many steps are computed; without it the number that the profile was made for.
+    c4d. ``computed``: how many steps are computed; or ``quality`` (high, balanced or fast) says it by the number of
+    steps that a run has. Without either it is the number that the profile was made for.
     """
-    loaded: Profile = found(path)
-    return rule_of(loaded, computed)
-
-
-def rule_of(loaded: Profile, computed: int | None = None) -> Rule:
-    """The rule of a profile that is there. Raises ValueError for a number of computed steps that it has not."""
-    plan = loaded.plan(computed)
-    return OutputRule(ByNoise(plan, loaded.made_for), Calibrated(plan, loaded.coordinate), residual=False)
+    if computed is not None and quality is not None:
+        raise ValueError(f"computed={computed} and quality={quality} both say how many steps are computed; keep one")
+    return rule_of(found(path), computed, quality)

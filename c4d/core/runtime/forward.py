@@ -328,7 +328,10 @@ class Forward:
         latents: list[Tensor] = []
         if (then := history.beside) is not None:
             latents = [like_output(self._latents(), history.shapes[0]), then]
-        return self.tools.forecast(history, rule.forecast, self.time(rule), field, base, latents)
+        forecaster = rule.forecast
+        if isinstance(forecaster, LinearForecaster):
+            forecaster = forecaster.of_run(self.step.total)
+        return self.tools.forecast(history, forecaster, self.time(rule), field, base, latents)
 
     def _band(self, x: Tensor, cutoff: float) -> Tensor:
         """Of tokens [B, S, D] at the exit, what changes slowly over their grid."""

@@ -65,6 +65,7 @@ class Session(Entered, Unsaved):
         self._traced_runs = traced_runs
         self._runs = 0
         self._peak = 0
+        self.chosen: str | None = None  # of "auto": what was chosen, and why
         self.unused = "c4d.cached"
 
     # -- for users

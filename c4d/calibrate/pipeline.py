@@ -1,0 +1,58 @@
+"""A pipeline's samplings: what ``c4d.tune(pipe, prompts=[…])`` runs."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from c4d.calibrate.errors import CalibrationError
+
+ASKED_BY = ("prompt", "class_labels")  # the argument that says what to show, by what a pipeline calls it
+
+
+def asked(pipe: Any, prompts: Sequence[str]) -> tuple[str, list[Any]]:
+    """The argument of the pipeline that takes ``prompts``, and what it takes: texts, or the numbers of classes.
+
+    Raises :class:`CalibrationError` for a pipeline that takes neither, and for a class that it does not know.
+    """
+    parameters = inspect.signature(pipe.__call__).parameters
+    name = next((name for name in ASKED_BY if name in parameters), None)
+    if name is None:
+        raise CalibrationError(
+            f"{type(pipe).__name__} takes no prompt: sample in a function of your own, c4d.tune(pipe, generate, "
+            "samples=…, scheduler=pipe.scheduler)"
+        )
+    if name == "prompt":
+        return name, list(prompts)
+    labels: Mapping[str, int] = pipe.labels
+    if strange := [prompt for prompt in prompts if prompt not in labels]:
+        raise CalibrationError(f"{type(pipe).__name__} has no class {strange[0]!r}: known are {', '.join(labels)}")
+    return name, [labels[prompt] for prompt in prompts]
+
+
+def sampling(
+    pipe: Any, prompts: Sequence[str], *, seed: int, batch: int, call: Mapping[str, Any]
+) -> tuple[Callable[[int], Any], int]:
+    """``generate(i)`` for the i-th batch of prompts, to latents, and how many batches there are.
+
+    Each prompt has noise of its own, of the seed ``seed`` and its number, made on the CPU: the same on every device
+    and in every batch.
+    """
+    name, values = asked(pipe, prompts)
+    groups = [range(start, min(start + batch, len(values))) for start in range(0, len(values), batch)]
+    more = dict(call)
+    if "output_type" in inspect.signature(pipe.__call__).parameters:
+        more.setdefault("output_type", "latent")
+
+    def generate(i: int) -> Any:
+        chosen = groups[i]
+        generators = [torch.Generator().manual_seed(seed + k) for k in chosen]
+        given = dict(more)
+        if isinstance(negative := given.get("negative_prompt"), str):
+            given["negative_prompt"] = [negative] * len(chosen)
+        return pipe(**{name: [values[k] for k in chosen]}, generator=generators, **given)
+
+    return generate, len(groups)

@@ -1,0 +1,220 @@
+"""The search for a schedule: which steps to compute, judged by what a fit on them leaves.
+
+A schedule is fitted on half of the samples and scored on all: the mean logarithm of each result's squared distance from
+the uncached one, and a quarter of the worst. Computed steps are moved one at a time, and a move that helps stays. A
+pass is ended early where the samples are further from the uncached ones than the best schedule's were, two and three
+computed steps after the change. What two schedules have in common is computed once. When no move helps, a computed step
+is taken away where that costs least and put back where one more gains most.
+
+The search is a pure function of the scores and of how many of them it may ask for, so that a journal of scores is all
+that it takes to go on after an interruption.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import time
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+from torch import Tensor
+
+from c4d.calibrate.fit import Fit, distances
+from c4d.calibrate.reference import Track
+
+MOVES = (-1, 1, -2, 2, -4, 4)
+WORST = 0.25  # the part of the worst sample in a score
+GIVEN_UP = ((2, 0.35), (3, 0.12))  # computed steps after the change, and how much worse the mean logarithm may be there
+TINY = 1e-12
+GAIN = 1e-3  # the least that counts as better
+
+
+Told = Callable[[frozenset[int], float, float, float], None]  # a schedule, its score, the best so far, seconds left
+
+
+class Pruned(Exception):
+    """A schedule is not worth the rest of its pass."""
+
+
+def score(errors: Tensor) -> float:
+    """Of the mean squared distances [samples]: lower is better."""
+    logs = (errors + TINY).log()
+    return float(logs.mean() + WORST * logs.max())
+
+
+class Journal:
+    """Scores by schedule, in memory and in a file of lines that is read again when a search goes on."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path, self._scores = path, dict[tuple[int, ...], float]()
+        if path is not None and path.exists():
+            for line in path.read_text().splitlines():
+                try:
+                    steps, found = json.loads(line)
+                except ValueError:  # the last line of a process that was killed
+                    continue
+                self._scores[tuple(steps)] = math.inf if found is None else found
+
+    def __contains__(self, computed: frozenset[int]) -> bool:
+        return tuple(sorted(computed)) in self._scores
+
+    def __getitem__(self, computed: frozenset[int]) -> float:
+        return self._scores[tuple(sorted(computed))]
+
+    def __setitem__(self, computed: frozenset[int], found: float) -> None:
+        steps = tuple(sorted(computed))
+        self._scores[steps] = found
+        if self._path is not None:
+            with self._path.open("a") as file:
+                file.write(json.dumps([steps, None if math.isinf(found) else found]) + "\n")
+
+    def __len__(self) -> int:
+        return len(self._scores)
+
+
+class Spent(Exception):
+    """The time or the trials of a search are used up."""
+
+
+class Allowance:
+    """What a search may take: so many trials, or seconds; a trial from the journal counts as one and takes no time."""
+
+    def __init__(self, trials: int | None = None, seconds: float | None = None) -> None:
+        self.trials, self.seconds = trials, seconds
+        self.used, self._started = 0, time.monotonic()
+
+    def take(self) -> None:
+        """Raises :class:`Spent` if there is no more."""
+        if (self.trials is not None and self.used >= self.trials) or self.left() <= 0:
+            raise Spent
+        self.used += 1
+
+    def left(self) -> float:
+        """Seconds."""
+        return math.inf if self.seconds is None else self.seconds - (time.monotonic() - self._started)
+
+
+class Search:
+    """For schedules of one number of computed steps at a time, over the samples of ``fit``."""
+
+    def __init__(
+        self,
+        fit: Fit,
+        journal: Journal,
+        *,
+        seed: int = 0,
+        told: Told | None = None,
+    ) -> None:
+        self.fit, self.journal, self._seed, self._told = fit, journal, seed, told
+        self.rows = list(range(0, fit.count, 2)) if fit.count > 1 else None
+        self._at, self._least = frozenset[int](), math.inf  # the best schedule so far, and its score
+        self._pass: Track | None = None  # one of them, mostly its
+
+    @property
+    def best(self) -> Track | None:
+        """A pass that has much in common with the best schedule; None before there is one."""
+        return self._pass
+
+    def run(self, starts: Iterable[frozenset[int]], allowed: Allowance) -> frozenset[int]:
+        """The best schedule found from the best of ``starts``, all of one length.
+
+        The first is taken as it is if there is nothing to spend.
+        """
+        schedules = list(dict.fromkeys(starts))
+        self._at, self._least, rnd = schedules[0], math.inf, random.Random(self._seed)
+        try:
+            for start in schedules:
+                self._try(start, allowed)
+            while self._moves(rnd, allowed) or self._exchange(allowed):
+                pass
+        except Spent:
+            pass
+        return self._at
+
+    def _try(self, candidate: frozenset[int], allowed: Allowance, *, moved: bool = False) -> bool:
+        """Whether it is better than what there is; then it takes its place."""
+        found = self._score(candidate, allowed, pruned=moved)
+        if found >= self._least - (GAIN if moved else 0.0):
+            return False
+        self._at, self._least = candidate, found
+        return True
+
+    def _moves(self, rnd: random.Random, allowed: Allowance) -> bool:
+        """One round of moves; whether any helped."""
+        helped = False
+        for place in rnd.sample(range(len(self._at)), len(self._at)):
+            for by in MOVES:
+                candidate = self._moved(place, by)
+                helped |= candidate is not None and self._try(candidate, allowed, moved=True)
+        return helped
+
+    def _exchange(self, allowed: Allowance, tries: int = 6) -> bool:
+        """One step taken away, another put into a gap: of the pairs that promise most by either change alone, the first
+        that helps."""
+        at, forced = self._at, self.fit.reference.forced
+        less = {k: self._score(at - {k}, allowed) for k in sorted(at - forced)}
+        more = {k: self._score(at | {k}, allowed) for k in middles(at, self.fit.reference.steps)}
+        pairs = sorted((less[j] + more[k], j, k) for j in less for k in more if abs(j - k) > 3)
+        return any(self._try(at - {j} | {k}, allowed, moved=True) for _, j, k in pairs[:tries])
+
+    def _moved(self, place: int, by: int) -> frozenset[int] | None:
+        step = sorted(self._at)[place]
+        free = 0 <= step + by < self.fit.reference.steps and step + by not in self._at
+        return self._at - {step} | {step + by} if free and step not in self.fit.reference.forced else None
+
+    def _score(self, computed: frozenset[int], allowed: Allowance, *, pruned: bool = False) -> float:
+        allowed.take()
+        if computed not in self.journal:
+            if pruned and (self._pass is None or self._pass.computed != self._at):
+                self._pass = self._follow(self._at)  # what a candidate has in common with it is at hand
+            try:
+                track = self._follow(computed, self._watch(computed) if pruned else None)
+                self.journal[computed] = score(self.fit.errors(track))
+                if self.journal[computed] < self._least:
+                    self._pass = track
+            except Pruned:
+                self.journal[computed] = math.inf
+            if self._told is not None:
+                self._told(computed, self.journal[computed], self._least, allowed.left())
+        return self.journal[computed]
+
+    def _follow(self, computed: frozenset[int], watch: Callable[[int, Track], None] | None = None) -> Track:
+        known = [] if self._pass is None else [self._pass]
+        return self.fit.follow(computed, rows=self.rows, known=known, watch=watch)
+
+    def _watch(self, computed: frozenset[int]) -> Callable[[int, Track], None]:
+        best = self._pass
+        assert best is not None
+        wanted, last = self.fit.reference.track.samples, max(computed ^ best.computed, default=0)
+        after = [k for k in sorted(computed & best.computed) if k > last]
+        limits = {after[n - 1]: limit for n, limit in GIVEN_UP if n <= len(after)}
+
+        def watch(i: int, track: Track) -> None:
+            if i in limits:
+                ours, theirs = (distances(t.samples[i], wanted[i]) + TINY for t in (track, best))
+                if float(ours.log().mean() - theirs.log().mean()) > limits[i]:
+                    raise Pruned
+
+        return watch
+
+
+def middles(computed: frozenset[int], steps: int) -> list[int]:
+    """The middle of each gap between computed steps, and after the last."""
+    ends = [*sorted(computed), steps]
+    return [(a + b) // 2 for a, b in pairwise(ends) if b - a > 1]
+
+
+def stretched(computed: Sequence[int], count: int, steps: int) -> frozenset[int]:
+    """``count`` steps at the quantiles of another schedule."""
+    at = sorted(computed)
+    found: list[int] = []
+    for j in range(count):
+        place = j * (len(at) - 1) / max(1, count - 1)
+        low = min(int(place), max(0, len(at) - 2))
+        level = at[low] + (place - low) * (at[min(low + 1, len(at) - 1)] - at[low])
+        nearest = min((k for k in range(steps) if k not in found), key=lambda k: abs(k - level))
+        found.append(nearest)
+    return frozenset(found)

@@ -1,0 +1,231 @@
+"""``c4d.tune``: a profile of a model, made by running it."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from c4d.calibrate import starts
+from c4d.calibrate.errors import CalibrationError
+from c4d.calibrate.fit import Fit, distances
+from c4d.calibrate.lockstep import Samplings
+from c4d.calibrate.pipeline import sampling
+from c4d.calibrate.reference import Reference, record, reopen
+from c4d.calibrate.search import Allowance, Journal, Search, stretched
+from c4d.calibrate.store import Store
+from c4d.core.caching.profile import Profile
+from c4d.core.caching.profiles import named, universal
+from c4d.core.caching.solver import Plan
+from c4d.core.integration.hooks import named as arguments
+from c4d.core.integration.transformers import signature, transformers_of
+from c4d.core.spec import ModelSpec
+from c4d.models import spec_for
+
+COMPUTED = (20, 14, 10)
+BATCH = 8
+LIBRARIES = ("c4d", "torch", "diffusers", "transformers")
+
+
+def tune(
+    model: Any,
+    generate: Callable[[int], Any] | None = None,
+    *,
+    prompts: Sequence[str] = (),
+    samples: int = 4,
+    computed: int | Sequence[int] = COMPUTED,
+    minutes: float = 4.0,
+    trials: int | None = None,
+    scheduler: Any = None,
+    spec: ModelSpec | None = None,
+    seed: int = 0,
+    batch: int | None = None,
+    begin: Profile | None = None,
+    work: str | Path | None = None,
+    about: Mapping[str, Any] | None = None,
+    progress: Callable[[str], None] = lambda line: None,
+    **call: Any,
+) -> Profile:
+    """Makes a profile of ``model``: which steps to compute, and how to make the outputs between (``profile:PATH``).
+
+    It runs the samples uncached once, then fits and searches on cached runs of them; the model stays what it was. With
+    ``minutes=0`` nothing is searched: the weights are fitted to a schedule that is known (``begin``, or planned).
+
+    Args:
+        model: a diffusers pipeline, or a bare transformer.
+        generate: ``generate(i)`` runs your own sampling of sample (or batch) i, the same each time, with ``scheduler``;
+            of a pipeline with ``prompts`` it is made here.
+        prompts: of a pipeline; texts, or names of classes. The noise of the i-th has the seed ``seed`` + i.
+        samples: how many samplings ``generate`` makes.
+        computed: numbers of computed steps, each with a plan of its own; between them others are interpolated.
+        minutes: how long to search, after the reference samples were made.
+        trials: of each number of computed steps, how many schedules may be tried; with it the result does not depend
+            on the machine's speed.
+        scheduler: that the samplings step with; of a pipeline its own.
+        spec: of a transformer that c4d does not know.
+        batch: how many prompts are made at once; fewer where memory ends (default 8).
+        begin: a profile whose schedules the search begins with, of this or of another model.
+        work: a folder in which the reference samples and the scores of schedules are kept, so that an interrupted call
+            with the same arguments goes on where it was.
+        about: more about the model that the profile is to name.
+        progress: is told lines.
+        call: what else the pipeline is called with, such as ``height`` or ``guidance_scale``.
+
+    Raises:
+        CalibrationError: a sampler that adds noise or is not affine in the model's output, samplings of different
+            lengths, fewer steps than are to be computed.
+        TypeError, UnsupportedModelError: as :func:`c4d.cached`.
+    """
+    transformers = list(transformers_of(model).values())
+    if not transformers:
+        raise TypeError(f"{type(model).__name__} has no transformer: give a diffusers pipeline, or the transformer")
+    counts = sorted({computed} if isinstance(computed, int) else set(computed), reverse=True)
+    if not counts or counts[-1] < 2:
+        raise CalibrationError(f"computed is {computed!r}: give numbers of steps from 2, such as (14, 10)")
+    if scheduler is None:
+        scheduler = getattr(model, "scheduler", None)
+    if generate is None and not prompts:
+        raise CalibrationError("nothing to sample: give prompts=[…] of a pipeline, or a function generate(i)")
+    read = [partial(_latents, module, spec or spec_for(module)) for module in transformers]
+    made_of = _Job(transformers, scheduler, read, Path(work) if work is not None else None, progress)
+    if generate is not None:
+        samplings, reference = made_of.recorded(generate, samples)
+    else:
+        samplings, reference = made_of.of_prompts(model, prompts, seed, batch or min(BATCH, len(prompts)), call)
+    if counts[0] >= reference.steps:
+        raise CalibrationError(
+            f"computed={counts[0]} of {reference.steps} steps leaves nothing to skip: take fewer than the run has"
+        )
+    fit = Fit(samplings, reference)
+    plans, measured = made_of.searched(fit, counts, minutes * 60.0, trials, begin)
+    told = {**_said(scheduler, reference, prompts, fit.count), **_numbers(call), **(about or {})}
+    return Profile(
+        reference.coordinate.name,
+        plans,
+        signature(transformers[0]),
+        told,
+        measured,
+        counts[len(counts) // 2],
+    )
+
+
+@dataclass
+class _Job:
+    transformers: Sequence[nn.Module]
+    scheduler: Any
+    read: Sequence[Callable[..., Tensor | None]]
+    work: Path | None
+    progress: Callable[[str], None]
+
+    def recorded(self, generate: Callable[[int], Any], count: int) -> tuple[Samplings, Reference]:
+        samplings = Samplings(self.transformers, self.scheduler, generate, count, self.read)
+        folder = None if self.work is None else self.work / "reference"
+        if folder is not None and (kept := reopen(samplings, folder)) is not None:
+            self.progress("reference samples: as they were kept")
+            return samplings, kept
+        return samplings, record(samplings, Store(folder), self.progress)
+
+    def of_prompts(
+        self, pipe: Any, prompts: Sequence[str], seed: int, batch: int, call: Mapping[str, Any]
+    ) -> tuple[Samplings, Reference]:
+        """In batches, halved as often as memory ends."""
+        while True:
+            generate, count = sampling(pipe, prompts, seed=seed, batch=batch, call=call)
+            try:
+                return self.recorded(generate, count)
+            except torch.OutOfMemoryError:
+                if batch == 1:
+                    raise
+                batch = (batch + 1) // 2
+                self.progress(f"out of memory: now {batch} prompts at once")
+
+    def searched(
+        self, fit: Fit, counts: Sequence[int], seconds: float, trials: int | None, begin: Profile | None
+    ) -> tuple[dict[int, Plan], dict[int, dict[str, Any]]]:
+        """A plan of each number of computed steps, the most first; each begins with what those before it found."""
+        reference, done = fit.reference, dict[int, frozenset[int]]()
+        first, plans, measured = starts.planned(reference, counts), dict[int, Plan](), dict[int, dict[str, Any]]()
+        ends = time.monotonic() + seconds
+        for place, count in enumerate(counts):
+            known = [stretched(sorted(done[more]), count, reference.steps) for more in sorted(done)[:1]]
+            others = [first[count], *known, *_begun(begin, reference, count)]
+            share = count / sum(counts[place:])
+            search = Search(fit, self._journal(fit), told=self._told(count, len(counts) > 1))
+            allowed = Allowance(trials, None if trials is not None else max(0.0, ends - time.monotonic()) * share)
+            done[count] = search.run(others, allowed)
+            track = fit.follow(done[count], known=[search.best] if search.best is not None else [])
+            plans[count], errors = fit.plan(track), fit.errors(track)
+            measured[count] = {"fit": {"samples": fit.count, **_closeness(errors, reference)}, "tried": allowed.used}
+            self.progress(
+                f"{count} computed steps: {measured[count]['fit']['db_mean']:.1f} dB in the latents on "
+                f"{fit.count} samples (worst {measured[count]['fit']['db_worst']:.1f}), {allowed.used} schedules tried"
+            )
+        return plans, measured
+
+    def _journal(self, fit: Fit) -> Journal:
+        return Journal(None if self.work is None else self.work / f"scores-{fit.count}.jsonl")
+
+    def _told(self, count: int, several: bool) -> Callable[[frozenset[int], float, float, float], None]:
+        def told(computed: frozenset[int], found: float, best: float, left: float) -> None:
+            if found <= best:
+                self.progress(f"{count} computed steps: score {found:.2f}, {left:.0f} s left")
+
+        return told
+
+
+def _begun(begin: Profile | None, reference: Reference, count: int) -> list[frozenset[int]]:
+    """Schedules of another profile, and of the universal one, at these noise levels."""
+    profiles = [] if begin is None else [begin]
+    if (path := named().get(universal(reference.coordinate.name))) is not None:
+        profiles.append(Profile.load(path))
+    found = []
+    for profile in profiles:
+        if profile.kind == reference.coordinate.name and min(profile.plans) <= count <= max(profile.plans):
+            steps = profile.plan(count).steps(reference.levels) | reference.forced
+            found += [steps] if len(steps) == count else []
+    return found
+
+
+def _latents(module: nn.Module, spec: ModelSpec, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:
+    given = arguments(module, args, kwargs).get(spec.latents)
+    return given.detach() if isinstance(given, Tensor) else None
+
+
+def _closeness(errors: Tensor, reference: Reference) -> dict[str, float]:
+    """How far results are from the uncached ones, in dB below their own mean square: mean and worst."""
+    power = distances(reference.track.samples[-1], [torch.zeros_like(x) for x in reference.track.samples[-1]])
+    decibels = -10.0 * ((errors + 1e-20) / power).log10()
+    return {"db_mean": round(float(decibels.mean()), 2), "db_worst": round(float(decibels.min()), 2)}
+
+
+def _said(scheduler: Any, reference: Reference, prompts: Sequence[str], samples: int) -> dict[str, Any]:
+    config = getattr(scheduler, "config", {})
+    shift = config.get("flow_shift", config.get("shift"))
+    versions = dict[str, str]()
+    for library in LIBRARIES:
+        try:
+            versions[library] = version(library)
+        except PackageNotFoundError:
+            continue
+    return {
+        "scheduler": type(scheduler).__name__,
+        "shift": shift,
+        "steps": reference.steps,
+        "samples": samples,
+        "latents": reference.latents,
+        "shape": list(reference.track.samples[0][0].shape[1:]),
+        "prompts": hashlib.sha256("\n".join(prompts).encode()).hexdigest() if prompts else None,
+        "versions": versions,
+    }
+
+
+def _numbers(call: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in call.items() if isinstance(value, int | float | str | bool)}

@@ -1,0 +1,58 @@
+"""What is done where nobody said how: a profile of this model, else the universal one, else nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from c4d.core.caching.profiles import QUALITIES, SHORT, for_model, named, universal
+from c4d.core.caching.rules import CacheMethod
+from c4d.core.integration.transformers import signature
+from c4d.core.runtime.steps import adds_noise, prediction_of
+from c4d.core.text.grammar import parse
+
+AUTO = "auto"
+BETTER = "c4d tune makes a profile of this model, which is closer"
+ALL = "taylorseer-lite:interval=1"  # computes every step
+
+
+@dataclass(frozen=True)
+class Choice:
+    """``method`` is None where nothing is cached; ``why`` says it in one line."""
+
+    method: CacheMethod | None
+    why: str
+
+
+def choose_method(transformers: Sequence[nn.Module], scheduler: Any, quality: str, steps: int | None = None) -> Choice:
+    """For a model that is sampled with ``scheduler``, in ``steps`` if that is known.
+
+    Raises ValueError for an unknown quality.
+    """
+    if quality not in QUALITIES:
+        raise ValueError(f"unknown quality {quality!r}: known are {', '.join(QUALITIES)}")
+    if steps is not None and steps < SHORT:
+        return Choice(None, f"no cache: of {steps} steps none can be spared ({few(steps)})")
+    if adds_noise(scheduler):
+        return Choice(None, f"no cache: {type(scheduler).__name__} adds noise in its steps, which no profile forecasts")
+    kind = prediction_of(scheduler)
+    if (own := for_model(signature(transformers[0]))) is not None and own[1].kind == kind:
+        made_with = own[1].about.get("scheduler", "another sampler")
+        return Choice(
+            parse(f"profile:{own[0]},quality={quality}"),
+            f"profile {own[0]!r}, made for this model with {made_with}; --quality {'|'.join(QUALITIES)}, or c4d tune "
+            "for prompts of your own",
+        )
+    if kind is not None and (name := universal(kind)) in named():
+        return Choice(
+            parse(f"profile:{name},quality={quality}"), f"the {name} profile, made on other, small models; {BETTER}"
+        )
+    return Choice(None, f"no cache: there is no profile for what {type(scheduler).__name__} predicts; {BETTER}")
+
+
+def few(steps: int) -> str:
+    """What a skipped step is worth where there are few."""
+    return f"a skipped one would save 1/{steps} of the time, and --steps {steps - 1} saves as much without a forecast"
