@@ -34,14 +34,16 @@ class Anchor:
 
 
 Weights = Callable[[int, Sequence[Anchor]], "list[float]"]
+Agreed = Callable[[Sequence[float]], "list[float]"]  # numbers that decide, as the first of several ranks has them
 
 
 class Fit:
     """Fits and replays on the samplings of a reference."""
 
-    def __init__(self, samplings: Samplings, reference: Reference, ridge: float = RIDGE) -> None:
-        self.samplings, self.reference, self.ridge = samplings, reference, ridge
-        self.passes = 0.0  # uncached passes of all samplings that were computed, in steps
+    def __init__(
+        self, samplings: Samplings, reference: Reference, *, ridge: float = RIDGE, agreed: Agreed = list
+    ) -> None:
+        self.samplings, self.reference, self.ridge, self.agreed = samplings, reference, ridge, agreed
         self.count = sum(len(x) for x in reference.track.samples[0])
 
     def follow(
@@ -84,7 +86,6 @@ class Fit:
                     track.inputs.append([as_given(passing, k, a, own[k]) for k, a in enumerate(arrivals)])
                     if i in computed:
                         outputs = [kept(a.output) for a in arrivals if a.output is not None]
-                        self.passes += 1 / reference.steps
                     else:
                         made = self._made(i, anchors, track.inputs[i])
                         if weights is not None:
@@ -126,7 +127,8 @@ class Fit:
 
     def errors(self, track: Track) -> Tensor:
         """[samples] mean squared distance of the results from the uncached ones."""
-        return distances(track.samples[-1], self.reference.track.samples[-1])
+        found = distances(track.samples[-1], self.reference.track.samples[-1])
+        return torch.tensor(self.agreed(found.tolist()), dtype=torch.float64)
 
     def _anchors(self, computed: frozenset[int], step: int) -> list[int]:
         experts = self.reference.experts
@@ -159,7 +161,7 @@ class Fit:
         prior[:free] += torch.linalg.solve(gram + ridge, right)
         if not prior.isfinite().all():
             raise CalibrationError(f"step {i} of a calibration sampling is not finite: try float32, or other samples")
-        return [float(w) for w in prior]
+        return self.agreed([float(w) for w in prior])
 
     def _rows(self, rows: Sequence[int] | None) -> list[list[int]]:
         """Of each sampling, those of its samples that are among ``rows`` of all."""

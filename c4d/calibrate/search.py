@@ -22,7 +22,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from c4d.calibrate.fit import Fit, distances
+from c4d.calibrate.fit import Agreed, Fit, distances
 from c4d.calibrate.reference import Track
 
 MOVES = (-1, 1, -2, 2, -4, 4)
@@ -86,9 +86,9 @@ class Allowance:
         self.trials, self.seconds = trials, seconds
         self.used, self._started = 0, time.monotonic()
 
-    def take(self) -> None:
-        """Raises :class:`Spent` if there is no more."""
-        if (self.trials is not None and self.used >= self.trials) or self.left() <= 0:
+    def take(self, agreed: Agreed) -> None:
+        """Raises :class:`Spent` if there is no more, on all ranks or on none."""
+        if (self.trials is not None and self.used >= self.trials) or agreed([self.left()])[0] <= 0:
             raise Spent
         self.used += 1
 
@@ -166,8 +166,8 @@ class Search:
         return self._at - {step} | {step + by} if free and step not in self.fit.reference.forced else None
 
     def _score(self, computed: frozenset[int], allowed: Allowance, *, pruned: bool = False) -> float:
-        allowed.take()
-        if computed not in self.journal:
+        allowed.take(self.fit.agreed)
+        if not self._remembered(computed):
             if pruned and (self._pass is None or self._pass.computed != self._at):
                 self._pass = self._follow(self._at)  # what a candidate has in common with it is at hand
             try:
@@ -180,6 +180,14 @@ class Search:
             if self._told is not None:
                 self._told(computed, self.journal[computed], self._least, allowed.left())
         return self.journal[computed]
+
+    def _remembered(self, computed: frozenset[int]) -> bool:
+        """Whether its score is known: on several ranks, whether the first of them knows it, who tells the others."""
+        mine = self.journal[computed] if computed in self.journal else math.nan
+        found = self.fit.agreed([mine])[0]
+        if not math.isnan(found) and computed not in self.journal:
+            self.journal[computed] = found
+        return not math.isnan(found)
 
     def _follow(self, computed: frozenset[int], watch: Callable[[int, Track], None] | None = None) -> Track:
         known = [] if self._pass is None else [self._pass]
@@ -195,7 +203,7 @@ class Search:
         def watch(i: int, track: Track) -> None:
             if i in limits:
                 ours, theirs = (distances(t.samples[i], wanted[i]) + TINY for t in (track, best))
-                if float(ours.log().mean() - theirs.log().mean()) > limits[i]:
+                if self.fit.agreed([float(ours.log().mean() - theirs.log().mean())])[0] > limits[i]:
                     raise Pruned
 
         return watch

@@ -25,10 +25,12 @@ from c4d.calibrate.store import Store
 from c4d.core.caching.profile import Profile
 from c4d.core.caching.profiles import named, universal
 from c4d.core.caching.solver import Plan
+from c4d.core.integration.hooks import at_work
 from c4d.core.integration.hooks import named as arguments
 from c4d.core.integration.transformers import signature, transformers_of
 from c4d.core.spec import ModelSpec
 from c4d.models import spec_for
+from c4d.parallel.session import Parallel
 
 COMPUTED = (20, 14, 10)
 BATCH = 8
@@ -95,6 +97,7 @@ def tune(
     if generate is None and not prompts:
         raise CalibrationError("nothing to sample: give prompts=[…] of a pipeline, or a function generate(i)")
     read = [partial(_latents, module, spec or spec_for(module)) for module in transformers]
+    ranks = at_work(transformers[0], Parallel)
     made_of = _Job(transformers, scheduler, read, Path(work) if work is not None else None, progress)
     if generate is not None:
         samplings, reference = made_of.recorded(generate, samples)
@@ -104,7 +107,7 @@ def tune(
         raise CalibrationError(
             f"computed={counts[0]} of {reference.steps} steps leaves nothing to skip: take fewer than the run has"
         )
-    fit = Fit(samplings, reference)
+    fit = Fit(samplings, reference, agreed=list if ranks is None else ranks.common)
     plans, measured = made_of.searched(fit, counts, minutes * 60.0, trials, begin)
     told = {**_said(scheduler, reference, prompts, fit.count), **_numbers(call), **(about or {})}
     return Profile(

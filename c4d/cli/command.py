@@ -16,9 +16,13 @@ import c4d
 from c4d.backends import Backend, select
 from c4d.backends.kernels import OWN, names
 from c4d.bundled import BUNDLED
-from c4d.cli.options import Options, read_prompts
+from c4d.cli.options import Options, Shared, read_prompts
 from c4d.cli.signals import Stops
 from c4d.cli.summary import listed, summary, time_spent
+from c4d.core.caching.profiles import SHORT
+from c4d.core.caching.rules import CacheMethod
+from c4d.core.integration.transformers import transformers_of
+from c4d.core.runtime.choice import AUTO, choose_method, few
 from c4d.core.text.grammar import parse
 from c4d.parallel import Degrees, Job, NoLauncherError, SequenceParallel, start
 from c4d.pipelines import (
@@ -63,6 +67,7 @@ class Plan:
     job: Job
     how: SequenceParallel
     degrees: Degrees
+    note: str | None = None  # about the method
 
     @property
     def replica(self) -> int:
@@ -84,6 +89,7 @@ def generate(options: Options, stops: Stops) -> None:
     folders = [folder for folder, _ in jobs]
     with ExitStack() as until_done, memory_explained(plan.backend, settings):
         notes = job.first(lambda: until_done.enter_context(exclusive_lock(out)))
+        notes = [*notes, *([plan.note] if plan.note else [])]
         records = job.first(lambda: results(out))
         keep = set[Path]() if options.overwrite else job.first(lambda: kept(jobs, settings, records))
         job.first(lambda: write_manifest(out, records))
@@ -91,7 +97,7 @@ def generate(options: Options, stops: Stops) -> None:
             say_before(notes, [(folder, request) for folder, request in jobs if folder in keep])
         waiting = [each for each in jobs if each[0] not in keep][plan.replica :: plan.degrees.data]
         if len(keep) < len(jobs):  # every group loads, also one without a prompt: ranks meet there
-            pipe, attention, ranks = _load(options, plan, [request for _, request in waiting], notes, until_done)
+            pipe, attention, ranks = load(options, plan, [request for _, request in waiting], notes, until_done)
             stops.check()
         if waiting and job.rank == 0 and not options.quiet:
             print(f"generating {sizes(pipe, waiting[0][1])}")
@@ -181,21 +187,29 @@ def prepare(options: Options) -> Plan:
         job = start(backend, how.timeout) if os.environ.get("WORLD_SIZE", "1") != "1" else Job()
     except NoLauncherError as error:
         raise InputError(f"WORLD_SIZE={os.environ['WORLD_SIZE']}: {error}") from error
-    settings, requests, degrees = job.all(lambda: _checked(options, backend, how, job))
-    return Plan(backend, settings, requests, job, how, degrees)
+    settings, requests, degrees, note = job.all(lambda: _checked(options, backend, how, job))
+    return Plan(backend, settings, requests, job, how, degrees, note)
 
 
 def _checked(
     options: Options, backend: Backend, how: SequenceParallel, job: Job
-) -> tuple[Settings, list[Request], Degrees]:
+) -> tuple[Settings, list[Request], Degrees, str | None]:
     cores = os.cpu_count() or 1  # with far more threads than that torch falls over
     if options.threads is not None and not 1 <= options.threads <= cores:
         raise InputError(
             f"threads is {options.threads!r}; allowed are whole numbers from 1 to {cores}, this machine's cores"
         )
-    method = None if options.cache is None else parse(options.cache)
     model = BUNDLED.get(options.model)
+    pipe = skeleton(options.model, allow_pickle=options.allow_pickle)
     dtype = parse_dtype(options.dtype, backend=backend) if options.dtype else backend.default_dtype
+    prompts = read_prompts(options)
+    requests = [
+        options.parts_of(Request, prompt=prompt, num_frames=options.frames, seed=options.seed + i)
+        for i, prompt in enumerate(prompts)
+    ]
+    if model:
+        requests = [request.with_defaults(model.defaults) for request in requests]
+    method, note = chosen(options, pipe, requests[0])
     history = options.history_dtype and parse_dtype(options.history_dtype, "dtype of the history", backend)
     settings = options.parts_of(
         Settings,
@@ -205,27 +219,35 @@ def _checked(
         history_dtype=names([history]) if history else None,
         fps=options.fps if options.fps is not None else float(model.defaults.fps if model else 16),
     )
-    prompts = read_prompts(options)
-    requests = [
-        options.parts_of(Request, prompt=prompt, num_frames=options.frames, seed=options.seed + i)
-        for i, prompt in enumerate(prompts)
-    ]
-    if model:
-        requests = [request.with_defaults(model.defaults) for request in requests]
-    pipe = skeleton(options.model, allow_pickle=options.allow_pickle)
     if method is not None:
         check_method(pipe, method, backend=backend, steps=requests[0].steps)
     if settings.attention != OWN:
         check_attention(pipe, settings.attention, dtype, backend=backend)
     degrees = check_ranks(pipe, how, job, requests[0], settings.attention, dtype, backend=backend)
-    if callable(pipe):  # else only the whole pipeline can tell, in _load
+    if callable(pipe):  # else only the whole pipeline can tell, in load
         call_arguments(pipe, requests[0])  # they differ in their prompts alone
     check_writable(options.out if options.out is not None else ROOT)
-    return settings, requests, degrees
+    return settings, requests, degrees, note
 
 
-def _load(
-    options: Options, plan: Plan, requests: Sequence[Request], notes: list[str], until_done: ExitStack
+def chosen(options: Options, pipe: Any, request: Request) -> tuple[CacheMethod | None, str | None]:
+    """The method, and what is to be said of it: why ``auto`` takes it, and that of few steps none can be spared."""
+    steps = effective(pipe, request).get("num_inference_steps") if callable(pipe) else request.steps
+    if options.cache == AUTO:
+        transformers = list(transformers_of(pipe).values())
+        try:
+            choice = choose_method(transformers, getattr(pipe, "scheduler", None), options.quality, steps)
+        except ValueError as error:
+            raise InputError(f"--quality: {error}") from error
+        return choice.method, f"--cache auto: {choice.why}"
+    method = None if options.cache is None else parse(options.cache)
+    if method is not None and steps is not None and steps < SHORT:
+        return method, f"{steps} steps are few to cache: {few(steps)}"
+    return method, None
+
+
+def load(
+    options: Shared, plan: Plan, requests: Sequence[Request], notes: list[str], until_done: ExitStack
 ) -> tuple[Any, Any, Any]:
     """The pipeline, what computes its attention, and the ranks that share it (None: not shared)."""
     model, settings, quiet = BUNDLED.get(options.model), plan.settings, options.quiet or plan.job.rank > 0
@@ -240,7 +262,7 @@ def _load(
     )
     for request in requests:  # all of them before the first is made, and before anything is compiled
         call_arguments(pipe, request)
-    compiled = compile_blocks(pipe) if options.compile else []
+    compiled = compile_blocks(pipe) if settings.compile else []
     for note in compiled if not quiet else ():
         print(note)
     notes += compiled

@@ -16,9 +16,10 @@ import c4d
 from c4d.backends import BackendUnavailableError, UnsupportedError
 from c4d.cli.catalogue import doctor_text, methods_text, models_text
 from c4d.cli.command import generate
-from c4d.cli.options import Parser, add_options, read_options
+from c4d.cli.options import Options, Parser, Shared, TuneOptions, add_options, read_options
 from c4d.cli.signals import Terminated, stoppable
 from c4d.cli.start import fail
+from c4d.cli.tune import run as tune
 from c4d.core.importing import CannotImportError
 from c4d.core.text.grammar import MethodError
 from c4d.parallel.agree import DisagreementError
@@ -103,6 +104,8 @@ def _run(arguments: list[str]) -> int:
 
     making = command("generate", "generate a clip, cached or not, and report on it")
     add_options(making)
+    tuning = command("tune", "make a profile of a model, measure it, and say which method to take")
+    add_options(tuning, TuneOptions)
     pages = {
         "methods": (methods_text, "the caching methods, their options, forecasters and sites"),
         "models": (models_text, "the models that can be cached, and the bundled ones"),
@@ -120,17 +123,21 @@ def _run(arguments: list[str]) -> int:
     else:
         with stoppable() as stops, warnings.catch_warnings():
             warnings.showwarning = noted(warnings.showwarning)
-            options = read_options(given, making)
-            if options.ranks is not None and "WORLD_SIZE" not in os.environ:
-                return launched(options.ranks, arguments)
-            generate(options, stops)
+            if given["command"] == "tune":
+                aims = read_options(given, tuning, TuneOptions)
+                return launched_or(aims, arguments, lambda: tune(aims, stops))
+            options = read_options(given, making, Options)
+            return launched_or(options, arguments, lambda: generate(options, stops))
     return 0
 
 
-def launched(ranks: int, arguments: list[str]) -> int:
-    """The same command in so many processes; what they share is said by the first of them."""
-    if ranks < 1:
-        raise InputError(f"ranks is {ranks!r}; allowed are whole numbers from 1")
+def launched_or(options: Shared, arguments: list[str], act: Callable[[], None]) -> int:
+    """``act()``; or, with --ranks, the same command in so many processes, of which the first says what they share."""
+    if options.ranks is None or "WORLD_SIZE" in os.environ:
+        act()
+        return 0
+    if options.ranks < 1:
+        raise InputError(f"ranks is {options.ranks!r}; allowed are whole numbers from 1")
     from c4d.parallel.launch import launch  # half a second that one process does not need
 
-    return launch(ranks, ["-m", "c4d", *arguments])
+    return launch(options.ranks, ["-m", "c4d", *arguments])

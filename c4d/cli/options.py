@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -14,6 +15,7 @@ from c4d.cli.config import from_file, read_text, unusable
 from c4d.pipelines import InputError
 
 T = TypeVar("T")
+S = TypeVar("S", bound="Shared")
 
 
 def whole(text: str) -> int:
@@ -28,6 +30,19 @@ def number(text: str) -> float:
         return float(_digits(text))
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    return tuple(whole(part) for part in text.split("/"))
+
+
+def size(text: str) -> int:
+    """Bytes."""
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]i?B|B)?\s*", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; write 64MiB or 8GiB")
+    unit = match[2] or "B"
+    return int(float(match[1]) * (1024 if "i" in unit else 1000) ** "BKMGT".index(unit[0]))
 
 
 def none_or_text(text: str) -> str | None:
@@ -47,8 +62,9 @@ def _digits(text: str) -> str:
     return text
 
 
-WHAT, HOW = "what to generate", "how to run"
+WHAT, HOW, GOAL = "what to generate", "how to run", "what to aim for"
 RANKS, WHERE = "several devices (torchrun --nproc-per-node=N)", "where to"
+GROUPS = (WHAT, GOAL, HOW, RANKS, WHERE)
 OWN_SIZE = "default: the model's own"
 
 
@@ -63,8 +79,8 @@ def switch(group: str, text: str) -> Any:
 
 
 @dataclass(frozen=True)
-class Options:
-    """Every option of ``generate``, declared here alone: its default, how its words are read, and what it is.
+class Shared:
+    """Options of every command that runs a model: their defaults, how their words are read, and what they are.
 
     The command line, its help and the keys of a YAML file follow from the fields.
     """
@@ -94,13 +110,6 @@ class Options:
         "N",
         "of the noise, the same on every device; the clips of a prompt file take N, N + 1, ...; default 0",
     )
-    fps: float | None = option(
-        None, WHAT, number, "X", f"frames a second of a saved video, not of a picture; {OWN_SIZE} or 16"
-    )
-
-    cache: str | None = option(
-        None, HOW, none_or_text, "TEXT", "caching method, such as fora:interval=3 (c4d methods); default none"
-    )
     attention: str = option(
         "auto",
         HOW,
@@ -115,17 +124,7 @@ class Options:
     threads: int | None = option(
         None, HOW, whole, "N", "CPU threads; default: the bundled model's own (1), else torch's choice"
     )
-    history_dtype: str | None = option(
-        None, HOW, str, "NAME", "what the cache keeps its features in; default: as computed"
-    )
-    history_on: str = option("device", HOW, str, "PLACE", "where the cache keeps them: device or host; default device")
     allow_pickle: bool = switch(HOW, "also read pickled weights (.bin), of people you trust; default: safetensors only")
-    compile: bool = switch(HOW, "compile the transformer's blocks before use")
-    compare: bool = switch(HOW, "also generate without the cache, and compare")
-    repeats: int = option(
-        1, HOW, whole, "N", "timed runs of each kind, in turns, after a warm-up; default 1 without one"
-    )
-
     ranks: int | None = option(
         None, RANKS, whole, "N", "start so many processes here, instead of torchrun; an error is a single line"
     )
@@ -138,7 +137,6 @@ class Options:
     cfg: int | None = option(
         None, RANKS, whole, "N", "2: each branch of guidance has ranks of its own; default: chosen, and printed"
     )
-    data: int = option(1, RANKS, whole, "N", "groups of ranks with prompts of their own (--prompt-file); default 1")
     jointly: bool = switch(RANKS, "both branches of guidance take the same caching decisions")
     groups: str = option(
         "auto", RANKS, str, "NAME", "who makes the groups of ranks: xfuser, torch, or auto; default auto"
@@ -146,7 +144,39 @@ class Options:
     timeout: float = option(
         600.0, RANKS, number, "X", "seconds that ranks wait for each other before the job fails; default 600"
     )
+    quiet: bool = switch(WHERE, "no progress bar and no report on the terminal")
 
+    def parts_of(self, kind: type[T], **more: Any) -> T:
+        """A dataclass made of the options of the same names as its fields, and ``more``."""
+        names = {each.name for each in fields(kind)} & {each.name for each in fields(self)}  # type: ignore[arg-type]
+        return kind(**{**{name: getattr(self, name) for name in names}, **more})
+
+
+@dataclass(frozen=True)
+class Options(Shared):
+    """Every option of ``generate``, declared here and in :class:`Shared` alone."""
+
+    fps: float | None = option(
+        None, WHAT, number, "X", f"frames a second of a saved video, not of a picture; {OWN_SIZE} or 16"
+    )
+    cache: str | None = option(
+        "auto",
+        HOW,
+        none_or_text,
+        "TEXT",
+        "caching method, such as fora:interval=3 (c4d methods), auto: a profile if there is one, or none; default auto",
+    )
+    quality: str = option("balanced", HOW, str, "NAME", "of auto: high, balanced or fast; default balanced")
+    history_dtype: str | None = option(
+        None, HOW, str, "NAME", "what the cache keeps its features in; default: as computed"
+    )
+    history_on: str = option("device", HOW, str, "PLACE", "where the cache keeps them: device or host; default device")
+    compile: bool = switch(HOW, "compile the transformer's blocks before use")
+    compare: bool = switch(HOW, "also generate without the cache, and compare")
+    repeats: int = option(
+        1, HOW, whole, "N", "timed runs of each kind, in turns, after a warm-up; default 1 without one"
+    )
+    data: int = option(1, RANKS, whole, "N", "groups of ranks with prompts of their own (--prompt-file); default 1")
     out: Path | None = option(
         None,
         WHERE,
@@ -155,12 +185,39 @@ class Options:
         "folder for the files; with --prompt-file 000, 001, ... inside it; default out/001-PROMPT, out/002-PROMPT, ...",
     )
     overwrite: bool = switch(WHERE, "make again what --out holds; without it that is kept, or refused if it differs")
-    quiet: bool = switch(WHERE, "no progress bar and no report on the terminal")
 
-    def parts_of(self, kind: type[T], **more: Any) -> T:
-        """A dataclass made of the options of the same names as its fields, and ``more``."""
-        names = {each.name for each in fields(kind)} & {each.name for each in fields(self)}  # type: ignore[arg-type]
-        return kind(**{**{name: getattr(self, name) for name in names}, **more})
+
+@dataclass(frozen=True)
+class TuneOptions(Shared):
+    """Every option of ``tune`` besides those of :class:`Shared`."""
+
+    computed: tuple[int, ...] | None = option(
+        None, GOAL, numbers, "N[/N…]", "how many steps are computed, such as 14 or 20/14/10; default 20/14/10"
+    )
+    target_speedup: float | None = option(
+        None, GOAL, number, "X", "times fewer forwards: the most computed steps that give it are taken"
+    )
+    target_psnr: float | None = option(
+        None, GOAL, number, "DB", "closeness to the uncached clip: the fewest computed steps that give it are taken"
+    )
+    memory: int | None = option(None, GOAL, size, "SIZE", "what the cache may hold, such as 64MiB or 8GiB")
+    minutes: float = option(
+        10.0, GOAL, number, "X", "how long to search for schedules; 0 fits one that is known; default 10"
+    )
+    samples: int | None = option(
+        None, GOAL, whole, "N", "prompts to learn from, from the start of the file; default half of them, at most 8"
+    )
+    held_out: int | None = option(
+        None, GOAL, whole, "N", "prompts to measure on, from the rest of the file; default all of it, at most 8"
+    )
+    out: Path | None = option(
+        None,
+        WHERE,
+        path_to,
+        "FILE",
+        "the profile; default MODEL.json in ~/.cache/c4d/profiles, where generate finds it",
+    )
+    overwrite: bool = switch(WHERE, "make it again where --out is a profile already")
 
 
 class Parser(argparse.ArgumentParser):
@@ -171,10 +228,10 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message} ({self.prog} {known} explains every option)")
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of ``generate``; those not given leave no trace in the namespace."""
+def add_options(parser: argparse.ArgumentParser, kind: type[Shared] = Options) -> None:
+    """Adds the options of a command; those not given leave no trace in the namespace."""
     groups: dict[str, Any] = {}
-    for each in fields(Options):
+    for each in sorted(fields(kind), key=lambda each: GROUPS.index(each.metadata["group"])):
         how = dict(each.metadata)
         if (title := how.pop("group")) not in groups:
             groups[title] = parser.add_argument_group(title)
@@ -183,14 +240,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     groups[WHERE].add_argument("--config", type=path_to, metavar="FILE", default=argparse.SUPPRESS, help=text)
 
 
-def read_options(given: Mapping[str, Any], parser: argparse.ArgumentParser) -> Options:
+def read_options(given: Mapping[str, Any], parser: argparse.ArgumentParser, kind: type[S]) -> S:
     """Defaults, then the file named by ``config``, then what the command line gave.
 
     Raises :class:`InputError` for an unknown or repeated key of the file, a value of the wrong kind, and text that is
     not UTF-8.
     """
-    flags = _own(given)
-    filed = from_file(given["config"], parser, Options.__dataclass_fields__) if "config" in given else {}
+    names = {each.name for each in fields(kind)}
+    flags = {name: value for name, value in given.items() if name in names}  # the rest belongs to the parser
+    filed = from_file(given["config"], parser, names) if "config" in given else {}
     merged = {**filed, **flags}
     for one, other in (("prompt", "prompt_file"), ("prompt_file", "prompt")):
         if one in flags and other not in flags:
@@ -198,10 +256,10 @@ def read_options(given: Mapping[str, Any], parser: argparse.ArgumentParser) -> O
     for name, value in merged.items():
         if isinstance(value, (str, Path)) and (wrong := unusable(str(value))):
             raise InputError(f"--{name.replace('_', '-')} {str(value)!r} {wrong}; write it in UTF-8")
-    return Options(**merged)
+    return kind(**merged)
 
 
-def read_prompts(options: Options) -> list[str]:
+def read_prompts(options: Shared) -> list[str]:
     """The prompts of ``--prompt`` or ``--prompt-file``. Raises :class:`InputError` for none, both, or a bad file."""
     if (options.prompt is None) == (options.prompt_file is None):
         both = "--prompt and --prompt-file are both given; keep one"
@@ -215,8 +273,3 @@ def read_prompts(options: Options) -> list[str]:
     if not prompts:
         raise InputError(f"prompt file {str(options.prompt_file)!r} has no prompt; write one a line")
     return prompts
-
-
-def _own(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what belongs to the parser: the command, --config, --debug."""
-    return {name: value for name, value in given.items() if name in Options.__dataclass_fields__}

@@ -106,6 +106,14 @@ class Parallel(Entered, Unsaved):
         """How many were made to agree on decisions."""
         return sum(agreement.calls for agreement in (self._agreement, self._together) if agreement is not None)
 
+    def common(self, numbers: Sequence[float]) -> list[float]:
+        """Those of the first rank of this request, on all of them; every one of them has to ask for it."""
+        if self.mesh.request is None:
+            return list(numbers)
+        told: list[Any] = [None] * self.mesh.request.size
+        dist.all_gather_object(told, list(numbers), group=self.mesh.request.handle)
+        return list(told[0])
+
     def mean(self, number: float) -> float:
         """Of a number of each rank of this request; every one of them has to ask for it."""
         if self.mesh.request is None:
