@@ -28,6 +28,7 @@ REUSING = {
     "lemica": "lemica:computed=0/1/2/5",
     "dpcache": f"dpcache:path={PROFILES}/dpcache.json,budget=4",
     "l2p": f"l2p:path={PROFILES}/l2p.json",
+    "profile": f"profile:{PROFILES}/flow.json",
     "fastercache": "fastercache:weight=0.5,attn=3,high=801",
 }
 MOVED = {

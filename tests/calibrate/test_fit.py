@@ -1,0 +1,253 @@
+"""The closed-loop fit: on planted systems, on real samplers, in lockstep, and what it refuses."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+
+import pytest
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
+
+from c4d.calibrate.errors import CalibrationError
+from c4d.calibrate.fit import Fit
+from c4d.calibrate.lockstep import Lockstep, Samplings
+from c4d.calibrate.reference import record, reopen
+from c4d.calibrate.search import Allowance, Journal, Search, stretched
+from c4d.calibrate.store import Store
+
+STEPS = 12
+SHAPE = (1, 4, 6, 6)
+FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
+SAMPLERS = {
+    "euler": lambda: FlowMatchEulerDiscreteScheduler(shift=3.0),
+    "unipc": lambda: UniPCMultistepScheduler(**FLOW),
+    "dpm++": lambda: DPMSolverMultistepScheduler(**FLOW),
+    "ddim": lambda: DDIMScheduler(clip_sample=False),
+    "scaled": lambda: EulerDiscreteScheduler(),
+}
+
+
+class Curved(torch.nn.Module):
+    """A smooth field that is not linear in the latents nor in time, of one's own for each sampling."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+        self.mix = torch.randn(4, 4, generator=torch.Generator().manual_seed(9)) / 2
+
+    def forward(self, hidden_states, timestep):
+        self.calls += 1
+        t = float(timestep) / 1000
+        return torch.tanh(torch.einsum("ij,bjhw->bihw", self.mix, hidden_states)) * (1 + t) + torch.sin(
+            3 * t * hidden_states
+        )
+
+
+def samplings(model, scheduler, count=3, steps=STEPS, batch=1):
+    def generate(i):
+        scheduler.set_timesteps(steps)
+        x = torch.cat(
+            [torch.randn(SHAPE, generator=torch.Generator().manual_seed(batch * i + k)) for k in range(batch)]
+        )
+        x = x * getattr(scheduler, "init_noise_sigma", 1.0)
+        for t in scheduler.timesteps:
+            given = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
+            x = scheduler.step(model(given, t), t, x, return_dict=False)[0]
+        return x
+
+    return Samplings([model], scheduler, generate, count, [lambda args, kwargs: args[0]])
+
+
+@pytest.fixture(autouse=True)
+def no_grad():
+    with torch.no_grad():
+        yield
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_held_at_each_step_samplings_give_what_they_give_alone(sampler):
+    model, scheduler = Curved(), SAMPLERS[sampler]()
+    before = dict(vars(scheduler))
+    job = samplings(model, scheduler)
+    alone = [job.generate(i) for i in range(3)]
+    scheduler.__dict__.clear()
+    scheduler.__dict__.update(before)
+    with Lockstep(job) as passing:
+        while (arrivals := passing.arrive()) is not None:
+            ends = passing.answer([a.output for a in arrivals])
+    assert all(torch.equal(a, b) for a, b in zip(alone, ends, strict=True))
+    assert vars(scheduler) == before and "forward" not in vars(model)
+    assert threading.active_count() == 1 or not any(t.name == "_main" for t in threading.enumerate())
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_fit_comes_closer_than_no_fit_and_computes_what_it_says(sampler):
+    model, scheduler = Curved(), SAMPLERS[sampler]()
+    job = samplings(model, scheduler)
+    reference = record(job)
+    assert reference.latents and reference.steps == STEPS
+    fit, computed = Fit(job, reference), frozenset((0, 1, 2, 5, 9))
+    model.calls = 0
+    track = fit.follow(computed)
+    assert model.calls == 3 * 2  # the first three steps are the reference's
+    reused = fit.follow(computed, weights=lambda i, anchors: [0.0] * (len(anchors) - 1) + [1.0, 0.0, 0.0])
+    assert fit.errors(track).max() < 0.9 * fit.errors(reused).max()
+    again = fit.follow(computed, weights=fit.of_plan(fit.plan(track)))
+    for one, other in zip(track.samples[-1], again.samples[-1], strict=True):
+        assert torch.allclose(one, other, rtol=1e-3, atol=1e-4)
+
+
+class Planted(torch.nn.Module):
+    """Outputs of a table at the computed steps; at the others a combination of the last three, and of the latents."""
+
+    def __init__(self, computed, weights, scheduler):
+        super().__init__()
+        self.computed, self.w, self.scheduler, self.past = computed, weights, scheduler, []
+
+    def forward(self, hidden_states, timestep):
+        index = self.scheduler.timesteps.tolist().index(float(timestep))
+        if index in self.computed:
+            out = torch.randn(SHAPE, generator=torch.Generator().manual_seed(100 + index))
+            self.past = [*self.past, (out, hidden_states.clone())][-3:] if index else [(out, hidden_states.clone())]
+            return out
+        parts = [*(v for v, _ in self.past), hidden_states, self.past[-1][1]]
+        return sum(w * part for w, part in zip(self.w[index], parts, strict=True))
+
+
+def test_a_planted_linear_system_is_recovered():
+    computed, make = frozenset((0, 1, 2, 5, 8)), torch.Generator().manual_seed(4)
+    planted = {i: torch.randn(5, generator=make).tolist() for i in range(STEPS) if i not in computed}
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    job = samplings(Planted(computed, planted, scheduler), scheduler, count=1)
+    reference = record(job)
+    track = Fit(job, reference, ridge=1e-13).follow(computed)
+    for i, wanted in planted.items():
+        # Right behind a computed step the latents have moved along its output alone, and other weights are as good.
+        if i - 1 not in computed:
+            assert track.weights[i] == pytest.approx(wanted, abs=5e-3), i
+    assert torch.allclose(track.samples[-1][0], reference.track.samples[-1][0], rtol=1e-3, atol=1e-3)
+
+
+def test_noise_in_the_steps_is_refused():
+    model = Curved()
+    with pytest.raises(CalibrationError, match="adds noise of its own"):
+        record(samplings(model, FlowMatchEulerDiscreteScheduler(shift=3.0, stochastic_sampling=True)))
+    assert "forward" not in vars(model)
+
+
+def test_a_step_that_is_not_affine_is_refused():
+    with pytest.raises(CalibrationError, match="not affine"):
+        record(samplings(Curved(), DDIMScheduler(clip_sample=True, clip_sample_range=0.5)))
+
+
+def test_an_unknown_prediction_is_refused():
+    with pytest.raises(CalibrationError, match="predicts 'sample'"):
+        record(samplings(Curved(), DDIMScheduler(prediction_type="sample", clip_sample=False)))
+
+
+def test_samplings_of_different_lengths_are_refused():
+    model, scheduler = Curved(), FlowMatchEulerDiscreteScheduler(shift=3.0)
+    short, long = samplings(model, scheduler, steps=6), samplings(model, scheduler)
+    job = replace(long, generate=lambda i: (long if i else short).generate(i))
+    with pytest.raises(CalibrationError, match="of 3 samplings 2 make step 6"):
+        record(job)
+
+
+def test_what_a_sampling_raises_is_raised_and_nothing_is_left():
+    model, scheduler = Curved(), FlowMatchEulerDiscreteScheduler(shift=3.0)
+    job = samplings(model, scheduler)
+
+    def generate(i):
+        if i == 2:
+            raise KeyError("mine")
+        return samplings(model, scheduler).generate(i)
+
+    with pytest.raises(KeyError, match="mine"):
+        record(replace(job, generate=generate))
+    assert "step" not in vars(scheduler) and "forward" not in vars(model)
+    assert not [t for t in threading.enumerate() if t.daemon and "_main" in t.name]
+
+
+def test_numbers_that_are_not_finite_are_told():
+    class Broken(Curved):
+        def forward(self, hidden_states, timestep):
+            return super().forward(hidden_states, timestep) * (float("nan") if float(timestep) < 500 else 1.0)
+
+    job = samplings(Broken(), FlowMatchEulerDiscreteScheduler(shift=3.0))
+    with pytest.raises(CalibrationError, match="not finite"):
+        Fit(job, record(job)).follow(frozenset((0, 1, 2, 5)))
+
+
+def test_batches_do_not_matter():
+    fits = []
+    for count, batch in ((4, 1), (2, 2), (1, 4)):
+        job = samplings(Curved(), UniPCMultistepScheduler(**FLOW), count=count, batch=batch)
+        fit = Fit(job, record(job))
+        fits.append((fit, fit.follow(frozenset((0, 1, 2, 5, 9)), rows=[0, 2])))
+    first, *others = fits
+    for fit, track in others:
+        assert fit.errors(track).tolist() == pytest.approx(first[0].errors(first[1]).tolist(), rel=1e-4)
+
+
+def test_what_schedules_have_in_common_is_computed_once():
+    model = Curved()
+    job = samplings(model, UniPCMultistepScheduler(**FLOW), count=1)
+    fit = Fit(job, record(job))
+    one = fit.follow(frozenset((0, 1, 2, 5, 9)))
+    model.calls = 0
+    other = fit.follow(frozenset((0, 1, 2, 5, 10)), known=[one])
+    assert model.calls == 1
+    plain = fit.follow(frozenset((0, 1, 2, 5, 10)))
+    assert torch.equal(plain.samples[-1][0], other.samples[-1][0]) and plain.weights == other.weights
+
+
+def search(path=None, trials=25, told=None):
+    job = samplings(Curved(), UniPCMultistepScheduler(**FLOW), count=4)
+    reference = record(job, None if path is None else Store(path / "reference"))
+    searching = Search(Fit(job, reference), Journal(None if path is None else path / "scores.jsonl"), told=told)
+    found = searching.run([stretched(range(STEPS), 4, STEPS)], Allowance(trials))
+    return found, searching
+
+
+def test_a_search_finds_better_schedules():
+    found, searching = search(trials=60)
+    scores = searching.journal
+    assert len(found) == 4 and scores[found] < scores[stretched(range(STEPS), 4, STEPS)]
+
+
+def test_an_interrupted_search_goes_on_to_the_same_schedule(tmp_path):
+    undisturbed, _ = search()
+    (tmp_path / "work").mkdir()
+
+    def stop(*_):
+        if len((tmp_path / "work/scores.jsonl").read_text().splitlines()) == 10:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        search(tmp_path / "work", told=stop)
+    tried = []
+    found, _ = search(tmp_path / "work", told=lambda computed, *_: tried.append(computed))
+    assert found == undisturbed and 0 < len(tried) <= 15
+
+
+def test_a_reference_is_found_again(tmp_path):
+    job = samplings(Curved(), EulerDiscreteScheduler(), count=2)
+    made = record(job, Store(tmp_path / "r"))
+    kept = reopen(job, tmp_path / "r")
+    assert kept is not None and kept.levels == made.levels and kept.coordinate is made.coordinate
+    for name in ("samples", "inputs", "outputs"):
+        for one, other in zip(getattr(made.track, name), getattr(kept.track, name), strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True)), name
+    other = samplings(Curved(), EulerDiscreteScheduler(), count=2)
+    begun = other.generate
+    assert reopen(replace(other, generate=lambda i: begun(i + 5)), tmp_path / "r") is None
+    assert reopen(replace(job, count=3), tmp_path / "r") is None
+    (tmp_path / "r/reference.json").write_text("{")
+    assert reopen(job, tmp_path / "r") is None

@@ -1,0 +1,154 @@
+"""The family of forecasts: coefficients and weights, plans on other steps, plans between plans."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from c4d.core.caching.noise import COORDINATES
+from c4d.core.caching.profile import Profile, ProfileError, mismatch
+from c4d.core.caching.solver import HALF_SLOPE, Plan, blended, coefficients_of, weights_of
+
+LEVELS = [1.0, 0.9, 0.7, 0.4, 0.2]
+numbers = st.floats(-3, 3)
+
+
+@given(
+    st.lists(numbers, min_size=5, max_size=5),
+    st.integers(1, 3),
+    st.sampled_from(sorted(COORDINATES)),
+    st.lists(st.floats(0.05, 0.99), min_size=4, max_size=4, unique_by=lambda x: round(x, 2)),
+)
+def test_coefficients_and_weights_are_one_thing(c, held, kind, levels):
+    levels = sorted(levels, reverse=True)
+    past, now = levels[:3][-held:], levels[3]
+    used = [c[0], c[1] if held > 1 else 0.0, c[2] if held > 2 else 0.0, c[3], c[4]]
+    w = weights_of(c, past, now, COORDINATES[kind])
+    assert len(w) == held + 2
+    assert coefficients_of(w, past, now, COORDINATES[kind]) == pytest.approx(used, abs=1e-6)
+
+
+def test_half_a_slope():
+    assert weights_of(HALF_SLOPE, [0.8, 0.6], 0.5, COORDINATES["flow"]) == pytest.approx([-0.25, 1.25, 0.0, 0.0])
+    assert weights_of(HALF_SLOPE, [0.6], 0.5, COORDINATES["flow"]) == [1.0, 0.0, 0.0]
+
+
+def test_a_constant_output_is_forecast_whatever_the_slopes():
+    """The latents have moved by what was stepped with: with c0 = c4 = 0 such a run goes on as it is."""
+    for kind, coordinate in COORDINATES.items():
+        past, now, output = [0.9, 0.8, 0.6], 0.5, 1.7
+        w = weights_of((0.0, 0.4, -0.3, 0.8, 0.0), past, now, coordinate)
+        y_then = 0.3
+        y_now = y_then + output * (coordinate.tau(now) - coordinate.tau(past[-1]))
+        x_now, x_then = y_now / coordinate.scale(now), y_then / coordinate.scale(past[-1])
+        made = sum(w[:3]) * output + w[3] * x_now + w[4] * x_then
+        assert made == pytest.approx(output), kind
+
+
+@pytest.mark.parametrize("kind", COORDINATES)
+def test_the_scaled_latents_move_by_the_output(kind):
+    """d(g x) / d tau is what the model of that kind predicts, for fixed data and noise."""
+    coordinate, data, noise, n, h = COORDINATES[kind], 0.7, -1.3, 0.6, 1e-6
+
+    def x(n):
+        return (1 - n if kind == "flow" else (1 - n * n) ** 0.5) * data + n * noise
+
+    def y(n):
+        return coordinate.scale(n) * x(n)
+
+    a = (1 - n * n) ** 0.5
+    wanted = {"flow": noise - data, "epsilon": noise, "v": a * noise - n * data}[kind]
+    slope = (y(n + h) - y(n - h)) / (coordinate.tau(n + h) - coordinate.tau(n - h))
+    assert slope == pytest.approx(wanted, rel=1e-5)
+
+
+def plan(*computed, steps=10):
+    levels = [1 - i / steps for i in range(steps)]
+    between = [(levels[i], (0.1 * i, 0.5, 0.0, 0.0, 0.0)) for i in range(steps) if i not in computed]
+    return Plan(tuple(levels[i] for i in computed), tuple(between)), levels
+
+
+def test_a_plan_finds_its_own_steps_and_coefficients():
+    made, levels = plan(0, 1, 4, 7)
+    assert made.steps(levels) == {0, 1, 4, 7}
+    assert made.coefficients(levels[4], levels[6]) == pytest.approx((0.6, 0.5, 0, 0, 0))
+    assert made.coefficients(levels[7], levels[9]) == pytest.approx((0.9, 0.5, 0, 0, 0))
+
+
+def test_a_plan_on_other_steps():
+    made, _ = plan(0, 1, 4, 7)
+    twice = [1 - i / 20 for i in range(20)]
+    assert made.steps(twice) == {0, 2, 8, 14}
+    assert made.coefficients(0.6, 0.45) == pytest.approx((0.55, 0.5, 0, 0, 0))  # between those of 0.5 and of 0.4
+    assert made.steps([1.0, 0.5]) == {0, 1}  # a run of fewer steps than the plan computes
+
+
+def test_a_run_that_begins_later_leaves_out_what_is_above():
+    made, levels = plan(0, 1, 4, 7)
+    assert made.steps(levels[3:]) == {0, 1, 4}  # its own first step, and those at 0.6 and 0.3
+
+
+@pytest.mark.parametrize("count", [5, 6, 7])
+def test_plans_between_plans(count):
+    few, levels = plan(0, 1, 4, 7)
+    many, _ = plan(0, 1, 2, 3, 5, 6, 7, 8)
+    made = blended(few, many, count)
+    assert len(made.computed) == count and made.computed[0] == 1.0
+    assert len(made.steps(levels)) == count
+    assert all(made.coefficients(n, n - 0.05)[1] == 0.5 for n in made.computed)
+
+
+def test_bad_plans_are_refused():
+    with pytest.raises(ValueError, match="have to fall"):
+        Plan((0.5, 0.9))
+    with pytest.raises(ValueError, match="have to fall"):
+        Plan((0.9, 0.5), ((0.95, HALF_SLOPE),))
+    with pytest.raises(ValueError, match="finite"):
+        Plan((0.9, 0.5), ((0.7, (float("nan"), 0.5, 0.0, 0.0, 0.0)),))
+
+
+def test_a_profile_goes_through_its_file(tmp_path):
+    made, _ = plan(0, 1, 4, 7)
+    more, _ = plan(0, 1, 2, 4, 5, 7)
+    measured = {4: {"fit": {"samples": 2}}}
+    profile = Profile("flow", {4: made, 6: more}, {"transformer": "A", "config": {"n": 1}}, {"steps": 10}, measured, 4)
+    profile.save(tmp_path / "p.json")
+    back = Profile.load(tmp_path / "p.json")
+    assert back.plans == profile.plans and back.made_for == profile.made_for and back.about == profile.about
+    assert back.computed == 4 and back.measured[4] == measured[4]
+    assert len(back.plan(5).computed) == 5
+    with pytest.raises(ProfileError, match="computed=7 is outside of this profile, which has 4 to 6"):
+        back.plan(7)
+    assert [path.name for path in tmp_path.iterdir()] == ["p.json"]
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("", "Expecting value"),
+        ("[]", "it is no profile"),
+        ('{"format": "c4d profile", "version": 9}', "version 9"),
+        ('{"format": "c4d profile", "version": 1, "kind": "flow"}', "broken"),
+        ('{"format": "c4d profile", "version": 1, "kind": "x", "made_for": null, "plans": {}}', "unknown kind"),
+    ],
+)
+def test_broken_files_are_told(tmp_path, text, said):
+    (tmp_path / "p.json").write_text(text)
+    with pytest.raises(ProfileError, match=said):
+        Profile.load(tmp_path / "p.json")
+
+
+def test_whose_a_profile_is():
+    made_for = {"transformer": "A", "config": {"num_layers": 40, "old": 1}}
+    assert mismatch(None, {"transformer": "B"}) is None
+    assert mismatch(made_for, {"transformer": "A", "config": {"num_layers": 40, "new": 2}}) is None
+    assert "made for A, and this is B" in mismatch(made_for, {"transformer": "B", "config": {}})
+    assert "num_layers=40, and this has 30" in mismatch(made_for, {"transformer": "A", "config": {"num_layers": 30}})
+
+
+def test_profiles_stay_small():
+    made, _ = plan(*range(0, 50, 2), steps=50)
+    assert len(json.dumps(Profile("flow", {25: made}).to_dict())) < 20_000
