@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from c4d.calibrate.errors import CalibrationError
-from c4d.calibrate.lockstep import Lockstep, Samplings
+from c4d.calibrate.lockstep import Arrival, Lockstep, Samplings
 from c4d.calibrate.reference import Reference, Track, as_given, kept
 from c4d.calibrate.sampler import affine
 from c4d.core.caching.solver import FEATURES, HALF_SLOPE, Plan, coefficients_of, weights_of
@@ -33,7 +34,15 @@ class Anchor:
     latents: Sequence[Tensor]
 
 
+class Normal(NamedTuple):
+    """Of what an output is made of, over samples: inner products [K, K], and those with the wanted output [K]; fp64."""
+
+    gram: Tensor
+    right: Tensor
+
+
 Weights = Callable[[int, Sequence[Anchor]], "list[float]"]
+Seen = Callable[[int, Sequence[Anchor], Normal], None]
 Agreed = Callable[[Sequence[float]], "list[float]"]  # numbers that decide, as the first of several ranks has them
 
 
@@ -53,13 +62,14 @@ class Fit:
         rows: Sequence[int] | None = None,
         known: Sequence[Track] = (),
         weights: Weights | None = None,
+        seen: Seen | None = None,
         watch: Callable[[int, Track], None] | None = None,
     ) -> Track:
         """A pass that computes ``computed`` and fits the weights of the other steps to ``rows`` of the samples.
 
         ``known``: tracks of earlier passes; the steps before the first in which a schedule differs are taken from the
-        one with most of them. ``weights``: use these, fit nothing. ``watch(step, track)`` after each new step may raise
-        to end the pass.
+        one with most of them. ``weights``: use these, fit nothing; ``seen(step, anchors, normal)`` is told what a fit
+        would have been made of. ``watch(step, track)`` after each new step may raise to end the pass.
         """
         reference = self.reference
         if missing := sorted(reference.forced - computed):
@@ -81,26 +91,21 @@ class Fit:
                 if i < same:
                     outputs = before.outputs[i]
                 else:
-                    track.samples.append([kept(a.sample) for a in arrivals])
-                    own = track.samples[i]
+                    own = [kept(a.sample) for a in arrivals]
+                    track.samples.append(own)
                     track.inputs.append([as_given(passing, k, a, own[k]) for k, a in enumerate(arrivals)])
                     if i in computed:
                         outputs = [kept(a.output) for a in arrivals if a.output is not None]
                     else:
-                        made = self._made(i, anchors, track.inputs[i])
-                        if weights is not None:
-                            track.weights[i] = weights(i, anchors)
-                        else:
-                            steps = [affine(partial(passing.twin, k), a) for k, a in enumerate(arrivals)]
-                            wanted = reference.track.samples[i + 1]
-                            targets = [step.output_for(x) for step, x in zip(steps, wanted, strict=True)]
-                            track.weights[i] = self._solve(i, anchors, made, targets, rows)
+                        made = self._made(anchors, track.inputs[i])
+                        normal = None
+                        if weights is None or seen is not None:
+                            normal = self._normal(made, self._targets(i, passing, arrivals), rows)
+                        track.weights[i] = self._decided(i, anchors, normal, weights, seen)
                         outputs = [combined(track.weights[i], parts) for parts in made]
                     track.outputs.append(outputs)
                 if i in computed:
-                    if anchors and reference.experts[anchors[-1].index] != reference.experts[i]:
-                        anchors.clear()
-                    anchors = [*anchors, Anchor(i, outputs, track.inputs[i])][-FEATURES:]
+                    anchors = self._anchored(anchors, Anchor(i, outputs, track.inputs[i]))
                 after = passing.answer(outputs)
                 if watch is not None and i >= same:
                     watch(i, track)
@@ -134,31 +139,52 @@ class Fit:
         experts = self.reference.experts
         return [k for k in sorted(computed) if k < step and experts[k] == experts[step]][-FEATURES:]
 
-    def _made(self, i: int, anchors: Sequence[Anchor], latents: Sequence[Tensor]) -> list[list[Tensor]]:
+    def _anchored(self, anchors: Sequence[Anchor], new: Anchor) -> list[Anchor]:
+        """The last computed steps, of one transformer."""
+        experts = self.reference.experts
+        return [*(each for each in anchors if experts[each.index] == experts[new.index]), new][-FEATURES:]
+
+    def _targets(self, i: int, passing: Lockstep, arrivals: Sequence[Arrival]) -> list[Tensor]:
+        """Of each sampling, the output that brings it back onto its uncached sample."""
+        steps = [affine(partial(passing.twin, k), arrival) for k, arrival in enumerate(arrivals)]
+        return [step.output_for(x) for step, x in zip(steps, self.reference.track.samples[i + 1], strict=True)]
+
+    def _decided(
+        self, i: int, anchors: Sequence[Anchor], normal: Normal | None, weights: Weights | None, seen: Seen | None
+    ) -> list[float]:
+        if seen is not None and normal is not None:
+            seen(i, anchors, normal)
+        if weights is not None:
+            return weights(i, anchors)
+        assert normal is not None
+        return self._solve(i, anchors, normal)
+
+    def _made(self, anchors: Sequence[Anchor], latents: Sequence[Tensor]) -> list[list[Tensor]]:
         """Of each sampling, what its output is made of."""
         return [[*(anchor.outputs[k] for anchor in anchors), x, anchors[-1].latents[k]] for k, x in enumerate(latents)]
 
-    def _solve(
-        self,
-        i: int,
-        anchors: Sequence[Anchor],
-        made: Sequence[Sequence[Tensor]],
-        targets: Sequence[Tensor],
-        rows: Sequence[int] | None,
-    ) -> list[float]:
-        """The weights of least squared error over ``rows``, drawn towards a half slope."""
+    def _normal(
+        self, made: Sequence[Sequence[Tensor]], targets: Sequence[Tensor], rows: Sequence[int] | None
+    ) -> Normal:
+        """Over ``rows`` of the samples."""
+        size = len(made[0])
+        gram, right = torch.zeros(size, size, dtype=torch.float64), torch.zeros(size, dtype=torch.float64)
+        for parts, target, chosen in zip(made, targets, self._rows(rows), strict=True):
+            if chosen:
+                x = torch.stack([part[chosen].flatten() for part in parts]).double()
+                gram += x @ x.T
+                right += x @ target[chosen].flatten().double()
+        return Normal(gram, right)
+
+    def _solve(self, i: int, anchors: Sequence[Anchor], normal: Normal) -> list[float]:
+        """The weights of least squared error, drawn towards a half slope."""
         levels = self.reference.levels
         past = [levels[anchor.index] for anchor in anchors]
         prior = torch.tensor(weights_of(HALF_SLOPE, past, levels[i], self.reference.coordinate), dtype=torch.float64)
         free = len(prior) if self.reference.latents else len(prior) - 2
-        gram, right = torch.zeros(free, free, dtype=torch.float64), torch.zeros(free, dtype=torch.float64)
-        for parts, target, chosen in zip(made, targets, self._rows(rows), strict=True):
-            if chosen:
-                x = torch.stack([part[chosen].flatten() for part in parts[:free]]).double()
-                gram += x @ x.T
-                right += x @ (target[chosen].flatten().double() - prior[:free] @ x)
+        gram = normal.gram[:free, :free]
         ridge = self.ridge * gram.diagonal().mean() * torch.eye(free, dtype=torch.float64)
-        prior[:free] += torch.linalg.solve(gram + ridge, right)
+        prior[:free] += torch.linalg.solve(gram + ridge, normal.right[:free] - gram @ prior[:free])
         if not prior.isfinite().all():
             raise CalibrationError(f"step {i} of a calibration sampling is not finite: try float32, or other samples")
         return self.agreed([float(w) for w in prior])

@@ -58,8 +58,8 @@ class Journal:
                     continue
                 self._scores[tuple(steps)] = math.inf if found is None else found
 
-    def __contains__(self, computed: frozenset[int]) -> bool:
-        return tuple(sorted(computed)) in self._scores
+    def get(self, computed: frozenset[int]) -> float | None:
+        return self._scores.get(tuple(sorted(computed)))
 
     def __getitem__(self, computed: frozenset[int]) -> float:
         return self._scores[tuple(sorted(computed))]
@@ -183,9 +183,9 @@ class Search:
 
     def _remembered(self, computed: frozenset[int]) -> bool:
         """Whether its score is known: on several ranks, whether the first of them knows it, who tells the others."""
-        mine = self.journal[computed] if computed in self.journal else math.nan
-        found = self.fit.agreed([mine])[0]
-        if not math.isnan(found) and computed not in self.journal:
+        mine = self.journal.get(computed)
+        found = self.fit.agreed([math.nan if mine is None else mine])[0]
+        if not math.isnan(found) and mine is None:
             self.journal[computed] = found
         return not math.isnan(found)
 

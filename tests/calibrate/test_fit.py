@@ -127,12 +127,13 @@ def test_a_planted_linear_system_is_recovered():
     scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
     job = samplings(Planted(computed, planted, scheduler), scheduler, count=1)
     reference = record(job)
-    track = Fit(job, reference, ridge=1e-13).follow(computed)
-    for i, wanted in planted.items():
-        # Right behind a computed step the latents have moved along its output alone, and other weights are as good.
-        if i - 1 not in computed:
-            assert track.weights[i] == pytest.approx(wanted, abs=5e-3), i
+    track = Fit(job, reference, ridge=1e-12).follow(computed)
+    # Not the weights: between computed steps the latents are themselves made of the others, and others are as good.
+    for one, other in zip(track.outputs, reference.track.outputs, strict=True):
+        assert torch.allclose(one[0], other[0], rtol=1e-3, atol=1e-3)
     assert torch.allclose(track.samples[-1][0], reference.track.samples[-1][0], rtol=1e-3, atol=1e-3)
+    elsewhere = Fit(job, reference, ridge=1e-12).follow(frozenset((0, 1, 2, 6, 8)))
+    assert not torch.allclose(elsewhere.samples[-1][0], reference.track.samples[-1][0], rtol=1e-2, atol=1e-2)
 
 
 def test_noise_in_the_steps_is_refused():

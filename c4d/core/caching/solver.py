@@ -110,22 +110,35 @@ class Plan:
 
     def coefficients(self, last: float, level: float) -> Coefficients:
         """Those at noise ``level``, after a step computed at ``last``: linear between those of the plan's gap."""
+        gap, place = self.place(last, level)
+        return _between(self.gaps[gap], place)
+
+    def place(self, last: float, level: float) -> tuple[int, float]:
+        """The gap that begins nearest to ``last``, and where in it ``level`` lies, from 0 to 1."""
         gap = min(range(len(self.computed)), key=lambda j: abs(self.computed[j] - last))
         start = self.computed[gap]
         end = self.computed[gap + 1] if gap + 1 < len(self.computed) else 0.0
-        return _between(self.gaps[gap], (start - level) / (start - end))
+        return gap, (start - level) / (start - end)
 
 
 def _between(points: Sequence[tuple[float, Coefficients]], place: float) -> Coefficients:
     """The coefficients at a place in a gap; before the first point and after the last theirs."""
-    if not points:
+    shares = neighbours([p for p, _ in points], place)
+    if not shares:
         return HALF_SLOPE
-    before = [point for point in points if point[0] <= place]
-    after = [point for point in points if point[0] > place]
-    if not before or not after:
-        return (before[-1] if before else after[0])[1]
-    (p, low), (q, high) = before[-1], after[0]
-    return _mixed(low, high, (place - p) / (q - p))
+    (low, _), (high, part) = shares[0], shares[-1]
+    return points[low][1] if len(shares) == 1 else _mixed(points[low][1], points[high][1], part)
+
+
+def neighbours(places: Sequence[float], place: float) -> list[tuple[int, float]]:
+    """Which of ``places`` (rising) make up what is at ``place``, and with which part: two, one at an end, or none."""
+    after = next((k for k, p in enumerate(places) if p > place), len(places))
+    if not places:
+        return []
+    if after in (0, len(places)):
+        return [(min(after, len(places) - 1), 1.0)]
+    part = (place - places[after - 1]) / (places[after] - places[after - 1])
+    return [(after - 1, 1.0 - part), (after, part)]
 
 
 def _mixed(one: Coefficients, other: Coefficients, part: float) -> Coefficients:
