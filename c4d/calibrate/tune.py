@@ -53,7 +53,7 @@ def tune(
     begin: Profile | None = None,
     work: str | Path | None = None,
     about: Mapping[str, Any] | None = None,
-    progress: Callable[[str], None] = lambda line: None,
+    progress: Callable[[str], None] | None = None,
     **call: Any,
 ) -> Profile:
     """Makes a profile of ``model``: which steps to compute, and how to make the outputs between (``profile:PATH``).
@@ -98,7 +98,8 @@ def tune(
         raise CalibrationError("nothing to sample: give prompts=[…] of a pipeline, or a function generate(i)")
     read = [partial(_latents, module, spec or spec_for(module)) for module in transformers]
     ranks = at_work(transformers[0], Parallel)
-    made_of = _Job(transformers, scheduler, read, Path(work) if work is not None else None, progress)
+    quiet: Callable[[str], None] = lambda line: None
+    made_of = _Job(transformers, scheduler, read, Path(work) if work is not None else None, progress or quiet)
     if generate is not None:
         samplings, reference = made_of.recorded(generate, samples)
     else:

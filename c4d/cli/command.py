@@ -89,7 +89,6 @@ def generate(options: Options, stops: Stops) -> None:
     folders = [folder for folder, _ in jobs]
     with ExitStack() as until_done, memory_explained(plan.backend, settings):
         notes = job.first(lambda: until_done.enter_context(exclusive_lock(out)))
-        notes = [*notes, *([plan.note] if plan.note else [])]
         records = job.first(lambda: results(out))
         keep = set[Path]() if options.overwrite else job.first(lambda: kept(jobs, settings, records))
         job.first(lambda: write_manifest(out, records))
@@ -101,21 +100,24 @@ def generate(options: Options, stops: Stops) -> None:
             stops.check()
         if waiting and job.rank == 0 and not options.quiet:
             print(f"generating {sizes(pipe, waiting[0][1])}")
+            for note in filter(None, [plan.note]):
+                print(f"note: {note}")
         for folder, request in waiting:
             how: dict[str, Any] = {"backend": plan.backend, "ranks": ranks}
             if not plan.leads:
                 run_interleaved(pipe, request, settings, progress=False, **how)
                 continue
             shown = not options.quiet and plan.replica == 0
+            said = [*notes, *filter(None, [plan.note])]
             record, clip = produce(
-                pipe, request, settings, folder, progress=shown, attention=attention, notes=notes, **how
+                pipe, request, settings, folder, progress=shown, attention=attention, notes=said, **how
             )
             records = {**records, folder: record}
             if plan.degrees.data > 1:
                 write_manifest_together(out)
             else:
                 write_manifest(out, records)
-            say_made(options, folder, request, record, clip)
+            say_made(options, folder, request, record, clip, plan.note)
         job.meet()  # barrier: other ranks may still write into the folder
         if job.rank == 0 and options.prompt_file is not None:
             write_index(out, results(out), summary)
@@ -163,11 +165,14 @@ def say_before(notes: Sequence[str], kept: Sequence[tuple[Path, Request]]) -> No
         print(f"{folder}: kept, already complete: {request.prompt}")
 
 
-def say_made(options: Options, folder: Path, request: Request, record: dict[str, Any], clip: Clip) -> None:
+def say_made(
+    options: Options, folder: Path, request: Request, record: dict[str, Any], clip: Clip, said: str | None
+) -> None:
+    """``said``: the note that was printed before it was made."""
     if options.prompt_file is not None:
         print(f"{folder}: {summary(record)}: {request.prompt}")
     elif not options.quiet:
-        for note in record["notes"]:
+        for note in (note for note in record["notes"] if note != said):
             print(f"note: {note}")
         for line in record["attention"]:
             print(f"attention: {line}")
@@ -200,7 +205,6 @@ def _checked(
             f"threads is {options.threads!r}; allowed are whole numbers from 1 to {cores}, this machine's cores"
         )
     model = BUNDLED.get(options.model)
-    pipe = skeleton(options.model, allow_pickle=options.allow_pickle)
     dtype = parse_dtype(options.dtype, backend=backend) if options.dtype else backend.default_dtype
     prompts = read_prompts(options)
     requests = [
@@ -209,6 +213,7 @@ def _checked(
     ]
     if model:
         requests = [request.with_defaults(model.defaults) for request in requests]
+    pipe = skeleton(options.model, allow_pickle=options.allow_pickle)
     method, note = chosen(options, pipe, requests[0])
     history = options.history_dtype and parse_dtype(options.history_dtype, "dtype of the history", backend)
     settings = options.parts_of(

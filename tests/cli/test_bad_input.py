@@ -153,7 +153,7 @@ class TestWhatIsNoMistake:
         (tmp_path / "job.yaml").write_text(text)
         parser = Parser()
         add_options(parser)
-        return read_options({"config": tmp_path / "job.yaml", **vars(parser.parse_args([*words]))}, parser)
+        return read_options({"config": tmp_path / "job.yaml", **vars(parser.parse_args([*words]))}, parser, Options)
 
     @pytest.mark.parametrize(
         ("text", "name", "value"),

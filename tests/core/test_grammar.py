@@ -29,6 +29,7 @@ EXAMPLES = {
     "pab": "pab:attn=2,cross_attn=6",
     "dpcache": f"dpcache:path={PROFILES}/dpcache.json,budget=4",
     "l2p": f"l2p:path={PROFILES}/l2p.json",
+    "profile": f"profile:path={PROFILES}/flow.json,computed=4",
 }
 
 
@@ -344,7 +345,7 @@ def part(draw, name, make, leave_out=()):
 @st.composite
 def texts(draw):
     """A valid text, made of the signatures in the catalogue."""
-    name = draw(st.sampled_from(sorted({*METHODS} - {"l2p"})))  # it reads another profile
+    name = draw(st.sampled_from(sorted({*METHODS} - {"l2p", "profile"})))  # they read other profiles
     without = draw(st.sampled_from([("fit",), ("coefficients", "signal")])) if name == "teacache" else ()
     text = draw(part(name, METHODS[name], without))
     if draw(st.booleans()):

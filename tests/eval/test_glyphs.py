@@ -78,6 +78,15 @@ def test_drawing_depends_on_the_generator_alone(letters: TypeCase) -> None:
     assert first.min() >= 0 and first.max() <= 1
 
 
+def test_drawing_is_the_one_that_the_weights_were_trained_on(letters: TypeCase) -> None:
+    """A changed order of draws would change the paper, another font or place how much ink there is."""
+    pictures = letters.draw(torch.tensor([0, 17]), torch.tensor([2, 0]), torch.Generator().manual_seed(0))
+    paper = torch.tensor([[0.758840, 0.949662, 0.767763], [0.821163, 0.981095, 0.614466]])
+    torch.testing.assert_close(pictures[:, :, 0, 0], paper, rtol=0, atol=2e-5)
+    # Fonts are drawn by the library that Pillow was built with, so a little leeway.
+    torch.testing.assert_close(pictures.mean((1, 2, 3)), torch.tensor([0.7683, 0.7086]), rtol=0, atol=3e-3)
+
+
 def test_a_picture_is_ink_on_paper(alphabet: Tensor) -> None:
     paper = alphabet[:, :, :1, :1]
     corners = alphabet[:, :, ::31, ::31]
@@ -149,10 +158,10 @@ def test_the_distance_of_known_normal_distributions() -> None:
 
 
 def test_the_judge_reads_drawn_letters(letters: TypeCase) -> None:
-    for pairs, seed in ((TRAIN_PAIRS, 1), (HELD_OUT_PAIRS, 2)):
-        pictures, asked = letters.sample(260, torch.Generator().manual_seed(seed), pairs)
-        assert accuracy(pictures, asked) > 0.97
-        assert accuracy(pictures.double(), asked) > 0.97
+    for pairs, least in ((TRAIN_PAIRS, 0.98), (HELD_OUT_PAIRS, 0.93)):
+        pictures, asked = letters.sample(260, torch.Generator().manual_seed(1), pairs)
+        assert accuracy(pictures, asked) >= least
+        assert accuracy(pictures.double(), asked) == accuracy(pictures, asked)
     assert accuracy(pictures, (asked + 1) % 26) < 0.02
 
 
@@ -308,7 +317,12 @@ def test_there_is_an_answer_for_no_letter() -> None:
 
 def test_a_stage_needs_those_before(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert STAGES[0] == "vae"
-    for stage, missing in (("latents", "vae"), ("transformer", "latents"), ("export", "transformer"), ("judge", "export")):
+    for stage, missing in (
+        ("latents", "vae"),
+        ("transformer", "latents"),
+        ("export", "transformer"),
+        ("judge", "export"),
+    ):
         with pytest.raises(SystemExit):
             main([str(tmp_path), "--stage", stage, *FLAGS])
         assert f"run stage '{missing}' first" in capsys.readouterr().err

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -73,21 +73,31 @@ def of_quality(profile: Profile, quality: str, total: int) -> int | None:
     return min(wanted, max(profile.plans))
 
 
+@dataclass(frozen=True)
+class PlanFor:
+    """The plan of a run of so many steps: that of ``computed`` steps, or of as many as a ``quality`` asks for."""
+
+    profile: Profile
+    computed: int | None
+    quality: str | None
+
+    def __post_init__(self) -> None:
+        if self.quality is None:
+            self.profile.plan(self.computed)
+        else:
+            of_quality(self.profile, self.quality, 0)
+
+    def __call__(self, total: int) -> Plan | None:
+        if self.quality is None:
+            return self.profile.plan(self.computed)
+        wanted = of_quality(self.profile, self.quality, total)
+        return None if wanted is None else self.profile.plan(wanted)
+
+
 def rule_of(profile: Profile, computed: int | None = None, quality: str | None = None) -> OutputRule:
     """The rule of a profile, for ``computed`` steps, or as many as a ``quality`` asks for.
 
     Raises :class:`ProfileError` for what the profile has not.
     """
-    if quality is None:
-        fixed = profile.plan(computed)
-    else:
-        of_quality(profile, quality, 0)
-
-    @functools.cache
-    def plans(total: int) -> Plan | None:
-        if quality is None:
-            return fixed
-        wanted = of_quality(profile, quality, total)
-        return None if wanted is None else profile.plan(wanted)
-
+    plans = PlanFor(profile, computed, quality)
     return OutputRule(ByNoise(plans, profile.made_for), Calibrated(plans, profile.coordinate), residual=False)
