@@ -98,8 +98,7 @@ def tune(
         raise CalibrationError("nothing to sample: give prompts=[…] of a pipeline, or a function generate(i)")
     read = [partial(_latents, module, spec or spec_for(module)) for module in transformers]
     ranks = at_work(transformers[0], Parallel)
-    quiet: Callable[[str], None] = lambda line: None
-    made_of = _Job(transformers, scheduler, read, Path(work) if work is not None else None, progress or quiet)
+    made_of = _Job(transformers, scheduler, read, Path(work) if work is not None else None, progress or _silent)
     if generate is not None:
         samplings, reference = made_of.recorded(generate, samples)
     else:
@@ -119,6 +118,10 @@ def tune(
         measured,
         counts[len(counts) // 2],
     )
+
+
+def _silent(line: str) -> None:
+    return None
 
 
 @dataclass

@@ -139,9 +139,8 @@ def measure(
             median(clip.seconds for _, clip in clips),
         )
         measured.add(row)
-        told(
-            f"measured {f'{number}/{len(contenders)} ' if len(contenders) > 1 else ''}{row.name}: {row.mean:.1f} dB, worst {row.worst:.1f}"
-        )
+        place = f"{number}/{len(contenders)} " if len(contenders) > 1 else ""
+        told(f"measured {place}{row.name}: {row.mean:.1f} dB, worst {row.worst:.1f}")
     return [measured.rows[contender.name] for contender in contenders]
 
 
