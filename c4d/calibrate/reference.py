@@ -162,6 +162,8 @@ def are_plain(calls: Sequence[Call], given: Tensor, output: Tensor) -> bool:
     Guidance is one, with weights that add up to 1. Then a forecast of each branch, of its outputs and of the latents,
     is one of the guided output.
     """
+    while len(output) % 2 == 0 and torch.equal(*output.chunk(2)):  # guided in one batch, it is there twice
+        output, given = output.chunk(2)[0], given.chunk(2)[0]
     branches: list[Tensor] = []
     for call in calls:
         if call.latents is None or not _like(call.latents, given):
