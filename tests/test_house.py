@@ -18,8 +18,9 @@ ANYWHERE = {
     "models": {"torch", "c4d.core"},
     "backends": {"torch", "c4d.core"},
     "parallel": {"torch", "c4d.core", "c4d.backends"},
+    "calibrate": {"torch", "c4d.core", "c4d.models", "c4d.parallel"},
     "metrics": {"torch", "numpy", "PIL"},
-    "bundled": {"torch", "c4d.metrics"},
+    "bundled": {"torch", "safetensors", "PIL", "c4d.metrics"},
 }
 # The same for imports inside functions, which only run when asked for.
 INSIDE = {
@@ -27,6 +28,7 @@ INSIDE = {
     "models": {"diffusers"},
     "backends": {"psutil", "flash_attn", "flash_attn_interface", "sageattention", "torch_npu"},
     "parallel": {"xfuser"},
+    "bundled": {"matplotlib"},
 }
 # What the files of a backend's own folder import, all but its ``__init__``, which imports them when they are asked for.
 VENDOR = {"cuda": {"triton"}}

@@ -43,7 +43,8 @@ class _Stop(BaseException):
 class Samplings:
     """``count`` samplings of one model: ``generate(i)`` makes the i-th with ``scheduler``, the same each time.
 
-    ``latents_of(args, kwargs)`` of each of ``transformers`` gives the latents that a forward is called with.
+    ``latents_of(args, kwargs)`` of each of ``transformers`` gives the latents that a forward is called with. ``apart``:
+    each branch of guidance runs on ranks of its own, and none sees all outputs of a step.
     """
 
     transformers: Sequence[nn.Module]
@@ -51,6 +52,7 @@ class Samplings:
     generate: Callable[[int], Any]
     count: int
     latents_of: Sequence[Callable[[Sequence[Any], Mapping[str, Any]], Tensor | None]]
+    apart: bool = False
     shapes: dict[int, Any] = field(default_factory=dict)  # of what each transformer returns, once it has
 
     def __post_init__(self) -> None:
@@ -144,6 +146,8 @@ class Lockstep(Unsaved):
             return pytree.tree_unflatten([x.new_zeros(shape) for x, shape in leaves], structure)
         out = original(*args, **kwargs)
         leaves, structure = pytree.tree_flatten(out)
+        if not leaves:  # a first call that ranks of another branch of guidance make
+            return out
         self.samplings.shapes[expert] = [(x.new_empty(0), x.shape) for x in leaves], structure
         run.calls.append(Call(expert, self.samplings.latents_of[expert](args, kwargs), leaves[0].detach()))
         return out

@@ -88,7 +88,8 @@ def record(
             track.outputs.append([store.keep(x) for x in outputs])
             if passing.steps < 2:
                 affine(partial(passing.twin, 0), arrivals[0], checked=True)
-                latents = latents and are_plain(passing.calls[0], track.inputs[-1][0], track.outputs[-1][0])
+                made_of = None if samplings.apart else track.outputs[-1][0]
+                latents = latents and are_plain(passing.calls[0], track.inputs[-1][0], made_of)
                 levels = noise_of(passing.twin(0))
             after = passing.answer(outputs)
             if passing.steps == 1:
@@ -156,12 +157,14 @@ def kept(x: Tensor) -> Tensor:
     return Store().keep(x)
 
 
-def are_plain(calls: Sequence[Call], given: Tensor, output: Tensor) -> bool:
-    """Whether a step's calls get the latents ``given``, and ``output`` is a mean of what they return.
+def are_plain(calls: Sequence[Call], given: Tensor, output: Tensor | None) -> bool:
+    """Whether a step's calls get the latents ``given``, and ``output`` (None: not known) is a mean of what they return.
 
     Guidance is one, with weights that add up to 1. Then a forecast of each branch, of its outputs and of the latents,
     is one of the guided output.
     """
+    if output is None:
+        return all(call.latents is not None and _like(call.latents, given) for call in calls)
     while len(output) % 2 == 0 and torch.equal(*output.chunk(2)):  # guided in one batch, it is there twice
         output, given = output.chunk(2)[0], given.chunk(2)[0]
     branches: list[Tensor] = []

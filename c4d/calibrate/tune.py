@@ -98,7 +98,8 @@ def tune(
         raise CalibrationError("nothing to sample: give prompts=[…] of a pipeline, or a function generate(i)")
     read = [partial(_latents, module, spec or spec_for(module)) for module in transformers]
     ranks = at_work(transformers[0], Parallel)
-    made_of = _Job(transformers, scheduler, read, Path(work) if work is not None else None, progress or _silent)
+    apart = ranks is not None and ranks.mesh.degrees.cfg > 1
+    made_of = _Job(transformers, scheduler, read, apart, Path(work) if work is not None else None, progress or _silent)
     if generate is not None:
         samplings, reference = made_of.recorded(generate, samples)
     else:
@@ -129,11 +130,12 @@ class _Job:
     transformers: Sequence[nn.Module]
     scheduler: Any
     read: Sequence[Callable[..., Tensor | None]]
+    apart: bool
     work: Path | None
     progress: Callable[[str], None]
 
     def recorded(self, generate: Callable[[int], Any], count: int) -> tuple[Samplings, Reference]:
-        samplings = Samplings(self.transformers, self.scheduler, generate, count, self.read)
+        samplings = Samplings(self.transformers, self.scheduler, generate, count, self.read, self.apart)
         folder = None if self.work is None else self.work / "reference"
         if folder is not None and (kept := reopen(samplings, folder)) is not None:
             self.progress("reference samples: as they were kept")

@@ -148,7 +148,7 @@ def compared(
     tell: Any,
 ) -> tuple[list[Row], Row | None]:
     """The profile, plain steps and the package's other methods on the held-out prompts, and which of them to take."""
-    path = work / f"profile-{plan.job.rank}.json"
+    path = work / "profile.json"  # of one name on all ranks: they compare what they do by it
     profile.save(path)
     measured = Measured(work / f"measured-{plan.job.rank}.jsonl" if plan.job.world == 1 else None)
     how: dict[str, Any] = {"backend": plan.backend, "ranks": ranks, "references": {}, "told": tell}

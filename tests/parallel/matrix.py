@@ -22,10 +22,21 @@ import torch.distributed as dist
 
 from c4d.models import SPECS
 from tests.forked import ranks
-from tests.parallel import agreement, decisions, forwards, generations, guidance, leaving, methods, neighbours, traffic
+from tests.parallel import (
+    agreement,
+    calibration,
+    decisions,
+    forwards,
+    generations,
+    guidance,
+    leaving,
+    methods,
+    neighbours,
+    traffic,
+)
 from tests.parallel.job import CPU, Case
 
-PARTS = (forwards, generations, guidance, decisions, agreement, traffic, methods, neighbours, leaving)
+PARTS = (forwards, generations, guidance, decisions, agreement, traffic, methods, neighbours, calibration, leaving)
 
 
 FAILED = "a case failed"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -75,7 +76,7 @@ class Profile:
     def save(self, path: str | Path) -> None:
         """Writes it as JSON, whole or not at all."""
         path = Path(path)
-        beside = path.with_name(f".{path.name}.{id(self)}")
+        beside = path.with_name(f".{path.name}.{os.getpid()}")
         beside.write_text(json.dumps(self.to_dict(), indent=1) + "\n")
         beside.replace(path)
 
