@@ -8,7 +8,7 @@ many forwards as a cached run of the prompts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -41,8 +41,16 @@ class Normal(NamedTuple):
     right: Tensor
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A step that is not computed, and the computed ones that it is made of; ``normal`` where weights are fitted."""
+
+    index: int
+    anchors: Sequence[Anchor]
+    normal: Normal | None
+
+
 Weights = Callable[[int, Sequence[Anchor]], "list[float]"]
-Seen = Callable[[int, Sequence[Anchor], Normal], None]
 Agreed = Callable[[Sequence[float]], "list[float]"]  # numbers that decide, as the first of several ranks has them
 
 
@@ -62,15 +70,36 @@ class Fit:
         rows: Sequence[int] | None = None,
         known: Sequence[Track] = (),
         weights: Weights | None = None,
-        seen: Seen | None = None,
         watch: Callable[[int, Track], None] | None = None,
     ) -> Track:
         """A pass that computes ``computed`` and fits the weights of the other steps to ``rows`` of the samples.
 
         ``known``: tracks of earlier passes; the steps before the first in which a schedule differs are taken from the
-        one with most of them. ``weights``: use these, fit nothing; ``seen(step, anchors, normal)`` is told what a fit
-        would have been made of. ``watch(step, track)`` after each new step may raise to end the pass.
+        one with most of them. ``weights``: use these, fit nothing. ``watch(step, track)`` after each new step may raise
+        to end the pass.
         """
+        walk = self.walk(computed, rows=rows, known=known, fitted=weights is None, watch=watch)
+        try:
+            asked = next(walk)
+            while True:
+                decided = self._solve(asked) if weights is None else weights(asked.index, asked.anchors)
+                asked = walk.send(decided)
+        except StopIteration as end:
+            track: Track = end.value
+            return track
+        finally:
+            walk.close()
+
+    def walk(
+        self,
+        computed: frozenset[int],
+        *,
+        rows: Sequence[int] | None = None,
+        known: Sequence[Track] = (),
+        fitted: bool = True,
+        watch: Callable[[int, Track], None] | None = None,
+    ) -> Generator[Asked, list[float], Track]:
+        """:meth:`follow`, where the caller gives the weights of each step that is not computed; returns the track."""
         reference = self.reference
         if missing := sorted(reference.forced - computed):
             raise CalibrationError(f"step {missing[0]} is the first of a transformer, and has to be computed")
@@ -98,10 +127,9 @@ class Fit:
                         outputs = [kept(a.output) for a in arrivals if a.output is not None]
                     else:
                         made = self._made(anchors, track.inputs[i])
-                        normal = None
-                        if weights is None or seen is not None:
-                            normal = self._normal(made, self._targets(i, passing, arrivals), rows)
-                        track.weights[i] = self._decided(i, anchors, normal, weights, seen)
+                        targets = self._targets(i, passing, arrivals) if fitted else None
+                        normal = None if targets is None else self._normal(made, targets, rows)
+                        track.weights[i] = yield Asked(i, anchors, normal)
                         outputs = [combined(track.weights[i], parts) for parts in made]
                     track.outputs.append(outputs)
                 if i in computed:
@@ -149,16 +177,6 @@ class Fit:
         steps = [affine(partial(passing.twin, k), arrival) for k, arrival in enumerate(arrivals)]
         return [step.output_for(x) for step, x in zip(steps, self.reference.track.samples[i + 1], strict=True)]
 
-    def _decided(
-        self, i: int, anchors: Sequence[Anchor], normal: Normal | None, weights: Weights | None, seen: Seen | None
-    ) -> list[float]:
-        if seen is not None and normal is not None:
-            seen(i, anchors, normal)
-        if weights is not None:
-            return weights(i, anchors)
-        assert normal is not None
-        return self._solve(i, anchors, normal)
-
     def _made(self, anchors: Sequence[Anchor], latents: Sequence[Tensor]) -> list[list[Tensor]]:
         """Of each sampling, what its output is made of."""
         return [[*(anchor.outputs[k] for anchor in anchors), x, anchors[-1].latents[k]] for k, x in enumerate(latents)]
@@ -176,18 +194,20 @@ class Fit:
                 right += x @ target[chosen].flatten().double()
         return Normal(gram, right)
 
-    def _solve(self, i: int, anchors: Sequence[Anchor], normal: Normal) -> list[float]:
-        """The weights of least squared error, drawn towards a half slope."""
+    def prior(self, asked: Asked) -> Tensor:
+        """A half slope, as weights [K] fp64."""
         levels = self.reference.levels
-        past = [levels[anchor.index] for anchor in anchors]
-        prior = torch.tensor(weights_of(HALF_SLOPE, past, levels[i], self.reference.coordinate), dtype=torch.float64)
+        past = [levels[anchor.index] for anchor in asked.anchors]
+        made = weights_of(HALF_SLOPE, past, levels[asked.index], self.reference.coordinate)
+        return torch.tensor(made, dtype=torch.float64)
+
+    def _solve(self, asked: Asked) -> list[float]:
+        """The weights of least squared error, drawn towards a half slope."""
+        assert asked.normal is not None
+        prior = self.prior(asked)
         free = len(prior) if self.reference.latents else len(prior) - 2
-        gram = normal.gram[:free, :free]
-        ridge = self.ridge * gram.diagonal().mean() * torch.eye(free, dtype=torch.float64)
-        prior[:free] += torch.linalg.solve(gram + ridge, normal.right[:free] - gram @ prior[:free])
-        if not prior.isfinite().all():
-            raise CalibrationError(f"step {i} of a calibration sampling is not finite: try float32, or other samples")
-        return self.agreed([float(w) for w in prior])
+        prior[:free] = ridged(asked.normal, prior, free, self.ridge)
+        return self.agreed(finite(prior, asked.index))
 
     def _rows(self, rows: Sequence[int] | None) -> list[list[int]]:
         """Of each sampling, those of its samples that are among ``rows`` of all."""
@@ -196,6 +216,20 @@ class Fit:
             found.append([k for k in range(len(x)) if rows is None or first + k in rows])
             first += len(x)
         return found
+
+
+def ridged(normal: Normal, prior: Tensor, free: int, ridge: float) -> Tensor:
+    """The first ``free`` weights of least squared error, drawn towards ``prior``."""
+    gram = normal.gram[:free, :free]
+    drawn = ridge * gram.diagonal().mean() * torch.eye(free, dtype=torch.float64)
+    return prior[:free] + torch.linalg.solve(gram + drawn, normal.right[:free] - gram @ prior[:free])
+
+
+def finite(weights: Tensor, step: int) -> list[float]:
+    """Raises :class:`CalibrationError` unless they are."""
+    if not weights.isfinite().all():
+        raise CalibrationError(f"step {step} of a calibration sampling is not finite: try float32, or other samples")
+    return [float(w) for w in weights]
 
 
 def shared(one: frozenset[int], other: frozenset[int], steps: int) -> int:

@@ -103,6 +103,9 @@ class Shared:
     frames: int | None = option(None, WHAT, whole, "N", f"frames of the clip, 1 for a picture; {OWN_SIZE}")
     steps: int | None = option(None, WHAT, whole, "N", f"denoising steps; {OWN_SIZE}")
     guidance_scale: float | None = option(None, WHAT, number, "X", f"how strongly to follow the prompt; {OWN_SIZE}")
+    max_sequence_length: int | None = option(
+        None, WHAT, whole, "N", f"tokens of text that the model is given; {OWN_SIZE}"
+    )
     seed: int = option(
         0,
         WHAT,

@@ -20,7 +20,11 @@ OPTIONS: Mapping[str, tuple[str, str]] = {
     "num_frames": ("num_frames", "--frames"),
     "num_inference_steps": ("steps", "--steps"),
     "guidance_scale": ("guidance_scale", "--guidance-scale"),
+    "max_sequence_length": ("max_sequence_length", "--max-sequence-length"),
 }
+
+CLASSES = "class_labels"
+MOST_LABELS = 30  # named in an error
 
 
 def call_arguments(pipe: Any, request: Request) -> dict[str, Any]:
@@ -30,33 +34,60 @@ def call_arguments(pipe: Any, request: Request) -> dict[str, Any]:
     did not get, for a size that it would round, and for text that it would cut.
     """
     name, parameters = type(pipe).__name__, parameters_of(pipe)
-    fields = {argument: getattr(request, field) for argument, (field, _) in OPTIONS.items()}
+    options = options_of(parameters)
+    fields = {argument: getattr(request, field) for argument, (field, _) in options.items()}
     given = {argument: value for argument, value in fields.items() if value is not None}
-    if refused := [OPTIONS[argument][1] for argument in given if argument not in parameters]:
-        taken = ", ".join(option for argument, (_, option) in OPTIONS.items() if argument in parameters)
+    if refused := [options[argument][1] for argument in given if argument not in parameters]:
+        taken = ", ".join(option for argument, (_, option) in options.items() if argument in parameters)
         raise InputError(f"{name} takes no {' and no '.join(refused)}; of the options for a clip it takes {taken}")
     needed = [p.name for p in parameters.values() if p.default is p.empty and p.name not in given]
-    if other := [argument for argument in needed if argument not in OPTIONS]:
+    if other := [argument for argument in needed if argument not in options]:
         raise InputError(
             f"{name} also needs {', '.join(other)}, which no option gives; call it from Python inside c4d.cached(...)"
         )
     if needed:
-        raise InputError(f"{name} needs {', '.join(OPTIONS[argument][1] for argument in needed)}")
+        raise InputError(f"{name} needs {', '.join(options[argument][1] for argument in needed)}")
     values = effective(pipe, request)
     _check_negative_prompt(name, parameters, values)
     _check_guidance(pipe, name, parameters, request)
     _check_size(pipe, name, values)
-    _check_length(pipe, name, parameters, values)
+    _check_length(pipe, name, values)
     if request.image is not None:
         given["image"] = request.picture()
+    if CLASSES in given:
+        given[CLASSES] = [_class_of(pipe, request.prompt)]
     return given
+
+
+def options_of(parameters: Mapping[str, inspect.Parameter]) -> Mapping[str, tuple[str, str]]:
+    """:data:`OPTIONS`; where a pipeline takes classes and no prompt, the prompt is the name of the class."""
+    if CLASSES not in parameters or "prompt" in parameters:
+        return OPTIONS
+    return {CLASSES if argument == "prompt" else argument: option for argument, option in OPTIONS.items()}
+
+
+def _class_of(pipe: Any, prompt: str) -> int:
+    """The class with the name ``prompt``, or whose number it is. Raises :class:`InputError` for any other text."""
+    labels: Mapping[str, int] = getattr(pipe, "labels", None) or {}
+    wanted = prompt.strip()
+    if wanted in labels:
+        return labels[wanted]
+    if wanted.isdecimal() and int(wanted) in (labels.values() or range(pipe.transformer.config.num_embeds_ada_norm)):
+        return int(wanted)
+    known = ", ".join([*labels][:MOST_LABELS]) + (", ..." if len(labels) > MOST_LABELS else "")
+    ways = f"its {len(labels)} classes are {known}" if labels else "its classes have no names; give a number"
+    raise InputError(f"prompt {prompt!r} is no class of this {type(pipe).__name__}: {ways}")
 
 
 def effective(pipe: Any, request: Request) -> dict[str, Any]:
     """Every option of :data:`OPTIONS` that the pipeline takes, with the value that it will use."""
     parameters = parameters_of(pipe)
-    fields = {argument: getattr(request, field) for argument, (field, _) in OPTIONS.items() if argument in parameters}
-    return {argument: parameters[argument].default if value is None else value for argument, value in fields.items()}
+    values = {}
+    for taken, given in zip(options_of(parameters), OPTIONS, strict=True):  # a class under the name of the prompt
+        if taken in parameters:
+            value = getattr(request, OPTIONS[given][0])
+            values[given] = parameters[taken].default if value is None else value
+    return values
 
 
 def unknown_words(pipe: Any, prompt: str) -> list[str]:
@@ -133,24 +164,22 @@ def _check_size(pipe: Any, name: str, values: Mapping[str, Any]) -> None:
         _check_limit("frames", frames, limit, ((patches[0] or 1) * limit - 1) * temporal + 1 if limit else 0, name)
 
 
-def _check_length(pipe: Any, name: str, parameters: Mapping[str, inspect.Parameter], values: Mapping[str, Any]) -> None:
+def _check_length(pipe: Any, name: str, values: Mapping[str, Any]) -> None:
     """Pipelines cut what is too long and only log it."""
-    limit = parameters.get("max_sequence_length")
-    if limit is None or not isinstance(limit.default, int):
+    limit = values.get("max_sequence_length")
+    if not isinstance(limit, int):
         return
     # The limit is that of the text encoder that reads so much; one beside it for a summary (CLIP) always cuts.
     held = [getattr(pipe, name, None) for name in ("tokenizer", "tokenizer_2")]
-    able = [each for each in held if each is not None and each.model_max_length >= limit.default]
+    able = [each for each in held if each is not None and each.model_max_length >= limit]
     if not able:
         return
     tokenizer = able[0]
     for argument in ("prompt", "negative_prompt"):
         if text := values.get(argument):
             tokens = len(tokenizer(text, verbose=False).input_ids)
-            if tokens > limit.default:
-                raise InputError(
-                    f"{OPTIONS[argument][1]} has {tokens} tokens, {name} reads {limit.default}; shorten it"
-                )
+            if tokens > limit:
+                raise InputError(f"{OPTIONS[argument][1]} has {tokens} tokens, {name} reads {limit}; shorten it")
 
 
 def _nearest(value: int, offset: int, multiple: int) -> str:

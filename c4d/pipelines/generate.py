@@ -16,7 +16,7 @@ import c4d
 from c4d.backends import Backend
 from c4d.core.caching.rules import CacheMethod
 from c4d.parallel.session import Parallel
-from c4d.pipelines.arguments import call_arguments, effective
+from c4d.pipelines.arguments import call_arguments, effective, parameters_of
 from c4d.pipelines.errors import GenerationError
 from c4d.pipelines.phases import Stopwatch
 from c4d.pipelines.request import Request
@@ -78,13 +78,15 @@ def generate(
                 watch.denoised()
             return values
 
+        # A pipeline without the callback (DiT) has no bar, and its last step counts as decoding's beginning.
+        told = {"callback_on_step_end": after_step} if "callback_on_step_end" in parameters_of(pipe) else {}
         watch = Stopwatch(pipe, backend, alone=ranks is None)
         with watch, session or nullcontext():
             output = pipe(
                 **arguments,
                 generator=backend.generator(request.seed),
                 output_type="pt",
-                callback_on_step_end=after_step,
+                **told,
             )
     frames = output.frames[0] if hasattr(output, "frames") else output.images[:1]
     frames = frames.float().cpu()

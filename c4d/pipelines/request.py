@@ -30,15 +30,17 @@ class Request:
     num_frames: int | None = None
     steps: int | None = None
     guidance_scale: float | None = None
+    max_sequence_length: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         if not self.prompt.strip():
             raise InputError("the prompt is empty; say what to generate")
-        for name in ("height", "width", "num_frames", "steps"):
+        for name in ("height", "width", "num_frames", "steps", "max_sequence_length"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise InputError(f"{name.replace('num_', '')} is {value!r}; allowed are whole numbers from 1")
+                said = name.replace("num_", "").replace("_", "-")
+                raise InputError(f"{said} is {value!r}; allowed are whole numbers from 1")
         scale = self.guidance_scale
         if scale is not None and not (math.isfinite(scale) and scale >= 0):
             raise InputError(f"guidance scale is {scale!r}; allowed are finite numbers from 0 (up to 1: no guidance)")
