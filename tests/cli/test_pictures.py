@@ -56,7 +56,7 @@ def test_what_does_not_fit_is_told(fails, generate, caplog):
     fails(generate("qwen", "--guidance-scale", "3"), 2, "ignores --guidance-scale", "true_cfg_scale, 4 with a negative")
     fails(generate("hunyuan-image", "--guidance-scale", "3"), 2, "takes no --guidance-scale")
     fails(generate("qwen", "--frames", "5"), 2, "takes no --frames")
-    fails(generate("dit"), 2, "DiTPipeline takes no --prompt", "it takes --steps, --guidance-scale")
+    fails(generate("dit"), 2, "DiTPipeline takes no --negative-prompt", "it takes --prompt, --steps, --guidance-scale")
     fails(generate("qwen", "--cache", "fora:interval=2@total"), 2, "caches at total", "QwenImageTransformer2DModel")
 
 

@@ -1,0 +1,129 @@
+"""The bundled models as yardsticks: one interface to their pipelines, prompts, samplers and judges."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.stamp import ROOT
+from c4d.backends import load
+from c4d.bundled import BUNDLED
+from c4d.calibrate.pipeline import asked
+from c4d.pipelines import Request, call_arguments, load_pipeline
+from tools.make_profiles import PROMPTS, SHORT
+
+BATCH = 24
+FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
+Held = Callable[[int], tuple[list[str], list[int]]]  # prompts and noise seeds that nothing learned from
+
+
+def clips(count: int) -> tuple[list[str], list[int]]:
+    from c4d.bundled.clips import caption
+    from c4d.bundled.evaluation import evaluation_set
+
+    attributes, seeds = evaluation_set("held_out", count)
+    return [caption(row) for row in attributes], list(seeds)
+
+
+def compositions(count: int) -> tuple[list[str], list[int]]:
+    from c4d.bundled.compositions import caption, evaluation_set
+
+    chosen, seeds = evaluation_set("held_out", count)
+    return [caption(each) for each in chosen], list(seeds)
+
+
+def letters(count: int) -> tuple[list[str], list[int]]:
+    from c4d.bundled.glyphs import LETTERS
+
+    return [LETTERS[i % len(LETTERS)] for i in range(count)], list(range(9000, 9000 + count))
+
+
+HELD: Mapping[str, Held] = {"wan-tiny": clips, "flux-tiny": compositions, "glyph-dit": letters}
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """A bundled model by name; pictures and clips are [n, 3, ..., H, W] in [0, 1]."""
+
+    name: str
+
+    @cached_property
+    def pipe(self) -> Any:
+        pipe = load_pipeline(self.name, backend=load("cpu"))
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
+
+    @cached_property
+    def own_sampler(self) -> Any:
+        return self.pipe.scheduler
+
+    @property
+    def flow(self) -> bool:
+        return self.name != "glyph-dit"
+
+    def learning(self) -> list[str]:
+        """Prompts for calibration, whose noise has seeds of ``tools.make_profiles``."""
+        return PROMPTS[self.name]()
+
+    def sampler(self, name: str, shift: float | None = None) -> Any:
+        """``unipc``, ``euler`` (DDIM where the model predicts noise) or ``dpm++``, with the model's own settings."""
+        import diffusers
+
+        own = self.own_sampler.config
+        if not self.flow:
+            kind = {
+                "euler": "DDIMScheduler",
+                "unipc": "UniPCMultistepScheduler",
+                "dpm++": "DPMSolverMultistepScheduler",
+            }
+            made: Any = getattr(diffusers, kind[name]).from_config(own)
+            return made
+        shift = shift if shift is not None else own.get("flow_shift", own.get("shift"))
+        if name == "euler":
+            return diffusers.FlowMatchEulerDiscreteScheduler(shift=shift)
+        kind = {"unipc": "UniPCMultistepScheduler", "dpm++": "DPMSolverMultistepScheduler"}
+        return getattr(diffusers, kind[name])(**FLOW, flow_shift=shift)
+
+    def use(self, sampler: Any) -> Yardstick:
+        self.pipe.register_modules(scheduler=sampler)
+        return self
+
+    def call(self, **more: Any) -> dict[str, Any]:
+        """What the pipeline is called with besides prompts and noise."""
+        request = Request(self.learning()[0]).with_defaults(BUNDLED[self.name].defaults)
+        given = call_arguments(self.pipe, request)
+        given = {key: x for key, x in given.items() if key not in ("prompt", "class_labels")}
+        return {**given, **SHORT.get(self.name, {}), **more}
+
+    def make(self, prompts: Sequence[str], seeds: Sequence[int], **more: Any) -> Tensor:
+        """Pictures of the prompts, each under noise of its own."""
+        call, (argument, values) = self.call(**more), asked(self.pipe, prompts)
+        parts = []
+        for start in range(0, len(prompts), BATCH):
+            chosen = slice(start, start + BATCH)
+            generators = [torch.Generator().manual_seed(seed) for seed in seeds[chosen]]
+            made = self.pipe(**{argument: values[chosen]}, generator=generators, output_type="pt", **call)
+            parts.append(pictures(made))
+        return torch.cat(parts)
+
+    def adherence(self, prompts: Sequence[str], made: Tensor) -> float:
+        """The part of the pictures in which the judge sees what was asked for."""
+        frames = made if made.ndim == 5 else made[:, None]
+        judge = BUNDLED[self.name].judge
+        seen = [judge(prompt, clip) for prompt, clip in zip(prompts, frames, strict=True)]
+        return sum(bool(each and each["as_asked"]) for each in seen) / len(seen)
+
+
+def pictures(made: Any) -> Tensor:
+    """What a pipeline returned, on the CPU; DiT gives arrays with the channels last."""
+    found = made.frames if hasattr(made, "frames") else made.images
+    tensor = torch.as_tensor(found).float().cpu()
+    return (tensor if tensor.shape[-3] == 3 else tensor.movedim(-1, -3)).clamp(0, 1)
+
+
+FOLDER = ROOT / "docs/measurements/profiles"
