@@ -19,6 +19,7 @@ from tools.make_profiles import PROMPTS, SHORT
 
 BATCH = 24
 FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
+KINDS = {"unipc": "UniPCMultistepScheduler", "dpm++": "DPMSolverMultistepScheduler"}
 Held = Callable[[int], tuple[list[str], list[int]]]  # prompts and noise seeds that nothing learned from
 
 
@@ -76,18 +77,12 @@ class Yardstick:
 
         own = self.own_sampler.config
         if not self.flow:
-            kind = {
-                "euler": "DDIMScheduler",
-                "unipc": "UniPCMultistepScheduler",
-                "dpm++": "DPMSolverMultistepScheduler",
-            }
-            made: Any = getattr(diffusers, kind[name]).from_config(own)
+            made: Any = getattr(diffusers, {**KINDS, "euler": "DDIMScheduler"}[name]).from_config(own)
             return made
         shift = shift if shift is not None else own.get("flow_shift", own.get("shift"))
         if name == "euler":
             return diffusers.FlowMatchEulerDiscreteScheduler(shift=shift)
-        kind = {"unipc": "UniPCMultistepScheduler", "dpm++": "DPMSolverMultistepScheduler"}
-        return getattr(diffusers, kind[name])(**FLOW, flow_shift=shift)
+        return getattr(diffusers, KINDS[name])(**FLOW, flow_shift=shift)
 
     def use(self, sampler: Any) -> Yardstick:
         self.pipe.register_modules(scheduler=sampler)

@@ -10,24 +10,32 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 import c4d
-from c4d.bundled import BUNDLED
-from c4d.bundled.clips import TRAIN, caption
+from c4d.bundled import BUNDLED, clips, compositions, glyphs
 from c4d.pipelines import Request, call_arguments, load_pipeline
 
+T = TypeVar("T")
 COMPUTED = (25, 20, 17, 14, 12, 10, 8, 6)
 SEED = 400_000  # of the first prompt's noise; measurements use seeds below
 COUNT = 16
 PROMPTS: dict[str, Callable[[], list[str]]] = {
-    "wan-tiny": lambda: [caption(row) for row in TRAIN[:: len(TRAIN) // COUNT]][:COUNT],
+    "wan-tiny": lambda: [clips.caption(row) for row in spread(clips.TRAIN)],
+    "flux-tiny": lambda: [compositions.caption(each) for each in spread(compositions.TRAIN)],
+    "glyph-dit": lambda: spread(glyphs.LETTERS),
 }
 SHORT = {"wan-tiny": {"max_sequence_length": 16}}  # its prompts are nine words: padding costs time and changes nothing
+
+
+def spread(pool: Sequence[T]) -> list[T]:
+    """``COUNT`` of them, evenly over the pool."""
+    return [pool[i * len(pool) // COUNT] for i in range(COUNT)]
 
 
 def main() -> int:

@@ -12,9 +12,9 @@ HEAD = """# Profiles beside everything else of the same cost
 Closeness to the uncached run of 50 steps, on prompts and noise that nothing was learned from: PSNR in dB, mean / worst.
 `profile` is the one that comes with c4d for this model; it was made with the model's own sampler and serves all three.
 `universal` was fitted on the other yardsticks alone. `levels` are plain steps whose noise levels were searched on the
-calibration prompts; `best method` is the closest of the package's other methods among those that cost no more, each with
-the settings that were best on the calibration prompts. In brackets, with its 95 % interval over paired samples, how much
-closer the profile is. These are small models; no large one has been measured.
+calibration prompts; `best method` is the closest of the package's other methods among those that cost no more, each
+with the settings that were best on the calibration prompts. In brackets, with its 95 % interval over paired samples,
+how much closer the profile is. These are small models; no large one has been measured.
 """
 KINDS = ("profile", "universal", "plain", "levels", "method")
 
