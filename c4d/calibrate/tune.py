@@ -96,7 +96,7 @@ def tune(
         scheduler = getattr(model, "scheduler", None)
     if generate is None and not prompts:
         raise CalibrationError("nothing to sample: give prompts=[…] of a pipeline, or a function generate(i)")
-    read = [partial(_latents, module, spec or spec_for(module)) for module in transformers]
+    read = [partial(latents_given, module, spec or spec_for(module)) for module in transformers]
     ranks = at_work(transformers[0], Parallel)
     apart = ranks is not None and ranks.mesh.degrees.cfg > 1
     made_of = _Job(transformers, scheduler, read, apart, Path(work) if work is not None else None, progress or _silent)
@@ -203,7 +203,7 @@ def _begun(begin: Profile | None, reference: Reference, count: int) -> list[froz
     return found
 
 
-def _latents(module: nn.Module, spec: ModelSpec, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:
+def latents_given(module: nn.Module, spec: ModelSpec, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:
     given = arguments(module, args, kwargs).get(spec.latents)
     return given.detach() if isinstance(given, Tensor) else None
 

@@ -215,7 +215,7 @@ def test_what_is_chosen(tmp_path):
     assert choice.method.name == "profile:mine,quality=fast" and "made for this model" in choice.why
     with c4d.cached(pipe) as session:
         latents(pipe, call)
-    assert "mine" in session.chosen
+    assert "mine" in session.chosen and f"chosen   {session.chosen}" in str(session.report())
     few = choose_method([pipe.transformer], pipe.scheduler, "balanced", steps=8)
     assert few.method is None and "of 8 steps none can be spared" in few.why and "--steps 7" in few.why
     noisy = FlowMatchEulerDiscreteScheduler(stochastic_sampling=True)

@@ -86,7 +86,8 @@ class Report:
     ``blocks_entered`` of ``blocks_total`` (block calls of an uncached run), ``modules_reused`` of
     the ``modules_total`` calls of cached modules (0 for methods of the whole forward), ``peak_bytes`` held by histories
     and signals, ``host_reads`` (waits for the device made to decide) and ``nonfinite`` measurements of the session,
-    ``seconds`` of host time inside computed and reused forwards, ``why`` sentences on what kept them from it.
+    ``seconds`` of host time inside computed and reused forwards, ``why`` sentences on what kept them from it,
+    ``chosen`` why it is this method, if nobody said which.
     """
 
     method: str
@@ -105,6 +106,7 @@ class Report:
     nonfinite: int
     seconds: dict[str, float]
     why: tuple[str, ...]
+    chosen: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types only, ready for JSON."""
@@ -122,6 +124,7 @@ class Report:
             f"  held     {self.peak_bytes / 2**20:.2f} MiB at most; the host waited {self.host_reads} times to decide",
             f"  seconds  {self.seconds['computed']:.3f} in computed forwards, {self.seconds['reused']:.3f} in reused",
         ]
+        lines += [f"  chosen   {self.chosen}"] if self.chosen else []
         lines += [f"  note     {sentence}" for sentence in self.why]
         lines += [f"  {branch:<8} {line}" for branch, line in self.timelines.items()]
         return "\n".join(lines)

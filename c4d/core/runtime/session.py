@@ -163,6 +163,7 @@ class Session(Entered, Unsaved):
             nonfinite=self._tools.nonfinite,
             seconds={"computed": sum(e.seconds for e in computed), "reused": sum(e.seconds for e in reused)},
             why=why(self.method.rules, entries, {kind for a in self._attachments for kind in a.spec.kinds()}),
+            chosen=self.chosen,
         )
 
     @property
