@@ -49,7 +49,7 @@ HELD: Mapping[str, Held] = {"wan-tiny": clips, "flux-tiny": compositions, "glyph
 
 @dataclass(frozen=True)
 class Yardstick:
-    """A bundled model by name; pictures and clips are [n, 3, ..., H, W] in [0, 1]."""
+    """A bundled model by name; what it makes is [n, 3, frames, H, W] in [0, 1]."""
 
     name: str
 
@@ -108,17 +108,17 @@ class Yardstick:
 
     def adherence(self, prompts: Sequence[str], made: Tensor) -> float:
         """The part of the pictures in which the judge sees what was asked for."""
-        frames = made if made.ndim == 5 else made[:, None]
         judge = BUNDLED[self.name].judge
-        seen = [judge(prompt, clip) for prompt, clip in zip(prompts, frames, strict=True)]
+        seen = [judge(prompt, clip.transpose(0, 1)) for prompt, clip in zip(prompts, made, strict=True)]
         return sum(bool(each and each["as_asked"]) for each in seen) / len(seen)
 
 
 def pictures(made: Any) -> Tensor:
-    """What a pipeline returned, on the CPU; DiT gives arrays with the channels last."""
+    """What a pipeline returned, as [n, 3, frames, H, W] on the CPU; DiT gives arrays with the channels last."""
     found = made.frames if hasattr(made, "frames") else made.images
     tensor = torch.as_tensor(found).float().cpu()
-    return (tensor if tensor.shape[-3] == 3 else tensor.movedim(-1, -3)).clamp(0, 1)
+    tensor = (tensor if tensor.shape[-3] == 3 else tensor.movedim(-1, -3)).clamp(0, 1)
+    return tensor.transpose(1, 2) if tensor.ndim == 5 else tensor[:, :, None]
 
 
 FOLDER = ROOT / "docs/measurements/profiles"

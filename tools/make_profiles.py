@@ -1,9 +1,10 @@
 """Makes the profiles that come with c4d for its bundled models, in c4d/core/methods/profiles.
 
-    python -m tools.make_profiles MODEL [--trials 200] [--work DIR]
+    python -m tools.make_profiles MODEL [--trials 200] [--computed 14/10] [--work DIR]
 
 It learns from prompts of the kind that the model was trained on, under noise seeds that no measurement uses. With the
-same number of trials, versions and threads the result is the same; an interrupted run goes on from DIR.
+same number of trials, versions and threads the result is the same; an interrupted run goes on from DIR. Where there is
+a profile already, the search begins with its schedules, and plans of other numbers of computed steps stay.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import TypeVar
@@ -42,6 +44,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", choices=PROMPTS)
     parser.add_argument("--trials", type=int, default=200, help="schedules tried for each number of computed steps")
+    parser.add_argument("--computed", default="/".join(map(str, COMPUTED)), help="numbers of computed steps")
     parser.add_argument("--work", type=Path, help="folder that an interrupted run goes on from")
     parser.add_argument("--out", type=Path, default=Path(str(files("c4d.core.methods") / "profiles")))
     options = parser.parse_args()
@@ -52,20 +55,25 @@ def main() -> int:
     call = call_arguments(pipe, Request(prompts[0]).with_defaults(model.defaults))
     call = {name: value for name, value in call.items() if name not in ("prompt", "class_labels")}
     call |= SHORT.get(options.model, {})
+    path = options.out / f"{options.model}.json"
     profile = c4d.tune(
         pipe,
         prompts=prompts,
-        computed=COMPUTED,
+        computed=[int(count) for count in options.computed.split("/")],
         trials=options.trials,
         seed=SEED,
         work=options.work,
         about={"model": options.model, "dtype": "float32"},
+        begin=c4d.Profile.load(path) if path.exists() else None,
         progress=lambda line: print(line, flush=True),
         **call,
     )
+    if path.exists():
+        before = c4d.Profile.load(path)
+        profile = replace(before.with_plans(profile), default=before.default)
     options.out.mkdir(parents=True, exist_ok=True)
-    profile.save(options.out / f"{options.model}.json")
-    print(f"written: {options.out}/{options.model}.json")
+    profile.save(path)
+    print(f"written: {path}")
     return 0
 
 

@@ -21,8 +21,8 @@ class Defaults:
     """What a generation uses unless it is asked for something else: pixels, frames, steps, scale, frames a second.
 
     ``num_frames`` and ``max_sequence_length`` (tokens of text) are None where the pipeline has no such argument, or its
-    own will do. ``threads`` of the CPU: the work of a tiny model is too short to be worth sharing, and on a busy machine threads
-    that wait for each other have been seen to hold one clip up for half a minute.
+    own will do. ``threads`` of the CPU: the work of a tiny model is too short to be worth sharing, and on a busy
+    machine threads that wait for each other have been seen to hold one clip up for half a minute.
     """
 
     height: int

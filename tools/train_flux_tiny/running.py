@@ -1,0 +1,59 @@
+"""A training that can be stopped at any moment and goes on from its last snapshot."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tools.train_wan_tiny.optimise import Optimisation
+
+EVERY = 100  # steps between two snapshots
+
+
+class Run(Optimisation):
+    """An `Optimisation` that keeps snapshots of itself and of the generator that feeds it in one file.
+
+    A run that finds the file goes on from there. The number of steps may be another one then, as long as the snapshot
+    is from before the rate began to fall: the result is that of a run with the new number from the beginning.
+    """
+
+    def __init__(self, file: Path, generator: torch.Generator, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.file, self.generator = file, generator
+        self.before = 0.0  # seconds of the runs that this one goes on from
+        if file.exists():
+            self._resume(torch.load(file))
+
+    @property
+    def seconds(self) -> float:
+        return self.before + super().seconds
+
+    def keep(self) -> None:
+        """Writes a snapshot every `EVERY` steps: beside the file, then renamed."""
+        if self.done % EVERY:
+            return
+        state = {
+            "parameters": [p.detach() for p in self.parameters],
+            "average": self.average,
+            "optimiser": self.optimiser.state_dict(),
+            "generator": self.generator.get_state(),
+            "done": self.done,
+            "seconds": self.seconds,
+        }
+        partial = self.file.with_suffix(".partial")
+        torch.save(state, partial)
+        os.replace(partial, self.file)
+
+    def _resume(self, state: dict[str, Any]) -> None:
+        for parameter, average, kept, kept_average in zip(
+            self.parameters, self.average, state["parameters"], state["average"], strict=True
+        ):
+            parameter.data.copy_(kept)
+            average.copy_(kept_average)
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.generator.set_state(state["generator"])
+        self.done, self.before = state["done"], state["seconds"]
+        print(f"{self.file.name}: goes on from step {self.done}", flush=True)
