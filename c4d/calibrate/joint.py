@@ -45,9 +45,7 @@ def fit_jointly(
     for setting in settings:
         other = setting.fit.reference
         if other.steps != first.steps or other.coordinate is not first.coordinate:
-            raise CalibrationError(
-                f"{setting.name} has other steps, or predicts something else, than {settings[0].name}"
-            )
+            raise CalibrationError(f"{setting.name} and {settings[0].name} differ in their steps or what they predict")
     between: list[tuple[float, Coefficients]] = []
     with ExitStack() as until_done:
         walks = [setting.fit.walk(computed) for setting in settings]
