@@ -340,7 +340,8 @@ PREDICTIONS = {"flow_prediction": "flow", "epsilon": "epsilon", "v_prediction": 
 def prediction_of(scheduler: Any) -> str | None:
     """What the model of this scheduler predicts ("flow", "epsilon" or "v"); None where it does not say it."""
     config = getattr(scheduler, "config", {})
-    if type(scheduler).__name__.startswith("FlowMatch") or config.get("use_flow_sigmas"):
+    flow = any(cls.__name__.startswith("FlowMatch") for cls in type(scheduler).__mro__)
+    if flow or config.get("use_flow_sigmas"):
         return "flow"
     return PREDICTIONS.get(str(config.get("prediction_type")))
 
