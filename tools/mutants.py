@@ -742,4 +742,100 @@ MUTANTS = (
             "parallel/test_launch.py",
         ),
     ),
+    *of(
+        "c4d/core/caching/solver.py",
+        (
+            "solver: the latents of now are not scaled",
+            "return [*w, c[3] * now / s + c[4], -c[3] * then / s]",
+            "return [*w, c[3] / s + c[4], -c[3] * then / s]",
+            "calibrate/test_solver.py",
+        ),
+        (
+            "solver: a run that begins later keeps the levels above",
+            "inside = [n for n in self.computed if n <= levels[0]] if",
+            "inside = [n for n in self.computed] if",
+            "calibrate/test_solver.py",
+        ),
+        (
+            "solver: behind the last point of a gap the first one's coefficients",
+            "return [(min(after, len(places) - 1), 1.0)]",
+            "return [(0, 1.0)]",
+            "calibrate/test_solver.py",
+        ),
+    ),
+    *of(
+        "c4d/calibrate/fit.py",
+        (
+            "fit: what was drawn to is no half slope",
+            "prior[:free] + torch.linalg.solve(",
+            "0 * prior[:free] + torch.linalg.solve(",
+            "calibrate/test_fit.py",
+        ),
+        (
+            "fit: every sample is learned from",
+            "if rows is None or first + k in rows",
+            "if rows is None or first + k >= 0",
+            "calibrate/test_fit.py",
+        ),
+        (
+            "fit: a computed step too many is taken from another pass",
+            "return min(one ^ other, default=steps)",
+            "return min(min(one ^ other, default=steps) + 1, steps)",
+            "calibrate/test_fit.py",
+        ),
+    ),
+    *of(
+        "c4d/calibrate/lockstep.py",
+        (
+            "lockstep: the scheduler keeps the state of another sampling",
+            "        _restore(scheduler, self.state)\n        scheduler",
+            "        scheduler",
+            "calibrate/test_fit.py",
+        ),
+    ),
+    *of(
+        "c4d/calibrate/sampler.py",
+        (
+            "sampler: noise in the steps is not noticed",
+            "if not torch.equal(zeros, after(torch.zeros_like(like))):",
+            "if False:",
+            "calibrate/test_fit.py",
+        ),
+    ),
+    *of(
+        "c4d/calibrate/search.py",
+        (
+            "search: the worst sample does not count",
+            "return float(logs.mean() + WORST * logs.max())",
+            "return float(logs.mean() * 0.0)",
+            "calibrate/test_fit.py",
+        ),
+    ),
+    *of(
+        "c4d/core/caching/profile.py",
+        (
+            "profile: another configuration is no obstacle",
+            "if ours[key] != theirs[key]:",
+            "if False:",
+            "calibrate/test_solver.py",
+        ),
+    ),
+    *of(
+        "c4d/core/runtime/choice.py",
+        (
+            "choice: few steps are cached too",
+            "if steps is not None and steps < SHORT:",
+            "if steps is not None and steps < 0:",
+            "calibrate/test_tune.py",
+        ),
+    ),
+    *of(
+        "c4d/pipelines/tuning.py",
+        (
+            "tuning: the most steps that are a little too slow",
+            "return math.floor(steps / speedup + 1e-9)",
+            "return math.ceil(steps / speedup)",
+            "cli/test_tune.py",
+        ),
+    ),
 )

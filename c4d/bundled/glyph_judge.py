@@ -130,7 +130,7 @@ def generate_glyphs(
     seeds: Sequence[int],
     *,
     steps: int = 50,
-    guidance_scale: float = 2.0,
+    guidance_scale: float = 3.0,
     batch_size: int = 26,
 ) -> Tensor:
     """Generates one picture for each letter with a class-to-image pipeline that takes the arguments of DiTPipeline.

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from c4d.bundled.glyph_judge import reading as reading_of_letter
 from c4d.bundled.judge import reading
 
 INDEX = "model_index.json"  # of a directory of diffusers
@@ -20,13 +21,13 @@ INDEX = "model_index.json"  # of a directory of diffusers
 class Defaults:
     """What a generation uses unless it is asked for something else: pixels, frames, steps, scale, frames a second.
 
-    ``num_frames`` and ``max_sequence_length`` (tokens of text) are None where the pipeline has no such argument, or its
-    own will do. ``threads`` of the CPU: the work of a tiny model is too short to be worth sharing, and on a busy
+    The sizes and ``max_sequence_length`` (tokens of text) are None where the pipeline has no such argument, or its own
+    will do. ``threads`` of the CPU: the work of a tiny model is too short to be worth sharing, and on a busy
     machine threads that wait for each other have been seen to hold one clip up for half a minute.
     """
 
-    height: int
-    width: int
+    height: int | None
+    width: int | None
     num_frames: int | None
     steps: int
     guidance_scale: float
@@ -58,6 +59,15 @@ BUNDLED: Mapping[str, Bundled] = MappingProxyType(
             example="a red circle moving left on a black background",
             defaults=Defaults(height=32, width=32, num_frames=13, steps=50, guidance_scale=4.0, fps=8, threads=1),
             judge=reading,
+        ),
+        "glyph-dit": Bundled(
+            folder="glyph_dit",
+            about="a DiT class-to-image model small enough for any CPU; it draws one capital letter in one colour on "
+            "paper of another, 32x32 pixels. It predicts the noise of a linear-beta schedule (DDIM) and is guided in "
+            "one batch. Prompts: a letter, A to Z",
+            example="A",
+            defaults=Defaults(height=None, width=None, num_frames=None, steps=50, guidance_scale=3.0, fps=8, threads=1),
+            judge=reading_of_letter,
         ),
     }
 )

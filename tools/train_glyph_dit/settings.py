@@ -21,7 +21,7 @@ class Settings:
     pictures: int = 40960  # whose latents the transformer learns
     classifier_steps: int = 2000
     classifier_batch: int = 64
-    transformer_steps: int = 13500
+    transformer_steps: int = 11500
     transformer_batch: int = 64
     judge_pictures: int = 520  # of each kind
     judge_steps: int = 50
