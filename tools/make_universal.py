@@ -1,6 +1,6 @@
-"""Makes the universal profile: one for any flow-matching model, fitted jointly on the bundled ones.
+"""Makes a universal profile: one for any model that predicts the same, fitted jointly on the bundled ones.
 
-    python -m tools.make_universal [--without NAME] [--out FILE] [--computed 25/20/17/14/12/10/8/6]
+    python -m tools.make_universal [--kind flow] [--without NAME] [--out FILE] [--computed 25/20/17/14/12/10/8/6]
 
 The settings are those models under three samplers and three guidance scales, 50 steps. For each number of computed
 steps the models' own schedules, and the mean of them, are fitted jointly and the one with the best score over all
@@ -31,13 +31,14 @@ from c4d.calibrate.pipeline import sampling
 from c4d.calibrate.reference import record
 from c4d.calibrate.search import score
 from c4d.calibrate.tune import latents_given
-from c4d.core.caching.profiles import named
+from c4d.core.caching.profiles import named, universal
 from c4d.core.caching.solver import Plan
 from c4d.models import spec_for
 from tools.make_profiles import COMPUTED, SEED
 
 STEPS, SAMPLES = 50, 4
-GUIDANCE = {"wan-tiny": (2.0, 4.0, 6.0), "flux-tiny": (2.0, 3.5, 6.0)}
+GUIDANCE = {"wan-tiny": (2.0, 4.0, 6.0), "flux-tiny": (2.0, 3.5, 6.0), "glyph-dit": (2.0, 3.0, 4.0)}
+KINDS = {"flow": ("wan-tiny", "flux-tiny"), "epsilon": ("glyph-dit",)}
 SAMPLERS = ("unipc", "euler", "dpm++")  # the first one's noise levels are the plan's
 
 
@@ -56,7 +57,7 @@ def settings(name: str) -> Iterator[Setting]:
     for sampler in SAMPLERS:
         for guidance in GUIDANCE[name]:
             made = yardstick.sampler(sampler)
-            scheduler = Aligned.from_config(made.config) if sampler == "euler" else made
+            scheduler = Aligned.from_config(made.config) if sampler == "euler" and yardstick.flow else made
             pipe = type(yardstick.pipe)(**{**yardstick.pipe.components, "scheduler": scheduler})
             pipe.set_progress_bar_config(disable=True)
             call = {**yardstick.call(num_inference_steps=STEPS, guidance_scale=guidance), **SHORT.get(name, {})}
@@ -76,6 +77,7 @@ def schedules(names: Sequence[str], count: int, levels: Sequence[float]) -> list
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kind", choices=KINDS, default="flow", help="what the models predict")
     parser.add_argument("--without", choices=GUIDANCE)
     parser.add_argument("--computed", default="/".join(map(str, COMPUTED)))
     parser.add_argument("--wary", type=float, default=1.0, help="how much disagreement draws to a half slope")
@@ -83,7 +85,7 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
-    names = [name for name in GUIDANCE if name != options.without]
+    names = [name for name in KINDS[options.kind] if name != options.without]
     together = [setting for name in names for setting in settings(name)]
     print(f"{len(together)} settings of {', '.join(names)}", flush=True)
     plans = {}
@@ -103,10 +105,11 @@ def main() -> int:
         "samples": SAMPLES,
         "wary": options.wary,
     }
-    default = FOLDER / f"without-{options.without}.json" if options.without else shipped() / "universal.json"
+    default = shipped() / f"{universal(options.kind)}.json"
+    default = FOLDER / f"without-{options.without}.json" if options.without else default
     out = options.out or default
     out.parent.mkdir(parents=True, exist_ok=True)
-    c4d.Profile("flow", plans, None, about, {}, 14 if 14 in plans else None).save(out)
+    c4d.Profile(options.kind, plans, None, about, {}, 14 if 14 in plans else None).save(out)
     print(f"written: {out}")
     return 0
 

@@ -127,8 +127,7 @@ def models_text(name: str | None = None) -> str:
             f"  {name}",
             *_wrapped(model.about),
             f"      such as   {model.example!r}",
-            f"      defaults  {d.width}x{d.height} pixels, {d.num_frames} frames at {d.fps} a second, {d.steps} steps, "
-            f"guidance scale {d.guidance_scale:g}",
+            f"      defaults  {d.said()}",
         ]
     return "\n".join([*lines, "", table_text(WIDTH)])
 
