@@ -11,6 +11,7 @@ docs/measurements/profiles/without-NAME.json). Where models disagree the coeffic
 from __future__ import annotations
 
 import argparse
+import copy
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -58,8 +59,8 @@ def settings(name: str) -> Iterator[Setting]:
         for guidance in GUIDANCE[name]:
             made = yardstick.sampler(sampler)
             scheduler = Aligned.from_config(made.config) if sampler == "euler" and yardstick.flow else made
-            pipe = type(yardstick.pipe)(**{**yardstick.pipe.components, "scheduler": scheduler})
-            pipe.set_progress_bar_config(disable=True)
+            pipe = copy.copy(yardstick.pipe)  # of the same modules
+            pipe.register_modules(scheduler=scheduler)
             call = {**yardstick.call(num_inference_steps=STEPS, guidance_scale=guidance), **SHORT.get(name, {})}
             generate, count = sampling(pipe, prompts, seed=SEED, batch=SAMPLES, call=call)
             read = [partial(latents_given, pipe.transformer, spec_for(pipe.transformer))]

@@ -23,6 +23,7 @@ from c4d.calibrate.sampler import affine
 from c4d.core.caching.solver import FEATURES, HALF_SLOPE, Plan, coefficients_of, weights_of
 
 RIDGE = 0.01  # of the mean square of the regressors
+FAR, TINY = 10.0, 1e-30
 
 
 @dataclass
@@ -127,7 +128,7 @@ class Fit:
                         outputs = [kept(a.output) for a in arrivals if a.output is not None]
                     else:
                         made = self._made(anchors, track.inputs[i])
-                        targets = self._targets(i, passing, arrivals) if fitted else None
+                        targets = self._targets(i, passing, arrivals, anchors) if fitted else None
                         normal = None if targets is None else self._normal(made, targets, rows)
                         track.weights[i] = yield Asked(i, anchors, normal)
                         outputs = [combined(track.weights[i], parts) for parts in made]
@@ -172,10 +173,20 @@ class Fit:
         experts = self.reference.experts
         return [*(each for each in anchors if experts[each.index] == experts[new.index]), new][-FEATURES:]
 
-    def _targets(self, i: int, passing: Lockstep, arrivals: Sequence[Arrival]) -> list[Tensor]:
-        """Of each sampling, the output that brings it back onto its uncached sample."""
-        steps = [affine(partial(passing.twin, k), arrival) for k, arrival in enumerate(arrivals)]
-        return [step.output_for(x) for step, x in zip(steps, self.reference.track.samples[i + 1], strict=True)]
+    def _targets(
+        self, i: int, passing: Lockstep, arrivals: Sequence[Arrival], anchors: Sequence[Anchor]
+    ) -> list[Tensor]:
+        """Of each sampling, the output that brings it back onto its uncached sample.
+
+        No further from the last computed output than ``FAR`` times its length: a step that hardly uses its output (the
+        last one of DDIM) would ask for anything.
+        """
+        targets = []
+        for k, arrival in enumerate(arrivals):
+            step, last = affine(partial(passing.twin, k), arrival), anchors[-1].outputs[k]
+            change = step.output_for(self.reference.track.samples[i + 1][k]) - last if step.slope else 0.0 * last
+            targets.append(last + change * min(1.0, float(FAR * last.norm() / change.norm().clamp_min(TINY))))
+        return targets
 
     def _made(self, anchors: Sequence[Anchor], latents: Sequence[Tensor]) -> list[list[Tensor]]:
         """Of each sampling, what its output is made of."""

@@ -23,15 +23,15 @@ class Affine(NamedTuple):
     slope: float
 
     def output_for(self, sample: Tensor) -> Tensor:
-        """The output that steps to ``sample``."""
+        """The output that steps to ``sample``; not finite where the step does not use it."""
         return (sample - self.offset) / self.slope
 
 
 def affine(twin: Callable[[], Any], arrival: Arrival, *, checked: bool = False) -> Affine:
     """The coming step of a scheduler, made by copies of it (``twin()``) with zeros and with ones.
 
-    ``checked``: raises :class:`CalibrationError` for a step that adds noise of its own, or is not affine. Raises it too
-    for a step that does not use the output at all.
+    ``checked``: raises :class:`CalibrationError` for a step that adds noise of its own, is not affine, or does not use
+    the output at all.
     """
     like = arrival.sample.float()
 
@@ -41,7 +41,7 @@ def affine(twin: Callable[[], Any], arrival: Arrival, *, checked: bool = False) 
 
     zeros, ones = after(torch.zeros_like(like)), after(torch.ones_like(like))
     slope, name = (ones - zeros).mean().item(), type(twin()).__name__
-    if not slope:
+    if checked and not slope:
         raise CalibrationError(f"{name} takes a step that does not use the model's output")
     if checked:
         if not torch.equal(zeros, after(torch.zeros_like(like))):

@@ -136,6 +136,15 @@ def test_a_planted_linear_system_is_recovered():
     assert not torch.allclose(elsewhere.samples[-1][0], reference.track.samples[-1][0], rtol=1e-2, atol=1e-2)
 
 
+def test_a_step_that_hardly_uses_its_output_asks_for_nothing_wild():
+    """The last step of DDIM as DiT has it: to its own noise level."""
+    scheduler = DDIMScheduler(clip_sample=False, set_alpha_to_one=False)
+    job = samplings(Curved(), scheduler)
+    fit = Fit(job, record(job))
+    track = fit.follow(frozenset((0, 1, 2, 5, 9)))
+    assert max(abs(w) for w in track.weights[STEPS - 1]) < 20, track.weights[STEPS - 1]
+
+
 def test_noise_in_the_steps_is_refused():
     model = Curved()
     with pytest.raises(CalibrationError, match="adds noise of its own"):
