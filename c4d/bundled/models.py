@@ -35,6 +35,15 @@ class Defaults:
     threads: int
     max_sequence_length: int | None = None
 
+    def said(self) -> str:
+        """In words, what there is of it."""
+        parts = [
+            f"{self.width}x{self.height} pixels" if self.width and self.height else "",
+            f"{self.num_frames} frames at {self.fps} a second" if self.num_frames else "",
+            f"{self.steps} steps, guidance scale {self.guidance_scale:g}",
+        ]
+        return ", ".join(filter(None, parts))
+
 
 @dataclass(frozen=True)
 class Bundled:

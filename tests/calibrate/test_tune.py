@@ -224,6 +224,17 @@ def test_what_is_chosen(tmp_path):
         c4d.cached(pipe, quality="best")
 
 
+def test_a_model_that_predicts_noise_has_its_profile_for_its_own_sampler(tmp_path):
+    pipe, call = pipeline("dit")
+    folder = tmp_path / "cache/c4d/profiles"
+    folder.mkdir(parents=True)
+    c4d.tune(pipe, prompts=PROMPTS, computed=5, minutes=0, **call).save(folder / "dit.json")
+    own = choose_method([pipe.transformer], pipe.scheduler, "fast")
+    assert own.method is not None and own.method.name == "profile:dit,quality=fast"
+    other = choose_method([pipe.transformer], UniPCMultistepScheduler.from_config(pipe.scheduler.config), "fast")
+    assert other.method is None and "made with DDIMScheduler" in other.why and "UniPC" in other.why
+
+
 @pytest.mark.parametrize("quality", QUALITIES)
 def test_a_short_run_computes_all(quality, tmp_path):
     pipe, call = pipeline("wan")

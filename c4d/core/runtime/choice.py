@@ -39,18 +39,27 @@ def choose_method(transformers: Sequence[nn.Module], scheduler: Any, quality: st
     if adds_noise(scheduler):
         return Choice(None, f"no cache: {type(scheduler).__name__} adds noise in its steps, which no profile forecasts")
     kind = prediction_of(scheduler)
-    if (own := for_model(signature(transformers[0]))) is not None and own[1].kind == kind:
-        made_with = own[1].about.get("scheduler", "another sampler")
-        return Choice(
-            parse(f"profile:{own[0]},quality={quality}"),
-            f"profile {own[0]!r}, made for this model with {made_with}; --quality {'|'.join(QUALITIES)}, or c4d tune "
-            "for prompts of your own",
-        )
+    own = for_model(signature(transformers[0]))
+    if own is not None and own[1].kind == kind:
+        return _of_this_model(own[0], own[1].about.get("scheduler", "another sampler"), scheduler, quality)
     if kind is not None and (name := universal(kind)) in named():
         return Choice(
             parse(f"profile:{name},quality={quality}"), f"the {name} profile, made on other, small models; {BETTER}"
         )
     return Choice(None, f"no cache: there is no profile for what {type(scheduler).__name__} predicts; {BETTER}")
+
+
+def _of_this_model(name: str, made_with: str, scheduler: Any, quality: str) -> Choice:
+    """Where a model predicts noise, plain steps of better samplers are so close that a profile is for its own alone."""
+    here = type(scheduler).__name__
+    if prediction_of(scheduler) != "flow" and made_with != here:
+        said = f"the profile of this model was made with {made_with}, and what it gains with {here} is not known"
+        return Choice(None, f"no cache: {said}; c4d tune makes one for that")
+    return Choice(
+        parse(f"profile:{name},quality={quality}"),
+        f"profile {name!r}, made for this model with {made_with}; --quality {'|'.join(QUALITIES)}, or c4d tune for "
+        "prompts of your own",
+    )
 
 
 def few(steps: int) -> str:
