@@ -40,7 +40,10 @@ from tools.make_profiles import COMPUTED, SEED
 STEPS, SAMPLES = 50, 4
 GUIDANCE = {"wan-tiny": (2.0, 4.0, 6.0), "flux-tiny": (2.0, 3.5, 6.0), "glyph-dit": (2.0, 3.0, 4.0)}
 KINDS = {"flow": ("wan-tiny", "flux-tiny"), "epsilon": ("glyph-dit",)}
-SAMPLERS = ("unipc", "euler", "dpm++")  # the first one's noise levels are the plan's
+SAMPLERS = {  # the first one's noise levels are the plan's
+    "flow": ("unipc", "euler", "dpm++"),
+    "epsilon": ("euler", "unipc", "dpm++"),  # DDIM, with which the profiles were made
+}
 
 
 class Aligned(FlowMatchEulerDiscreteScheduler):
@@ -55,7 +58,7 @@ class Aligned(FlowMatchEulerDiscreteScheduler):
 def settings(name: str) -> Iterator[Setting]:
     yardstick = Yardstick(name)
     prompts = yardstick.learning()[:: 16 // SAMPLES]
-    for sampler in SAMPLERS:
+    for sampler in SAMPLERS["flow" if yardstick.flow else "epsilon"]:
         for guidance in GUIDANCE[name]:
             made = yardstick.sampler(sampler)
             scheduler = Aligned.from_config(made.config) if sampler == "euler" and yardstick.flow else made
@@ -100,7 +103,7 @@ def main() -> int:
         print(f"{count}: {best:.3f} of {[round(each[0], 3) for each in tried]}, steps {steps}", flush=True)
     about = {
         "models": names,
-        "samplers": list(SAMPLERS),
+        "samplers": list(SAMPLERS[options.kind]),
         "guidance": {name: list(GUIDANCE[name]) for name in names},
         "steps": STEPS,
         "samples": SAMPLES,

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from c4d.bundled.composition_judge import reading as reading_of_composition
 from c4d.bundled.glyph_judge import reading as reading_of_letter
 from c4d.bundled.judge import reading
 
@@ -68,6 +69,25 @@ BUNDLED: Mapping[str, Bundled] = MappingProxyType(
             example="a red circle moving left on a black background",
             defaults=Defaults(height=32, width=32, num_frames=13, steps=50, guidance_scale=4.0, fps=8, threads=1),
             judge=reading,
+        ),
+        "flux-tiny": Bundled(
+            folder="flux_tiny",
+            about="a FLUX text-to-image model small enough for any CPU, guidance distilled as in FLUX.1-dev; it draws "
+            "one to four coloured shapes. Prompts: a COLOUR SHAPE, or two three four COLOUR SHAPEs, or two things with "
+            "and, left of, right of, above, below, on a BACKGROUND background, of red green blue yellow magenta cyan; "
+            "circle square triangle; black gray white",
+            example="a red circle on a white background",
+            defaults=Defaults(
+                height=64,
+                width=64,
+                num_frames=None,
+                steps=50,
+                guidance_scale=3.5,
+                fps=8,
+                threads=1,
+                max_sequence_length=24,
+            ),
+            judge=reading_of_composition,
         ),
         "glyph-dit": Bundled(
             folder="glyph_dit",

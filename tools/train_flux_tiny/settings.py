@@ -16,9 +16,9 @@ class Settings:
     vae_steps: int = 1300
     vae_batch: int = 16
     pictures: int = 40960
-    transformer_steps: int = 10200
+    transformer_steps: int = 11100
     transformer_batch: int = 48
-    distil_steps: int = 500
+    distil_steps: int = 250
     distil_batch: int = 48
     judge_pictures: int = 96
     judge_steps: int = 50

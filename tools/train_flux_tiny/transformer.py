@@ -60,7 +60,7 @@ def train_transformer(settings: Settings, data: dict[str, Any], snapshots: Path)
         parameters=[*transformer.parameters(), *clip.parameters(), *t5.parameters()],
         steps=settings.transformer_steps,
         rate=1.5e-3,
-        hold=0.85,
+        hold=0.9,
         betas=(0.9, 0.98),
         decay=0.998,
         weight_decay=0.01,
@@ -185,17 +185,28 @@ def _calm(transformer: Any) -> None:
 
 
 def _look_beside(t5: Any) -> None:
-    """Three of the four heads begin with attention to the word before, the word after, and two to four words before.
+    """T5 begins as a table: what stands at a word is the word, and beside it the codes of the words around it.
 
-    FLUX gives text no places, so that T5 alone can tell which colour goes with which shape. Left to itself it had not
-    begun to look at neighbours after 6600 steps: its scores, which T5 does not scale, go by the words alone.
+    FLUX gives text no places, so that T5 alone can tell which colour goes with which shape, and what is left of what.
+    Left to itself it had not begun to look at neighbours after 6600 steps.
     """
-    attention = t5.encoder.block[0].layer[0].SelfAttention
-    attention.q.weight.data[: 3 * attention.key_value_proj_dim] = 0
-    bias = attention.relative_attention_bias.weight.data  # [32 distances, heads]
-    bias[1, 0] += 5.0
-    bias[17, 1] += 5.0
-    bias[2:5, 2] += 3.0
+    words, width = t5.shared.weight.shape
+    attention, heads = t5.encoder.block[0].layer[0].SelfAttention, t5.config.num_heads
+    size, code = attention.key_value_proj_dim, (width - words) // t5.config.num_heads
+    t5.shared.weight.data.zero_().fill_diagonal_(width**0.5)
+    for block in t5.encoder.block:
+        block.layer[0].SelfAttention.o.weight.data.zero_()
+        block.layer[1].DenseReluDense.wo.weight.data.zero_()
+    attention.q.weight.data.zero_()
+    for head in range(heads):
+        some = torch.nn.functional.normalize(torch.randn(code, words), dim=0)
+        attention.v.weight.data[head * size : head * size + code, :words] = 0.5 * some
+        places = slice(words + head * code, words + (head + 1) * code)
+        attention.o.weight.data[places, head * size : head * size + code] = torch.eye(code)
+    # By distance: the word before, the word after, the two before that, the one after that; 16 and more are ahead.
+    bias = attention.relative_attention_bias.weight.data.zero_()
+    for head, distances in enumerate(((1,), (17,), (2, 3), (18,))):
+        bias[list(distances), head] = 8.0
 
 
 def _noise_levels(n: int, generator: torch.Generator) -> Tensor:
