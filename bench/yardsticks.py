@@ -67,6 +67,10 @@ class Yardstick:
     def flow(self) -> bool:
         return self.name != "glyph-dit"
 
+    def takes(self, sampler: str) -> bool:
+        """FluxPipeline gives DPM-Solver++ an argument (mu) that it refuses without dynamic shifting."""
+        return (self.name, sampler) != ("flux-tiny", "dpm++")
+
     def learning(self) -> list[str]:
         """Prompts for calibration, whose noise has seeds of ``tools.make_profiles``."""
         return PROMPTS[self.name]()

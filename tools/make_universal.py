@@ -49,16 +49,24 @@ SAMPLERS = {  # the first one's noise levels are the plan's
 class Aligned(FlowMatchEulerDiscreteScheduler):
     """Euler at the noise levels that pipelines of pictures give it; UniPC and DPM-Solver++ take them by themselves."""
 
-    def set_timesteps(self, num_inference_steps: int | None = None, device: Any = None, **more: Any) -> None:
-        assert num_inference_steps is not None
-        sigmas = np.linspace(1.0, 1 / num_inference_steps, num_inference_steps)
-        super().set_timesteps(device=device, sigmas=sigmas.tolist())
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: Any = None,
+        sigmas: Any = None,
+        mu: float | None = None,
+        timesteps: Any = None,
+    ) -> None:
+        if sigmas is None:
+            assert num_inference_steps is not None
+            sigmas = np.linspace(1.0, 1 / num_inference_steps, num_inference_steps).tolist()
+        super().set_timesteps(device=device, sigmas=sigmas)
 
 
 def settings(name: str) -> Iterator[Setting]:
     yardstick = Yardstick(name)
     prompts = yardstick.learning()[:: 16 // SAMPLES]
-    for sampler in SAMPLERS["flow" if yardstick.flow else "epsilon"]:
+    for sampler in filter(yardstick.takes, SAMPLERS["flow" if yardstick.flow else "epsilon"]):
         for guidance in GUIDANCE[name]:
             made = yardstick.sampler(sampler)
             scheduler = Aligned.from_config(made.config) if sampler == "euler" and yardstick.flow else made

@@ -203,7 +203,7 @@ def main() -> int:
         command = shlex.join(["python", "-m", "bench.profiles", *sys.argv[1:]])
         results.stamps.append(stamp(command, options.threads))
         for name in options.yardsticks:
-            for sampler in options.samplers:
+            for sampler in filter(Yardstick(name).takes, options.samplers):
                 Bench(Yardstick(name), sampler, options.samples, results).all(options)
     (FOLDER / "README.md").write_text(page.write(results.rows, results.stamps))
     print(f"written: {FOLDER}/README.md")
