@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,10 +23,18 @@ class Chosen:
     def __enter__(self) -> Any:
         kept = type(self._scheduler).set_timesteps
 
-        def chosen(number: int | None = None, *args: Any, **kwargs: Any) -> None:
-            kwargs.pop("sigmas", None), kwargs.pop("timesteps", None)
-            scheduler = self._scheduler
-            kept(scheduler, self._total, *args, **kwargs)
+        def chosen(
+            num_inference_steps: int | None = None,
+            device: Any = None,
+            sigmas: Any = None,
+            mu: float | None = None,
+            timesteps: Any = None,
+        ) -> None:
+            scheduler, total = self._scheduler, self._total
+            if sigmas is None:
+                kept(scheduler, total, device=device)
+            else:  # pipelines of pictures give them, evenly spaced
+                kept(scheduler, total, device=device, sigmas=np.linspace(1.0, 1 / total, total).tolist())
             scheduler.timesteps = scheduler.timesteps[self._steps]
             scheduler.sigmas = torch.cat((scheduler.sigmas[self._steps], scheduler.sigmas[-1:]))
             scheduler.num_inference_steps = len(self._steps)

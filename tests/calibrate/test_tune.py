@@ -235,6 +235,19 @@ def test_a_model_that_predicts_noise_has_its_profile_for_its_own_sampler(tmp_pat
     assert other.method is None and "made with DDIMScheduler" in other.why and "UniPC" in other.why
 
 
+def test_the_universal_profile_is_for_models_without_one_and_for_euler(tmp_path):
+    pipe, call = pipeline("flux")
+    choice = choose_method([pipe.transformer], pipe.scheduler, "balanced")
+    assert choice.method.name == "profile:universal,quality=balanced" and "other, small models" in choice.why
+    wan, _ = pipeline("wan")
+    other = choose_method([wan.transformer], wan.scheduler, "balanced")
+    assert other.method is None and "UniPC" in other.why and "c4d tune" in other.why
+    with c4d.cached(pipe, quality="fast") as session:
+        latents(pipe, {**call, "num_inference_steps": 30})
+    report = session.report()
+    assert (report.computed, report.reused) == (7, 23) and "universal" in session.chosen
+
+
 @pytest.mark.parametrize("quality", QUALITIES)
 def test_a_short_run_computes_all(quality, tmp_path):
     pipe, call = pipeline("wan")

@@ -11,7 +11,7 @@ from torch import nn
 from c4d.core.caching.profiles import QUALITIES, SHORT, for_model, named, universal
 from c4d.core.caching.rules import CacheMethod
 from c4d.core.integration.transformers import signature
-from c4d.core.runtime.steps import adds_noise, prediction_of
+from c4d.core.runtime.steps import adds_noise, first_order, prediction_of
 from c4d.core.text.grammar import parse
 
 AUTO = "auto"
@@ -43,6 +43,9 @@ def choose_method(transformers: Sequence[nn.Module], scheduler: Any, quality: st
     if own is not None and own[1].kind == kind:
         return _of_this_model(own[0], own[1].about.get("scheduler", "another sampler"), scheduler, quality)
     if kind is not None and (name := universal(kind)) in named():
+        if not first_order(scheduler):
+            said = f"with {type(scheduler).__name__} fewer plain steps can be as close as the {name} profile"
+            return Choice(None, f"no cache: {said} on a model that it was not made on; {BETTER}")
         return Choice(
             parse(f"profile:{name},quality={quality}"), f"the {name} profile, made on other, small models; {BETTER}"
         )
