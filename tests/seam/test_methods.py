@@ -14,6 +14,7 @@ from torch import nn
 
 import c4d
 from c4d.core.caching.forecasters import LearnedWeights
+from c4d.core.caching.profile import Calibrated
 from c4d.core.methods import METHODS
 from c4d.core.runtime.spectrum import evolved, leading, low_pass
 from c4d.core.runtime.steps import NoiseLevel, noise_levels
@@ -39,7 +40,10 @@ def on(case, text):
         pytest.skip(str(error))
 
 
-@pytest.mark.parametrize(("name", "kind"), sampled(CASES, EVERY, nth=10))
+STILL = {kind: text for kind, text in EVERY.items() if kind != "profile"}  # which is also made of how latents moved
+
+
+@pytest.mark.parametrize(("name", "kind"), sampled(CASES, STILL, nth=10))
 def test_on_the_same_input_a_reused_pass_equals_a_computed_one(name, kind):
     """Whatever is forecast from equal features is equal; and each one does reuse."""
     case = CASES[name]
@@ -534,4 +538,4 @@ def test_every_forecaster_is_tried():
     tried = {
         type(rule.forecast) for text in EVERY.values() for rule in parse(text.format(signal="time_embedding")).rules
     }
-    assert tried == {*FORECASTERS.values(), LearnedWeights}
+    assert tried == {*FORECASTERS.values(), LearnedWeights, Calibrated}
