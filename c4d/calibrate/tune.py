@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -42,7 +43,7 @@ def tune(
     generate: Callable[[int], Any] | None = None,
     *,
     prompts: Sequence[str] = (),
-    samples: int = 4,
+    samples: int = 8,
     computed: int | Sequence[int] = COMPUTED,
     minutes: float = 4.0,
     trials: int | None = None,
@@ -66,7 +67,8 @@ def tune(
         generate: ``generate(i)`` runs your own sampling of sample (or batch) i, the same each time, with ``scheduler``;
             of a pipeline with ``prompts`` it is made here.
         prompts: of a pipeline; texts, or names of classes. The noise of the i-th has the seed ``seed`` + i.
-        samples: how many samplings ``generate`` makes.
+        samples: how many samplings ``generate`` makes. Of a pipeline, prompts are taken again under other noise until
+            there are so many, if schedules are searched: a search over few samples finds what suits them alone.
         computed: numbers of computed steps, each with a plan of its own; between them others are interpolated.
         minutes: how long to search, after the reference samples were made.
         trials: of each number of computed steps, how many schedules may be tried; with it the result does not depend
@@ -103,6 +105,9 @@ def tune(
     if generate is not None:
         samplings, reference = made_of.recorded(generate, samples)
     else:
+        searching = minutes > 0 or bool(trials)
+        again = max(1, math.ceil(samples / len(prompts))) if searching else 1
+        prompts = [*prompts] * again
         samplings, reference = made_of.of_prompts(model, prompts, seed, batch or min(BATCH, len(prompts)), call)
     if counts[0] >= reference.steps:
         raise CalibrationError(

@@ -150,8 +150,10 @@ def test_an_interrupted_call_goes_on_to_the_same_profile(tmp_path):
 
 def test_one_prompt_is_enough(tmp_path):
     pipe, call = pipeline("wan")
-    profile = c4d.tune(pipe, prompts=PROMPTS[:1], computed=5, trials=3, **call)
+    profile = c4d.tune(pipe, prompts=PROMPTS[:1], computed=5, minutes=0, **call)
     assert profile.measured[5]["fit"]["samples"] == 1
+    searched = c4d.tune(pipe, prompts=PROMPTS[:1], computed=5, trials=3, **call)  # under other noise, until there are 8
+    assert searched.measured[5]["fit"]["samples"] == 8
 
 
 @pytest.mark.parametrize(
