@@ -206,6 +206,14 @@ def test_batches_do_not_matter():
         assert fit.errors(track).tolist() == pytest.approx(first[0].errors(first[1]).tolist(), rel=1e-4)
 
 
+def test_only_the_chosen_samples_teach():
+    several, one = (samplings(Curved(), UniPCMultistepScheduler(**FLOW), count=count) for count in (3, 1))
+    fit, alone = Fit(several, record(several)), Fit(one, record(one))
+    computed = frozenset((0, 1, 2, 5, 9))
+    taught = fit.follow(computed, rows=[0]).weights
+    assert taught == alone.follow(computed).weights != fit.follow(computed).weights
+
+
 def test_what_schedules_have_in_common_is_computed_once():
     model = Curved()
     job = samplings(model, UniPCMultistepScheduler(**FLOW), count=1)
