@@ -13,7 +13,7 @@ from torch import Tensor
 from bench.stamp import ROOT
 from c4d.backends import load
 from c4d.bundled import BUNDLED
-from c4d.calibrate.pipeline import asked
+from c4d.calibrate.pipeline import asked, besides
 from c4d.pipelines import Request, call_arguments, load_pipeline
 from tools.make_profiles import PROMPTS, SHORT
 
@@ -96,8 +96,7 @@ class Yardstick:
         """What the pipeline is called with besides prompts and noise."""
         request = Request(self.learning()[0]).with_defaults(BUNDLED[self.name].defaults)
         given = call_arguments(self.pipe, request)
-        given = {key: x for key, x in given.items() if key not in ("prompt", "class_labels")}
-        return {**given, **SHORT.get(self.name, {}), **more}
+        return {**besides(given), **SHORT.get(self.name, {}), **more}
 
     def make(self, prompts: Sequence[str], seeds: Sequence[int], **more: Any) -> Tensor:
         """Pictures of the prompts, each under noise of its own."""

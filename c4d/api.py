@@ -262,8 +262,12 @@ def accelerate(
         kernels = _kernels(model, attention, backend=chosen, spec=spec)
     session = None
     if cache is not None:
-        kept: dict[str, Any] = {"history_dtype": history_dtype, "history_on": history_on, "traced_runs": traced_runs}
-        kept["quality"] = quality
+        kept: dict[str, Any] = {
+            "quality": quality,
+            "history_dtype": history_dtype,
+            "history_on": history_on,
+            "traced_runs": traced_runs,
+        }
         try:
             session = cached(model, cache, scheduler=scheduler, spec=spec, backend=chosen, ranks=ranks, **kept)
         except BaseException:
@@ -313,7 +317,8 @@ def _made(
         return choice.method or parse(ALL), choice.why
     made = parse(method) if isinstance(method, str) else method
     for rule in made.rules:
-        if wrong := mismatch(rule.policy.calibrated_for, signature(transformers[0])):
+        made_for = rule.policy.calibrated_for
+        if made_for is not None and (wrong := mismatch(made_for, signature(transformers[0]))):
             raise ProfileError(f"{made.name}: {wrong}; make one for it (c4d tune)")
     return made, None
 

@@ -21,6 +21,7 @@ import torch
 
 import c4d
 from c4d.bundled import BUNDLED, clips, compositions, glyphs
+from c4d.calibrate.pipeline import besides
 from c4d.pipelines import Request, call_arguments, load_pipeline
 
 T = TypeVar("T")
@@ -53,7 +54,7 @@ def main() -> int:
     pipe = load_pipeline(options.model, backend=c4d.backends.select("cpu"))
     pipe.set_progress_bar_config(disable=True)
     call = call_arguments(pipe, Request(prompts[0]).with_defaults(model.defaults))
-    call = {name: value for name, value in call.items() if name not in ("prompt", "class_labels")}
+    call = besides(call)
     call |= SHORT.get(options.model, {})
     path = options.out / f"{options.model}.json"
     profile = c4d.tune(

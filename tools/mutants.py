@@ -758,8 +758,8 @@ MUTANTS = (
         ),
         (
             "solver: behind the last point of a gap the first one's coefficients",
-            "return [(min(after, len(places) - 1), 1.0)]",
-            "return [(0, 1.0)]",
+            "return points[min(after, len(points) - 1)][1]",
+            "return points[0][1]",
             "calibrate/test_solver.py",
         ),
     ),

@@ -79,7 +79,6 @@ class Lockstep(Unsaved):
     def __init__(self, samplings: Samplings, skipped: Container[int] = frozenset()) -> None:
         self.samplings, self.skipped = samplings, skipped
         self.current: _Run | None = None  # whose turn it is; read by the patched forwards
-        self.name: str | None = None
         self._runs = [_Run(self, i) for i in range(samplings.count)]
         self._patches: list[ForwardPatch] = []
         self._step: Any = None
@@ -87,7 +86,7 @@ class Lockstep(Unsaved):
 
     def __enter__(self) -> Lockstep:
         scheduler = self.samplings.scheduler
-        self._resting = _state(scheduler)
+        self._resting = _copied(vars(scheduler))
         self._step = scheduler.__dict__.get("step")
         scheduler.__dict__["step"] = _Gate(self)
         for expert, module in enumerate(self.samplings.transformers):
@@ -127,8 +126,8 @@ class Lockstep(Unsaved):
     def twin(self, index: int) -> Any:
         """A copy of the scheduler as the ``index``-th sampling has it now, free to be stepped."""
         made = object.__new__(type(self.samplings.scheduler))
-        state = {name: list(x) if isinstance(x, list) else x for name, x in self._runs[index].state.items()}
-        made.__dict__.update({name: x for name, x in state.items() if name != "step"})
+        made.__dict__.update(_copied(self._runs[index].state))
+        made.__dict__.pop("step", None)
         return made
 
     @property
@@ -229,7 +228,7 @@ class _Run:
             raise
         finally:
             self._owner.current = None
-            self.state = _state(scheduler)
+            self.state = _copied(vars(scheduler))
 
     # -- in the thread
 
@@ -269,9 +268,9 @@ class _Run:
             raise _Stop
 
 
-def _state(scheduler: Any) -> dict[str, Any]:
+def _copied(state: Mapping[str, Any]) -> dict[str, Any]:
     """What a scheduler knows of its sampling; its lists copied, since it changes them in place."""
-    return {name: list(value) if isinstance(value, list) else value for name, value in vars(scheduler).items()}
+    return {name: list(value) if isinstance(value, list) else value for name, value in state.items()}
 
 
 def _restore(scheduler: Any, state: Mapping[str, Any]) -> None:

@@ -33,6 +33,11 @@ def asked(pipe: Any, prompts: Sequence[str]) -> tuple[str, list[Any]]:
     return name, [labels[prompt] for prompt in prompts]
 
 
+def besides(call: Mapping[str, Any]) -> dict[str, Any]:
+    """What a pipeline is called with, without what says what to show."""
+    return {name: value for name, value in call.items() if name not in ASKED_BY}
+
+
 def sampling(
     pipe: Any, prompts: Sequence[str], *, seed: int, batch: int, call: Mapping[str, Any]
 ) -> tuple[Callable[[int], Any], int]:

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from c4d.calibrate.fit import Agreed, Fit, distances
 from c4d.calibrate.reference import Track
+from c4d.core.caching.solver import quantile
 
 MOVES = (-1, 1, -2, 2, -4, 4)
 WORST = 0.25  # the part of the worst sample in a score
@@ -70,9 +71,6 @@ class Journal:
         if self._path is not None:
             with self._path.open("a") as file:
                 file.write(json.dumps([steps, None if math.isinf(found) else found]) + "\n")
-
-    def __len__(self) -> int:
-        return len(self._scores)
 
 
 class Spent(Exception):
@@ -217,12 +215,8 @@ def middles(computed: frozenset[int], steps: int) -> list[int]:
 
 def stretched(computed: Sequence[int], count: int, steps: int) -> frozenset[int]:
     """``count`` steps at the quantiles of another schedule."""
-    at = sorted(computed)
-    found: list[int] = []
+    at, found = sorted(computed), list[int]()
     for j in range(count):
-        place = j * (len(at) - 1) / max(1, count - 1)
-        low = min(int(place), max(0, len(at) - 2))
-        level = at[low] + (place - low) * (at[min(low + 1, len(at) - 1)] - at[low])
-        nearest = min((k for k in range(steps) if k not in found), key=lambda k: abs(k - level))
-        found.append(nearest)
+        level = quantile(at, j / max(1, count - 1))
+        found.append(min((k for k in range(steps) if k not in found), key=lambda k: abs(k - level)))
     return frozenset(found)

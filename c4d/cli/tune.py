@@ -14,6 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from c4d.calibrate.errors import CalibrationError
+from c4d.calibrate.pipeline import besides
 from c4d.calibrate.tune import COMPUTED, tune
 from c4d.cli.command import Plan, load, prepare
 from c4d.cli.options import Options, TuneOptions
@@ -54,12 +55,12 @@ def run(options: TuneOptions, stops: Stops) -> None:
     """Makes the profile, measures it, and says what to take."""
     check(options)
     out = options.out or folder() / f"{Path(options.model).name}.json"
-    plan = prepare(options.parts_of(Options, cache=None, out=out.with_suffix(".work")))
+    work = out.with_suffix(".work")
+    plan = prepare(options.parts_of(Options, cache=None, out=work))
     stops.check()
     if out.exists() and not options.overwrite:
         raise InputError(f"{str(out)!r} is there already: name another --out, or make it again with --overwrite")
     learning, held = split(options, plan.requests)
-    work = out.with_suffix(".work")
     plan.job.first(partial(work.mkdir, parents=True, exist_ok=True))
     with ExitStack() as until_done, memory_explained(plan.backend, plan.settings):
         plan.job.first(lambda: until_done.enter_context(exclusive_lock(work)))
@@ -68,9 +69,7 @@ def run(options: TuneOptions, stops: Stops) -> None:
         steps = effective(pipe, learning[0])["num_inference_steps"]
         counts = computed(options, steps)
         tell = teller(options, plan)
-        call = {
-            name: x for name, x in call_arguments(pipe, learning[0]).items() if name not in ("prompt", "class_labels")
-        }
+        call = besides(call_arguments(pipe, learning[0]))
         with as_input_errors():
             profile = tune(
                 pipe,
@@ -160,7 +159,7 @@ def compared(
     if options.target_psnr is not None:
         enough, rows = fewest(one, sorted(profile.plans), options.target_psnr)
         counts = [enough] if enough is not None else [max(profile.plans)]
-        chosen = next((row for row in rows if enough is not None and row.name.endswith(f"={enough}")), None)
+        chosen = next((row for row in rows if count_of(row) == enough), None)
         if chosen is None:
             best = max(rows, key=lambda row: row.mean)
             tell(f"the front ends below --target-psnr {options.target_psnr:g}: {best.mean:.1f} dB at {best.share:.0%}")
@@ -171,16 +170,15 @@ def compared(
     rows += measure(pipe, held, [*plain, *others(pipe, counts, steps)], measured, **how)
     allowed = [row for row in rows if options.memory is None or row.bytes <= options.memory]
     if chosen is None or chosen not in allowed:
-        chosen = recommended(allowed, profile, options)
+        chosen = recommended(allowed, profile)
     return rows, chosen
 
 
-def recommended(rows: Sequence[Row], profile: Profile, options: TuneOptions) -> Row | None:
+def recommended(rows: Sequence[Row], profile: Profile) -> Row | None:
     """Of those on the front the profile's middle plan, or the closest that does not cost more."""
-    best = front(rows)
-    wanted = profile.computed
-    cost = next((row.share for row in rows if row.kind == PROFILE and row.name.endswith(f"={wanted}")), None)
-    fitting = [row for row in best if cost is None or row.share <= cost + 1e-6]
+    planned = (row.share for row in rows if row.kind == PROFILE and count_of(row) == profile.computed)
+    cost = next(planned, None)
+    fitting = [row for row in front(rows) if cost is None or row.share <= cost + 1e-6]
     return max(fitting, key=lambda row: row.mean, default=None)
 
 
@@ -197,16 +195,15 @@ def finish(
     figures = {}
     for row in rows:
         if row.kind == PROFILE:
-            count = int(row.name.rpartition("=")[2])
             plain = beside(row, rows)
-            figures[count] = {
+            figures[count_of(row)] = {
                 "held_out": {"samples": len(held), "psnr_mean": round(row.mean, 2), "psnr_worst": round(row.worst, 2)},
                 "plain": {"steps": plain.steps, "psnr_mean": round(plain.mean, 2)} if plain else None,
             }
     told = {count: {**profile.measured.get(count, {}), **figures.get(count, {})} for count in profile.plans}
     out.parent.mkdir(parents=True, exist_ok=True)
-    named = [replace(row, name=_of(row.name, out)) for row in rows]
-    taken = replace(chosen, name=_of(chosen.name, out)) if chosen else None
+    named = [written_to(row, out) for row in rows]
+    taken = written_to(chosen, out) if chosen else None
     about = {"model": options.model, "steps": steps, "held_out": len(held)}
     replace(profile, measured=told).save(out)
     write_json(out.with_suffix(".front.json"), to_json(named, taken, about))
@@ -226,9 +223,14 @@ def finish(
     print(f"files in {out.parent}: {', '.join(files)}{'' if drawn else ' (a plot needs matplotlib)'}")
 
 
-def _of(name: str, out: Path) -> str:
-    """A profile's method, with the file that the profile is written to."""
-    return f"profile:{out},computed={name.rpartition('=')[2]}" if name.startswith("profile:") else name
+def count_of(row: Row) -> int:
+    """How many steps a row of the profile computes, by its name."""
+    return int(row.name.rpartition("=")[2])
+
+
+def written_to(row: Row, out: Path) -> Row:
+    """The same row; a profile's names the file that the profile is written to."""
+    return replace(row, name=f"profile:{out},computed={count_of(row)}") if row.kind == PROFILE else row
 
 
 def teller(options: TuneOptions, plan: Plan) -> Any:

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from c4d.core.caching.noise import COORDINATES, Coordinate
+from c4d.core.caching.noise import Coordinate
 
 FEATURES = 3  # computed outputs that a forecast is made of
 Coefficients = tuple[float, float, float, float, float]
@@ -110,35 +110,21 @@ class Plan:
 
     def coefficients(self, last: float, level: float) -> Coefficients:
         """Those at noise ``level``, after a step computed at ``last``: linear between those of the plan's gap."""
-        gap, place = self.place(last, level)
-        return _between(self.gaps[gap], place)
-
-    def place(self, last: float, level: float) -> tuple[int, float]:
-        """The gap that begins nearest to ``last``, and where in it ``level`` lies, from 0 to 1."""
         gap = min(range(len(self.computed)), key=lambda j: abs(self.computed[j] - last))
         start = self.computed[gap]
         end = self.computed[gap + 1] if gap + 1 < len(self.computed) else 0.0
-        return gap, (start - level) / (start - end)
+        return _between(self.gaps[gap], (start - level) / (start - end))
 
 
 def _between(points: Sequence[tuple[float, Coefficients]], place: float) -> Coefficients:
     """The coefficients at a place in a gap; before the first point and after the last theirs."""
-    shares = neighbours([p for p, _ in points], place)
-    if not shares:
+    if not points:
         return HALF_SLOPE
-    (low, _), (high, part) = shares[0], shares[-1]
-    return points[low][1] if len(shares) == 1 else _mixed(points[low][1], points[high][1], part)
-
-
-def neighbours(places: Sequence[float], place: float) -> list[tuple[int, float]]:
-    """Which of ``places`` (rising) make up what is at ``place``, and with which part: two, one at an end, or none."""
-    after = next((k for k, p in enumerate(places) if p > place), len(places))
-    if not places:
-        return []
-    if after in (0, len(places)):
-        return [(min(after, len(places) - 1), 1.0)]
-    part = (place - places[after - 1]) / (places[after] - places[after - 1])
-    return [(after - 1, 1.0 - part), (after, part)]
+    after = next((k for k, (p, _) in enumerate(points) if p > place), len(points))
+    if after in (0, len(points)):
+        return points[min(after, len(points) - 1)][1]
+    (p, low), (q, high) = points[after - 1], points[after]
+    return _mixed(low, high, (place - p) / (q - p))
 
 
 def _mixed(one: Coefficients, other: Coefficients, part: float) -> Coefficients:
@@ -154,7 +140,7 @@ def blended(less: Plan, more: Plan, count: int) -> Plan:
     few, many = len(less.computed), len(more.computed)
     part = (count - few) / (many - few)
     places = [j / max(1, count - 1) for j in range(count)]
-    computed = [(1 - part) * _quantile(less.computed, q) + part * _quantile(more.computed, q) for q in places]
+    computed = [(1 - part) * quantile(less.computed, q) + part * quantile(more.computed, q) for q in places]
     between: list[tuple[float, Coefficients]] = []
     for j, (start, end) in enumerate(zip(computed, [*computed[1:], 0.0], strict=True)):
         low, high = less.gaps[_near(j, count, few)], more.gaps[_near(j, count, many)]
@@ -165,20 +151,15 @@ def blended(less: Plan, more: Plan, count: int) -> Plan:
     return Plan(tuple(computed), tuple(between))
 
 
-def _quantile(levels: Sequence[float], q: float) -> float:
-    place = q * (len(levels) - 1)
-    low = min(int(place), len(levels) - 2) if len(levels) > 1 else 0
-    if len(levels) == 1:
-        return levels[0]
-    return levels[low] + (place - low) * (levels[low + 1] - levels[low])
+def quantile(values: Sequence[float], q: float) -> float:
+    """What stands at the part ``q`` of their number, from 0 to 1; linear between them."""
+    if len(values) == 1:
+        return values[0]
+    place = q * (len(values) - 1)
+    low = min(int(place), len(values) - 2)
+    return values[low] + (place - low) * (values[low + 1] - values[low])
 
 
 def _near(gap: int, count: int, other: int) -> int:
     """The gap of a plan of ``other`` computed steps that lies where the ``gap``-th of ``count`` lies."""
     return min(other - 1, max(0, round((gap + 0.5) / count * other - 0.5)))
-
-
-def coordinate_named(name: str) -> Coordinate:
-    if name not in COORDINATES:
-        raise ValueError(f"unknown kind of prediction {name!r}: known are {', '.join(COORDINATES)}")
-    return COORDINATES[name]

@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import nn
 
-from c4d.core.caching.profiles import QUALITIES, SHORT, for_model, named, universal
+from c4d.core.caching.profile import Profile
+from c4d.core.caching.profiles import QUALITIES, SHORT, for_model, named, rule_of, universal
 from c4d.core.caching.rules import CacheMethod
 from c4d.core.integration.transformers import signature
 from c4d.core.runtime.steps import adds_noise, first_order, prediction_of
-from c4d.core.text.grammar import parse
 
 AUTO = "auto"
 BETTER = "c4d tune makes a profile of this model, which is closer"
@@ -41,25 +41,29 @@ def choose_method(transformers: Sequence[nn.Module], scheduler: Any, quality: st
     kind = prediction_of(scheduler)
     own = for_model(signature(transformers[0]))
     if own is not None and own[1].kind == kind:
-        return _of_this_model(own[0], own[1].about.get("scheduler", "another sampler"), scheduler, quality)
+        return _of_this_model(*own, scheduler, quality)
     if kind is not None and (name := universal(kind)) in named():
         if not first_order(scheduler):
             said = f"with {type(scheduler).__name__} fewer plain steps can be as close as the {name} profile"
             return Choice(None, f"no cache: {said} on a model that it was not made on; {BETTER}")
-        return Choice(
-            parse(f"profile:{name},quality={quality}"), f"the {name} profile, made on other, small models; {BETTER}"
-        )
+        method = _following(name, Profile.load(named()[name]), quality)
+        return Choice(method, f"the {name} profile, made on other, small models; {BETTER}")
     return Choice(None, f"no cache: there is no profile for what {type(scheduler).__name__} predicts; {BETTER}")
 
 
-def _of_this_model(name: str, made_with: str, scheduler: Any, quality: str) -> Choice:
+def _following(name: str, profile: Profile, quality: str) -> CacheMethod:
+    """The method that ``profile:NAME,quality=QUALITY`` is, of a profile that is at hand."""
+    return CacheMethod(f"profile:{name},quality={quality}", (rule_of(profile, quality=quality),))
+
+
+def _of_this_model(name: str, profile: Profile, scheduler: Any, quality: str) -> Choice:
     """Where a model predicts noise, plain steps of better samplers are so close that a profile is for its own alone."""
-    here = type(scheduler).__name__
+    made_with, here = profile.about.get("scheduler", "another sampler"), type(scheduler).__name__
     if prediction_of(scheduler) != "flow" and made_with != here:
         said = f"the profile of this model was made with {made_with}, and what it gains with {here} is not known"
         return Choice(None, f"no cache: {said}; c4d tune makes one for that")
     return Choice(
-        parse(f"profile:{name},quality={quality}"),
+        _following(name, profile, quality),
         f"profile {name!r}, made for this model with {made_with}; --quality {'|'.join(QUALITIES)}, or c4d tune for "
         "prompts of your own",
     )
