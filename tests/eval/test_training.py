@@ -13,7 +13,8 @@ pytest.importorskip("diffusers")
 
 from c4d.bundled import COMBINATIONS, generate
 from tools.train_wan_tiny.__main__ import main
-from tools.train_wan_tiny.settings import STAGES, Checkpoints, Settings
+from tools.train_wan_tiny.settings import STAGES, Settings
+from tools.training.checkpoints import Checkpoints
 
 BUDGET = {
     "vae_steps": 8,  # the fewest that reach single frames, windows and whole clips

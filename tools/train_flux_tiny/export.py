@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor
 from c4d.bundled.composition_judge import TaskScores, task_scores
 from c4d.bundled.compositions import SIZE, Composition, caption, evaluation_set, render
 from c4d.metrics import contact_sheet, psnr
+from tools.training.folder import save
 
 from .models import (
     CLIP_LENGTH,
@@ -31,7 +31,6 @@ from .models import (
 from .settings import Settings
 from .vae import reconstruct
 
-TOKENIZER_CLASS = "PreTrainedTokenizerFast"
 GUIDANCE, TEXT_LENGTH = 3.5, 24  # of the pictures that are judged
 
 
@@ -56,25 +55,7 @@ def export(
         tokenizer_2=tokenizer_2,
         transformer=transformer,
     )
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    pipe.save_pretrained(partial)
-    _respell_tokenizers(partial)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    print(f"export: {folder}, {size / 1e6:.2f} MB", flush=True)
-
-
-def _respell_tokenizers(folder: Path) -> None:
-    """transformers 5 writes a new name of the tokenizers' class, which 4.x does not know; 5.x reads the old one too."""
-    index = json.loads((folder / "model_index.json").read_text())
-    for name in ("tokenizer", "tokenizer_2"):
-        index[name] = ["transformers", TOKENIZER_CLASS]
-        path = folder / name / "tokenizer_config.json"
-        config = json.loads(path.read_text()) | {"tokenizer_class": TOKENIZER_CLASS}
-        path.write_text(json.dumps(config, indent=2) + "\n")
-    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    save(pipe, folder, tokenizers=("tokenizer", "tokenizer_2"))
 
 
 def generate(

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from tools.train_wan_tiny.optimise import Optimisation
+from tools.training.optimise import Optimisation
 
 EVERY = 100  # steps between two snapshots
 

@@ -9,17 +9,14 @@ result depends on the arguments, the versions of the libraries and, through roun
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from c4d.bundled.glyph_judge import load_classifier
 from c4d.bundled.glyphs import TypeCase
-from tools.train_wan_tiny.settings import Checkpoints
+from tools.training.checkpoints import Checkpoints
+from tools.training.command import recipe
 
 from .classifier import train_classifier
 from .export import export, export_judge, score
@@ -30,29 +27,13 @@ from .vae import make_latents, train_vae
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser("python -m tools.train_glyph_dit", description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder of the checkpoints and the pipeline")
-    parser.add_argument("--stage", choices=("all", *STAGES), default="all")
-    parser.add_argument("--threads", type=int, default=1, help="of torch (default 1)")
-    for field in dataclasses.fields(Settings):
-        flag = "--" + field.name.replace("_", "-")
-        parser.add_argument(flag, type=int, default=field.default, help=f"(default {field.default})")
-    options = vars(parser.parse_args(arguments))
-    out, stage, threads = options.pop("out"), options.pop("stage"), options.pop("threads")
-    try:
-        settings = Settings(**options)
-        if threads < 1:
-            raise ValueError(f"threads={threads}; allowed are 1 and more")
-        torch.set_num_threads(threads)
-        run(out, settings, STAGES if stage == "all" else (stage,))
-    except ValueError as error:
-        parser.error(str(error))
+    recipe("train_glyph_dit", __doc__, Settings, STAGES, run, arguments, threads=1)
 
 
 def run(out: Path, settings: Settings, stages: Sequence[str] = STAGES) -> None:
     """Runs the stages in order. Raises ValueError when one needs a checkpoint that is missing or has other settings."""
     out.mkdir(parents=True, exist_ok=True)
-    kept = Checkpoints(out, settings)  # type: ignore[arg-type]  # it asks settings for `upto` alone
+    kept = Checkpoints(out, settings)
     progress = functools.partial(Progress, out, settings)
     letters = TypeCase()
     if "vae" in stages:

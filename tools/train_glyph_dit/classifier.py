@@ -8,7 +8,7 @@ from torch import Tensor
 
 from c4d.bundled.glyph_judge import NOTHING, Classifier, accuracy
 from c4d.bundled.glyphs import HELD_OUT_PAIRS, TRAIN_PAIRS, TypeCase
-from tools.train_wan_tiny.optimise import Optimisation
+from tools.training.optimise import Optimisation
 
 from .progress import Progress
 from .settings import Settings

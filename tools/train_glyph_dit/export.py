@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from c4d.bundled.glyph_judge import Classifier, accuracy, frechet_distance, generate_glyphs, judge_glyphs
 from c4d.bundled.glyphs import HELD_OUT_PAIRS, LETTERS, TRAIN_PAIRS, TypeCase
+from tools.training.folder import save
 
 from .models import make_scheduler, make_transformer
 from .settings import Settings
@@ -33,17 +33,8 @@ def export(folder: Path, std: float, vae_state: dict[str, Tensor], transformer_s
     transformer.load_state_dict(transformer_state)
     vae = load_vae(vae_state, scaling_factor=round(1 / std, 4))
     pipe: Any = DiTPipeline(transformer=transformer, vae=vae, scheduler=make_scheduler())
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    pipe.save_pretrained(partial)
-    # The pipeline reads the names of its classes from here, and does not write them.
-    index = json.loads((partial / "model_index.json").read_text())
-    index["id2label"] = {str(i): letter for i, letter in enumerate(LETTERS)}
-    (partial / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    print(f"export: {folder}, {size / 1e6:.2f} MB", flush=True)
+    # The pipeline reads the names of its classes from its index, and does not write them.
+    save(pipe, folder, more={"id2label": {str(i): letter for i, letter in enumerate(LETTERS)}})
 
 
 def export_judge(path: Path, state: dict[str, Tensor]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tools.train_wan_tiny.optimise import Optimisation
+from tools.training.optimise import Optimisation
 
 from .settings import Settings
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from c4d.bundled.glyphs import LETTERS
-from tools.train_wan_tiny.optimise import Optimisation
+from tools.training.optimise import Optimisation
 
 from .models import NULL_CLASS, make_scheduler, make_transformer
 from .progress import Progress

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from c4d.bundled.glyphs import TypeCase
 from c4d.metrics import psnr
-from tools.train_wan_tiny.optimise import Optimisation
+from tools.training.optimise import Optimisation
 
 from .models import make_vae
 from .progress import Progress

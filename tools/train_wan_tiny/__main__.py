@@ -9,38 +9,21 @@ on the thread count.
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
+from tools.training.checkpoints import Checkpoints
+from tools.training.command import recipe
 
 from .export import export, score
-from .settings import STAGES, Checkpoints, Settings
+from .settings import STAGES, Settings
 from .transformer import train_transformer
 from .vae import make_latents, report, train_decoder, train_vae
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser("python -m tools.train_wan_tiny", description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder of the checkpoints and the pipeline")
-    parser.add_argument("--stage", choices=("all", *STAGES), default="all")
-    parser.add_argument("--threads", type=int, default=2, help="of torch (default 2)")
-    for field in dataclasses.fields(Settings):
-        flag = "--" + field.name.replace("_", "-")
-        parser.add_argument(flag, type=int, default=field.default, help=f"(default {field.default})")
-    options = vars(parser.parse_args(arguments))
-    out, stage, threads = options.pop("out"), options.pop("stage"), options.pop("threads")
-    try:
-        settings = Settings(**options)
-        if threads < 1:
-            raise ValueError(f"threads={threads}; allowed are 1 and more")
-        torch.set_num_threads(threads)
-        run(out, settings, STAGES if stage == "all" else (stage,))
-    except ValueError as error:
-        parser.error(str(error))
+    recipe("train_wan_tiny", __doc__, Settings, STAGES, run, arguments, threads=2)
 
 
 def run(out: Path, settings: Settings, stages: Sequence[str] = STAGES) -> None:

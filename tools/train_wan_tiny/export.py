@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,11 @@ from torch import Tensor
 
 from c4d.bundled import Adherence, adherence, caption, evaluation_set, generate, render
 from c4d.metrics import contact_sheet
+from tools.training.folder import save
 
 from .models import make_scheduler, make_text_encoder, make_tokenizer, make_transformer, make_vae
 from .settings import Settings
 from .vae import reconstruct
-
-TOKENIZER_CLASS = "PreTrainedTokenizerFast"
 
 
 def export(
@@ -36,24 +34,7 @@ def export(
     pipe: Any = WanPipeline(
         tokenizer=tokenizer, text_encoder=text_encoder, vae=vae, scheduler=make_scheduler(), transformer=transformer
     )
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    pipe.save_pretrained(partial)
-    _respell_tokenizer(partial)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    print(f"export: {folder}, {size / 1e6:.2f} MB", flush=True)
-
-
-def _respell_tokenizer(folder: Path) -> None:
-    """transformers 5 writes a new name of the tokenizer's class, which 4.x does not know; 5.x reads the old one too."""
-    index = json.loads((folder / "model_index.json").read_text())
-    index["tokenizer"] = ["transformers", TOKENIZER_CLASS]
-    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
-    path = folder / "tokenizer" / "tokenizer_config.json"
-    config = json.loads(path.read_text()) | {"tokenizer_class": TOKENIZER_CLASS}
-    path.write_text(json.dumps(config, indent=2) + "\n")
+    save(pipe, folder, tokenizers=("tokenizer",))
 
 
 def score(folder: Path, settings: Settings) -> dict[str, dict[str, float]]:

@@ -10,9 +10,9 @@ from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 from torch import Tensor
 
 from c4d.bundled import caption
+from tools.training.optimise import Optimisation
 
 from .models import make_text_encoder, make_tokenizer, make_transformer
-from .optimise import Optimisation
 from .settings import Settings
 
 PROMPT_LENGTH = 11  # nine words, </s>, one padding token

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from c4d.bundled import COMBINATIONS, FRAMES, TRAIN, adherence, evaluation_set, render, sample_attributes
 from c4d.metrics import psnr
+from tools.training.optimise import Optimisation
 
 from .models import make_vae
-from .optimise import Optimisation
 from .settings import Settings
 
 LATENT_BATCH = 64
