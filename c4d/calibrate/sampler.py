@@ -11,7 +11,7 @@ from torch import Tensor
 from c4d.calibrate.errors import CalibrationError
 from c4d.calibrate.lockstep import Arrival
 from c4d.core.caching.noise import COORDINATES, Coordinate
-from c4d.core.runtime.steps import PREDICTIONS, prediction_of
+from c4d.core.runtime.schedulers import PREDICTIONS, prediction_of
 
 TOLERANCE = 1e-3  # of the step's own size
 

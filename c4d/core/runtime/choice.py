@@ -12,7 +12,7 @@ from c4d.core.caching.profile import Profile
 from c4d.core.caching.profiles import QUALITIES, SHORT, for_model, named, rule_of, universal
 from c4d.core.caching.rules import CacheMethod
 from c4d.core.integration.transformers import signature
-from c4d.core.runtime.steps import adds_noise, first_order, prediction_of
+from c4d.core.runtime.schedulers import adds_noise, first_order, prediction_of
 
 AUTO = "auto"
 BETTER = "c4d tune makes a profile of this model, which is closer"
