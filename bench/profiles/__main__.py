@@ -103,12 +103,12 @@ class Bench:
         mean, took = sum(close) / len(close), time.perf_counter() - started
         print(f"{self.key(name):90} {computed:5.1f} {mean:6.2f} / {min(close):6.2f} dB {took:5.1f} s", flush=True)
 
-    def cached(self, kind: str, method: str, **more: Any) -> None:
+    def cached(self, kind: str, method: str, computed: float, name: str | None = None) -> None:
         def make() -> torch.Tensor:
             with c4d.cached(self.yardstick.pipe, method):
                 return self.yardstick.make(self.prompts, self.seeds, num_inference_steps=STEPS)
 
-        self.row(kind, method, more.pop("computed"), make, **more)
+        self.row(kind, name or method, computed, make)
 
     def all(self, options: argparse.Namespace) -> None:
         make = self.yardstick.make
@@ -123,7 +123,7 @@ class Bench:
         without = FOLDER / f"without-{name}.json"
         if without.exists():
             for count in COMPUTED:
-                self.cached("universal", f"profile:{without},computed={count}", computed=count)
+                self.cached("universal", f"profile:{without},computed={count}", count, f"universal,computed={count}")
         if self.sampler != "euler" or self.yardstick.flow:
             for count in options.levels:
                 self.levels(count, options.seconds)
