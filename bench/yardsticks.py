@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -13,7 +13,10 @@ from torch import Tensor
 from bench.stamp import ROOT
 from c4d.backends import load
 from c4d.bundled import BUNDLED
+from c4d.calibrate.lockstep import Samplings
 from c4d.calibrate.pipeline import asked, besides
+from c4d.calibrate.tune import latents_given
+from c4d.models import spec_for
 from c4d.pipelines import Request, call_arguments, load_pipeline
 from tools.make_profiles import PROMPTS, SHORT
 
@@ -108,6 +111,36 @@ class Yardstick:
             made = self.pipe(**{argument: values[chosen]}, generator=generators, output_type="pt", **call)
             parts.append(pictures(made))
         return torch.cat(parts)
+
+    def samplings(
+        self, prompts: Sequence[str], seeds: Sequence[int], made: dict[int, Tensor], **more: Any
+    ) -> Samplings:
+        """Batches of :meth:`make` for a calibration; each leaves its pictures in ``made``."""
+        chunks = [slice(start, start + BATCH) for start in range(0, len(prompts), BATCH)]
+
+        def generate(i: int) -> None:
+            made[i] = self.make(prompts[chunks[i]], seeds[chunks[i]], **more)
+
+        transformer = self.pipe.transformer
+        read = [partial(latents_given, transformer, spec_for(transformer))]
+        return Samplings([transformer], self.pipe.scheduler, generate, len(chunks), read)
+
+    def last_latents(self, prompts: Sequence[str], seeds: Sequence[int], **more: Any) -> Tensor:
+        """What the last step of the sampler leaves."""
+        scheduler, last = self.pipe.scheduler, list[Tensor]()
+        step = scheduler.step
+
+        def kept(*args: Any, **kwargs: Any) -> Any:
+            out = step(*args, **kwargs)
+            last[:] = [out[0] if isinstance(out, tuple) else out.prev_sample]
+            return out
+
+        scheduler.step = kept
+        try:
+            self.make(prompts, seeds, **more)
+        finally:
+            del scheduler.step
+        return last[0]
 
     def adherence(self, prompts: Sequence[str], made: Tensor) -> float:
         """The part of the pictures in which the judge sees what was asked for."""

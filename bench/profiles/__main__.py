@@ -3,8 +3,9 @@
     python -m bench.profiles [--yardsticks wan-tiny …] [--samplers unipc euler dpm++] [--samples 48] [--render]
 
 Of each yardstick and sampler, 50 steps: the shipped profile (made with the model's own sampler), the universal one that
-was fitted without this yardstick, the package's methods tuned on the calibration prompts, fewer plain steps, and plain
-steps at noise levels that were searched on the calibration prompts. A finished row is kept in
+was fitted without this yardstick, the package's methods tuned on the calibration prompts, BudCache and MeanCache, on
+wan-tiny the peers' methods, fewer plain steps, and plain steps at noise levels that were searched on the calibration
+prompts. A finished row is kept in
 docs/measurements/profiles/results.json, so an interrupted run goes on; --render writes the page alone.
 """
 
@@ -14,18 +15,22 @@ import argparse
 import json
 import shlex
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import c4d
-from bench.profiles import page, plain
+from bench import learn
+from bench.fidelity import cost, others
+from bench.profiles import baselines, page, plain
 from bench.stamp import stamp
-from bench.yardsticks import FOLDER, HELD, Yardstick
+from bench.yardsticks import BATCH, FOLDER, HELD, Yardstick
+from c4d.calibrate.reference import record
 from c4d.core.caching.profiles import named
 from c4d.metrics import psnr
 from tools.make_profiles import SEED
@@ -34,10 +39,21 @@ STEPS = 50
 COMPUTED = (20, 17, 14, 12, 10, 8, 6)
 SAMPLERS = ("unipc", "euler", "dpm++")
 LEARNING = 8  # calibration prompts that the other methods are tuned on
+NEAREST = {"wan-tiny": "wan2.1-t2v-1.3b", "flux-tiny": "flux.1-dev"}  # whose published curves and lists are tried
+LISTS = {"wan-tiny": (14, 17, 20, 25), "flux-tiny": (10, 15, 20)}
+Setting = tuple[str, str]  # its name, and its text, which has the path of what was learned
 
 
-def grid(steps: int) -> Iterator[str]:
+def grid(yardstick: str, learned: Callable[[str, tuple[int, ...]], Path]) -> Iterator[Setting]:
     """Settings of the package's methods, from which each takes its best for a cost."""
+    yield from ((text, text) for text in _grid(yardstick))
+    for count in (*COMPUTED, 25):
+        yield f"dpcache:budget={count}", f"dpcache:path={learned('dpcache', ())},budget={count}"
+        spread = tuple(sorted({round(i * (STEPS - 1) / (count - 1)) for i in range(count)}))
+        yield f"l2p:{count} steps", f"l2p:path={learned('l2p', spread)}"
+
+
+def _grid(yardstick: str) -> Iterator[str]:
     for every in (2, 3, 4, 5, 6, 8):
         for order in (0, 1, 2):
             yield f"taylorseer-lite:interval={every},order={order},last=1"
@@ -49,11 +65,23 @@ def grid(steps: int) -> Iterator[str]:
         yield f"freqca:interval={every}"
         yield f"fora:interval={every}"
         yield f"seacache:threshold=1.0,max_skips={every - 1}"
+        yield f"taylorseer:interval={every},order=1"
     for threshold in (0.1, 0.15, 0.2, 0.3, 0.5):
         for signal in ("time_embedding", "modulated_input"):
             yield f"teacache:threshold={threshold},coefficients=1/0,signal={signal},warmup=3+taylor:order=1"
         yield f"easycache:threshold={threshold},warmup=5"
         yield f"first-block:threshold={threshold}"
+        yield f"first-block:threshold={threshold / 2},warmup=4+taylor:order=1"
+    if near := NEAREST.get(yardstick):
+        for threshold, skips in ((0.06, 2), (0.12, 4), (0.24, 6)):
+            yield f"magcache:curve={near},threshold={threshold},max_skips={skips}"
+            yield f"magcache:curve={near},threshold={threshold},max_skips={skips}+taylor:order=1"
+        for count in LISTS[yardstick]:
+            yield f"lemica:published={near}-{count}"
+            yield f"lemica:published={near}-{count}+taylor:order=1"
+    yield "pab:attn=2,cross_attn=4"
+    yield "pab:attn=2"
+    yield "fastercache:weight=0.5"
 
 
 class Results:
@@ -111,24 +139,31 @@ class Bench:
         self.row(kind, name or method, computed, make)
 
     def all(self, options: argparse.Namespace) -> None:
-        make = self.yardstick.make
+        make, name = self.yardstick.make, self.yardstick.name
         self.row("uncached", "uncached", STEPS, lambda: self.reference)
         for count in (*COMPUTED, 25):
             few = partial(make, self.prompts, self.seeds, num_inference_steps=count)
             self.row("plain", f"{count} plain steps", count, few)
-        name = self.yardstick.name
-        if name in named():
-            for count in COMPUTED:
-                self.cached("profile", f"profile:{name},computed={count}", computed=count)
-        without = FOLDER / f"without-{name}.json"
-        if without.exists():
-            for count in COMPUTED:
-                self.cached("universal", f"profile:{without},computed={count}", count, f"universal,computed={count}")
+        self.profiles()
         if self.sampler != "euler" or self.yardstick.flow:
             for count in options.levels:
                 self.levels(count, options.seconds)
         if options.methods:
             self.methods()
+        if options.baselines:
+            self.meancache()
+            self.budcache()
+        if options.peers and name == "wan-tiny":  # their calls in bench/peers are for Wan
+            self.peers()
+
+    def profiles(self) -> None:
+        name = self.yardstick.name
+        without = FOLDER / f"without-{name}.json"
+        for count in COMPUTED:
+            if name in named():
+                self.cached("profile", f"profile:{name},computed={count}", count)
+            if without.exists():
+                self.cached("universal", f"profile:{without},computed={count}", count, f"universal,computed={count}")
 
     def levels(self, count: int, seconds: float) -> None:
         """Plain steps at searched noise levels."""
@@ -136,8 +171,7 @@ class Bench:
         if self.key(label) in self.results.rows:
             return
         yardstick, scheduler = self.yardstick, self.yardstick.pipe.scheduler
-        prompts = yardstick.learning()[:LEARNING]
-        seeds = range(SEED, SEED + len(prompts))
+        prompts, seeds = self.learning()
         reference = yardstick.make(prompts, seeds, num_inference_steps=STEPS)
         start = [round(i * STEPS / count) for i in range(count)]
         again = partial(yardstick.make, prompts, seeds, num_inference_steps=count)
@@ -152,15 +186,17 @@ class Bench:
     def methods(self) -> None:
         """Each method with the settings that were best on the calibration prompts, for each cost."""
         tuned = self.results.tuned.setdefault(f"{self.yardstick.name} | {self.sampler}", {})
-        yardstick, prompts = self.yardstick, self.yardstick.learning()[:LEARNING]
-        seeds, reference = range(SEED, SEED + len(prompts)), None
-        for text in grid(STEPS):
-            if text in tuned:
+        yardstick, reference = self.yardstick, None
+        prompts, seeds = self.learning()
+        texts = {}
+        for name, text in grid(self.yardstick.name, self.learned):
+            texts[name] = text
+            if name in tuned:
                 continue
             try:
                 session = c4d.cached(yardstick.pipe, text)
             except (ValueError, TypeError):
-                tuned[text] = None
+                tuned[name] = None
                 continue
             if reference is None:
                 reference = yardstick.make(prompts, seeds, num_inference_steps=STEPS)
@@ -171,16 +207,92 @@ class Bench:
                 share = 1 - report.modules_reused / report.modules_total
             else:
                 share = report.blocks_entered / report.blocks_total
-            tuned[text] = [round(share * STEPS, 2), round(float(psnr(made, reference).clamp(max=120).mean()), 3)]
+            tuned[name] = [round(share * STEPS, 2), round(float(psnr(made, reference).clamp(max=120).mean()), 3)]
             self.results.save()
         for count in COMPUTED:
             best: dict[str, tuple[float, str, float]] = {}
-            for text, found in tuned.items():
-                method = text.partition(":")[0]
+            for name, found in tuned.items():
+                method = name.partition(":")[0]
                 if found is not None and found[0] <= count + 0.51:
-                    best[method] = max(best.get(method, (-1.0, "", 0.0)), (found[1], text, found[0]))
-            for _, text, cost in best.values():
-                self.cached("method", text, computed=cost)
+                    best[method] = max(best.get(method, (-1.0, "", 0.0)), (found[1], name, found[0]))
+            for _, name, computed in best.values():
+                self.cached("method", texts[name], computed, name)
+
+    @cached_property
+    def learned(self) -> Callable[[str, tuple[int, ...]], Path]:
+        """The path of what DPCache or L2P learned from four calibration samples under this sampler."""
+        folder = Path(tempfile.mkdtemp())
+        features = list[Any]()
+
+        def path(kind: str, computed: tuple[int, ...]) -> Path:
+            found = folder / f"{kind}{''.join(f'-{step}' for step in computed)}.json"
+            if not found.exists():
+                if not features:
+                    run = partial(self.yardstick.make, *self.learning(4), num_inference_steps=STEPS)
+                    features.append(learn.recorded(self.yardstick.pipe, run))
+                found.write_text(json.dumps(learn.profile(kind, features[0], computed)))
+            return found
+
+        return path
+
+    def learning(self, count: int = LEARNING) -> tuple[list[str], list[int]]:
+        prompts = self.yardstick.learning()[:count]
+        return prompts, list(range(SEED, SEED + len(prompts)))
+
+    def meancache(self) -> None:
+        """Where the model predicts a flow."""
+        todo = [count for count in COMPUTED if self.key(f"meancache,computed={count}") not in self.results.rows]
+        if not todo or not self.yardstick.flow:
+            return
+        reference = record(self.yardstick.samplings(*self.learning(), {}, num_inference_steps=STEPS))
+        for count in todo:
+            planned, made = baselines.MeanCache.planned(reference, count), dict[int, torch.Tensor]()
+
+            def make(planned: Any = planned, made: dict[int, torch.Tensor] = made) -> torch.Tensor:
+                samplings = self.yardstick.samplings(self.prompts, self.seeds, made, num_inference_steps=STEPS)
+                planned.run(samplings, reference.levels)
+                return torch.cat([made[i] for i in sorted(made)])
+
+            self.row("baseline", f"meancache,computed={count}", count, make, orders=planned.orders)
+
+    def budcache(self) -> None:
+        one = partial(self.yardstick.last_latents, *self.learning(1), num_inference_steps=STEPS)
+        todo = [count for count in COMPUTED if self.key(f"budcache,computed={count}") not in self.results.rows]
+        if not todo:
+            return
+        reference = one()
+
+        def loss(steps: Sequence[int]) -> float:
+            with c4d.cached(self.yardstick.pipe, _reusing(steps)):
+                return float((one() - reference).double().pow(2).mean())
+
+        for count in todo:
+            steps = baselines.budcache(loss, count, STEPS)
+            self.cached("baseline", _reusing(steps), count, f"budcache,computed={count}")
+
+    def peers(self) -> None:
+        """Their own methods, with the settings of bench.fidelity; what each computed is counted in the blocks."""
+        pipe, make = self.yardstick.pipe, self.yardstick.make
+        few = partial(make, self.prompts[:1], self.seeds[:1], num_inference_steps=2)
+        parts = cost.shares(pipe.transformer, few)
+        whole = STEPS * 2 * len(pipe.transformer.blocks)  # rows of a sample, both branches of guidance
+        ratios = cache(lambda: others.mag_ratios(pipe, STEPS, partial(make, *self.learning(4))))
+        for case in [*others.cache_dit(STEPS), *others.diffusers(STEPS, ratios)]:
+            if self.key(case.name) in self.results.rows:
+                continue
+            pictures = []
+            with case.open(pipe) as begin, cost.Rows(pipe.transformer, parts) as counted:
+                for start in range(0, len(self.prompts), BATCH):
+                    chunk = slice(start, start + BATCH)
+                    begin()
+                    pictures.append(make(self.prompts[chunk], self.seeds[chunk], num_inference_steps=STEPS))
+            computed = round(counted.computed / len(self.prompts) / whole * STEPS, 2)
+            self.row("peer", case.name, computed, partial(torch.cat, pictures))
+
+
+def _reusing(steps: Sequence[int]) -> str:
+    """The blocks' residual is reused on all other steps."""
+    return f"lemica:computed={'/'.join(map(str, steps))}"
 
 
 def main() -> int:
@@ -193,6 +305,8 @@ def main() -> int:
     )
     parser.add_argument("--seconds", type=float, default=120.0, help="of each search for noise levels")
     parser.add_argument("--methods", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--baselines", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--peers", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--render", action="store_true", help="write the page; measure nothing")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()

@@ -1,0 +1,139 @@
+"""Two methods that choose the computed steps for a model: BudCache's schedules, and MeanCache. Written from the papers.
+
+BudCache (arXiv 2606.13496): the blocks' residual is reused between steps that were searched for one prompt, by
+simulated annealing (200 mutations) and hill climbing, for the least squared error of the final latents.
+
+MeanCache (arXiv 2601.19961), for flow matching: the guided velocity v of a step i that is not computed, with the sample
+x and the noise level s of each step, and k chosen for each gap between computed steps:
+
+    v_i = v_{i-1} - J (s_{i+1} - s_i),    J = (v_{i-k} - (x_i - x_{i-k}) / (s_i - s_{i-k})) / (s_i - s_{i-k})
+
+Forecasts count as past velocities; k = 1 reuses the last one. The steps and each gap's k are the path whose sum of
+errors, each to the power ``PEAK``, is least; an error is how far the gap's forecasts miss the uncached next sample.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from c4d.calibrate.lockstep import Lockstep, Samplings
+from c4d.calibrate.reference import Reference, kept
+
+MUTATIONS, HOT, COLD = 200, 0.1, 1e-4
+ROUNDS, NEIGHBOURS, WINDOW = 5, 20, 3
+ORDERS, LONGEST = range(1, 7), 14  # k, and the longest gap that is looked at
+PEAK = 4.0  # suppresses the largest errors of a path
+
+
+def budcache(loss: Callable[[Sequence[int]], float], count: int, total: int, seed: int = 0) -> list[int]:
+    """``count`` of ``total`` steps, the first among them; ``loss(steps)`` is the squared error of the result."""
+    rnd, known = random.Random(seed), dict[tuple[int, ...], float]()
+
+    def of(steps: Sequence[int]) -> float:
+        key = tuple(steps)
+        if key not in known:
+            known[key] = loss(key)
+        return known[key]
+
+    here = sorted({round(i * total / count) for i in range(count)})
+    best = here
+    for turn in range(MUTATIONS):
+        heat = HOT * (COLD / HOT) ** (turn / (MUTATIONS - 1))
+        there = sorted({*here} - {rnd.choice(here[1:])} | {rnd.choice([k for k in range(1, total) if k not in here])})
+        if of(there) < of(here) or rnd.random() < math.exp((of(here) - of(there)) / heat):
+            here = there
+        best = min(best, here, key=of)
+    for _ in range(ROUNDS):
+        near = [
+            sorted({*best} - {step} | {step + by})
+            for step in best[1:]
+            for by in range(-WINDOW, WINDOW + 1)
+            if 0 < step + by < total and step + by not in best
+        ]
+        found = min(rnd.sample(near, min(NEIGHBOURS, len(near))), key=of)
+        if of(found) >= of(best):
+            break
+        best = found
+    return best
+
+
+@dataclass(frozen=True)
+class MeanCache:
+    """``orders``: computed step -> the k of the gap after it."""
+
+    orders: dict[int, int]
+
+    @classmethod
+    def planned(cls, reference: Reference, count: int) -> MeanCache:
+        """For ``count`` computed steps, from uncached samples."""
+        total, levels = reference.steps, [*reference.levels, 0.0]
+        v = [torch.cat([x.flatten() for x in step]) for step in reference.track.outputs]
+        x = [torch.cat([x.flatten() for x in step]) for step in reference.track.samples]
+        costs = dict[tuple[int, int], tuple[float, int]]()
+        for start in range(total):
+            for k in ORDERS:
+                made, at = list(v[: start + 1]), x[start]
+                samples = x[: start + 1]
+                for end in range(start + 1, min(start + LONGEST, total) + 1):
+                    at = at + (levels[end] - levels[end - 1]) * made[end - 1]
+                    samples = [*samples, at]
+                    missed = float((at - x[end]).norm() / x[end].norm()) ** PEAK
+                    costs[start, end] = min(costs.get((start, end), (math.inf, 0)), (missed, k))
+                    if end < total:
+                        made.append(_forecast(made, samples, levels, end, k))
+        least: dict[int, tuple[float, list[int]]] = {0: (0.0, [0])}
+        for _ in range(count - 1):
+            least = _longer(least, costs, range(1, total))
+        _, path = _longer(least, costs, range(total, total + 1))[total]
+        return cls({start: costs[start, end][1] for start, end in pairwise(path)})
+
+    def run(self, samplings: Samplings, levels: Sequence[float]) -> None:
+        """Makes all samplings with it, whose results are what ``samplings.generate`` does with them."""
+        total, skipped = len(levels), frozenset(range(len(levels))) - self.orders.keys()
+        ends = [*levels, 0.0]
+        v, x = [list[Tensor]() for _ in range(samplings.count)], [list[Tensor]() for _ in range(samplings.count)]
+        with Lockstep(samplings, skipped) as passing:
+            for i in range(total):
+                arrivals = passing.arrive()
+                assert arrivals is not None
+                start = max(step for step in self.orders if step <= i)
+                for made, samples, arrival in zip(v, x, arrivals, strict=True):
+                    samples.append(kept(arrival.sample))
+                    if arrival.output is not None:
+                        made.append(kept(arrival.output))
+                    else:
+                        made.append(_forecast(made, samples, ends, i, self.orders[start]))
+                passing.answer([made[-1] for made in v])
+            passing.arrive()  # what a pipeline does after its last step
+
+
+def _forecast(v: Sequence[Tensor], x: Sequence[Tensor], levels: Sequence[float], i: int, k: int) -> Tensor:
+    """The velocity of step ``i`` from those before it, and the samples up to it."""
+    start = max(0, i - k)
+    if k == 1:
+        return v[i - 1]
+    span = levels[i] - levels[start]
+    return v[i - 1] - (v[start] - (x[i] - x[start]) / span) / span * (levels[i + 1] - levels[i])
+
+
+def _longer(
+    least: dict[int, tuple[float, list[int]]], costs: dict[tuple[int, int], tuple[float, int]], ends: range
+) -> dict[int, tuple[float, list[int]]]:
+    """The best paths with one step more."""
+    found = dict[int, tuple[float, list[int]]]()
+    for end in ends:
+        ways = [
+            (cost + costs[start, end][0], [*path, end])
+            for start, (cost, path) in least.items()
+            if (start, end) in costs
+        ]
+        if ways:
+            found[end] = min(ways)
+    return found
