@@ -37,6 +37,7 @@ from tools.make_profiles import SEED
 
 STEPS = 50
 COMPUTED = (20, 17, 14, 12, 10, 8, 6)
+BETWEEN = (22, 18, 15, 13, 11, 9, 7)  # that no plan of the shipped profiles is for
 SAMPLERS = ("unipc", "euler", "dpm++")
 LEARNING = 8  # calibration prompts that the other methods are tuned on
 NEAREST = {"wan-tiny": "wan2.1-t2v-1.3b", "flux-tiny": "flux.1-dev"}  # whose published curves and lists are tried
@@ -145,6 +146,8 @@ class Bench:
             few = partial(make, self.prompts, self.seeds, num_inference_steps=count)
             self.row("plain", f"{count} plain steps", count, few)
         self.profiles()
+        if options.between:
+            self.between()
         if self.sampler != "euler" or self.yardstick.flow:
             for count in options.levels:
                 self.levels(count, options.seconds)
@@ -164,6 +167,13 @@ class Bench:
                 self.cached("profile", f"profile:{name},computed={count}", count)
             if without.exists():
                 self.cached("universal", f"profile:{without},computed={count}", count, f"universal,computed={count}")
+
+    def between(self) -> None:
+        """Numbers of computed steps that are interpolated."""
+        for count in BETWEEN if self.yardstick.name in named() else ():
+            few = partial(self.yardstick.make, self.prompts, self.seeds, num_inference_steps=count)
+            self.row("plain between", f"{count} plain steps", count, few)
+            self.cached("between", f"profile:{self.yardstick.name},computed={count}", count)
 
     def levels(self, count: int, seconds: float) -> None:
         """Plain steps at searched noise levels."""
@@ -305,6 +315,7 @@ def main() -> int:
     )
     parser.add_argument("--seconds", type=float, default=120.0, help="of each search for noise levels")
     parser.add_argument("--methods", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--between", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--baselines", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--peers", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--render", action="store_true", help="write the page; measure nothing")

@@ -13,10 +13,14 @@ Closeness to the uncached run of 50 steps, on prompts and noise that nothing was
 `profile` is the one that comes with c4d for this model; it was made with the model's own sampler and serves all three.
 `universal` was fitted on the other yardsticks alone. `levels` are plain steps whose noise levels were searched on the
 calibration prompts; `best method` is the closest of the package's other methods among those that cost no more, each
-with the settings that were best on the calibration prompts. In brackets, with its 95 % interval over paired samples,
-how much closer the profile is. These are small models; no large one has been measured.
+with the settings that were best on the calibration prompts. BudCache and MeanCache are written from their papers
+(bench/profiles/baselines.py) and choose their steps on calibration prompts; the peers are cache-dit and diffusers with
+the settings of bench.fidelity, the closest of those that cost no more. In brackets, with its 95 % interval over paired
+samples, how much closer the profile is. These are small models; no large one has been measured.
 """
-KINDS = ("profile", "universal", "plain", "levels", "method")
+BEST = ("method", "peer")  # of which the closest is shown
+TITLES = {"method": "best method", "budcache": "BudCache", "meancache": "MeanCache", "peer": "best peer"}
+COLUMNS = ("universal", "plain", "levels", "method", "budcache", "meancache", "peer")
 
 
 def write(rows: Mapping[str, Mapping[str, Any]], stamps: Sequence[Sequence[str]]) -> str:
@@ -25,6 +29,8 @@ def write(rows: Mapping[str, Mapping[str, Any]], stamps: Sequence[Sequence[str]]
     for yardstick, sampler in places:
         here = {key.split(" | ")[2]: row for key, row in rows.items() if key.startswith(f"{yardstick} | {sampler} | ")}
         lines += [f"## {yardstick}, {sampler}", "", *table(here), ""]
+        if any(row["kind"] == "between" for row in here.values()):
+            lines += ["Interpolated between two plans of the profile:", "", *between(here), ""]
     lines += ["## How it was measured", ""]
     for stamp in stamps:
         lines += [*stamp, ""]
@@ -32,25 +38,48 @@ def write(rows: Mapping[str, Mapping[str, Any]], stamps: Sequence[Sequence[str]]
 
 
 def table(rows: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """A row for each number of computed steps; only columns of what was measured."""
     counts = sorted({row["computed"] for row in rows.values() if row["kind"] == "plain"}, reverse=True)
-    yield "| computed | profile | universal | plain | levels | best method |"
-    yield "|---|---|---|---|---|---|"
+    columns = [column for column in COLUMNS if any(_found(rows, column, count) for count in counts)]
+    yield f"| computed | profile | {' | '.join(TITLES.get(column, column) for column in columns)} |"
+    yield f"|---|---|{'---|' * len(columns)}"
     for count in counts:
         profile = _of(rows, "profile", count)
-        cells = [_cell(profile)]
-        cells += [_cell(_of(rows, kind, count), profile) for kind in ("universal", "plain", "levels")]
-        name, best = _best(rows, count)
-        cells.append(f"`{name}` {_cell(best, profile)}" if best else "")
+        cells = [_cell(profile), *(_beside(rows, column, count, profile) for column in columns)]
         yield f"| {count:g} | {' | '.join(cells)} |"
+
+
+def between(rows: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    yield "| computed | profile | plain |"
+    yield "|---|---|---|"
+    for count in sorted({row["computed"] for row in rows.values() if row["kind"] == "between"}, reverse=True):
+        profile = _of(rows, "between", count)
+        yield f"| {count:g} | {_cell(profile)} | {_cell(_of(rows, 'plain between', count), profile)} |"
+
+
+def _beside(rows: Mapping[str, Mapping[str, Any]], column: str, count: float, profile: Mapping[str, Any] | None) -> str:
+    found = _found(rows, column, count)
+    if found is None:
+        return ""
+    name, row = found
+    said = f"`{name}` " if column in BEST else ""
+    return f"{said}{_cell(row, profile)}"
+
+
+def _found(rows: Mapping[str, Mapping[str, Any]], column: str, count: float) -> tuple[str, Mapping[str, Any]] | None:
+    """The name and row of a column: the closest of those that cost no more, or the one of this cost."""
+    if column in BEST:
+        fitting = [each for each in rows.items() if each[1]["kind"] == column and each[1]["computed"] <= count + 0.51]
+        return max(fitting, key=lambda each: _mean(each[1]), default=None)
+    if column in ("budcache", "meancache"):
+        name = f"{column},computed={count:g}"
+        return (name, rows[name]) if name in rows else None
+    row = _of(rows, column, count)
+    return None if row is None else (column, row)
 
 
 def _of(rows: Mapping[str, Mapping[str, Any]], kind: str, count: float) -> Mapping[str, Any] | None:
     return next((row for row in rows.values() if row["kind"] == kind and row["computed"] == count), None)
-
-
-def _best(rows: Mapping[str, Mapping[str, Any]], count: float) -> tuple[str, Mapping[str, Any] | None]:
-    fitting = [(name, row) for name, row in rows.items() if row["kind"] == "method" and row["computed"] <= count + 0.51]
-    return max(fitting, key=lambda each: _mean(each[1]), default=("", None))
 
 
 def _mean(row: Mapping[str, Any]) -> float:

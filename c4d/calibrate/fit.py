@@ -64,6 +64,9 @@ class Fit:
         self.samplings, self.reference, self.ridge, self.agreed = samplings, reference, ridge, agreed
         self.count = sum(len(x) for x in reference.track.samples[0])
 
+    def with_ridge(self, ridge: float) -> Fit:
+        return Fit(self.samplings, self.reference, ridge=ridge, agreed=self.agreed)
+
     def follow(
         self,
         computed: frozenset[int],

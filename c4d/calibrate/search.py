@@ -31,6 +31,7 @@ WORST = 0.25  # the part of the worst sample in a score
 GIVEN_UP = ((2, 0.35), (3, 0.12))  # computed steps after the change, and how much worse the mean logarithm may be there
 TINY = 1e-12
 GAIN = 1e-3  # the least that counts as better
+RIDGES = (1e-3, 1e-4)  # that are tried for the last fit, beside the one of the search
 
 
 Told = Callable[[frozenset[int], float, float, float], None]  # a schedule, its score, the best so far, seconds left
@@ -44,6 +45,19 @@ def score(errors: Tensor) -> float:
     """Of the mean squared distances [samples]: lower is better."""
     logs = (errors + TINY).log()
     return float(logs.mean() + WORST * logs.max())
+
+
+def with_best_ridge(fit: Fit, computed: frozenset[int]) -> Fit:
+    """The fit drawn as far to a half slope as suits best: taught by every other sample, judged on those between."""
+    if fit.count < 2:
+        return fit
+
+    def missed(ridge: float) -> float:
+        own = fit.with_ridge(ridge)
+        errors = own.errors(own.follow(computed, rows=range(0, fit.count, 2)))
+        return score(errors[1::2])
+
+    return fit.with_ridge(min((fit.ridge, *RIDGES), key=missed))
 
 
 class Journal:
@@ -90,6 +104,10 @@ class Allowance:
             raise Spent
         self.used += 1
 
+    def any(self) -> bool:
+        """Whether there was anything to spend, which does not change as it is used up."""
+        return self.seconds != 0 if self.trials is None else self.trials > 0
+
     def left(self) -> float:
         """Seconds."""
         return math.inf if self.seconds is None else self.seconds - (time.monotonic() - self._started)
@@ -110,11 +128,6 @@ class Search:
         self.rows = list(range(0, fit.count, 2)) if fit.count > 1 else None
         self._at, self._least = frozenset[int](), math.inf  # the best schedule so far, and its score
         self._pass: Track | None = None  # one of them, mostly its
-
-    @property
-    def best(self) -> Track | None:
-        """A pass that has much in common with the best schedule; None before there is one."""
-        return self._pass
 
     def run(self, starts: Iterable[frozenset[int]], allowed: Allowance) -> frozenset[int]:
         """The best schedule found from the best of ``starts``, all of one length.

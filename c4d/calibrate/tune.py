@@ -21,7 +21,7 @@ from c4d.calibrate.fit import Fit, distances
 from c4d.calibrate.lockstep import Samplings
 from c4d.calibrate.pipeline import sampling
 from c4d.calibrate.reference import Reference, record, reopen
-from c4d.calibrate.search import Allowance, Journal, Search, stretched
+from c4d.calibrate.search import Allowance, Journal, Search, stretched, with_best_ridge
 from c4d.calibrate.store import Store
 from c4d.core.caching.profile import Profile
 from c4d.core.caching.profiles import named, universal
@@ -172,12 +172,15 @@ class _Job:
             known = [stretched(sorted(done[more]), count, reference.steps) for more in sorted(done)[:1]]
             others = [first[count], *known, *_begun(begin, reference, count)]
             share = count / sum(counts[place:])
-            search = Search(fit, self._journal(fit), told=self._told(count, len(counts) > 1))
             allowed = Allowance(trials, None if trials is not None else max(0.0, ends - time.monotonic()) * share)
+            drawn = with_best_ridge(fit, others[-1]) if allowed.any() else fit
+            search = Search(drawn, self._journal(drawn), told=self._told(count, len(counts) > 1))
             done[count] = search.run(others, allowed)
-            track = fit.follow(done[count], known=[search.best] if search.best is not None else [])
-            plans[count], errors = fit.plan(track), fit.errors(track)
-            measured[count] = {"fit": {"samples": fit.count, **_closeness(errors, reference)}, "tried": allowed.used}
+            last = with_best_ridge(fit, done[count]) if allowed.any() else fit
+            track = last.follow(done[count])
+            plans[count], errors = last.plan(track), last.errors(track)
+            own = {"samples": fit.count, **_closeness(errors, reference), "ridge": last.ridge}
+            measured[count] = {"fit": own, "tried": allowed.used}
             self.progress(
                 f"{count} computed steps: {measured[count]['fit']['db_mean']:.1f} dB in the latents on "
                 f"{fit.count} samples (worst {measured[count]['fit']['db_worst']:.1f}), {allowed.used} schedules tried"
@@ -185,7 +188,7 @@ class _Job:
         return plans, measured
 
     def _journal(self, fit: Fit) -> Journal:
-        return Journal(None if self.work is None else self.work / f"scores-{fit.count}.jsonl")
+        return Journal(None if self.work is None else self.work / f"scores-{fit.count}-{fit.ridge:g}.jsonl")
 
     def _told(self, count: int, several: bool) -> Callable[[frozenset[int], float, float, float], None]:
         def told(computed: frozenset[int], found: float, best: float, left: float) -> None:

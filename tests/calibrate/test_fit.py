@@ -19,7 +19,7 @@ from c4d.calibrate.errors import CalibrationError
 from c4d.calibrate.fit import Fit
 from c4d.calibrate.lockstep import Lockstep, Samplings
 from c4d.calibrate.reference import record, reopen
-from c4d.calibrate.search import Allowance, Journal, Search, stretched
+from c4d.calibrate.search import RIDGES, Allowance, Journal, Search, score, stretched, with_best_ridge
 from c4d.calibrate.store import Store
 
 STEPS = 12
@@ -269,3 +269,29 @@ def test_a_reference_is_found_again(tmp_path):
     assert reopen(replace(job, count=3), tmp_path / "r") is None
     (tmp_path / "r/reference.json").write_text("{")
     assert reopen(job, tmp_path / "r") is None
+
+
+def test_the_ridge_is_the_one_that_suits_samples_which_it_was_not_fitted_to():
+    """Alike samples want none at all; where half of them are of another kind, as much as there is."""
+
+    class Two(Curved):
+        def forward(self, hidden_states, timestep):
+            out = super().forward(hidden_states, timestep)
+            out[1::2] = -3.0 * torch.cos(5.0 * hidden_states[1::2] + float(timestep) / 100)
+            return out
+
+    chosen = []
+    for model in (Curved(), Two()):
+        job = samplings(model, UniPCMultistepScheduler(**FLOW), count=1, batch=6)
+        fit = Fit(job, record(job))
+        picked = with_best_ridge(fit, frozenset((0, 1, 2, 5, 9))).ridge
+        missed = {}
+        for ridge in (fit.ridge, *RIDGES):
+            own = fit.with_ridge(ridge)
+            missed[ridge] = score(own.errors(own.follow(frozenset((0, 1, 2, 5, 9)), rows=(0, 2, 4)))[1::2])
+        assert picked == min(missed, key=missed.get)
+        chosen.append(picked)
+    assert chosen[0] < chosen[1] == fit.ridge
+    alone = samplings(Curved(), UniPCMultistepScheduler(**FLOW), count=1)
+    fit = Fit(alone, record(alone))
+    assert with_best_ridge(fit, frozenset((0, 1, 2, 5, 9))) is fit

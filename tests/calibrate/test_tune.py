@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -10,11 +11,17 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, UniPCMulti
 
 import c4d
 from c4d.calibrate.errors import CalibrationError
+from c4d.calibrate.fit import Fit
+from c4d.calibrate.lockstep import Samplings
+from c4d.calibrate.pipeline import sampling
+from c4d.calibrate.reference import record
+from c4d.calibrate.tune import latents_given
 from c4d.core.caching.profile import Profile, ProfileError
 from c4d.core.caching.profiles import QUALITIES, for_model
 from c4d.core.caching.solver import Plan
 from c4d.core.integration.transformers import signature
 from c4d.core.runtime.choice import choose_method
+from c4d.models import spec_for
 from tests import pipes
 
 STEPS = 14
@@ -268,3 +275,22 @@ def test_a_broken_profile_in_the_folder_is_passed_over(tmp_path):
     assert for_model(signature(pipe.transformer))[0] == "aa"
     with pytest.raises(c4d.MethodError, match="no profile is named 'bb': known are"):
         c4d.cached(pipe, "profile:bb")
+
+
+def test_what_is_searched_is_fitted_to_all_samples_in_the_end(tmp_path):
+    """The search holds half of them back; with the ridge that suited those, all teach the plan."""
+    pipe, call = pipeline("flux")
+    profile = c4d.tune(pipe, prompts=PROMPTS, samples=4, computed=5, trials=6, **call)
+    (plan,), found = profile.plans.values(), profile.measured[5]["fit"]
+    job, reference = recorded(pipe, PROMPTS * 2, call)
+    fit = Fit(job, reference, ridge=found["ridge"])
+    steps = plan.steps(reference.levels)
+    assert plan.between == fit.plan(fit.follow(steps)).between
+    assert plan.between != fit.plan(fit.follow(steps, rows=(0, 2))).between
+
+
+def recorded(pipe, prompts, call):
+    generate, count = sampling(pipe, prompts, seed=0, batch=len(prompts), call=call)
+    read = [partial(latents_given, pipe.transformer, spec_for(pipe.transformer))]
+    job = Samplings([pipe.transformer], pipe.scheduler, generate, count, read)
+    return job, record(job)
