@@ -11,6 +11,7 @@ import torch
 from c4d.calibrate.errors import CalibrationError
 
 ASKED_BY = ("prompt", "class_labels")  # the argument that says what to show, by what a pipeline calls it
+MOST_LABELS = 30  # names of classes in one message
 
 
 def asked(pipe: Any, prompts: Sequence[str]) -> tuple[str, list[Any]]:
@@ -27,10 +28,20 @@ def asked(pipe: Any, prompts: Sequence[str]) -> tuple[str, list[Any]]:
         )
     if name == "prompt":
         return name, list(prompts)
-    labels: Mapping[str, int] = pipe.labels
-    if strange := [prompt for prompt in prompts if prompt not in labels]:
-        raise CalibrationError(f"{type(pipe).__name__} has no class {strange[0]!r}: known are {', '.join(labels)}")
-    return name, [labels[prompt] for prompt in prompts]
+    return name, [class_of(pipe, prompt) for prompt in prompts]
+
+
+def class_of(pipe: Any, prompt: str) -> int:
+    """The class with the name ``prompt``, or whose number it is; else :class:`CalibrationError`."""
+    labels: Mapping[str, int] = getattr(pipe, "labels", None) or {}
+    wanted = prompt.strip()
+    if wanted in labels:
+        return labels[wanted]
+    if wanted.isdecimal() and int(wanted) in (labels.values() or range(pipe.transformer.config.num_embeds_ada_norm)):
+        return int(wanted)
+    known = ", ".join([*labels][:MOST_LABELS]) + (", ..." if len(labels) > MOST_LABELS else "")
+    ways = f"its {len(labels)} classes are {known}" if labels else "its classes have no names; give a number"
+    raise CalibrationError(f"prompt {prompt!r} is no class of this {type(pipe).__name__}: {ways}")
 
 
 def besides(call: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from c4d.calibrate.errors import CalibrationError
+from c4d.calibrate.pipeline import class_of
 from c4d.pipelines.errors import InputError
 from c4d.pipelines.request import Request
 
@@ -24,7 +26,6 @@ OPTIONS: Mapping[str, tuple[str, str]] = {
 }
 
 CLASSES = "class_labels"
-MOST_LABELS = 30  # named in an error
 
 
 def call_arguments(pipe: Any, request: Request) -> dict[str, Any]:
@@ -67,16 +68,10 @@ def options_of(parameters: Mapping[str, inspect.Parameter]) -> Mapping[str, tupl
 
 
 def _class_of(pipe: Any, prompt: str) -> int:
-    """The class with the name ``prompt``, or whose number it is. Raises :class:`InputError` for any other text."""
-    labels: Mapping[str, int] = getattr(pipe, "labels", None) or {}
-    wanted = prompt.strip()
-    if wanted in labels:
-        return labels[wanted]
-    if wanted.isdecimal() and int(wanted) in (labels.values() or range(pipe.transformer.config.num_embeds_ada_norm)):
-        return int(wanted)
-    known = ", ".join([*labels][:MOST_LABELS]) + (", ..." if len(labels) > MOST_LABELS else "")
-    ways = f"its {len(labels)} classes are {known}" if labels else "its classes have no names; give a number"
-    raise InputError(f"prompt {prompt!r} is no class of this {type(pipe).__name__}: {ways}")
+    try:
+        return class_of(pipe, prompt)
+    except CalibrationError as error:
+        raise InputError(str(error)) from error
 
 
 def effective(pipe: Any, request: Request) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import c4d
 from c4d.calibrate.errors import CalibrationError
 from c4d.calibrate.fit import Fit
 from c4d.calibrate.lockstep import Samplings
-from c4d.calibrate.pipeline import sampling
+from c4d.calibrate.pipeline import asked, sampling
 from c4d.calibrate.reference import record
 from c4d.calibrate.tune import latents_given
 from c4d.core.caching.profile import Profile, ProfileError
@@ -191,8 +191,13 @@ def test_a_cached_model_is_refused():
 
 def test_a_class_that_the_model_has_not():
     pipe, call = pipeline("dit")
-    with pytest.raises(CalibrationError, match="has no class 'z': known are"):
+    with pytest.raises(CalibrationError, match=r"'z' is no class of this DiTPipeline: its 2 classes are a red circle"):
         c4d.tune(pipe, prompts=["z"], **call)
+
+
+def test_a_class_by_its_number():
+    pipe, _ = pipeline("dit")
+    assert asked(pipe, [PROMPTS[1], "3"]) == ("class_labels", [5, 3])
 
 
 def profile_of(model, steps=STEPS):
