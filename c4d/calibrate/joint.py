@@ -1,34 +1,68 @@
-"""One plan for several models: the mean of what each of them asks for, at steps that serve the models it is not of.
+"""One plan for several models: the mean of what each of them asks for.
 
 Each setting (a model under a sampler) is fitted alone, at the same steps. Coefficients have no unit, so plans can be
 averaged. The mean is not trusted all the way: it is drawn to a half slope, and second differences, on which models
-agree least, are left out (``TRUST``). A schedule is judged as the plan will be used, on models that did not teach it:
-each setting is sampled with the mean of what the other groups ask for.
+agree least, are left out (``TRUST``). The steps have gaps that change smoothly (:class:`Shape`): a schedule that is
+searched step by step suits the models that it was searched on, and another one worse than a smooth one does.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from c4d.calibrate.errors import CalibrationError
 from c4d.calibrate.fit import Fit
-from c4d.calibrate.reference import Track
-from c4d.calibrate.search import Allowance, Journal, Search, Told, score
 from c4d.core.caching.solver import HALF_SLOPE, Coefficients, Plan
 
+FINE = 4001  # points of a run at which gaps are summed
 TRUST: Coefficients = (0.7, 0.7, 0.0, 0.7, 0.7)
 
 
 @dataclass(frozen=True)
 class Setting:
-    """The samples of a model under one sampler; settings of one ``group`` are of one model."""
+    """The samples of a model under one sampler."""
 
     name: str
-    group: str
     fit: Fit
+
+
+class Shape(NamedTuple):
+    """How the gaps between computed steps change over a run: they rise to their longest and fall again.
+
+    A gap at the part u of the run is r + (1 - r) u^rise (1 - u)^fall / m of the longest, where m is the greatest value
+    of that product, and r is ``first`` before it and ``last`` after it.
+    """
+
+    first: float
+    last: float
+    rise: float
+    fall: float
+
+    def gap(self, u: Tensor) -> Tensor:
+        peak = self.rise / (self.rise + self.fall)
+        bump = u**self.rise * (1 - u) ** self.fall / (peak**self.rise * (1 - peak) ** self.fall)
+        least = torch.where(u < peak, self.first, self.last)
+        return least + (1 - least) * bump
+
+    def steps(self, count: int, total: int) -> frozenset[int]:
+        """``count`` of ``total`` steps with such gaps between them, and half a one after the last."""
+        u = torch.linspace(0, 1, FINE, dtype=torch.float64)
+        passed = torch.cumulative_trapezoid(1 / self.gap(u), u)
+        passed, found = torch.cat([passed.new_zeros(1), passed / passed[-1]]), list[int]()
+        for k in range(count):
+            at = int(torch.searchsorted(passed, k / (count - 0.5)))
+            step = round(float(u[at]) * total)
+            found.append(next(s for s in sorted(range(total), key=lambda s: abs(s - step)) if s not in found))
+        return frozenset(found)
+
+
+SHAPES = tuple(Shape(*each) for each in itertools.product((0.25, 0.33), (0.12, 0.2), (1.0, 1.4, 1.8), (0.6, 0.9)))
 
 
 def mean_plan(plans: Sequence[Plan], trust: Coefficients = TRUST) -> Plan:
@@ -42,55 +76,17 @@ def mean_plan(plans: Sequence[Plan], trust: Coefficients = TRUST) -> Plan:
     return Plan(plans[0].computed, tuple(between))
 
 
-class Together(Search):
-    """The search for a schedule that serves all ``settings``.
+def fit_jointly(settings: Sequence[Setting], computed: frozenset[int], trust: Coefficients = TRUST) -> Plan:
+    """The plan of these steps that all settings teach.
 
-    Raises :class:`CalibrationError` for settings of other numbers of steps or kinds of prediction, or of one model.
+    Raises :class:`CalibrationError` for settings of other numbers of steps, or of another kind of prediction.
     """
-
-    def __init__(self, settings: Sequence[Setting], *, told: Told | None = None, trust: Coefficients = TRUST) -> None:
-        first = settings[0].fit.reference
-        for setting in settings:
-            other = setting.fit.reference
-            if other.steps != first.steps or other.coordinate is not first.coordinate:
-                raise CalibrationError(
-                    f"{setting.name} and {settings[0].name} differ in their steps or what they predict"
-                )
-        super().__init__(settings[0].fit, Journal(), told=told)
-        self.settings, self.trust = settings, trust
-        self._tracks: list[Track] = []
-
-    def plan(self, computed: frozenset[int]) -> Plan:
-        """What all settings teach."""
-        return mean_plan(self._taught(computed)[1], self.trust)
-
-    def scores(self, computed: frozenset[int]) -> dict[str, float]:
-        """Of each setting, sampled with what the other groups teach; where there is one group, with its own."""
-        tracks, plans = self._taught(computed)
-        found = {}
-        for setting in self.settings:
-            others = [plan for plan, each in zip(plans, self.settings, strict=True) if each.group != setting.group]
-            plan = mean_plan(others or plans, self.trust)
-            weights = setting.fit.of_plan(plan)
-            found[setting.name] = score(setting.fit.errors(setting.fit.follow(computed, weights=weights)))
-        if sum(found.values()) / len(found) < self._least:
-            self._tracks = tracks
-        return found
-
-    def _taught(self, computed: frozenset[int]) -> tuple[list[Track], list[Plan]]:
-        tracks = []
-        for k, setting in enumerate(self.settings):
-            tracks.append(setting.fit.follow(computed, known=self._tracks[k : k + 1]))
-        return tracks, [setting.fit.plan(track) for setting, track in zip(self.settings, tracks, strict=True)]
-
-    def _score(self, computed: frozenset[int], allowed: Allowance, *, pruned: bool = False) -> float:
-        allowed.take(self.fit.agreed)
-        if self.journal.get(computed) is None:
-            found = self.scores(computed)
-            self.journal[computed] = sum(found.values()) / len(found)
-            if self._told is not None:
-                self._told(computed, self.journal[computed], self._least, allowed.left())
-        return self.journal[computed]
+    first = settings[0].fit.reference
+    for setting in settings:
+        other = setting.fit.reference
+        if other.steps != first.steps or other.coordinate is not first.coordinate:
+            raise CalibrationError(f"{setting.name} and {settings[0].name} differ in their steps or what they predict")
+    return mean_plan([setting.fit.plan(setting.fit.follow(computed)) for setting in settings], trust)
 
 
 def results(settings: Sequence[Setting], plan: Plan) -> Mapping[str, Tensor]:

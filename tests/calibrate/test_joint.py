@@ -1,4 +1,4 @@
-"""One plan for several models: the mean of what they ask for, judged on the models that it is not of."""
+"""One plan for several models: the mean of what they ask for."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from torch import nn
 
 from c4d.calibrate.errors import CalibrationError
 from c4d.calibrate.fit import Fit
-from c4d.calibrate.joint import Setting, Together, mean_plan, results
+from c4d.calibrate.joint import SHAPES, Setting, Shape, fit_jointly, mean_plan, results
 from c4d.calibrate.reference import record
-from c4d.calibrate.search import Allowance, score
 from c4d.core.caching.solver import Plan
 from tests.calibrate.test_fit import FLOW, Curved, samplings
 from tools.as_flow import AsFlow
@@ -31,21 +30,14 @@ def no_grad():
         yield
 
 
-def setting(name, scheduler, group="one", model=None, **more):
+def setting(name, scheduler, model=None, **more):
     job = samplings(model or Curved(), scheduler, **more)
-    return Setting(name, group, Fit(job, record(job)))
+    return Setting(name, Fit(job, record(job)))
 
 
 class Other(Curved):
     def forward(self, hidden_states, timestep):
         return 1.5 * torch.cos(2.0 * hidden_states + float(timestep) / 300)
-
-
-def pair():
-    return [
-        setting("one", UniPCMultistepScheduler(**FLOW)),
-        setting("other", UniPCMultistepScheduler(**FLOW), "other", Other()),
-    ]
 
 
 def test_the_mean_of_plans_keeps_a_part_of_what_differs_from_half_a_slope():
@@ -56,33 +48,43 @@ def test_the_mean_of_plans_keeps_a_part_of_what_differs_from_half_a_slope():
     assert mean.between[0][1] == pytest.approx((0.05, 0.9, 0.0, 0.2, 0.1))
 
 
+def test_gaps_rise_and_fall_smoothly():
+    shape = Shape(0.25, 0.12, 1.0, 0.6)
+    u = torch.linspace(0, 1, 1001, dtype=torch.float64)
+    gap = shape.gap(u)
+    assert gap[[0, -1]].tolist() == pytest.approx([0.25, 0.12]) and float(gap.max()) == pytest.approx(1.0, abs=1e-5)
+    assert float(u[gap.argmax()]) == pytest.approx(1.0 / 1.6, abs=2e-3)
+    steps = sorted(shape.steps(14, 50))
+    assert steps == [0, 2, 4, 6, 9, 13, 17, 22, 27, 33, 38, 43, 47, 49]
+    even = Shape(1.0, 1.0, 1.0, 1.0)
+    assert sorted(even.steps(4, 14)) == [0, 4, 8, 12]  # the last gap is half as long
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("count", "total"), [(2, 50), (6, 50), (25, 50), (10, 12), (49, 50)])
+def test_a_shape_gives_as_many_steps_as_are_asked_for(shape, count, total):
+    steps = shape.steps(count, total)
+    assert len(steps) == count and 0 in steps and max(steps) < total
+
+
 def test_a_plan_that_is_trusted_whole_is_the_fit_of_the_only_setting():
     only = setting("unipc", UniPCMultistepScheduler(**FLOW))
-    plan = Together([only], trust=(1.0,) * 5).plan(COMPUTED)
+    plan = fit_jointly([only], COMPUTED, trust=(1.0,) * 5)
     own = only.fit.plan(only.fit.follow(COMPUTED))
     assert plan.computed == own.computed
     for (_, a), (_, b) in zip(plan.between, own.between, strict=True):
         assert a == pytest.approx(b)
 
 
-def test_each_setting_is_judged_with_what_the_other_model_asks_for():
-    one, other = pair()
-    found = Together([one, other]).scores(COMPUTED)
-    for mine, its in ((one, other), (other, one)):
-        plan = mean_plan([its.fit.plan(its.fit.follow(COMPUTED))])
-        assert found[mine.name] == pytest.approx(score(results([mine], plan)[mine.name]), abs=1e-6)
-        own = mean_plan([mine.fit.plan(mine.fit.follow(COMPUTED))])
-        assert found[mine.name] != pytest.approx(score(results([mine], own)[mine.name]), abs=1e-2)
-
-
-def test_the_search_finds_steps_that_serve_both_better():
-    search, told = Together(pair()), []
-    search._told = lambda computed, found, best, left: told.append(computed)
-    even = frozenset((0, 2, 4, 6, 8))
-    best = search.run([even, COMPUTED], Allowance(25))
-    assert search.journal[best] < min(search.journal[even], search.journal[COMPUTED])
-    assert search.journal[best] == pytest.approx(sum(Together(pair()).scores(best).values()) / 2, abs=1e-6)
-    assert 10 < len(told) == len(set(told)) <= 25
+def test_what_models_have_in_common_serves_both_better_than_reuse():
+    settings = [
+        setting("one", UniPCMultistepScheduler(**FLOW)),
+        setting("other", UniPCMultistepScheduler(**FLOW), Other()),
+    ]
+    plan = fit_jointly(settings, COMPUTED)
+    for each in settings:
+        reused = each.fit.follow(COMPUTED, weights=lambda i, anchors: [0.0] * (len(anchors) - 1) + [1.0, 0.0, 0.0])
+        assert results([each], plan)[each.name].mean() < 0.7 * each.fit.errors(reused).mean()
 
 
 def test_settings_that_do_not_go_together():
@@ -92,7 +94,7 @@ def test_settings_that_do_not_go_together():
         setting("short", FlowMatchEulerDiscreteScheduler(shift=3.0), steps=6),
     ):
         with pytest.raises(CalibrationError, match=f"{other.name} and euler differ"):
-            Together([first, other])
+            fit_jointly([first, other], COMPUTED)
 
 
 def test_noise_that_is_predicted_well_is_the_right_flow():
