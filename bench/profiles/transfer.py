@@ -31,7 +31,10 @@ def nothing(yardstick: Yardstick) -> None:
 
 
 def with_sampler(name: str, shift: float | None = None) -> Callable[[Yardstick], None]:
-    return lambda yardstick: yardstick.use(yardstick.sampler(name, shift)) and None
+    def use(yardstick: Yardstick) -> None:
+        yardstick.use(yardstick.sampler(name, shift))
+
+    return use
 
 
 def with_lora(yardstick: Yardstick) -> None:
