@@ -77,7 +77,7 @@ def main() -> int:
         "# What is chosen where nobody chooses, beside plain steps of the same cost",
         "",
         f"PSNR in dB to the uncached run of {STEPS} steps, mean / worst of {options.samples} held-out samples, and how",
-        f"much closer it is than {COUNT} plain steps, with the 95 % interval. `auto` is `--cache auto --quality balanced`;",
+        f"much closer it is than {COUNT} plain steps, with the 95 % interval. `auto` is `--cache auto`, balanced;",
         "`universal` is what another model would get, by the universal profile that was made without this one.",
         "These are small models; no large one has been measured.",
         "",
