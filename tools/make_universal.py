@@ -4,7 +4,7 @@
 
 Each model is a pair of settings: a sampler and the guidance that it is used with, the other sampler and more guidance;
 50 steps, shift 3. glyph-dit, which predicts noise, is sampled as a flow (tools/as_flow.py). The shape of the schedules
-is the one of c4d/calibrate/joint.py that suits these settings best at 14 computed steps. --without leaves a model out,
+is the one of c4d/calibrate/starts.py that suits these settings best at 14 computed steps. --without leaves a model out,
 to judge the result on it (bench.profiles reads docs/measurements/profiles/without-NAME.json).
 """
 
@@ -26,11 +26,12 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 import c4d
 from bench.yardsticks import FLOW, FOLDER, KINDS, SHORT, Yardstick
 from c4d.calibrate.fit import Fit
-from c4d.calibrate.joint import SHAPES, TRUST, Setting, fit_jointly, results
+from c4d.calibrate.joint import TRUST, Setting, fit_jointly, results
 from c4d.calibrate.lockstep import Samplings
 from c4d.calibrate.pipeline import sampling
 from c4d.calibrate.reference import record
 from c4d.calibrate.search import score
+from c4d.calibrate.starts import SHAPES
 from c4d.calibrate.tune import latents_given
 from c4d.core.caching.profiles import universal
 from c4d.core.caching.solver import Plan

@@ -1,6 +1,6 @@
 """How close profiles come on the yardsticks, beside everything else of the same cost.
 
-    python -m bench.profiles [--yardsticks wan-tiny …] [--samplers unipc euler dpm++] [--samples 48] [--render]
+    python -m bench.profiles [--yardsticks wan-tiny …] [--samplers unipc euler dpm++] [--kinds plain profile …] [--render]
 
 Of each yardstick and sampler, 50 steps: the shipped profile (made with the model's own sampler), the universal one that
 was fitted without this yardstick, the package's methods tuned on the calibration prompts, BudCache and MeanCache, on
@@ -39,6 +39,7 @@ STEPS = 50
 COMPUTED = (20, 17, 14, 12, 10, 8, 6)
 BETWEEN = (22, 18, 15, 13, 11, 9, 7)  # that no plan of the shipped profiles is for
 SAMPLERS = ("unipc", "euler", "dpm++")
+KINDS = ("plain", "profile", "universal", "between", "levels", "methods", "meancache", "budcache", "peers")
 LEARNING = 8  # calibration prompts that the other methods are tuned on
 NEAREST = {"wan-tiny": "wan2.1-t2v-1.3b", "flux-tiny": "flux.1-dev"}  # whose published curves and lists are tried
 LISTS = {"wan-tiny": (14, 17, 20, 25), "flux-tiny": (10, 15, 20)}
@@ -139,34 +140,35 @@ class Bench:
 
         self.row(kind, name or method, computed, make)
 
-    def all(self, options: argparse.Namespace) -> None:
-        make, name = self.yardstick.make, self.yardstick.name
+    def all(self, kinds: Sequence[str], levels: Sequence[int], seconds: float) -> None:
         self.row("uncached", "uncached", STEPS, lambda: self.reference)
-        for count in (*COMPUTED, 25):
-            few = partial(make, self.prompts, self.seeds, num_inference_steps=count)
-            self.row("plain", f"{count} plain steps", count, few)
-        self.profiles()
-        if options.between:
-            self.between()
-        if self.sampler != "euler" or self.yardstick.flow:
-            for count in options.levels:
-                self.levels(count, options.seconds)
-        if options.methods:
-            self.methods()
-        if options.baselines:
-            self.meancache()
-            self.budcache()
-        if options.peers and name == "wan-tiny":  # their calls in bench/peers are for Wan
-            self.peers()
+        each = {
+            "plain": self.plain,
+            "profile": self.profile,
+            "universal": self.universal,
+            "between": self.between,
+            "levels": lambda: self.levels(levels, seconds),
+            "methods": self.methods,
+            "meancache": self.meancache,
+            "budcache": self.budcache,
+            "peers": self.peers,
+        }
+        for kind in kinds:
+            each[kind]()
 
-    def profiles(self) -> None:
-        name = self.yardstick.name
-        without = FOLDER / f"without-{name}.json"
-        for count in COMPUTED:
-            if name in named():
-                self.cached("profile", f"profile:{name},computed={count}", count)
-            if without.exists():
-                self.cached("universal", f"profile:{without},computed={count}", count, f"universal,computed={count}")
+    def plain(self) -> None:
+        for count in (*COMPUTED, 25):
+            few = partial(self.yardstick.make, self.prompts, self.seeds, num_inference_steps=count)
+            self.row("plain", f"{count} plain steps", count, few)
+
+    def profile(self) -> None:
+        for count in COMPUTED if self.yardstick.name in named() else ():
+            self.cached("profile", f"profile:{self.yardstick.name},computed={count}", count)
+
+    def universal(self) -> None:
+        without = FOLDER / f"without-{self.yardstick.name}.json"
+        for count in COMPUTED if without.exists() else ():
+            self.cached("universal", f"profile:{without},computed={count}", count, f"universal,computed={count}")
 
     def between(self) -> None:
         """Numbers of computed steps that are interpolated."""
@@ -175,8 +177,13 @@ class Bench:
             self.row("plain between", f"{count} plain steps", count, few)
             self.cached("between", f"profile:{self.yardstick.name},computed={count}", count)
 
-    def levels(self, count: int, seconds: float) -> None:
-        """Plain steps at searched noise levels."""
+    def levels(self, counts: Sequence[int], seconds: float) -> None:
+        """Plain steps at searched noise levels, of schedulers that can be given them."""
+        if self.sampler != "euler" or self.yardstick.flow:
+            for count in counts:
+                self._level(count, seconds)
+
+    def _level(self, count: int, seconds: float) -> None:
         label = f"{count} plain steps at searched levels"
         if self.key(label) in self.results.rows:
             return
@@ -282,6 +289,8 @@ class Bench:
 
     def peers(self) -> None:
         """Their own methods, with the settings of bench.fidelity; what each computed is counted in the blocks."""
+        if self.yardstick.name != "wan-tiny":  # the calls in bench/peers are for Wan
+            return
         pipe, make = self.yardstick.pipe, self.yardstick.make
         few = partial(make, self.prompts[:1], self.seeds[:1], num_inference_steps=2)
         parts = cost.shares(pipe.transformer, few)
@@ -314,10 +323,7 @@ def main() -> int:
         "--levels", nargs="*", type=int, default=[14, 10, 8], help="searched for these numbers of steps"
     )
     parser.add_argument("--seconds", type=float, default=120.0, help="of each search for noise levels")
-    parser.add_argument("--methods", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--between", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--baselines", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--peers", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="what is measured")
     parser.add_argument("--render", action="store_true", help="write the page; measure nothing")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
@@ -329,7 +335,9 @@ def main() -> int:
         results.stamps.append(stamp(command, options.threads))
         for name in options.yardsticks:
             for sampler in filter(Yardstick(name).takes, options.samplers):
-                Bench(Yardstick(name), sampler, options.samples, results).all(options)
+                Bench(Yardstick(name), sampler, options.samples, results).all(
+                    options.kinds, options.levels, options.seconds
+                )
     (FOLDER / "README.md").write_text(page.write(results.rows, results.stamps))
     print(f"written: {FOLDER}/README.md")
     return 0

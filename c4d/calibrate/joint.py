@@ -2,25 +2,21 @@
 
 Each setting (a model under a sampler) is fitted alone, at the same steps. Coefficients have no unit, so plans can be
 averaged. The mean is not trusted all the way: it is drawn to a half slope, and second differences, on which models
-agree least, are left out (``TRUST``). The steps have gaps that change smoothly (:class:`Shape`): a schedule that is
+agree least, are left out (``TRUST``). The steps have gaps that change smoothly (``starts.Shape``): a schedule that is
 searched step by step suits the models that it was searched on, and another one worse than a smooth one does.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from c4d.calibrate.errors import CalibrationError
 from c4d.calibrate.fit import Fit
 from c4d.core.caching.solver import HALF_SLOPE, Coefficients, Plan
 
-FINE = 4001  # points of a run at which gaps are summed
 TRUST: Coefficients = (0.7, 0.7, 0.0, 0.7, 0.7)
 
 
@@ -30,39 +26,6 @@ class Setting:
 
     name: str
     fit: Fit
-
-
-class Shape(NamedTuple):
-    """How the gaps between computed steps change over a run: they rise to their longest and fall again.
-
-    A gap at the part u of the run is r + (1 - r) u^rise (1 - u)^fall / m of the longest, where m is the greatest value
-    of that product, and r is ``first`` before it and ``last`` after it.
-    """
-
-    first: float
-    last: float
-    rise: float
-    fall: float
-
-    def gap(self, u: Tensor) -> Tensor:
-        peak = self.rise / (self.rise + self.fall)
-        bump = u**self.rise * (1 - u) ** self.fall / (peak**self.rise * (1 - peak) ** self.fall)
-        least = torch.where(u < peak, self.first, self.last)
-        return least + (1 - least) * bump
-
-    def steps(self, count: int, total: int) -> frozenset[int]:
-        """``count`` of ``total`` steps with such gaps between them, and half a one after the last."""
-        u = torch.linspace(0, 1, FINE, dtype=torch.float64)
-        passed = torch.cumulative_trapezoid(1 / self.gap(u), u)
-        passed, found = torch.cat([passed.new_zeros(1), passed / passed[-1]]), list[int]()
-        for k in range(count):
-            at = int(torch.searchsorted(passed, k / (count - 0.5)))
-            step = round(float(u[at]) * total)
-            found.append(next(s for s in sorted(range(total), key=lambda s: abs(s - step)) if s not in found))
-        return frozenset(found)
-
-
-SHAPES = tuple(Shape(*each) for each in itertools.product((0.25, 0.33), (0.12, 0.2), (1.0, 1.4, 1.8), (0.6, 0.9)))
 
 
 def mean_plan(plans: Sequence[Plan], trust: Coefficients = TRUST) -> Plan:

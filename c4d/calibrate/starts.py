@@ -1,9 +1,10 @@
-"""Schedules to begin a search with, from the reference alone or from other profiles."""
+"""Schedules to begin a search with: of smooth shapes, and planned from the reference alone."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import combinations
+from itertools import combinations, product
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +13,42 @@ from c4d.calibrate.reference import Reference
 from c4d.core.caching.step_search import least_sum
 
 CHUNK = 1 << 22  # numbers of a sample that are made fp64 at once
+FINE = 4001  # points of a run at which gaps are summed
+
+
+class Shape(NamedTuple):
+    """How the gaps between computed steps change over a run: they rise to their longest and fall again.
+
+    A gap at the part u of the run is r + (1 - r) u^rise (1 - u)^fall / m of the longest, where m is the greatest value
+    of that product, and r is ``first`` before it and ``last`` after it.
+    """
+
+    first: float
+    last: float
+    rise: float
+    fall: float
+
+    def gap(self, u: Tensor) -> Tensor:
+        peak = self.rise / (self.rise + self.fall)
+        bump = u**self.rise * (1 - u) ** self.fall / (peak**self.rise * (1 - peak) ** self.fall)
+        least = torch.where(u < peak, self.first, self.last)
+        return least + (1 - least) * bump
+
+    def steps(self, count: int, total: int) -> frozenset[int]:
+        """``count`` of ``total`` steps with such gaps between them, and half a one after the last."""
+        u = torch.linspace(0, 1, FINE, dtype=torch.float64)
+        passed = torch.cumulative_trapezoid(1 / self.gap(u), u)
+        passed, found = torch.cat([passed.new_zeros(1), passed / passed[-1]]), list[int]()
+        for k in range(count):
+            at = int(torch.searchsorted(passed, k / (count - 0.5)))
+            step = round(float(u[at]) * total)
+            found.append(next(s for s in sorted(range(total), key=lambda s: abs(s - step)) if s not in found))
+        return frozenset(found)
+
+
+# Those that the universal profile is chosen from; and those that suited the bundled models, to begin a search with.
+SHAPES = tuple(Shape(*each) for each in product((0.25, 0.33), (0.12, 0.2), (1.0, 1.4, 1.8), (0.6, 0.9)))
+BEGIN = (Shape(0.33, 0.2, 1.8, 0.9), Shape(0.25, 0.12, 1.0, 0.6), Shape(0.33, 0.12, 1.4, 0.6))
 
 
 def gram(reference: Reference) -> Tensor:

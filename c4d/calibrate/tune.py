@@ -60,7 +60,8 @@ def tune(
     """Makes a profile of ``model``: which steps to compute, and how to make the outputs between (``profile:PATH``).
 
     It runs the samples uncached once, then fits and searches on cached runs of them; the model stays what it was. With
-    ``minutes=0`` nothing is searched: the weights are fitted to a schedule that is known (``begin``, or planned).
+    ``minutes=0`` nothing is searched: the weights are fitted to a schedule that is known (of ``begin``, else of the
+    universal profile, else planned from the uncached samples).
 
     Args:
         model: a diffusers pipeline, or a bare transformer.
@@ -170,10 +171,10 @@ class _Job:
         ends = time.monotonic() + seconds
         for place, count in enumerate(counts):
             known = [stretched(sorted(done[more]), count, reference.steps) for more in sorted(done)[:1]]
-            others = [first[count], *known, *_begun(begin, reference, count)]
+            others = [*_begun(begin, reference, count), first[count], *known, *_shaped(reference, count)]
             share = count / sum(counts[place:])
             allowed = Allowance(trials, None if trials is not None else max(0.0, ends - time.monotonic()) * share)
-            drawn = with_best_ridge(fit, others[-1]) if allowed.any() else fit
+            drawn = with_best_ridge(fit, others[0]) if allowed.any() else fit
             search = Search(drawn, self._journal(drawn), told=self._told(count, len(counts) > 1))
             done[count] = search.run(others, allowed)
             last = with_best_ridge(fit, done[count]) if allowed.any() else fit
@@ -209,6 +210,12 @@ def _begun(begin: Profile | None, reference: Reference, count: int) -> list[froz
             steps = profile.plan(count).steps(reference.levels) | reference.forced
             found += [steps] if len(steps) == count else []
     return found
+
+
+def _shaped(reference: Reference, count: int) -> list[frozenset[int]]:
+    """Schedules of smooth shapes, where no step is forced that they have not."""
+    found = [shape.steps(count, reference.steps) for shape in starts.BEGIN]
+    return [steps for steps in found if reference.forced <= steps]
 
 
 def latents_given(module: nn.Module, spec: ModelSpec, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:

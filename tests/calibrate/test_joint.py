@@ -15,8 +15,9 @@ from torch import nn
 
 from c4d.calibrate.errors import CalibrationError
 from c4d.calibrate.fit import Fit
-from c4d.calibrate.joint import SHAPES, Setting, Shape, fit_jointly, mean_plan, results
+from c4d.calibrate.joint import Setting, fit_jointly, mean_plan, results
 from c4d.calibrate.reference import record
+from c4d.calibrate.starts import BEGIN, SHAPES, Shape
 from c4d.core.caching.solver import Plan
 from tests.calibrate.test_fit import FLOW, Curved, samplings
 from tools.as_flow import AsFlow
@@ -60,7 +61,7 @@ def test_gaps_rise_and_fall_smoothly():
     assert sorted(even.steps(4, 14)) == [0, 4, 8, 12]  # the last gap is half as long
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", {*SHAPES, *BEGIN})
 @pytest.mark.parametrize(("count", "total"), [(2, 50), (6, 50), (25, 50), (10, 12), (49, 50)])
 def test_a_shape_gives_as_many_steps_as_are_asked_for(shape, count, total):
     steps = shape.steps(count, total)

@@ -7,7 +7,12 @@ from functools import partial
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
+from diffusers import (
+    DDIMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
 
 import c4d
 from c4d.calibrate.errors import CalibrationError
@@ -249,13 +254,14 @@ def test_a_model_that_predicts_noise_has_its_profile_for_its_own_sampler(tmp_pat
     assert other.method is None and "made with DDIMScheduler" in other.why and "UniPC" in other.why
 
 
-def test_the_universal_profile_is_for_models_without_one_and_for_euler(tmp_path):
+def test_the_universal_profile_is_for_models_without_one_and_for_samplers_that_it_was_measured_with(tmp_path):
     pipe, call = pipeline("flux")
     choice = choose_method([pipe.transformer], pipe.scheduler, "balanced")
     assert choice.method.name == "profile:universal,quality=balanced" and "other, small models" in choice.why
     wan, _ = pipeline("wan")
-    other = choose_method([wan.transformer], wan.scheduler, "balanced")
-    assert other.method is None and "UniPC" in other.why and "c4d tune" in other.why
+    assert choose_method([wan.transformer], wan.scheduler, "balanced").method.name == choice.method.name
+    other = choose_method([wan.transformer], FlowMatchHeunDiscreteScheduler(), "balanced")
+    assert other.method is None and "not measured with FlowMatchHeun" in other.why and "c4d tune" in other.why
     with c4d.cached(pipe, quality="fast") as session:
         latents(pipe, {**call, "num_inference_steps": 30})
     report = session.report()

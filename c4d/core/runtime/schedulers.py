@@ -16,11 +16,6 @@ def prediction_of(scheduler: Any) -> str | None:
     return PREDICTIONS.get(str(config.get("prediction_type")))
 
 
-def first_order(scheduler: Any) -> bool:
-    """Whether its steps are Euler's, so that fewer of them are much worse."""
-    return any(cls.__name__ == "FlowMatchEulerDiscreteScheduler" for cls in type(scheduler).__mro__)
-
-
 def adds_noise(scheduler: Any) -> bool:
     """Whether its configuration, or its class, says that its steps draw noise."""
     config, name = getattr(scheduler, "config", {}), type(scheduler).__name__
