@@ -1,6 +1,6 @@
 """How close profiles come on the yardsticks, beside everything else of the same cost.
 
-    python -m bench.profiles [--yardsticks wan-tiny …] [--samplers unipc euler dpm++] [--kinds plain profile …] [--render]
+    python -m bench.profiles [--yardsticks wan-tiny …] [--samplers unipc …] [--kinds plain profile …] [--render]
 
 Of each yardstick and sampler, 50 steps: the shipped profile (made with the model's own sampler), the universal one that
 was fitted without this yardstick, the package's methods tuned on the calibration prompts, BudCache and MeanCache, on
