@@ -810,6 +810,39 @@ MUTANTS = (
             "return float(logs.mean() * 0.0)",
             "calibrate/test_fit.py",
         ),
+        (
+            "search: the ridge that suits worst",
+            "return fit.with_ridge(min((fit.ridge, *RIDGES), key=missed))",
+            "return fit.with_ridge(max((fit.ridge, *RIDGES), key=missed))",
+            "calibrate/test_fit.py",
+        ),
+    ),
+    *of(
+        "c4d/calibrate/joint.py",
+        (
+            "joint: what models ask for is trusted whole",
+            "a, b, c, d, e = (h + part * (m - h) for",
+            "a, b, c, d, e = (h + (m - h) for",
+            "calibrate/test_joint.py",
+        ),
+    ),
+    *of(
+        "c4d/calibrate/starts.py",
+        (
+            "starts: the end of the run is like its beginning",
+            "least = torch.where(u < peak, self.first, self.last)",
+            "least = torch.where(u < peak, self.first, self.first)",
+            "calibrate/test_joint.py",
+        ),
+    ),
+    *of(
+        "c4d/calibrate/tune.py",
+        (
+            "tune: half of the samples teach the last fit",
+            "track = last.follow(done[count])",
+            "track = last.follow(done[count], rows=range(0, fit.count, 2))",
+            "calibrate/test_tune.py",
+        ),
     ),
     *of(
         "c4d/core/caching/profile.py",
@@ -826,6 +859,12 @@ MUTANTS = (
             "choice: few steps are cached too",
             "if steps is not None and steps < SHORT:",
             "if steps is not None and steps < 0:",
+            "calibrate/test_tune.py",
+        ),
+        (
+            "choice: the universal profile with any sampler",
+            "if not any(cls.__name__ in MEASURED for cls in type(scheduler).__mro__):",
+            "if False:",
             "calibrate/test_tune.py",
         ),
     ),
