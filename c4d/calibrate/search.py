@@ -1,7 +1,9 @@
 """The search for a schedule: which steps to compute, judged by what a fit on them leaves.
 
-A schedule is fitted on half of the samples and scored on all: the mean logarithm of each result's squared distance from
-the uncached one, and a quarter of the worst. Computed steps are moved one at a time, and a move that helps stays. A
+A schedule is fitted on some samples and scored on these and as many others: the mean logarithm of each result's squared
+distance from the uncached one, and a quarter of the worst. A third of the samples is held back: of the schedules that
+were the best one after the other, these choose, for at some point a search finds what suits its own samples alone.
+Computed steps are moved one at a time, and a move that helps stays. A
 pass is ended early where the samples are further from the uncached ones than the best schedule's were, two and three
 computed steps after the change. What two schedules have in common is computed once. When no move helps, a computed step
 is taken away where that costs least and put back where one more gains most.
@@ -19,6 +21,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -31,6 +34,7 @@ WORST = 0.25  # the part of the worst sample in a score
 GIVEN_UP = ((2, 0.35), (3, 0.12))  # computed steps after the change, and how much worse the mean logarithm may be there
 TINY = 1e-12
 GAIN = 1e-3  # the least that counts as better
+HOLDS_BACK = 6  # samples of which some are held back; of fewer all are searched over
 RIDGES = (1e-3, 1e-4)  # that are tried for the last fit, beside the one of the search
 
 
@@ -60,31 +64,38 @@ def with_best_ridge(fit: Fit, computed: frozenset[int]) -> Fit:
     return fit.with_ridge(min((fit.ridge, *RIDGES), key=missed))
 
 
+class Scores(NamedTuple):
+    """Of a schedule, on the samples that are searched over, and on those that are held back."""
+
+    searched: float
+    held: float
+
+
 class Journal:
     """Scores by schedule, in memory and in a file of lines that is read again when a search goes on."""
 
     def __init__(self, path: Path | None = None) -> None:
-        self._path, self._scores = path, dict[tuple[int, ...], float]()
+        self._path, self._scores = path, dict[tuple[int, ...], Scores]()
         if path is not None and path.exists():
             for line in path.read_text().splitlines():
                 try:
-                    steps, found = json.loads(line)
-                except ValueError:  # the last line of a process that was killed
+                    steps, *found = json.loads(line)
+                    self._scores[tuple(steps)] = Scores(*(math.inf if each is None else each for each in found))
+                except (ValueError, TypeError):  # the last line of a process that was killed
                     continue
-                self._scores[tuple(steps)] = math.inf if found is None else found
 
-    def get(self, computed: frozenset[int]) -> float | None:
+    def get(self, computed: frozenset[int]) -> Scores | None:
         return self._scores.get(tuple(sorted(computed)))
 
-    def __getitem__(self, computed: frozenset[int]) -> float:
+    def __getitem__(self, computed: frozenset[int]) -> Scores:
         return self._scores[tuple(sorted(computed))]
 
-    def __setitem__(self, computed: frozenset[int], found: float) -> None:
+    def __setitem__(self, computed: frozenset[int], found: Scores) -> None:
         steps = tuple(sorted(computed))
         self._scores[steps] = found
         if self._path is not None:
             with self._path.open("a") as file:
-                file.write(json.dumps([steps, None if math.isinf(found) else found]) + "\n")
+                file.write(json.dumps([steps, *(None if math.isinf(each) else each for each in found)]) + "\n")
 
 
 class Spent(Exception):
@@ -125,8 +136,11 @@ class Search:
         told: Told | None = None,
     ) -> None:
         self.fit, self.journal, self._seed, self._told = fit, journal, seed, told
-        self.rows = list(range(0, fit.count, 2)) if fit.count > 1 else None
+        self._held = list(range(2, fit.count, 3)) if fit.count >= HOLDS_BACK else []
+        self._searched = [k for k in range(fit.count) if k not in self._held]
+        self.rows = self._searched[::2] if fit.count > 1 else None
         self._at, self._least = frozenset[int](), math.inf  # the best schedule so far, and its score
+        self._trail: list[frozenset[int]] = []  # those that were the best one after the other
         self._pass: Track | None = None  # one of them, mostly its
 
     def run(self, starts: Iterable[frozenset[int]], allowed: Allowance) -> frozenset[int]:
@@ -136,6 +150,7 @@ class Search:
         """
         schedules = list(dict.fromkeys(starts))
         self._at, self._least, rnd = schedules[0], math.inf, random.Random(self._seed)
+        self._trail = []
         try:
             for start in schedules:
                 self._try(start, allowed)
@@ -143,7 +158,7 @@ class Search:
                 pass
         except Spent:
             pass
-        return self._at
+        return min(self._trail, key=lambda computed: self.journal[computed].held, default=self._at)
 
     def _try(self, candidate: frozenset[int], allowed: Allowance, *, moved: bool = False) -> bool:
         """Whether it is better than what there is; then it takes its place."""
@@ -151,6 +166,7 @@ class Search:
         if found >= self._least - (GAIN if moved else 0.0):
             return False
         self._at, self._least = candidate, found
+        self._trail.append(candidate)
         return True
 
     def _moves(self, rnd: random.Random, allowed: Allowance) -> bool:
@@ -183,22 +199,25 @@ class Search:
                 self._pass = self._follow(self._at)  # what a candidate has in common with it is at hand
             try:
                 track = self._follow(computed, self._watch(computed) if pruned else None)
-                self.journal[computed] = score(self.fit.errors(track))
-                if self.journal[computed] < self._least:
+                errors = self.fit.errors(track)
+                found = score(errors[self._searched])
+                self.journal[computed] = Scores(found, score(errors[self._held]) if self._held else found)
+                if found < self._least:
                     self._pass = track
             except Pruned:
-                self.journal[computed] = math.inf
+                self.journal[computed] = Scores(math.inf, math.inf)
             if self._told is not None:
-                self._told(computed, self.journal[computed], self._least, allowed.left())
-        return self.journal[computed]
+                self._told(computed, self.journal[computed].searched, self._least, allowed.left())
+        return self.journal[computed].searched
 
     def _remembered(self, computed: frozenset[int]) -> bool:
         """Whether its score is known: on several ranks, whether the first of them knows it, who tells the others."""
         mine = self.journal.get(computed)
-        found = self.fit.agreed([math.nan if mine is None else mine])[0]
-        if not math.isnan(found) and mine is None:
+        found = Scores(*self.fit.agreed([math.nan, math.nan] if mine is None else list(mine)))
+        known = not math.isnan(found.searched)
+        if known and mine is None:
             self.journal[computed] = found
-        return not math.isnan(found)
+        return known
 
     def _follow(self, computed: frozenset[int], watch: Callable[[int, Track], None] | None = None) -> Track:
         known = [] if self._pass is None else [self._pass]

@@ -43,7 +43,7 @@ def tune(
     generate: Callable[[int], Any] | None = None,
     *,
     prompts: Sequence[str] = (),
-    samples: int = 8,
+    samples: int = 12,
     computed: int | Sequence[int] = COMPUTED,
     minutes: float = 4.0,
     trials: int | None = None,

@@ -295,3 +295,20 @@ def test_the_ridge_is_the_one_that_suits_samples_which_it_was_not_fitted_to():
     alone = samplings(Curved(), UniPCMultistepScheduler(**FLOW), count=1)
     fit = Fit(alone, record(alone))
     assert with_best_ridge(fit, frozenset((0, 1, 2, 5, 9))) is fit
+
+
+def test_samples_that_are_held_back_choose_among_the_best_schedules():
+    """They neither teach a schedule's weights nor move its steps."""
+    job = samplings(Curved(), UniPCMultistepScheduler(**FLOW), count=6)
+    fit = Fit(job, record(job))
+    searching = Search(fit, Journal())
+    found = searching.run([stretched(range(STEPS), 4, STEPS)], Allowance(40))
+    trail = searching._trail
+    assert len(trail) > 2
+    held = {}
+    for computed in trail:
+        errors = fit.errors(fit.follow(computed, rows=(0, 3)))  # of 0, 1, 3, 4, which are searched over
+        assert searching.journal[computed].searched == pytest.approx(score(errors[[0, 1, 3, 4]]), abs=1e-4)
+        held[computed] = score(errors[[2, 5]])
+        assert searching.journal[computed].held == pytest.approx(held[computed], abs=1e-4)
+    assert found == min(held, key=held.get)
