@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Sequence
+from functools import cache
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,20 @@ def profile(kind: str, features: Features, computed: Sequence[int] = (), count: 
     if kind == "dpcache":
         return {**head, "costs": costs(features)}
     return {**head, "computed": list(computed), "weights": weights(features, computed, count)}
+
+
+class Learned:
+    """Profiles of what ``record()`` gives; each is made when it is asked for, and kept in ``folder``."""
+
+    def __init__(self, record: Callable[[], Features], folder: Path) -> None:
+        self._record, self._folder = cache(record), folder
+
+    def path(self, kind: str, computed: tuple[int, ...]) -> Path:
+        path = self._folder / f"{kind}{''.join(f'-{step}' for step in computed)}.json"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(profile(kind, self._record(), computed)))
+        return path
 
 
 def main() -> None:

@@ -86,10 +86,7 @@ class Yardstick:
         if not self.flow:
             made: Any = getattr(diffusers, {**KINDS, "euler": "DDIMScheduler"}[name]).from_config(own)
             return made
-        shift = shift if shift is not None else own.get("flow_shift", own.get("shift"))
-        if name == "euler":
-            return diffusers.FlowMatchEulerDiscreteScheduler(shift=shift)
-        return getattr(diffusers, KINDS[name])(**FLOW, flow_shift=shift)
+        return flow_sampler(name, shift if shift is not None else own.get("flow_shift", own.get("shift")))
 
     def use(self, sampler: Any) -> Yardstick:
         self.pipe.register_modules(scheduler=sampler)
@@ -147,6 +144,15 @@ class Yardstick:
         judge = BUNDLED[self.name].judge
         seen = [judge(prompt, clip.transpose(0, 1)) for prompt, clip in zip(prompts, made, strict=True)]
         return sum(bool(each and each["as_asked"]) for each in seen) / len(seen)
+
+
+def flow_sampler(name: str, shift: float) -> Any:
+    """``unipc``, ``euler`` or ``dpm++`` for a model that predicts a flow."""
+    import diffusers
+
+    if name == "euler":
+        return diffusers.FlowMatchEulerDiscreteScheduler(shift=shift)
+    return getattr(diffusers, KINDS[name])(**FLOW, flow_shift=shift)
 
 
 def pictures(made: Any) -> Tensor:

@@ -24,7 +24,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
 import c4d
-from bench.yardsticks import FLOW, FOLDER, KINDS, SHORT, Yardstick
+from bench.yardsticks import FOLDER, SHORT, Yardstick, flow_sampler
 from c4d.calibrate.fit import Fit
 from c4d.calibrate.joint import TRUST, Setting, fit_jointly, results
 from c4d.calibrate.lockstep import Samplings
@@ -65,16 +65,10 @@ class Aligned(FlowMatchEulerDiscreteScheduler):
         super().set_timesteps(device=device, sigmas=sigmas)
 
 
-def scheduler_of(sampler: str) -> Any:
-    import diffusers
-
-    if sampler == "euler":
-        return Aligned(shift=SHIFT)
-    return getattr(diffusers, KINDS[sampler])(**FLOW, flow_shift=SHIFT)
-
-
 def samplings(name: str, sampler: str, guidance: float) -> Samplings:
-    yardstick, scheduler = Yardstick(name), scheduler_of(sampler)
+    yardstick, scheduler = Yardstick(name), flow_sampler(sampler, SHIFT)
+    if sampler == "euler":
+        scheduler = Aligned.from_config(scheduler.config)
     if not yardstick.flow:
         return as_flow.samplings(
             yardstick.pipe, scheduler, guidance=guidance, steps=STEPS, count=2 * SAMPLES, seed=SEED

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import re
 import shlex
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,7 @@ def measure(options: argparse.Namespace, results: Results, command: str) -> None
         bench = Bench(pipe, sampler, options.clips, options.steps)
         results.facts["shares"] = bench.parts
         calibrate = functools.cache(lambda: calibrated(pipe, options.steps))
-        learned = Learned(pipe, options.steps, options.pictures / sampler)
+        learned = learn.Learned(partial(learn.of_clips, pipe, 4, options.steps), options.pictures / sampler)
         todo = [cases.uncached(options.steps), *(cases.plain(n) for n in cases.PLAIN if n < options.steps)]
         todo += [
             *cases.ours(options.steps, learned.path),
@@ -116,21 +116,6 @@ def measure(options: argparse.Namespace, results: Results, command: str) -> None
             results.save()
             seconds = time.perf_counter() - started
             print(f"{sampler} {case.name:70} {done.cost:6.1f} {done.quality:6.2f} dB {seconds:5.1f} s", flush=True)
-
-
-class Learned:
-    """Profiles for a pipeline, of clips under seeds that are not measured; made when asked for, kept in ``folder``."""
-
-    def __init__(self, pipe: Any, steps: int, folder: Path) -> None:
-        self._folder = folder
-        self._features = functools.cache(lambda: learn.of_clips(pipe, 4, steps))
-
-    def path(self, kind: str, computed: tuple[int, ...]) -> Path:
-        path = self._folder / f"{kind}{''.join(f'-{step}' for step in computed)}.json"
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(learn.profile(kind, self._features(), computed)))
-        return path
 
 
 def calibrated(pipe: Any, steps: int) -> list[float]:

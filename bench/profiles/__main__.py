@@ -158,8 +158,11 @@ class Bench:
 
     def plain(self) -> None:
         for count in (*COMPUTED, 25):
-            few = partial(self.yardstick.make, self.prompts, self.seeds, num_inference_steps=count)
-            self.row("plain", f"{count} plain steps", count, few)
+            self.fewer("plain", count)
+
+    def fewer(self, kind: str, count: int) -> None:
+        few = partial(self.yardstick.make, self.prompts, self.seeds, num_inference_steps=count)
+        self.row(kind, f"{count} plain steps", count, few)
 
     def profile(self) -> None:
         for count in COMPUTED if self.yardstick.name in named() else ():
@@ -173,8 +176,7 @@ class Bench:
     def between(self) -> None:
         """Numbers of computed steps that are interpolated."""
         for count in BETWEEN if self.yardstick.name in named() else ():
-            few = partial(self.yardstick.make, self.prompts, self.seeds, num_inference_steps=count)
-            self.row("plain between", f"{count} plain steps", count, few)
+            self.fewer("plain between", count)
             self.cached("between", f"profile:{self.yardstick.name},computed={count}", count)
 
     def levels(self, counts: Sequence[int], seconds: float) -> None:
@@ -238,19 +240,8 @@ class Bench:
     @cached_property
     def learned(self) -> Callable[[str, tuple[int, ...]], Path]:
         """The path of what DPCache or L2P learned from four calibration samples under this sampler."""
-        folder = Path(tempfile.mkdtemp())
-        features = list[Any]()
-
-        def path(kind: str, computed: tuple[int, ...]) -> Path:
-            found = folder / f"{kind}{''.join(f'-{step}' for step in computed)}.json"
-            if not found.exists():
-                if not features:
-                    run = partial(self.yardstick.make, *self.learning(4), num_inference_steps=STEPS)
-                    features.append(learn.recorded(self.yardstick.pipe, run))
-                found.write_text(json.dumps(learn.profile(kind, features[0], computed)))
-            return found
-
-        return path
+        run = partial(self.yardstick.make, *self.learning(4), num_inference_steps=STEPS)
+        return learn.Learned(partial(learn.recorded, self.yardstick.pipe, run), Path(tempfile.mkdtemp())).path
 
     def learning(self, count: int = LEARNING) -> tuple[list[str], list[int]]:
         prompts = self.yardstick.learning()[:count]

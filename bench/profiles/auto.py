@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 import c4d
-from bench.fidelity.statistics import paired
 from bench.profiles.__main__ import SAMPLERS, STEPS
+from bench.profiles.page import close, closer
 from bench.stamp import stamp
 from bench.yardsticks import FOLDER, HELD, Yardstick
 from c4d.core.caching.profiles import QUALITIES
@@ -41,7 +41,7 @@ def lines(name: str, samples: int) -> Iterator[str]:
             make = partial(yardstick.make, prompts, seeds, guidance_scale=guidance)
             reference = make(num_inference_steps=STEPS)
             plain = psnr(make(num_inference_steps=COUNT), reference).tolist()
-            cells = [_close(plain)]
+            cells = [close(plain)]
             for method in (None, f"profile:{without},computed={COUNT}" if without.exists() else "none"):
                 cells.append(_beside(yardstick, method, make, reference, plain))
             yield f"| {name} | {sampler} | {guidance:g} | {' | '.join(cells)} |"
@@ -57,12 +57,7 @@ def _beside(yardstick: Yardstick, method: str | None, make: Any, reference: Tens
     if session.report().reused == 0:
         return "nothing is cached"
     ours = psnr(made, reference).tolist()
-    closer = paired(ours, plain)
-    return f"{_close(ours)} ({closer.mean:+.1f} [{closer.low:.1f}, {closer.high:.1f}])"
-
-
-def _close(found: list[float]) -> str:
-    return f"{sum(found) / len(found):.1f} / {min(found):.1f}"
+    return f"{close(ours)} ({closer(ours, plain)})"
 
 
 def main() -> int:

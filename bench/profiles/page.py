@@ -89,8 +89,15 @@ def _mean(row: Mapping[str, Any]) -> float:
 def _cell(row: Mapping[str, Any] | None, profile: Mapping[str, Any] | None = None) -> str:
     if row is None:
         return ""
-    text = f"{_mean(row):.1f} / {min(row['psnr']):.1f}"
-    if profile is None:
-        return text
-    closer = paired(profile["psnr"], row["psnr"])
-    return f"{text} ({closer.mean:+.1f} [{closer.low:.1f}, {closer.high:.1f}])"
+    text = close(row["psnr"])
+    return text if profile is None else f"{text} ({closer(profile['psnr'], row['psnr'])})"
+
+
+def close(psnr: Sequence[float]) -> str:
+    return f"{sum(psnr) / len(psnr):.1f} / {min(psnr):.1f}"
+
+
+def closer(ours: Sequence[float], others: Sequence[float]) -> str:
+    """By how much, with its 95 % interval over paired samples."""
+    found = paired(ours, others)
+    return f"{found.mean:+.1f} [{found.low:.1f}, {found.high:.1f}]"

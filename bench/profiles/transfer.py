@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 import c4d
-from bench.fidelity.statistics import paired
+from bench.profiles.page import close, closer
 from bench.stamp import stamp
 from bench.yardsticks import FOLDER, HELD, Yardstick
 from c4d.metrics import psnr
@@ -96,9 +96,7 @@ def main() -> int:
         plain = psnr(yardstick.make(prompts, seeds, **{**more, "num_inference_steps": count}), reference).tolist()
         with c4d.cached(yardstick.pipe, f"profile:{NAME},computed={count}"):
             ours = psnr(yardstick.make(prompts, seeds, **more), reference).tolist()
-        closer = paired(ours, plain)
-        cells = [f"{sum(x) / len(x):.1f} / {min(x):.1f}" for x in (ours, plain)]
-        lines.append(f"| {said} | {' | '.join(cells)} | {closer.mean:+.1f} [{closer.low:.1f}, {closer.high:.1f}] |")
+        lines.append(f"| {said} | {close(ours)} | {close(plain)} | {closer(ours, plain)} |")
         print(lines[-1], flush=True)
     lines += ["", *stamp(shlex.join(["python", "-m", "bench.profiles.transfer", *sys.argv[1:]]), options.threads)]
     (FOLDER / "transfer.md").write_text("\n".join(lines) + "\n")

@@ -35,7 +35,7 @@ GIVEN_UP = ((2, 0.35), (3, 0.12))  # computed steps after the change, and how mu
 TINY = 1e-12
 GAIN = 1e-3  # the least that counts as better
 HOLDS_BACK = 6  # samples of which some are held back; of fewer all are searched over
-RIDGES = (1e-3, 1e-4)  # that are tried for the last fit, beside the one of the search
+RIDGES = (1e-3, 1e-4)  # that are tried beside a fit's own
 
 
 Told = Callable[[frozenset[int], float, float, float], None]  # a schedule, its score, the best so far, seconds left
