@@ -21,6 +21,7 @@ from c4d.pipelines import Request, call_arguments, load_pipeline
 from tools.make_profiles import PROMPTS, SHORT
 
 BATCH = 24
+LEARNING = 16  # prompts for calibration
 FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
 KINDS = {"unipc": "UniPCMultistepScheduler", "dpm++": "DPMSolverMultistepScheduler"}
 Held = Callable[[int], tuple[list[str], list[int]]]  # prompts and noise seeds that nothing learned from
@@ -76,7 +77,7 @@ class Yardstick:
 
     def learning(self) -> list[str]:
         """Prompts for calibration, whose noise has seeds of ``tools.make_profiles``."""
-        return PROMPTS[self.name]()
+        return PROMPTS[self.name](LEARNING)
 
     def sampler(self, name: str, shift: float | None = None) -> Any:
         """``unipc``, ``euler`` (DDIM where the model predicts noise) or ``dpm++``, with the model's own settings."""
