@@ -18,11 +18,13 @@ from c4d.calibrate.pipeline import asked, besides
 from c4d.calibrate.tune import latents_given
 from c4d.models import spec_for
 from c4d.pipelines import Request, call_arguments, load_pipeline
-from tools.make_profiles import PROMPTS, SHORT
 
 BATCH = 24
-LEARNING = 16  # prompts for calibration
+LEARNING = 16  # prompts for calibration, unless somebody says how many
+SEED = 400_000  # of the noise of the first of them; measurements use seeds below
+SHORT = {"wan-tiny": {"max_sequence_length": 16}}  # its prompts are nine words: padding costs time and changes nothing
 FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
+SAMPLERS = ("unipc", "euler", "dpm++")
 KINDS = {"unipc": "UniPCMultistepScheduler", "dpm++": "DPMSolverMultistepScheduler"}
 Held = Callable[[int], tuple[list[str], list[int]]]  # prompts and noise seeds that nothing learned from
 
@@ -48,6 +50,29 @@ def letters(count: int) -> tuple[list[str], list[int]]:
     return [LETTERS[i % len(LETTERS)] for i in range(count)], list(range(9000, 9000 + count))
 
 
+def _letters() -> Sequence[str]:
+    from c4d.bundled.glyphs import LETTERS
+
+    return LETTERS
+
+
+def _compositions() -> Sequence[str]:
+    from c4d.bundled.compositions import TRAIN, caption
+
+    return [caption(each) for each in TRAIN]
+
+
+def _clips() -> Sequence[str]:
+    from c4d.bundled.clips import TRAIN, caption
+
+    return [caption(row) for row in TRAIN]
+
+
+TAUGHT: Mapping[str, Callable[[], Sequence[str]]] = {  # all prompts that a model was trained on
+    "wan-tiny": _clips,
+    "flux-tiny": _compositions,
+    "glyph-dit": _letters,
+}
 HELD: Mapping[str, Held] = {"wan-tiny": clips, "flux-tiny": compositions, "glyph-dit": letters}
 
 
@@ -75,9 +100,10 @@ class Yardstick:
         """FluxPipeline gives DPM-Solver++ an argument (mu) that it refuses without dynamic shifting."""
         return (self.name, sampler) != ("flux-tiny", "dpm++")
 
-    def learning(self) -> list[str]:
-        """Prompts for calibration, whose noise has seeds of ``tools.make_profiles``."""
-        return PROMPTS[self.name](LEARNING)
+    def learning(self, count: int = LEARNING) -> list[str]:
+        """Prompts for calibration, evenly over those that the model was trained on; their noise begins at ``SEED``."""
+        pool = TAUGHT[self.name]()
+        return [pool[i * len(pool) // count] for i in range(count)]
 
     def sampler(self, name: str, shift: float | None = None) -> Any:
         """``unipc``, ``euler`` (DDIM where the model predicts noise) or ``dpm++``, with the model's own settings."""

@@ -24,7 +24,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
 import c4d
-from bench.yardsticks import FOLDER, SHORT, Yardstick, flow_sampler
+from bench.yardsticks import FOLDER, SEED, SHORT, Yardstick, flow_sampler
 from c4d.calibrate.fit import Fit
 from c4d.calibrate.joint import TRUST, Setting, fit_jointly, results
 from c4d.calibrate.lockstep import Samplings
@@ -37,7 +37,7 @@ from c4d.core.caching.profiles import universal
 from c4d.core.caching.solver import Plan
 from c4d.models import spec_for
 from tools import as_flow
-from tools.make_profiles import COMPUTED, SEED
+from tools.make_profiles import COMPUTED
 
 STEPS, SAMPLES, SHIFT = 50, 4, 3.0
 DEFAULT = 14  # computed steps, for which the shape of the schedule is chosen

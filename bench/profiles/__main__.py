@@ -2,11 +2,11 @@
 
     python -m bench.profiles [--yardsticks wan-tiny …] [--samplers unipc …] [--kinds plain profile …] [--render]
 
-Of each yardstick and sampler, 50 steps: the shipped profile (made with the model's own sampler), the universal one that
-was fitted without this yardstick, the package's methods tuned on the calibration prompts, BudCache and MeanCache, on
-wan-tiny the peers' methods, fewer plain steps, and plain steps at noise levels that were searched on the calibration
-prompts. A finished row is kept in
-docs/measurements/profiles/results.json, so an interrupted run goes on; --render writes the page alone.
+Of each yardstick and sampler, 50 steps: the shipped profile (that of this sampler if there is one), the universal one
+that was fitted without this yardstick, the package's methods tuned on the calibration prompts, BudCache and MeanCache,
+on wan-tiny the peers' methods, fewer plain steps, and plain steps at noise levels that were searched on the calibration
+prompts. A finished row is kept in docs/measurements/profiles/results.json, so an interrupted run goes on; --render
+writes the page alone.
 """
 
 from __future__ import annotations
@@ -29,16 +29,15 @@ from bench import learn
 from bench.fidelity import cost, others
 from bench.profiles import baselines, page, plain
 from bench.stamp import stamp
-from bench.yardsticks import BATCH, FOLDER, HELD, Yardstick
+from bench.yardsticks import BATCH, FOLDER, HELD, SAMPLERS, SEED, Yardstick
 from c4d.calibrate.reference import record
-from c4d.core.caching.profiles import named
+from c4d.core.caching.profiles import for_model
+from c4d.core.integration.transformers import signature
 from c4d.metrics import psnr
-from tools.make_profiles import SEED
 
 STEPS = 50
 COMPUTED = (20, 17, 14, 12, 10, 8, 6)
-BETWEEN = (22, 18, 15, 13, 11, 9, 7)  # that no plan of the shipped profiles is for
-SAMPLERS = ("unipc", "euler", "dpm++")
+BETWEEN = (22, 18, 15, 13, 11, 9, 7)  # some of those between the numbers that the shipped profiles were made for
 KINDS = ("plain", "profile", "universal", "between", "levels", "methods", "meancache", "budcache", "peers")
 LEARNING = 8  # calibration prompts that the other methods are tuned on
 NEAREST = {"wan-tiny": "wan2.1-t2v-1.3b", "flux-tiny": "flux.1-dev"}  # whose published curves and lists are tried
@@ -164,9 +163,17 @@ class Bench:
         few = partial(self.yardstick.make, self.prompts, self.seeds, num_inference_steps=count)
         self.row(kind, f"{count} plain steps", count, few)
 
+    @cached_property
+    def own(self) -> str:
+        """The name of the shipped profile that this model has for this sampler, or for its own."""
+        pipe = self.yardstick.pipe
+        own = for_model(signature(pipe.transformer), type(pipe.scheduler).__name__)
+        assert own is not None  # each bundled model has one
+        return own[0]
+
     def profile(self) -> None:
-        for count in COMPUTED if self.yardstick.name in named() else ():
-            self.cached("profile", f"profile:{self.yardstick.name},computed={count}", count)
+        for count in COMPUTED:
+            self.cached("profile", f"profile:{self.own},computed={count}", count)
 
     def universal(self) -> None:
         without = FOLDER / f"without-{self.yardstick.name}.json"
@@ -174,10 +181,10 @@ class Bench:
             self.cached("universal", f"profile:{without},computed={count}", count, f"universal,computed={count}")
 
     def between(self) -> None:
-        """Numbers of computed steps that are interpolated."""
-        for count in BETWEEN if self.yardstick.name in named() else ():
+        """Numbers of computed steps that were not searched at length."""
+        for count in BETWEEN:
             self.fewer("plain between", count)
-            self.cached("between", f"profile:{self.yardstick.name},computed={count}", count)
+            self.cached("between", f"profile:{self.own},computed={count}", count)
 
     def levels(self, counts: Sequence[int], seconds: float) -> None:
         """Plain steps at searched noise levels, of schedulers that can be given them."""

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 import c4d
-from bench.profiles.__main__ import SAMPLERS, STEPS
+from bench.profiles.__main__ import STEPS
 from bench.profiles.page import close, closer
 from bench.stamp import stamp
-from bench.yardsticks import FOLDER, HELD, Yardstick
+from bench.yardsticks import FOLDER, HELD, SAMPLERS, Yardstick
 from c4d.core.caching.profiles import QUALITIES
 from c4d.metrics import psnr
 

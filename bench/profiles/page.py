@@ -10,7 +10,7 @@ from bench.fidelity.statistics import paired
 HEAD = """# Profiles beside everything else of the same cost
 
 Closeness to the uncached run of 50 steps, on prompts and noise that nothing was learned from: PSNR in dB, mean / worst.
-`profile` is the one that comes with c4d for this model; it was made with the model's own sampler and serves all three.
+`profile` is the one that comes with c4d for this model and sampler, or was made with the model's own sampler.
 `universal` was fitted on the other yardsticks alone. `levels` are plain steps whose noise levels were searched on the
 calibration prompts; `best method` is the closest of the package's other methods among those that cost no more, each
 with the settings that were best on the calibration prompts. BudCache and MeanCache are written from their papers
@@ -30,7 +30,7 @@ def write(rows: Mapping[str, Mapping[str, Any]], stamps: Sequence[Sequence[str]]
         here = {key.split(" | ")[2]: row for key, row in rows.items() if key.startswith(f"{yardstick} | {sampler} | ")}
         lines += [f"## {yardstick}, {sampler}", "", *table(here), ""]
         if any(row["kind"] == "between" for row in here.values()):
-            lines += ["Interpolated between two plans of the profile:", "", *between(here), ""]
+            lines += ["Numbers of steps that the profile was searched for with fewer trials:", "", *between(here), ""]
     lines += ["## How it was measured", ""]
     for stamp in stamps:
         lines += [*stamp, ""]

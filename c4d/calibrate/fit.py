@@ -1,9 +1,9 @@
 """The closed-loop fit: weights for a schedule, found step by step along the cached samplings themselves.
 
 At a step that is not computed the target is not what the model would have returned, but the output that brings the
-sampler back onto the uncached samples: the step is affine in it, and so can be inverted. Ridge regression towards a
-damped slope over all prompts gives the weights, which are used at once; then comes the next step. So a fit costs as
-many forwards as a cached run of the prompts.
+sampler back onto the uncached samples: the step is affine in it, and so can be inverted. A robust ridge regression
+towards a damped slope over all prompts gives the weights, which are used at once; then comes the next step. So a fit
+costs as many forwards as a cached run of the prompts.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from c4d.core.caching.solver import FEATURES, HALF_SLOPE, Plan, coefficients_of,
 
 RIDGE = 0.01  # of the mean square of the regressors
 FAR, TINY = 10.0, 1e-30
+AGAIN, NEAR = 8, 0.1  # rounds of the robust fit, and the part of the median that every sample is missed by
 
 
 @dataclass
@@ -36,10 +37,17 @@ class Anchor:
 
 
 class Normal(NamedTuple):
-    """Of what an output is made of, over samples: inner products [K, K], and those with the wanted output [K]; fp64."""
+    """Of each sample: inner products of what its output is made of [S, K, K], those with the wanted output [S, K], and
+    of that with itself [S]; fp64."""
 
     gram: Tensor
     right: Tensor
+    square: Tensor
+
+    def missed(self, weights: Tensor) -> Tensor:
+        """[S] squared distances of what ``weights`` [K] make from the wanted outputs."""
+        made = (self.gram @ weights) @ weights
+        return (self.square - 2.0 * self.right @ weights + made).clamp_min(0.0)
 
 
 @dataclass(frozen=True)
@@ -198,15 +206,14 @@ class Fit:
     def _normal(
         self, made: Sequence[Sequence[Tensor]], targets: Sequence[Tensor], rows: Sequence[int] | None
     ) -> Normal:
-        """Over ``rows`` of the samples."""
-        size = len(made[0])
-        gram, right = torch.zeros(size, size, dtype=torch.float64), torch.zeros(size, dtype=torch.float64)
+        """Of ``rows`` of the samples."""
+        found = []
         for parts, target, chosen in zip(made, targets, self._rows(rows), strict=True):
-            if chosen:
-                x = torch.stack([part[chosen].flatten() for part in parts]).double()
-                gram += x @ x.T
-                right += x @ target[chosen].flatten().double()
-        return Normal(gram, right)
+            for k in chosen:
+                x = torch.stack([part[k].flatten() for part in parts]).double()
+                wanted = target[k].flatten().double()
+                found.append((x @ x.T, x @ wanted, wanted @ wanted))
+        return Normal(*(torch.stack(each) for each in zip(*found, strict=True)))
 
     def prior(self, asked: Asked) -> Tensor:
         """A half slope, as weights [K] fp64."""
@@ -216,12 +223,11 @@ class Fit:
         return torch.tensor(made, dtype=torch.float64)
 
     def _solve(self, asked: Asked) -> list[float]:
-        """The weights of least squared error, drawn towards a half slope."""
+        """Weights of least error, drawn towards a half slope."""
         assert asked.normal is not None
         prior = self.prior(asked)
         free = len(prior) if self.reference.latents else len(prior) - 2
-        prior[:free] = ridged(asked.normal, prior, free, self.ridge)
-        return self.agreed(finite(prior, asked.index))
+        return self.agreed(finite(robust(asked.normal, prior, free, self.ridge), asked.index))
 
     def _rows(self, rows: Sequence[int] | None) -> list[list[int]]:
         """Of each sampling, those of its samples that are among ``rows`` of all."""
@@ -232,11 +238,23 @@ class Fit:
         return found
 
 
-def ridged(normal: Normal, prior: Tensor, free: int, ridge: float) -> Tensor:
-    """The first ``free`` weights of least squared error, drawn towards ``prior``."""
-    gram = normal.gram[:free, :free]
-    drawn = ridge * gram.diagonal().mean() * torch.eye(free, dtype=torch.float64)
-    return prior[:free] + torch.linalg.solve(gram + drawn, normal.right[:free] - gram @ prior[:free])
+def robust(normal: Normal, prior: Tensor, free: int, ridge: float) -> Tensor:
+    """Weights [K] of the least sum over samples of how far each is missed; the first ``free`` are fitted.
+
+    By least squares, drawn towards ``prior``, in which a sample counts by the inverse of how far it was missed before.
+    So a sample that is unlike the others does not decide for them.
+    """
+    found, counts = prior, torch.ones_like(normal.square)
+    for _ in range(1 + AGAIN):
+        gram, right = torch.einsum("s,sij->ij", counts, normal.gram), counts @ normal.right
+        square = gram[:free, :free]
+        drawn = ridge * square.diagonal().mean() * torch.eye(free, dtype=torch.float64)
+        change = torch.linalg.solve(square + drawn, (right - gram @ prior)[:free])
+        found = torch.cat([prior[:free] + change, prior[free:]])
+        missed = normal.missed(found)
+        counts = (missed + NEAR * missed.median() + TINY * normal.square).clamp_min(TINY).rsqrt()
+        counts = counts / counts.mean()
+    return found
 
 
 def finite(weights: Tensor, step: int) -> list[float]:

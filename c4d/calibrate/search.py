@@ -240,9 +240,9 @@ class Search:
 
 
 def middles(computed: frozenset[int], steps: int) -> list[int]:
-    """The middle of each gap between computed steps, and after the last."""
-    ends = [*sorted(computed), steps]
-    return [(a + b) // 2 for a, b in pairwise(ends) if b - a > 1]
+    """The middle of each gap between computed steps, and after the last; the widest gap first."""
+    gaps = sorted(pairwise([*sorted(computed), steps]), key=lambda gap: gap[0] - gap[1])
+    return [(a + b) // 2 for a, b in gaps if b - a > 1]
 
 
 def stretched(computed: Sequence[int], count: int, steps: int) -> frozenset[int]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from c4d.calibrate.fit import Fit, distances
 from c4d.calibrate.lockstep import Samplings
 from c4d.calibrate.pipeline import sampling
 from c4d.calibrate.reference import Reference, record, reopen
-from c4d.calibrate.search import Allowance, Journal, Search, stretched, with_best_ridge
+from c4d.calibrate.search import Allowance, Journal, Search, middles, stretched, with_best_ridge
 from c4d.calibrate.store import Store
 from c4d.core.caching.profile import Profile
 from c4d.core.caching.profiles import named, universal
@@ -35,6 +35,8 @@ from c4d.parallel.session import Parallel
 
 COMPUTED = (20, 14, 10)
 BATCH = 8
+REST = 0.2  # of the time of a search, for the numbers of computed steps between those that were asked for
+BETWEEN = 4  # how many times fewer trials these have
 LIBRARIES = ("c4d", "torch", "diffusers", "transformers")
 
 
@@ -70,7 +72,8 @@ def tune(
         prompts: of a pipeline; texts, or names of classes. The noise of the i-th has the seed ``seed`` + i.
         samples: how many samplings ``generate`` makes. Of a pipeline, prompts are taken again under other noise until
             there are so many, if schedules are searched: a search over few samples finds what suits them alone.
-        computed: numbers of computed steps, each with a plan of its own; between them others are interpolated.
+        computed: numbers of computed steps, each with a plan of its own. The numbers between them have plans that begin
+            with the next lower one, found in a fifth of the time; where there is none, others are interpolated.
         minutes: how long to search, after the reference samples were made.
         trials: of each number of computed steps, how many schedules may be tried; with it the result does not depend
             on the machine's speed.
@@ -115,14 +118,14 @@ def tune(
             f"computed={counts[0]} of {reference.steps} steps leaves nothing to skip: take fewer than the run has"
         )
     fit = Fit(samplings, reference, agreed=list if ranks is None else ranks.common)
-    plans, measured = made_of.searched(fit, counts, minutes * 60.0, trials, begin)
+    found = made_of.searched(fit, counts, minutes * 60.0, trials, begin)
     told = {**_said(scheduler, reference, prompts, fit.count), **_numbers(call), **(about or {})}
     return Profile(
         reference.coordinate.name,
-        plans,
+        {count: each.plan for count, each in found.items()},
         signature(transformers[0]),
         told,
-        measured,
+        {count: each.measured for count, each in found.items()},
         counts[len(counts) // 2],
     )
 
@@ -164,39 +167,71 @@ class _Job:
 
     def searched(
         self, fit: Fit, counts: Sequence[int], seconds: float, trials: int | None, begin: Profile | None
-    ) -> tuple[dict[int, Plan], dict[int, dict[str, Any]]]:
-        """A plan of each number of computed steps, the most first; each begins with what those before it found."""
-        reference, done = fit.reference, dict[int, frozenset[int]]()
-        first, plans, measured = starts.planned(reference, counts), dict[int, Plan](), dict[int, dict[str, Any]]()
-        ends = time.monotonic() + seconds
+    ) -> dict[int, _Found]:
+        """By the number of computed steps: those of ``counts``, the most first, each of which begins with what those
+        before it found; then those between them, from the fewest, in what is kept of the time for it."""
+        first, found = starts.planned(fit.reference, counts), dict[int, _Found]()
+        between = [count for count in range(counts[-1], counts[0]) if count not in counts]
+        budget = _Budget(trials, seconds)
         for place, count in enumerate(counts):
-            known = [stretched(sorted(done[more]), count, reference.steps) for more in sorted(done)[:1]]
-            others = [*_begun(begin, reference, count), first[count], *known, *_shaped(reference, count)]
-            share = count / sum(counts[place:])
-            allowed = Allowance(trials, None if trials is not None else max(0.0, ends - time.monotonic()) * share)
+            allowed = budget.share(count, counts[place:], kept=REST if between else 0.0)
+            others = [*_begun(begin, fit.reference, count), first[count]]
+            others += [
+                stretched(sorted(found[more].computed), count, fit.reference.steps) for more in sorted(found)[:1]
+            ]
+            others += _shaped(fit.reference, count)
             drawn = with_best_ridge(fit, others[0]) if allowed.any() else fit
-            search = Search(drawn, self._journal(drawn), told=self._told(count, len(counts) > 1))
-            done[count] = search.run(others, allowed)
-            last = with_best_ridge(fit, done[count]) if allowed.any() else fit
-            track = last.follow(done[count])
-            plans[count], errors = last.plan(track), last.errors(track)
-            own = {"samples": fit.count, **_closeness(errors, reference), "ridge": last.ridge}
-            measured[count] = {"fit": own, "tried": allowed.used}
-            self.progress(
-                f"{count} computed steps: {measured[count]['fit']['db_mean']:.1f} dB in the latents on "
-                f"{fit.count} samples (worst {measured[count]['fit']['db_worst']:.1f}), {allowed.used} schedules tried"
-            )
-        return plans, measured
+            computed = self._search(drawn, count).run(others, allowed)
+            last = with_best_ridge(fit, computed) if allowed.any() else fit
+            found[count] = self._found(last, computed, allowed.used)
+        for place, count in enumerate(between):
+            allowed = budget.share(count, between[place:], fewer=BETWEEN)
+            drawn = fit.with_ridge(found[count - 1].measured["fit"]["ridge"])
+            computed = self._search(drawn, count).run(_beside(found, count, fit.reference), allowed)
+            if not allowed.used:
+                break  # those that are left are interpolated
+            found[count] = self._found(drawn, computed, allowed.used)
+        return found
 
-    def _journal(self, fit: Fit) -> Journal:
-        return Journal(None if self.work is None else self.work / f"scores-{fit.count}-{fit.ridge:g}.jsonl")
+    def _search(self, fit: Fit, count: int) -> Search:
+        scores = None if self.work is None else self.work / f"scores-{fit.count}-{fit.ridge:g}.jsonl"
 
-    def _told(self, count: int, several: bool) -> Callable[[frozenset[int], float, float, float], None]:
-        def told(computed: frozenset[int], found: float, best: float, left: float) -> None:
-            if found <= best:
-                self.progress(f"{count} computed steps: score {found:.2f}, {left:.0f} s left")
+        def told(computed: frozenset[int], score: float, best: float, left: float) -> None:
+            if score <= best and len(computed) == count:  # an exchange tries others, too
+                self.progress(f"{count} computed steps: score {score:.2f}, {left:.0f} s left")
 
-        return told
+        return Search(fit, Journal(scores), told=told)
+
+    def _found(self, fit: Fit, computed: frozenset[int], tried: int) -> _Found:
+        """What all samples teach on this schedule."""
+        track = fit.follow(computed)
+        close = _closeness(fit.errors(track), fit.reference)
+        self.progress(
+            f"{len(computed)} computed steps: {close['db_mean']:.1f} dB in the latents on {fit.count} samples "
+            f"(worst {close['db_worst']:.1f}), {tried} schedules tried"
+        )
+        measured = {"fit": {"samples": fit.count, **close, "ridge": fit.ridge}, "tried": tried}
+        return _Found(computed, fit.plan(track), measured)
+
+
+class _Found(NamedTuple):
+    computed: frozenset[int]
+    plan: Plan
+    measured: dict[str, Any]
+
+
+class _Budget:
+    """Of a whole search: trials for each number of computed steps, or seconds from now on for all of them."""
+
+    def __init__(self, trials: int | None, seconds: float) -> None:
+        self._trials, self._seconds, self._began = trials, seconds, time.monotonic()
+
+    def share(self, count: int, left: Sequence[int], *, kept: float = 0.0, fewer: int = 1) -> Allowance:
+        """That of ``count`` computed steps, where ``left`` are still to come (in seconds, in proportion to them)."""
+        if self._trials is not None:
+            return Allowance(self._trials // fewer)
+        seconds = self._seconds * (1.0 - kept) - (time.monotonic() - self._began)
+        return Allowance(seconds=max(0.0, seconds) * count / sum(left))
 
 
 def _begun(begin: Profile | None, reference: Reference, count: int) -> list[frozenset[int]]:
@@ -210,6 +245,16 @@ def _begun(begin: Profile | None, reference: Reference, count: int) -> list[froz
             steps = profile.plan(count).steps(reference.levels) | reference.forced
             found += [steps] if len(steps) == count else []
     return found
+
+
+def _beside(found: Mapping[int, _Found], count: int, reference: Reference) -> list[frozenset[int]]:
+    """Schedules of one computed step less with one more, the widest gap first; those of one more with one less."""
+    less = found[count - 1].computed
+    begun = [less | {k} for k in middles(less, reference.steps)]
+    if count + 1 in found:
+        more = found[count + 1].computed
+        begun += [more - {k} for k in sorted(more - reference.forced)]
+    return begun
 
 
 def _shaped(reference: Reference, count: int) -> list[frozenset[int]]:

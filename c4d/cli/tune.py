@@ -82,7 +82,7 @@ def run(options: TuneOptions, stops: Stops) -> None:
                 progress=tell,
                 **call,
             )
-        rows, chosen = compared(pipe, held, profile, steps, options, plan, ranks, work, tell)
+        rows, chosen = compared(pipe, held, profile, counts, steps, options, plan, ranks, work, tell)
         if plan.job.rank == 0:
             finish(options, out, profile, rows, chosen, held, steps)
             shutil.rmtree(work, ignore_errors=True)
@@ -139,6 +139,7 @@ def compared(
     pipe: Any,
     held: Sequence[Request],
     profile: Profile,
+    learned: Sequence[int],
     steps: int,
     options: TuneOptions,
     plan: Plan,
@@ -157,14 +158,14 @@ def compared(
         return measure(pipe, held, [Contender(PROFILE, text, steps)], measured, **how)[0]
 
     if options.target_psnr is not None:
-        enough, rows = fewest(one, sorted(profile.plans), options.target_psnr)
-        counts = [enough] if enough is not None else [max(profile.plans)]
+        enough, rows = fewest(one, learned, options.target_psnr)
+        counts = [enough] if enough is not None else [max(learned)]
         chosen = next((row for row in rows if count_of(row) == enough), None)
         if chosen is None:
             best = max(rows, key=lambda row: row.mean)
             tell(f"the front ends below --target-psnr {options.target_psnr:g}: {best.mean:.1f} dB at {best.share:.0%}")
     else:
-        counts, rows = sorted(profile.plans), [one(count) for count in sorted(profile.plans)]
+        counts, rows = sorted(learned), [one(count) for count in sorted(learned)]
         chosen = None
     plain = [Contender(PLAIN, None, count) for count in counts]
     rows += measure(pipe, held, [*plain, *others(pipe, counts, steps)], measured, **how)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -20,6 +21,7 @@ from c4d.calibrate.fit import Fit
 from c4d.calibrate.lockstep import Samplings
 from c4d.calibrate.pipeline import asked, sampling
 from c4d.calibrate.reference import record
+from c4d.calibrate.search import score
 from c4d.calibrate.tune import latents_given
 from c4d.core.caching.profile import Profile, ProfileError
 from c4d.core.caching.profiles import QUALITIES, for_model
@@ -129,7 +131,7 @@ def test_a_loop_of_one_s_own(tmp_path):
 
     plain = [generate(i) for i in range(3)]
     profile = c4d.tune(model, generate, samples=3, computed=(5, 7), trials=4, scheduler=scheduler)
-    assert set(profile.plans) == {5, 7}
+    assert set(profile.plans) == {5, 6, 7}
     profile.save(tmp_path / "p.json")
     with c4d.cached(model, f"profile:{tmp_path}/p.json,computed=7", scheduler=scheduler) as session:
         made = [generate(i) for i in range(3)]
@@ -142,7 +144,7 @@ def test_a_loop_of_one_s_own(tmp_path):
 
 def test_an_interrupted_call_goes_on_to_the_same_profile(tmp_path):
     pipe, call = pipeline("wan")
-    how = {"prompts": PROMPTS, "computed": 5, "trials": 12, **call}
+    how = {"prompts": PROMPTS, "computed": (5, 7), "trials": 12, **call}
     undisturbed = c4d.tune(pipe, **how)
     lines = 0
 
@@ -166,6 +168,27 @@ def test_one_prompt_is_enough(tmp_path):
     assert profile.measured[5]["fit"]["samples"] == 1
     searched = c4d.tune(pipe, prompts=PROMPTS[:1], computed=5, trials=3, **call)  # under other noise, too
     assert searched.measured[5]["fit"]["samples"] == 12
+
+
+def test_numbers_between_those_that_are_asked_for_are_learned_too():
+    pipe, call = pipeline("wan")
+    how = {"prompts": PROMPTS, "samples": 4, "computed": (4, 8), **call}
+    profile = c4d.tune(pipe, trials=24, **how)
+    assert sorted(profile.plans) == [4, 5, 6, 7, 8]
+    close = {count: profile.measured[count]["fit"]["db_mean"] for count in profile.plans}
+    asked_for = replace(profile, plans={4: profile.plans[4], 8: profile.plans[8]})
+    fit = Fit(*recorded(pipe, PROMPTS * 2, call))
+    for between in (5, 6, 7):
+        assert profile.measured[between]["tried"] == 6
+        assert close[between] >= close[between - 1] - 0.3, "one computed step more makes it worse"
+        assert missed(fit, profile.plan(between)) < missed(fit, asked_for.plan(between))
+    assert sorted(c4d.tune(pipe, minutes=0, **how).plans) == [4, 8]
+
+
+def missed(fit, plan):
+    """The score of a plan on the samples of a fit: lower is better."""
+    steps = plan.steps(fit.reference.levels)
+    return score(fit.errors(fit.follow(steps, weights=fit.of_plan(plan))))
 
 
 @pytest.mark.parametrize(

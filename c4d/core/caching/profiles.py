@@ -47,16 +47,21 @@ def found(path: str) -> Profile:
     return Profile.load(path)
 
 
-def for_model(signature: Mapping[str, Any]) -> tuple[str, Profile] | None:
-    """The name of a profile that was made for such a transformer, and it; None if there is none."""
+def for_model(signature: Mapping[str, Any], sampler: str | None = None) -> tuple[str, Profile] | None:
+    """The name of a profile that was made for such a transformer, and it; None if there is none.
+
+    One that was made with a scheduler of the class named ``sampler`` comes first.
+    """
+    fitting = []
     for name, path in reversed(named().items()):
         try:
             profile = Profile.load(path)
         except ProfileError:  # a broken file in the user's folder is no reason to fail where nobody asked for it
             continue
         if profile.made_for is not None and mismatch(profile.made_for, signature) is None:
-            return name, profile
-    return None
+            fitting.append((name, profile))
+    fitting.sort(key=lambda each: each[1].about.get("scheduler") != sampler)
+    return next(iter(fitting), None)
 
 
 def of_quality(profile: Profile, quality: str, total: int) -> int | None:

@@ -41,7 +41,7 @@ def choose_method(transformers: Sequence[nn.Module], scheduler: Any, quality: st
     if adds_noise(scheduler):
         return Choice(None, f"no cache: {type(scheduler).__name__} adds noise in its steps, which no profile forecasts")
     kind = prediction_of(scheduler)
-    own = for_model(signature(transformers[0]))
+    own = for_model(signature(transformers[0]), type(scheduler).__name__)
     if own is not None and own[1].kind == kind:
         return _of_this_model(*own, scheduler, quality)
     if kind is not None and (name := universal(kind)) in named():
