@@ -273,8 +273,14 @@ def test_a_model_that_predicts_noise_has_its_profile_for_its_own_sampler(tmp_pat
     c4d.tune(pipe, prompts=PROMPTS, computed=5, minutes=0, **call).save(folder / "dit.json")
     own = choose_method([pipe.transformer], pipe.scheduler, "fast")
     assert own.method is not None and own.method.name == "profile:dit,quality=fast"
-    other = choose_method([pipe.transformer], UniPCMultistepScheduler.from_config(pipe.scheduler.config), "fast")
+    unipc = UniPCMultistepScheduler.from_config(pipe.scheduler.config)
+    other = choose_method([pipe.transformer], unipc, "fast")
     assert other.method is None and "made with DDIMScheduler" in other.why and "UniPC" in other.why
+    ddim, pipe.scheduler = pipe.scheduler, unipc
+    for name in ("aa", "zz"):  # before the other one and after it
+        c4d.tune(pipe, prompts=PROMPTS, computed=5, minutes=0, **call).save(folder / f"{name}.json")
+        assert choose_method([pipe.transformer], unipc, "fast").method.name == f"profile:{name},quality=fast"
+        assert choose_method([pipe.transformer], ddim, "fast").method.name == "profile:dit,quality=fast"
 
 
 def test_the_universal_profile_is_for_models_without_one_and_for_samplers_that_it_was_measured_with(tmp_path):
