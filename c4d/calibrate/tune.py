@@ -45,7 +45,7 @@ def tune(
     generate: Callable[[int], Any] | None = None,
     *,
     prompts: Sequence[str] = (),
-    samples: int = 12,
+    samples: int = 24,
     computed: int | Sequence[int] = COMPUTED,
     minutes: float = 4.0,
     trials: int | None = None,

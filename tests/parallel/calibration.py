@@ -19,7 +19,7 @@ PROMPTS = ["a red circle moving left on a black background", "a blue square movi
 
 
 def tuned(pipe: Any) -> Any:
-    return c4d.tune(pipe, prompts=PROMPTS, computed=4, trials=5, num_inference_steps=STEPS, **CALL)
+    return c4d.tune(pipe, prompts=PROMPTS, computed=4, samples=12, trials=5, num_inference_steps=STEPS, **CALL)
 
 
 @functools.cache
