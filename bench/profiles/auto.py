@@ -9,19 +9,17 @@ the universal profile that was made without this yardstick. Written to docs/meas
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
 import c4d
 from bench.profiles.__main__ import STEPS
 from bench.profiles.page import close, closer
-from bench.stamp import stamp
+from bench.profiles.script import Options, run
 from bench.yardsticks import FOLDER, HELD, SAMPLERS, Yardstick
 from c4d.core.caching.profiles import QUALITIES
 from c4d.metrics import psnr
@@ -60,34 +58,27 @@ def _beside(yardstick: Yardstick, method: str | None, make: Any, reference: Tens
     return f"{close(ours)} ({closer(ours, plain)})"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--yardsticks", nargs="+", choices=HELD, default=list(HELD))
-    parser.add_argument("--samples", type=int, default=24)
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    torch.set_grad_enabled(False)
-    page = [
-        "# What is chosen where nobody chooses, beside plain steps of the same cost",
-        "",
-        f"PSNR in dB to the uncached run of {STEPS} steps, mean / worst of {options.samples} held-out samples, and how",
-        f"much closer it is than {COUNT} plain steps, with the 95 % interval. `auto` is `--cache auto`, balanced;",
-        "`universal` is what another model would get, by the universal profile that was made without this one.",
-        "These are small models; no large one has been measured.",
-        "",
-        f"| yardstick | sampler | guidance | {COUNT} plain steps | auto | universal |",
-        "|---|---|---|---|---|---|",
-    ]
+def head(options: Options) -> str:
+    return f"""# What is chosen where nobody chooses, beside plain steps of the same cost
+
+PSNR in dB to the uncached run of {STEPS} steps, mean / worst of {options.samples} held-out samples, and how
+much closer it is than {COUNT} plain steps, with the 95 % interval. `auto` is `--cache auto`, balanced;
+`universal` is what another model would get, by the universal profile that was made without this one.
+These are small models; no large one has been measured.
+
+| yardstick | sampler | guidance | {COUNT} plain steps | auto | universal |
+|---|---|---|---|---|---|
+"""
+
+
+def rows(options: Options) -> Iterator[str]:
     for name in options.yardsticks:
-        for line in lines(name, options.samples):
-            page.append(line)
-            print(line, flush=True)
-    page += ["", *stamp(shlex.join(["python", "-m", "bench.profiles.auto", *sys.argv[1:]]), options.threads)]
-    (FOLDER / "auto.md").write_text("\n".join(page) + "\n")
-    print(f"written: {FOLDER}/auto.md")
-    return 0
+        yield from lines(name, options.samples)
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--yardsticks", nargs="+", choices=HELD, default=list(HELD))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(__doc__, "auto", head, rows, arguments))

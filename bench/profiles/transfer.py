@@ -9,7 +9,6 @@ steps of the same cost. Written to docs/measurements/profiles/transfer.md.
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,8 +17,8 @@ import torch
 
 import c4d
 from bench.profiles.page import close, closer
-from bench.stamp import stamp
-from bench.yardsticks import FOLDER, HELD, Yardstick
+from bench.profiles.script import Options, run
+from bench.yardsticks import HELD, Yardstick
 from c4d.metrics import psnr
 
 NAME = "wan-tiny"
@@ -69,25 +68,20 @@ def cases() -> Iterator[Case]:
     yield "transformer in bfloat16", {}, in_bf16
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--computed", type=int, default=14)
-    parser.add_argument("--samples", type=int, default=24)
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    torch.set_grad_enabled(False)
+def head(options: Options) -> str:
+    return f"""# How far a profile carries: {NAME}, {options.computed} computed steps
+
+PSNR in dB to the uncached run under the same conditions, mean / worst of {options.samples} held-out clips.
+The profile was made with UniPC, 50 steps, guidance 4, 13 frames of 32 x 32 pixels, in float32; nothing is
+fitted again. A small model: no large one has been measured.
+
+| conditions | profile | {options.computed} plain steps | closer by |
+|---|---|---|---|
+"""
+
+
+def rows(options: Options) -> Iterator[str]:
     count = options.computed
-    lines = [
-        f"# How far a profile carries: {NAME}, {count} computed steps",
-        "",
-        f"PSNR in dB to the uncached run under the same conditions, mean / worst of {options.samples} held-out clips.",
-        "The profile was made with UniPC, 50 steps, guidance 4, 13 frames of 32 x 32 pixels, in float32; nothing is",
-        "fitted again. A small model: no large one has been measured.",
-        "",
-        f"| conditions | profile | {count} plain steps | closer by |",
-        "|---|---|---|---|",
-    ]
     for said, more, prepare in cases():
         yardstick = Yardstick(NAME)
         prepare(yardstick)
@@ -96,13 +90,12 @@ def main() -> int:
         plain = psnr(yardstick.make(prompts, seeds, **{**more, "num_inference_steps": count}), reference).tolist()
         with c4d.cached(yardstick.pipe, f"profile:{NAME},computed={count}"):
             ours = psnr(yardstick.make(prompts, seeds, **more), reference).tolist()
-        lines.append(f"| {said} | {close(ours)} | {close(plain)} | {closer(ours, plain)} |")
-        print(lines[-1], flush=True)
-    lines += ["", *stamp(shlex.join(["python", "-m", "bench.profiles.transfer", *sys.argv[1:]]), options.threads)]
-    (FOLDER / "transfer.md").write_text("\n".join(lines) + "\n")
-    print(f"written: {FOLDER}/transfer.md")
-    return 0
+        yield f"| {said} | {close(ours)} | {close(plain)} | {closer(ours, plain)} |"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--computed", type=int, default=14)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(__doc__, "transfer", head, rows, arguments))
