@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from c4d.core.types import LinearForecaster as LinearForecaster
     from c4d.core.types import Policy as Policy
     from c4d.core.types import RelativeL1 as RelativeL1
+    from c4d.core.types import Scale as Scale
     from c4d.core.types import Signal as Signal
     from c4d.core.types import Step as Step
     from c4d.core.types import Wrapper as Wrapper
@@ -111,6 +112,7 @@ PLACES = {
     "Step": "c4d.core.types:Step",
     "Signal": "c4d.core.types:Signal",
     "RelativeL1": "c4d.core.types:RelativeL1",
+    "Scale": "c4d.core.types:Scale",
     "Interval": "c4d.core.caching.policies:Interval",
     "StepMask": "c4d.core.caching.policies:StepMask",
     "Accumulate": "c4d.core.caching.policies:Accumulate",

@@ -177,7 +177,7 @@ def say_made(
         for line in record["attention"]:
             print(f"attention: {line}")
         print(f"{clip.report or 'uncached'}\n{summary(record)}\ntimed: {record['timing']['how']}")
-    for line in () if options.quiet else time_spent(record):
+    for line in () if options.quiet else time_spent(record, folder):
         print(line)
 
 

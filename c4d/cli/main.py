@@ -1,4 +1,4 @@
-"""``c4d generate | methods | models | doctor``."""
+"""``c4d generate | tune | explain | methods | models | doctor``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ import c4d
 from c4d.backends import BackendUnavailableError, UnsupportedError
 from c4d.cli.catalogue import doctor_text, methods_text, models_text
 from c4d.cli.command import generate
-from c4d.cli.options import Options, Parser, Shared, TuneOptions, add_options, read_options
+from c4d.cli.explain import run as explain
+from c4d.cli.options import Options, Parser, Shared, TuneOptions, add_options, path_to, read_options
 from c4d.cli.signals import Terminated, stoppable
 from c4d.cli.start import fail
 from c4d.cli.tune import run as tune
@@ -32,7 +33,8 @@ exit codes: 0 done; 2 bad input or usage; 3 a backend or a dependency is missing
             from there, unless it has --overwrite.
 
 example:    c4d generate --prompt "a red circle moving left on a black background" \\
-                --cache taylorseer-lite:interval=3@blocks --compare
+                --cache taylorseer-lite:interval=3@blocks --compare --out out/circle
+            c4d explain out/circle
 """
 
 RESUME = "what is finished is kept, and the same command goes on from there (with --overwrite: starts again)"
@@ -68,6 +70,11 @@ def _interrupted(error: BaseException, arguments: Sequence[str]) -> str:
     return f"interrupted; {RESUME}" if arguments[:1] == ["generate"] else "interrupted"
 
 
+def _unwritten(error: BaseException, arguments: Sequence[str]) -> str:
+    """``explain`` writes beside what it reads, and its text is out by then."""
+    return str(error) if arguments[:1] == ["explain"] else f"{error}; make room or name another --out: {RESUME}"
+
+
 def _unexpected(error: BaseException, arguments: Sequence[str]) -> str:
     return f"{type(error).__name__}: {error}{'' if '--debug' in arguments else ' (unexpected; --debug shows where)'}"
 
@@ -76,7 +83,7 @@ def _unexpected(error: BaseException, arguments: Sequence[str]) -> str:
 ERRORS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], int, Callable[..., str]], ...] = (
     (KeyboardInterrupt, 130, _interrupted),
     (Terminated, 143, lambda error, _: f"terminated; {RESUME}"),
-    (OutputError, 4, lambda error, _: f"{error}; make room or name another --out: {RESUME}"),
+    (OutputError, 4, _unwritten),
     ((InputError, MethodError, UnsupportedError, DisagreementError), 2, lambda error, _: str(error)),
     (torch.OutOfMemoryError, 1, lambda error, _: f"{error}; {RESUME}"),
     (GenerationError, 1, lambda error, _: str(error)),
@@ -106,6 +113,9 @@ def _run(arguments: list[str]) -> int:
     add_options(making)
     tuning = command("tune", "make a profile of a model, measure it, and say which method to take")
     add_options(tuning, TuneOptions)
+    telling = command("explain", "draw which steps of a generation were computed, by which values, and say why")
+    telling.add_argument("folder", type=path_to, metavar="DIR", help="folder that generate made, of one prompt or more")
+    telling.add_argument("--json", action="store_true", help="print the same as data, a line for each generation")
     pages = {
         "methods": (methods_text, "the caching methods, their options, forecasters and sites"),
         "models": (models_text, "the models that can be cached, and the bundled ones"),
@@ -120,6 +130,8 @@ def _run(arguments: list[str]) -> int:
     given = vars(parser.parse_args(arguments))
     if given["command"] in pages:
         print(pages[given["command"]][0](given["name"]))
+    elif given["command"] == "explain":
+        explain(given["folder"], given["json"])
     else:
         with stoppable() as stops, warnings.catch_warnings():
             warnings.showwarning = noted(warnings.showwarning)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from c4d.pipelines import PHASES
+from c4d.pipelines.why import shares
 
 FAST = 1.5  # times as fast; from there on nobody asks why it is not more
 ORDER = (
@@ -33,16 +34,15 @@ def _close(fidelity: Mapping[str, Any]) -> str:
     return "identical" if fidelity["identical"] else f"{fidelity['psnr_db']:.1f} dB PSNR"
 
 
-def time_spent(record: Mapping[str, Any]) -> Iterator[str]:
+def time_spent(record: Mapping[str, Any], folder: Path) -> Iterator[str]:
     """What speaks for and against the setting, and where the time went, if it was not fast."""
     yield from (f"worth it: {sentence}" for sentence in record["worth"])
     if (record["timing"]["speedup"] or 0) >= FAST:
         return  # the report has it
-    for kind in ("cached", "uncached"):
-        if shares := record["timing"]["fractions"].get(kind):
-            parts = ", ".join(f"{PHASES[name]} {share:.0%}" for name, share in shares.items() if share >= 0.005)
-            yield f"time of the {kind} clip: {parts}"
+    yield from (f"time of the {kind} clip: {parts}" for kind, parts in shares(record))
     yield from (f"why not faster: {reason}" for reason in record["why"])
+    if record["why"]:
+        yield f"step by step: c4d explain {shlex.quote(str(folder))}"
 
 
 def listed(folder: Path) -> str:

@@ -87,6 +87,13 @@ class Step(NamedTuple):
 Measured = Sequence[tuple[Step, Mapping[Signal, RelativeL1]]]
 
 
+class Scale(NamedTuple):
+    """What a policy weighs, in words, and the ``threshold`` that it compares it with."""
+
+    what: str
+    threshold: float
+
+
 class Policy(ABC, Generic[S]):
     """When to compute. Pure and on the host: no tensors, no device.
 
@@ -118,6 +125,15 @@ class Policy(ABC, Generic[S]):
     @property
     def steps(self) -> int | None:
         """Of how many steps a run has to be; None takes any."""
+        return None
+
+    @property
+    def scale(self) -> Scale | None:
+        """What :meth:`weigh` gives, and its threshold; None if it decides by no number."""
+        return None
+
+    def weigh(self, state: S, step: Step, seen: Mapping[Signal, RelativeL1]) -> float | None:
+        """The number that :meth:`decide` compares with its threshold; None where it decides this step without one."""
         return None
 
     @abstractmethod
@@ -158,6 +174,10 @@ class Wrapper(Policy[S]):
     @property
     def steps(self) -> int | None:
         return self.inner.steps
+
+    @property
+    def scale(self) -> Scale | None:
+        return self.inner.scale
 
     def idle(self, total: int, measured: Measured) -> str:
         return self.inner.idle(total, measured)

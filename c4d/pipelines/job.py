@@ -12,6 +12,7 @@ from c4d.core.integration.processor_patch import AttentionSession
 from c4d.parallel.session import Parallel
 from c4d.pipelines.arguments import effective, unknown_words
 from c4d.pipelines.compare import difference, fidelity, run_interleaved, timing, work
+from c4d.pipelines.drawing import DRAWING
 from c4d.pipelines.generate import Clip
 from c4d.pipelines.output import clear, enlargement, sync, write_clip, write_json, write_sheet, write_text, writing
 from c4d.pipelines.report import about_here, render
@@ -22,7 +23,7 @@ from c4d.pipelines.why import reasons, worth
 
 # What a folder may hold from before, the mark of a complete one first: never does it stand beside other files.
 CLIPS = tuple(f"{name}{end}" for name in ("video", "image", "uncached", "fewer_steps") for end in (".mp4", ".png"))
-STALE = (MARK, "report.html", "sheet.png", *CLIPS)
+STALE = (MARK, "report.html", DRAWING, "sheet.png", *CLIPS)
 
 
 def produce(

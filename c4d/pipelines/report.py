@@ -57,7 +57,7 @@ def render(record: Mapping[str, Any], rows: Mapping[str, Tensor], videos: Sequen
         clips = []
     kinds = {"video": "cached" if record["session"] else "uncached", "uncached": "uncached"}
     kinds["fewer_steps"] = f"{record['fewer_steps']} plain steps"
-    return _template("report.html").render(
+    return template("report.html").render(
         r=record,
         work=work(record["session"]) if record["session"] else None,
         beside=[path.name for path in videos],
@@ -84,10 +84,11 @@ def render_index(
         card = {"file": (where / clip).as_posix(), "report": (where / "report.html").as_posix()}
         cards.append({**card, "prompt": asked["prompt"], "seed": asked["seed"], "summary": summary(record)})
     last = list(records.values())[-1]["asked"]
-    return _template("index.html").render(cards=cards, model=last["model"], method=last["cache"])
+    return template("index.html").render(cards=cards, model=last["model"], method=last["cache"])
 
 
-def _template(name: str) -> Template:
+def template(name: str) -> Template:
+    """One of the package's templates; what is put into it is escaped."""
     environment = Environment(
         loader=PackageLoader("c4d.pipelines"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,

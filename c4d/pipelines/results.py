@@ -45,6 +45,23 @@ def read(folder: Path) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
+def load(folder: Path) -> dict[str, Any]:
+    """What ``folder``'s report.json says. Raises :class:`InputError` for one that this version cannot read."""
+    path, again = folder / MARK, "generate again with --overwrite"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{str(path)!r} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise InputError(f"{str(path)!r} is broken, no JSON: {error}; {again}") from error
+    if not isinstance(record, dict) or "schema" not in record:
+        raise InputError(f"{str(path)!r} is no report of c4d generate; {again}")
+    if record["schema"] != SCHEMA:
+        found = f"schema {record['schema']!r}; this one reads {SCHEMA}"
+        raise InputError(f"{str(path)!r} is of another version of c4d ({found}); {again}")
+    return record
+
+
 def complete(folder: Path) -> dict[str, Any] | None:
     """The record of ``folder`` if each of its files is there with its size and digest, else None."""
     record = read(folder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 NAMES = {
@@ -86,17 +86,56 @@ def worth(
         found.append(f"no, it is slower: {gain:.2f} times as fast")
     elif gain is not None and gain < WORTH:
         found.append(f"hardly: it is {gain:.2f} times as fast, and below {WORTH} a cache is hardly worth its error")
-    if "fewer_steps" not in fidelity or found:
+    if "fewer_steps" not in fidelity:
         return found
-    cached, fewer = (math.inf if fidelity[kind]["identical"] else fidelity[kind]["psnr_db"] for kind in BESIDE)
+    cached, fewer = closeness(fidelity)
+    if found and fewer < cached + CLOSER:
+        return found
     other = f"{fewer_steps} plain steps, which compute as many blocks"
     if cached >= fewer + CLOSER or cached == math.inf:
         figures = f"({cached:.1f} dB beside {fewer:.1f})"
         return [f"on this clip, yes: it is closer to the uncached clip {figures} than {other}"]
     figures = f"({fewer:.1f} dB beside {cached:.1f})"
     if fewer >= cached + CLOSER:
-        return [f"on this clip, no: {other}, are closer {figures}; take --steps {fewer_steps}, or another --cache"]
+        return [
+            *found,
+            f"on this clip, no: {other}, are closer {figures}; take --steps {fewer_steps}, or another --cache",
+        ]
     return [f"undecided: {other}, are as close on this clip {figures}; other prompts and seeds can tell"]
+
+
+def instead(record: Mapping[str, Any]) -> list[str]:
+    """What the figures of ``record`` (report.json) say to try in place of this setting; nothing if they do not."""
+    asked, seconds, found = record["asked"], record["timing"]["median"], []
+    if (record["timing"]["speedup"] or math.inf) < 1:
+        took = f"{seconds['uncached']:.3g} s instead of {seconds['cached']:.3g}"
+        found.append(f"--cache none: it took {took}, and is exact")
+    if "fewer_steps" not in record["fidelity"]:
+        return found
+    cached, fewer = closeness(record["fidelity"])
+    if fewer >= cached + CLOSER:
+        took = f"{seconds['fewer_steps']:.3g} s, {fewer:.1f} dB where the cached clip has {cached:.1f}"
+        found.append(f"--steps {record['fewer_steps']} --cache none: {took}")
+    if fewer > cached - CLOSER and not (asked["cache"] or "").startswith("profile:"):
+        tune = f"c4d tune --model {asked['model']} --prompt-file FILE"
+        found.append(
+            f"{tune}: it makes a profile, and measures it and other methods beside plain steps on your prompts"
+        )
+    return found
+
+
+def closeness(fidelity: Mapping[str, Mapping[str, Any]]) -> tuple[float, float]:
+    """PSNR in dB to the uncached clip, of the cached one and of fewer plain steps; infinity if identical."""
+    cached, fewer = (math.inf if fidelity[kind]["identical"] else fidelity[kind]["psnr_db"] for kind in BESIDE)
+    return cached, fewer
+
+
+def shares(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Kind of clip, the cached one first, and where its time went."""
+    for kind in ("cached", "uncached"):
+        if found := record["timing"]["fractions"].get(kind):
+            parts = ", ".join(f"{NAMES[name]} {share:.0%}" for name, share in found.items() if share >= 0.005)
+            yield kind, parts
 
 
 def _outside(phases: Mapping[str, Mapping[str, float]], saved: str, promised: float, kind: str) -> list[str]:

@@ -55,7 +55,7 @@ def test_doctor(c4d, monkeypatch):
 
 def test_help(c4d):
     text = c4d("--help").out
-    for words in ("generate", "methods", "models", "doctor", "exit codes", "--debug"):
+    for words in ("generate", "explain", "methods", "models", "doctor", "exit codes", "--debug"):
         assert words in text
     text = c4d("generate", "--help").out
     for name in Options.__dataclass_fields__:

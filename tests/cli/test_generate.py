@@ -308,12 +308,20 @@ def test_whether_a_setting_is_worth_it_is_said(cached, fewer, speedup, said):
     assert worth({}, None, {"ratio": 1.02}, None)[0].startswith("hardly: it is 1.02 times as fast")
 
 
+@pytest.mark.parametrize(("speedup", "first"), [(0.9, "no, it is slower"), (1.05, "hardly: it is 1.05")])
+def test_a_setting_that_is_neither_fast_nor_close_gets_both_said(speedup, first):
+    close = {kind: {"identical": False, "psnr_db": x} for kind, x in (("cached", 30.0), ("fewer_steps", 40.0))}
+    found = worth(close, 7, {"ratio": 2.0}, speedup)
+    assert found[0].startswith(first) and found[1].startswith("on this clip, no: 7 plain steps") and len(found) == 2
+
+
 def test_it_is_said_on_the_terminal_and_in_the_report(c4d, generate):
     generate.remove("--quiet")
     folder = Path(generate[-1])
     outcome = c4d(*generate, "--cache", "taylorseer:interval=3,order=2", "--compare")
-    (said,) = record(folder)["worth"]
-    assert f"worth it: {said}" in outcome.out and said[1:40] in (folder / "report.html").read_text()
+    said = record(folder)["worth"]
+    assert said and all(f"worth it: {each}" in outcome.out for each in said)
+    assert all(each[1:40] in (folder / "report.html").read_text() for each in said)
 
 
 def test_the_manifest_knows_how_many_steps_the_plain_clip_has(c4d, generate):

@@ -198,6 +198,40 @@ def test_an_idle_policy_names_the_smallest_change_that_it_was_free_to_use():
     assert policy.idle(6, measured) == "the smallest change of first_blocks was 0.3, never at most the threshold 0.2"
 
 
+# -- what is weighed
+
+WEIGHING = {
+    "accumulate": Accumulate(0.25, TIME),
+    "unclamped": Accumulate(0.25, TIME, (1.0, -0.05), clamped=False),
+    "threshold": Threshold(0.1),
+    "bounded": Bounded(Accumulate(0.16, TIME), 2, 2, 2),
+    "magcache": parse("magcache:curve=wan2.1-t2v-1.3b,threshold=0.05,max_skips=3").rules[0].policy,
+    "easycache": parse("easycache:threshold=0.4,warmup=3").rules[0].policy,
+}
+
+
+@pytest.mark.parametrize("name", WEIGHING)
+def test_what_is_weighed_is_what_decides(name):
+    """Below the threshold a step is reused, from it on computed; where nothing is weighed, it is computed."""
+    policy, total = WEIGHING[name], 40
+    state, found = policy.init(), {None: set(), True: set(), False: set()}
+    for i in range(total):
+        ratio = 0.05 + 0.04 * (i % 3)
+        seen = {signal: RelativeL1(ratio, 1.0) for signal in policy.signals} if i else {}
+        step = Step(i, total, "cond")
+        value = policy.weigh(state, step, seen)
+        assert value == policy.weigh(state, step, seen)  # it changes nothing
+        action, state = policy.decide(state, step, seen)
+        below = None if value is None else value < policy.scale.threshold
+        found[below].add(action)
+    assert found == {None: {Action.COMPUTE}, True: {Action.REUSE}, False: {Action.COMPUTE}}
+
+
+@pytest.mark.parametrize("policy", [Interval(3), StepMask(frozenset({0})), Bounded(Interval(3))], ids=str)
+def test_a_policy_without_a_number_has_no_scale(policy):
+    assert policy.scale is None and policy.weigh(policy.init(), Step(0, 5, "cond"), {}) is None
+
+
 # -- MagCache
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import c4d
-from c4d.core.runtime.steps import RunError
+from c4d.core.runtime.steps import RunError, noise_known, noise_levels
 from tests.tiny import CASES, rand
 
 CASE = CASES["wan-t2v"]
@@ -447,3 +447,29 @@ def test_a_session_that_is_never_entered_says_so():
 def test_an_unknown_wrapper_names_the_module_inside():
     with pytest.raises(TypeError, match=r"no spec for Sequential\. Its '1' is a WanTransformer3DModel: give c4d that"):
         c4d.cached(torch.nn.Sequential(torch.nn.Identity(), CASE.build()), "fora:interval=2")
+
+
+# -- the noise level in the trace
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_trace_has_the_noise_levels_where_the_host_has_them(name):
+    """Known to a method that asks for none, and equal to what one that asks is given."""
+    pipe = SimpleNamespace(scheduler=schedulers()[name], transformer=CASE.build())
+    with c4d.cached(pipe.transformer, "fora:interval=2", scheduler=pipe.scheduler) as session:
+        denoise(pipe)
+    found = [entry.noise for entry in session.trace]
+    wanted = [level.noise for level in noise_levels(pipe.scheduler)][: PASSES.get(name, 6)]
+    assert found == [level for level in wanted for _ in ("cond", "uncond")]
+    assert 0 < found[-1] < found[0] <= 1
+
+
+@pytest.mark.parametrize("table", ["sigmas", "alphas_cumprod", "timesteps"])
+def test_no_noise_level_is_worth_waiting_for(table):
+    """Tables on a device are not read, nor is what makes no sense; nothing is known then, and nothing raises."""
+    tables = {"timesteps": torch.tensor([900, 100])}
+    tables |= {"sigmas": torch.tensor([0.9, 0.1])} if table == "sigmas" else {"alphas_cumprod": torch.rand(1000)}
+    assert len(noise_known(SimpleNamespace(**tables))) == 2
+    assert noise_known(SimpleNamespace(**{**tables, table: tables[table].to("meta")})) == []
+    assert noise_known(SimpleNamespace(**{**tables, table: tables[table][:0]})) == []
+    assert noise_known(SimpleNamespace()) == []

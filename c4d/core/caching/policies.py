@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from c4d.core.types import Action, Measured, Policy, RelativeL1, Signal, Step, Wrapper
+from c4d.core.types import Action, Measured, Policy, RelativeL1, Scale, Signal, Step, Wrapper
 
 COMPUTE, REUSE = Action.COMPUTE, Action.REUSE
 
@@ -132,11 +132,16 @@ class Accumulate(Policy["float | None"]):
     def init(self) -> float | None:
         return None  # the accumulated change since the last computed step
 
+    @property
+    def scale(self) -> Scale:
+        return Scale(f"accumulated change of {self.signal.value}", self.threshold)
+
+    def weigh(self, acc: float | None, step: Step, seen: Mapping[Signal, RelativeL1]) -> float | None:
+        return None if acc is None or self.signal not in seen else acc + self._rescaled(seen[self.signal].ratio)
+
     def decide(self, acc: float | None, step: Step, seen: Mapping[Signal, RelativeL1]) -> tuple[Action, float | None]:
-        if acc is None or self.signal not in seen:
-            return COMPUTE, 0.0
-        acc += self._rescaled(seen[self.signal].ratio)
-        return (REUSE, acc) if acc < self.threshold else (COMPUTE, 0.0)
+        acc = self.weigh(acc, step, seen)
+        return (REUSE, acc) if acc is not None and acc < self.threshold else (COMPUTE, 0.0)
 
     def idle(self, total: int, measured: Measured) -> str:
         ratios = [seen[self.signal].ratio for _, seen in measured if self.signal in seen]
@@ -183,9 +188,16 @@ class Threshold(Policy[bool]):
     def init(self) -> bool:
         return False  # whether anything was computed yet
 
+    @property
+    def scale(self) -> Scale:
+        return Scale(f"change of {self.signal.value}", self.threshold)
+
+    def weigh(self, started: bool, step: Step, seen: Mapping[Signal, RelativeL1]) -> float | None:
+        return seen[self.signal].ratio if started and self.signal in seen else None
+
     def decide(self, started: bool, step: Step, seen: Mapping[Signal, RelativeL1]) -> tuple[Action, bool]:
-        reuse = started and self.signal in seen and seen[self.signal].ratio <= self.threshold
-        return (REUSE if reuse else COMPUTE), True
+        change = self.weigh(started, step, seen)
+        return (REUSE if change is not None and change <= self.threshold else COMPUTE), True
 
     def idle(self, total: int, measured: Measured) -> str:
         least = min((seen[self.signal].ratio for _, seen in measured if self.signal in seen), default=None)
@@ -214,12 +226,17 @@ class Bounded(Wrapper[tuple[Any, int]]):
     def decide(
         self, state: tuple[Any, int], step: Step, seen: Mapping[Signal, RelativeL1]
     ) -> tuple[Action, tuple[Any, int]]:
+        action, inner = self.inner.decide(self._within(state, step), step, seen)
+        return action, (inner, state[1] + 1 if action is REUSE else 0)
+
+    def weigh(self, state: tuple[Any, int], step: Step, seen: Mapping[Signal, RelativeL1]) -> float | None:
+        return self.inner.weigh(self._within(state, step), step, seen)
+
+    def _within(self, state: tuple[Any, int], step: Step) -> Any:
+        """The inner policy's state: a fresh one where the limits force a step to be computed."""
         inner, skipped = state
         edge = step.index < self.first or step.index >= step.total - self.last
-        if edge or (self.max_skips is not None and skipped >= self.max_skips):
-            inner = self.inner.init()
-        action, inner = self.inner.decide(inner, step, seen)
-        return action, (inner, skipped + 1 if action is REUSE else 0)
+        return self.inner.init() if edge or (self.max_skips is not None and skipped >= self.max_skips) else inner
 
     def idle(self, total: int, measured: Measured) -> str:
         if self.first + self.last >= total:

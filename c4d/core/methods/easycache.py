@@ -18,7 +18,7 @@ from c4d.core.caching.forecasters import Reuse
 from c4d.core.caching.method import method
 from c4d.core.caching.policies import COMPUTE, REUSE, positive, whole_number
 from c4d.core.caching.rules import OutputRule, Rule
-from c4d.core.types import Action, Measured, Policy, RelativeL1, Signal, Step
+from c4d.core.types import Action, Measured, Policy, RelativeL1, Scale, Signal, Step
 
 
 class EasyCacheState(NamedTuple):
@@ -57,21 +57,37 @@ class EasyCachePolicy(Policy["tuple[EasyCacheState, int] | None"]):
     def init(self) -> tuple[EasyCacheState, int] | None:
         return None  # and how many were skipped in a row
 
+    @property
+    def scale(self) -> Scale:
+        return Scale("accumulated change that the output is expected to make", self.threshold)
+
+    def weigh(
+        self, state: tuple[EasyCacheState, int] | None, step: Step, seen: Mapping[Signal, RelativeL1]
+    ) -> float | None:
+        if state is None or Signal.INPUT not in seen or Signal.INPUT_SINCE not in seen:
+            return None
+        since, skipped = self._followed(state[0], seen), state[1]
+        forced = step.index < self.warmup or step.index >= step.total - self.last
+        if forced or since.rate is None or skipped == self.max_skips or since.size <= 0.0:
+            return None
+        return since.change + since.rate * seen[Signal.INPUT].delta / since.size
+
     def decide(
         self, state: tuple[EasyCacheState, int] | None, step: Step, seen: Mapping[Signal, RelativeL1]
     ) -> tuple[Action, tuple[EasyCacheState, int]]:
         if state is None or Signal.INPUT not in seen or Signal.INPUT_SINCE not in seen:
             return COMPUTE, (EasyCacheState(), 0)
-        since, skipped = state
-        if Signal.OUTPUT in seen and since.moved is not None:
-            output = seen[Signal.OUTPUT]
-            since = since._replace(rate=RelativeL1(output.delta, since.moved).ratio, size=output.base)
-        forced = step.index < self.warmup or step.index >= step.total - self.last
-        if not forced and since.rate is not None and skipped != self.max_skips and since.size > 0.0:
-            change = since.change + since.rate * seen[Signal.INPUT].delta / since.size
-            if change < self.threshold:  # not so if it is no number
-                return REUSE, (since._replace(change=change), skipped + 1)
+        since, change = self._followed(state[0], seen), self.weigh(state, step, seen)
+        if change is not None and change < self.threshold:  # not so if it is no number
+            return REUSE, (since._replace(change=change), state[1] + 1)
         return COMPUTE, (since._replace(change=0.0, moved=seen[Signal.INPUT_SINCE].delta), 0)
+
+    def _followed(self, since: EasyCacheState, seen: Mapping[Signal, RelativeL1]) -> EasyCacheState:
+        """With the rate and size of the last two computed outputs, if they are newly measured."""
+        if Signal.OUTPUT not in seen or since.moved is None:
+            return since
+        output = seen[Signal.OUTPUT]
+        return since._replace(rate=RelativeL1(output.delta, since.moved).ratio, size=output.base)
 
     def idle(self, total: int, measured: Measured) -> str:
         if self.warmup + self.last >= total:

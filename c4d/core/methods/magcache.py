@@ -23,7 +23,7 @@ from c4d.core.caching.forecasters import Reuse
 from c4d.core.caching.method import method
 from c4d.core.caching.policies import COMPUTE, REUSE, never_small, positive, whole_number
 from c4d.core.caching.rules import BlocksRule, Rule
-from c4d.core.types import Action, Measured, Policy, RelativeL1, Signal, Step
+from c4d.core.types import Action, Measured, Policy, RelativeL1, Scale, Signal, Step
 
 UNCONDITIONAL = ("uncond", "pred_uncond", "1")  # what pipelines call that branch; its ordinal where they do not name it
 
@@ -60,18 +60,29 @@ class MagCachePolicy(Policy["tuple[int, int, float] | None"]):
     def init(self) -> tuple[int, int, float] | None:
         return None  # the first step on this expert, the last computed one, the error since
 
-    def decide(
+    @property
+    def scale(self) -> Scale:
+        return Scale("error that the curve expects", self.threshold)
+
+    def weigh(
         self, state: tuple[int, int, float] | None, step: Step, seen: Mapping[Signal, RelativeL1]
-    ) -> tuple[Action, tuple[int, int, float]]:
+    ) -> float | None:
         if state is None:
-            return COMPUTE, (step.index, step.index, 0.0)
+            return None
         first, last, error = state
         start, end = step.span or (first, step.total)
         kept = step.index < start + int(self.retention * (end - start) + 0.5)
-        error += abs(1.0 - self._grown(step, last))
         pinned = int(step.index * (len(self.cond) - 1) / max(1, step.total - 1) + 0.5) in self.never
-        allowed = error < self.threshold and step.index - last <= self.max_skips
-        if kept or pinned or step.expert not in self.experts or not allowed:
+        if kept or pinned or step.expert not in self.experts or step.index - last > self.max_skips:
+            return None
+        return error + abs(1.0 - self._grown(step, last))
+
+    def decide(
+        self, state: tuple[int, int, float] | None, step: Step, seen: Mapping[Signal, RelativeL1]
+    ) -> tuple[Action, tuple[int, int, float]]:
+        first, last, _ = state or (step.index, step.index, 0.0)
+        error = self.weigh(state, step, seen)
+        if error is None or not error < self.threshold:
             return COMPUTE, (first, step.index, 0.0)
         return REUSE, (first, last, error)
 

@@ -47,6 +47,7 @@ class Forward:
     blocks = passed = 0  # entered; of the chain, those that the loops were given or passed over
     modules = modules_reused = 0
     bridge: Bridge | None = None
+    noise: float | None = None  # for the trace alone, where it costs nothing to know
 
     def __init__(
         self, spec: ModelSpec, method: CacheMethod, branch: CacheState, step: Step, tools: Runtime, call: ForwardContext
@@ -54,6 +55,7 @@ class Forward:
         self.spec, self.method, self.branch, self.step, self.tools, self.call = spec, method, branch, step, tools, call
         self.rules, self.whole = method.rules, method.whole
         self.actions: list[Action | None] = [None] * len(method.rules)
+        self.weighed: list[float | None] = [None] * len(method.rules)
         self.started = time.perf_counter()
         self.readings: dict[Signal, Tensor] = {}
         if not method.signals:
@@ -86,7 +88,7 @@ class Forward:
         seconds = time.perf_counter() - self.started
         actions = tuple(filter(None, self.actions))
         done = self.blocks, self.modules, self.modules_reused, seconds
-        return Entry(run, self.step, actions, *done, self.seen, self.restarted)
+        return Entry(run, self.step, actions, *done, self.seen, self.restarted, tuple(self.weighed), self.noise)
 
     # -- deciding
 
@@ -133,6 +135,8 @@ class Forward:
         for i, rule in enumerate(self.rules):
             ready = self._ready(rule)
             state = states[i] if ready and not broken else rule.policy.init()
+            if rule.policy.scale is not None:
+                self.weighed[i] = rule.policy.weigh(state, self.step, self.seen)
             self.actions[i], states[i] = rule.policy.decide(state, self.step, self.seen)
             if not ready and self.actions[i] is REUSE:
                 raise RuntimeError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
@@ -18,6 +19,8 @@ class Entry(NamedTuple):
     ``actions`` has one action per rule of the method. ``seconds`` are host time without a device synchronisation: the
     full cost on a CPU, the time to launch the work on an asynchronous device. ``seen`` are the changes it measured;
     ``restarted`` says that its inputs had another shape, dtype or device than the branch's last, so that it began anew.
+    ``weighed`` has for each rule the number that its policy compared with its threshold (:meth:`c4d.Policy.weigh`),
+    None where the step was decided without one; ``noise`` is the noise level (0 to 1), None where the host lacks it.
     """
 
     run: int
@@ -29,10 +32,25 @@ class Entry(NamedTuple):
     seconds: float
     seen: Mapping[Signal, RelativeL1]
     restarted: bool
+    weighed: tuple[float | None, ...] = ()
+    noise: float | None = None
 
     @property
     def computed(self) -> bool:
         return Action.COMPUTE in self.actions
+
+    @property
+    def did(self) -> str:
+        """ "C": it was computed; "r": all that is cached was reused; "p": only some of the cached modules were."""
+        if not self.computed or 0 < self.modules == self.modules_reused:
+            return "r"
+        return "p" if self.modules_reused else "C"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types only, ready for JSON; a weighed value is a number, "inf" or "nan" as text, or None."""
+        weighed = [x if x is None or math.isfinite(x) else str(x) for x in self.weighed]
+        where = {"branch": self.step.branch, "expert": self.step.expert, "step": self.step.index, "noise": self.noise}
+        return {**where, "did": self.did, "weighed": weighed, "seconds": self.seconds}
 
 
 def timeline(entries: Sequence[Entry]) -> dict[str, str]:
@@ -79,6 +97,16 @@ def why(rules: Sequence[Rule], entries: Sequence[Entry], kinds: Collection[str])
     return tuple(sentences)
 
 
+def scales(rules: Sequence[Rule]) -> tuple[dict[str, Any], ...]:
+    """What each rule weighs, in plain types."""
+    of = [rule.policy.scale for rule in rules]
+    nothing = {"what": None, "threshold": None}
+    return tuple(
+        {"sites": list(rule.sites), **(scale._asdict() if scale else nothing)}
+        for rule, scale in zip(rules, of, strict=True)
+    )
+
+
 @dataclass(frozen=True)
 class Report:
     """A session in numbers. Counts and timelines are those of the last run; ``runs`` counts all.
@@ -87,7 +115,9 @@ class Report:
     the ``modules_total`` calls of cached modules (0 for methods of the whole forward), ``peak_bytes`` held by histories
     and signals, ``host_reads`` (waits for the device made to decide) and ``nonfinite`` measurements of the session,
     ``seconds`` of host time inside computed and reused forwards, ``why`` sentences on what kept them from it,
-    ``chosen`` why it is this method, if nobody said which.
+    ``chosen`` why it is this method, if nobody said which. ``forwards`` are the last run's, one by one
+    (:meth:`Entry.to_dict`), and ``rules`` say for each of their weighed values its ``sites``, ``what`` it is and the
+    ``threshold`` that it was compared with (None: the rule decides by no number).
     """
 
     method: str
@@ -107,10 +137,12 @@ class Report:
     seconds: dict[str, float]
     why: tuple[str, ...]
     chosen: str | None = None
+    rules: tuple[dict[str, Any], ...] = ()
+    forwards: tuple[dict[str, Any], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types only, ready for JSON."""
-        return {**asdict(self), "transformers": list(self.transformers), "why": list(self.why)}
+        return {name: list(x) if isinstance(x, tuple) else x for name, x in asdict(self).items()}
 
     def __str__(self) -> str:
         passes = self.computed + self.reused

@@ -18,7 +18,7 @@ from c4d.core.runtime.forward import Forward, ForwardContext
 from c4d.core.runtime.history import HistoryConfig
 from c4d.core.runtime.ownership import ThreadOwnership
 from c4d.core.runtime.progress_bar import Loop, ProgressBar
-from c4d.core.runtime.report import Entry, Report, timeline, why
+from c4d.core.runtime.report import Entry, Report, scales, timeline, why
 from c4d.core.runtime.signals import DecisionSync, SignalReader, SingleProcess
 from c4d.core.runtime.state import Run, Runtime, signature_of
 from c4d.core.runtime.steps import CountingTracker, SchedulerTracker, StepTracker, check_order
@@ -164,6 +164,8 @@ class Session(Entered, Unsaved):
             seconds={"computed": sum(e.seconds for e in computed), "reused": sum(e.seconds for e in reused)},
             why=why(self.method.rules, entries, {kind for a in self._attachments for kind in a.spec.kinds()}),
             chosen=self.chosen,
+            rules=scales(self.method.rules),
+            forwards=tuple(entry.to_dict() for entry in entries),
         )
 
     @property
@@ -218,7 +220,7 @@ class Session(Entered, Unsaved):
         inputs = partial(named, attachment.transformer, args, kwargs)
         call = ForwardContext(attachment.transformer, inputs, clock.noise, self._ranks)
         self.current = current = Forward(attachment.spec, self.method, branch, step, self._tools, call)
-        current.restarted = restarted
+        current.restarted, current.noise = restarted, clock.noise_on_host()
         if attachment.offloaded and current.whole and current.action is Action.REUSE:
             current.bridge = Bridge(attachment.offloaded, attachment.blocks)
 

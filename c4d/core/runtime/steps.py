@@ -63,6 +63,10 @@ class StepTracker(Protocol):
         """The noise of each of the run's ``total`` steps, read in the same way."""
         ...
 
+    def noise_on_host(self) -> float | None:
+        """The noise of the forward that was placed last; None where the host would have to wait, or nobody knows it."""
+        ...
+
 
 class SchedulerTracker:
     """Follows a diffusers scheduler.
@@ -91,6 +95,7 @@ class SchedulerTracker:
         self._raw = 0
         self._levels: list[NoiseLevel] = []  # of all its timesteps, when somebody asked
         self._values: list[float] = []  # they themselves, likewise
+        self._noise: list[float] | None = None  # theirs, if the host has it; None: not looked up in this run
         self._first: int | None = None  # None until the scheduler has said where the run began
         self._count: CountingTracker
         self._calls: Counter[str | None] = Counter()
@@ -189,12 +194,17 @@ class SchedulerTracker:
         self._levels = self._levels or noise_levels(scheduler)
         return tuple(level.noise for level in self._levels[: len(scheduler.timesteps)][-total:])
 
+    def noise_on_host(self) -> float | None:
+        if self._noise is None:
+            self._noise = noise_known(self._scheduler())
+        return self._noise[self._raw] if self._raw < len(self._noise) else None
+
     def _by_index(self, scheduler: Any, name: str | None, timestep: Any, expert: int) -> tuple[bool, Step]:
         new, raw, known = self.fresh(), position(scheduler), scheduler.step_index
         if new:
             told = known is not None or getattr(scheduler, "begin_index", None) is not None
             self._timesteps, self._first = scheduler.timesteps, raw if told else None
-            self._levels, self._values = [], []
+            self._levels, self._values, self._noise = [], [], None
             self._early = self._split(scheduler)
             self._often.clear()
         elif self._first is None and known is not None:
@@ -225,7 +235,7 @@ class SchedulerTracker:
     def _by_count(self, timesteps: Any, name: str | None, timestep: Any, expert: int) -> tuple[bool, Step]:
         if timesteps is not self._timesteps:
             self._timesteps, self._start = timesteps, _find(timesteps, timestep)
-            self._levels, self._values = [], []
+            self._levels, self._values, self._noise = [], [], None
             way_out = "this scheduler has no step_index, so call its set_timesteps"
             self._count = CountingTracker(timesteps[self._start :], way_out)
         new, step = self._count.tick(name, timestep, expert)
@@ -290,6 +300,9 @@ class CountingTracker:
         self.noise()  # raises where there are none
         return tuple(level.noise for level in levels([float(sigma) for sigma in self._sigmas or ()])[:total])
 
+    def noise_on_host(self) -> float | None:
+        return None if self._sigmas is None else self.noise().noise
+
 
 class NoClock:
     """Of a bare transformer before ``begin``."""
@@ -305,6 +318,9 @@ class NoClock:
 
     def levels(self, total: int) -> tuple[float, ...]:
         raise RunError("no forward was placed yet")
+
+    def noise_on_host(self) -> float | None:
+        return None
 
     def tick(self, name: str | None, timestep: Any, expert: int = 0) -> tuple[bool, Step]:
         raise RunError(
@@ -332,6 +348,21 @@ def noise_levels(scheduler: Any) -> list[NoiseLevel]:
     raise RunError(
         f"this method needs noise levels, and {type(scheduler).__name__} has neither sigmas nor alphas_cumprod"
     )
+
+
+def noise_known(scheduler: Any) -> list[float]:
+    """The noise of each of the scheduler's timesteps if its tables are on the host; empty if not, or if it has none.
+
+    It only explains a run, so tables that make no sense (of a scheduler that nobody here knows) are none.
+    """
+    names = ("sigmas",) if isinstance(getattr(scheduler, "sigmas", None), Tensor) else ("alphas_cumprod", "timesteps")
+    tables = [getattr(scheduler, name, None) for name in names]
+    if any(isinstance(table, Tensor) and table.device.type != "cpu" for table in tables):
+        return []
+    try:
+        return [level.noise for level in noise_levels(scheduler)]
+    except (RunError, ValueError, IndexError):
+        return []
 
 
 def levels(sigmas: Sequence[float]) -> list[NoiseLevel]:
