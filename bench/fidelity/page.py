@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bench.fidelity.results import Measured, Results
-from bench.fidelity.statistics import DRAWS, Difference, best, equal_cost, paired
+from bench.fidelity.statistics import best, equal_cost
+from c4d.metrics.paired import DRAWS, Difference, paired
 
 TITLES = {"unipc": "UniPC", "euler": "Euler"}
 SYSTEMS = ("c4d", "cache-dit", "diffusers")

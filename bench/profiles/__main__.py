@@ -27,9 +27,10 @@ import torch
 import c4d
 from bench import learn
 from bench.fidelity import cost, others
-from bench.profiles import baselines, page, plain
+from bench.profiles import baselines, page
 from bench.stamp import stamp
 from bench.yardsticks import BATCH, FOLDER, HELD, SAMPLERS, SEED, Yardstick
+from c4d.calibrate.levels import Chosen, searched
 from c4d.calibrate.reference import record
 from c4d.core.caching.profiles import for_model
 from c4d.core.integration.transformers import signature
@@ -201,10 +202,10 @@ class Bench:
         reference = yardstick.make(prompts, seeds, num_inference_steps=STEPS)
         start = [round(i * STEPS / count) for i in range(count)]
         again = partial(yardstick.make, prompts, seeds, num_inference_steps=count)
-        steps, tried = plain.searched(again, reference, scheduler, start, STEPS, seconds)
+        steps, tried = searched(again, reference, scheduler, start, STEPS, seconds)
 
         def make() -> torch.Tensor:
-            with plain.Chosen(scheduler, steps, STEPS):
+            with Chosen(scheduler, steps, STEPS):
                 return yardstick.make(self.prompts, self.seeds, num_inference_steps=count)
 
         self.row("levels", label, count, make, steps=steps, tried=tried)

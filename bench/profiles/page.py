@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from bench.fidelity.statistics import paired
+from c4d.metrics.paired import paired
 
 HEAD = """# Profiles beside everything else of the same cost
 

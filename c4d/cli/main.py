@@ -1,4 +1,4 @@
-"""``c4d generate | tune | explain | methods | models | doctor``."""
+"""``c4d generate | tune | compare | explain | methods | models | doctor``."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ import c4d
 from c4d.backends import BackendUnavailableError, UnsupportedError
 from c4d.cli.catalogue import doctor_text, methods_text, models_text
 from c4d.cli.command import generate
+from c4d.cli.compare import run as compare
 from c4d.cli.explain import run as explain
-from c4d.cli.options import Options, Parser, Shared, TuneOptions, add_options, path_to, read_options
+from c4d.cli.options import CompareOptions, Options, Parser, Shared, TuneOptions, add_options, path_to, read_options
 from c4d.cli.signals import Terminated, stoppable
 from c4d.cli.start import fail
 from c4d.cli.tune import run as tune
@@ -30,14 +31,16 @@ EPILOG = """\
 exit codes: 0 done; 2 bad input or usage; 3 a backend or a dependency is missing here; 4 an output could not be
             written; 130 interrupted; 143 terminated; 1 anything else. Errors are one line on stderr; --debug shows
             where they came from. What generate has finished is kept, whatever ends it; the same command goes on
-            from there, unless it has --overwrite.
+            from there, unless it has --overwrite. So do tune and compare.
 
 example:    c4d generate --prompt "a red circle moving left on a black background" \\
                 --cache taylorseer-lite:interval=3@blocks --compare --out out/circle
             c4d explain out/circle
+            c4d compare --prompt-file prompts.txt --cache auto --cache dmd:interval=4 --out comparison
 """
 
-RESUME = "what is finished is kept, and the same command goes on from there (with --overwrite: starts again)"
+RESUME = "what is finished is kept, and the same command goes on from there"
+AGAIN = " (with --overwrite: starts again)"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,13 +69,21 @@ def noted(show: Callable[..., None]) -> Callable[..., None]:
     return say
 
 
+def _resume(arguments: Sequence[str]) -> str:
+    return RESUME if arguments[:1] == ["compare"] else RESUME + AGAIN
+
+
 def _interrupted(error: BaseException, arguments: Sequence[str]) -> str:
-    return f"interrupted; {RESUME}" if arguments[:1] == ["generate"] else "interrupted"
+    return f"interrupted; {_resume(arguments)}" if arguments[:1] in (["generate"], ["compare"]) else "interrupted"
 
 
 def _unwritten(error: BaseException, arguments: Sequence[str]) -> str:
     """``explain`` writes beside what it reads, and its text is out by then."""
-    return str(error) if arguments[:1] == ["explain"] else f"{error}; make room or name another --out: {RESUME}"
+    return (
+        str(error)
+        if arguments[:1] == ["explain"]
+        else f"{error}; make room or name another --out: {_resume(arguments)}"
+    )
 
 
 def _unexpected(error: BaseException, arguments: Sequence[str]) -> str:
@@ -82,10 +93,10 @@ def _unexpected(error: BaseException, arguments: Sequence[str]) -> str:
 # The first that fits: kinds of errors, the exit code, and what is said.
 ERRORS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], int, Callable[..., str]], ...] = (
     (KeyboardInterrupt, 130, _interrupted),
-    (Terminated, 143, lambda error, _: f"terminated; {RESUME}"),
+    (Terminated, 143, lambda error, given: f"terminated; {_resume(given)}"),
     (OutputError, 4, _unwritten),
     ((InputError, MethodError, UnsupportedError, DisagreementError), 2, lambda error, _: str(error)),
-    (torch.OutOfMemoryError, 1, lambda error, _: f"{error}; {RESUME}"),
+    (torch.OutOfMemoryError, 1, lambda error, given: f"{error}; {_resume(given)}"),
     (GenerationError, 1, lambda error, _: str(error)),
     (BackendUnavailableError, 3, lambda error, _: f"{error}; c4d doctor lists what can"),
     (CannotImportError, 3, lambda error, _: f"{error}; {error.way_out}"),
@@ -113,6 +124,8 @@ def _run(arguments: list[str]) -> int:
     add_options(making)
     tuning = command("tune", "make a profile of a model, measure it, and say which method to take")
     add_options(tuning, TuneOptions)
+    comparing = command("compare", "one page of what methods do to a model, beside plain steps of the same cost")
+    add_options(comparing, CompareOptions)
     telling = command("explain", "draw which steps of a generation were computed, by which values, and say why")
     telling.add_argument("folder", type=path_to, metavar="DIR", help="folder that generate made, of one prompt or more")
     telling.add_argument("--json", action="store_true", help="print the same as data, a line for each generation")
@@ -138,6 +151,9 @@ def _run(arguments: list[str]) -> int:
             if given["command"] == "tune":
                 aims = read_options(given, tuning, TuneOptions)
                 return launched_or(aims, arguments, lambda: tune(aims, stops))
+            if given["command"] == "compare":
+                asked = read_options(given, comparing, CompareOptions)
+                return launched_or(asked, arguments, lambda: compare(asked, stops))
             options = read_options(given, making, Options)
             return launched_or(options, arguments, lambda: generate(options, stops))
     return 0

@@ -78,6 +78,12 @@ def switch(group: str, text: str) -> Any:
     return field(default=False, metadata={"group": group, "action": argparse.BooleanOptionalAction, "help": text})
 
 
+def several(group: str, convert: Callable[[str], Any], metavar: str, text: str) -> Any:
+    """A field of :class:`Options` that may be given several times."""
+    how = {"group": group, "type": convert, "metavar": metavar, "help": text, "action": "append"}
+    return field(default=(), metadata=how)
+
+
 @dataclass(frozen=True)
 class Shared:
     """Options of every command that runs a model: their defaults, how their words are read, and what they are.
@@ -223,6 +229,30 @@ class TuneOptions(Shared):
     overwrite: bool = switch(WHERE, "make it again where --out is a profile already")
 
 
+@dataclass(frozen=True)
+class CompareOptions(Shared):
+    """Every option of ``compare`` besides those of :class:`Shared`."""
+
+    cache: tuple[str, ...] = several(
+        HOW,
+        str,
+        "TEXT",
+        "a method to compare, such as dmd:interval=4 (c4d methods), or auto; give it once for each; default: what auto "
+        "takes at each --quality, and the methods that need nothing but a text",
+    )
+    plain: tuple[int, ...] | None = option(
+        None, HOW, numbers, "N[/N…]", "plain steps beside them, such as 20/14/10; default: those that cost the same"
+    )
+    minutes: float = option(
+        5.0, HOW, number, "X", "how long to search for noise levels of plain steps; 0 leaves them out; default 5"
+    )
+    samples: int | None = option(None, WHAT, whole, "N", "prompts, from the start of the file; default all of it")
+    repeats: int = option(1, HOW, whole, "N", "timed runs of each, in turns; default 1")
+    out: Path = option(
+        Path("out/compare"), WHERE, path_to, "DIR", "folder for the page and what it is made of; default out/compare"
+    )
+
+
 class Parser(argparse.ArgumentParser):
     """Raises :class:`InputError` where argparse would print and exit."""
 
@@ -257,8 +287,9 @@ def read_options(given: Mapping[str, Any], parser: argparse.ArgumentParser, kind
         if one in flags and other not in flags:
             merged.pop(other, None)  # the command line wins over the file for the pair
     for name, value in merged.items():
-        if isinstance(value, (str, Path)) and (wrong := unusable(str(value))):
-            raise InputError(f"--{name.replace('_', '-')} {str(value)!r} {wrong}; write it in UTF-8")
+        for each in value if isinstance(value, list) else [value]:
+            if isinstance(each, (str, Path)) and (wrong := unusable(str(each))):
+                raise InputError(f"--{name.replace('_', '-')} {str(each)!r} {wrong}; write it in UTF-8")
     return kind(**merged)
 
 

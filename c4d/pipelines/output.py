@@ -197,6 +197,30 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+class Lines:
+    """A file of JSON objects, one a line, that grows by what was computed: a killed process loses its last at most."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._torn = path.exists() and not path.read_bytes().endswith(b"\n")
+
+    def read(self) -> Iterator[dict[str, Any]]:
+        """What was added, here and by earlier processes."""
+        for line in self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else ():
+            try:
+                found = json.loads(line)
+            except ValueError:  # the last line of a process that was killed
+                continue
+            yield found
+
+    def add(self, values: Mapping[str, Any]) -> None:
+        """Raises :class:`OutputError` for what the system refuses."""
+        line = json.dumps(values, ensure_ascii=False, allow_nan=False)
+        with writing(self._path), self._path.open("a", encoding="utf-8") as file:
+            file.write(("\n" if self._torn else "") + line + "\n")
+        self._torn = False
+
+
 def to_bytes(frames: Tensor) -> Tensor:
     """[..., 3, H, W] in [0, 1] -> uint8 [..., H, W, 3]."""
     return (frames * 255).round().to(torch.uint8).movedim(-3, -1).contiguous()

@@ -22,6 +22,7 @@ from c4d.pipelines.why import NAMES
 
 COLUMNS = 7  # frames shown, evenly spaced
 ROW_STEPS = 50  # steps in one line of the timeline
+FEW = 8  # prompts; an interval over fewer says little
 MOST_VIDEO_BYTES = 12 * 2**20  # beyond, the page would be slow to open: the clips stay beside it
 BRANCHES = {
     "cond": "the forward with the prompt",
@@ -85,6 +86,28 @@ def render_index(
         cards.append({**card, "prompt": asked["prompt"], "seed": asked["seed"], "summary": summary(record)})
     last = list(records.values())[-1]["asked"]
     return template("index.html").render(cards=cards, model=last["model"], method=last["cache"])
+
+
+def render_comparison(
+    figures: Mapping[str, Any], pictures: Mapping[str, str], rung: Any, commands: Mapping[str, str]
+) -> str:
+    """The page of a comparison.
+
+    Args:
+        figures: what compare.json says.
+        pictures: name of a film strip -> data URI.
+        rung: how the strips were made smaller (:class:`c4d.pipelines.strips.Rung`).
+        commands: contender -> the command line that makes a clip as it does.
+    """
+    shown = sum(f"{each['name']}.strip" in pictures for each in figures["contenders"][0]["prompts"])
+    return template("compare.html").render(
+        f=figures,
+        data={**figures, "commands": dict(commands), "strip_frames": rung.frames if rung is not None else 0},
+        pictures=dict(pictures),
+        shown=shown,
+        rung=rung,
+        few=FEW,
+    )
 
 
 def template(name: str) -> Template:

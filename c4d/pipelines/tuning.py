@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -14,27 +13,35 @@ from torch import Tensor
 
 import c4d
 from c4d.backends import Backend
+from c4d.metrics.closeness import decibels
 from c4d.parallel.session import Parallel
 from c4d.pipelines.arguments import effective
-from c4d.pipelines.compare import fidelity, work
+from c4d.pipelines.compare import work
 from c4d.pipelines.generate import generate
+from c4d.pipelines.output import Lines
 from c4d.pipelines.request import Request
 
-IDENTICAL = 120.0  # dB that stand for no difference at all
 PROFILE, PLAIN, OTHER = "profile", "plain steps", "other"
+LEVELS, UNCACHED = "plain steps at chosen noise levels", "uncached"
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A method as text, or (None) plain sampling in ``steps``; ``kind`` is one of profile, plain steps and other."""
+    """A method as text, or (None) plain sampling in ``steps``; ``kind`` is one of the five above.
+
+    ``levels``: the steps of an uncached run whose noise levels the plain steps have, if they are chosen.
+    """
 
     kind: str
     method: str | None
     steps: int
+    levels: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
-        return self.method or f"{self.steps} plain steps"
+        if self.kind == UNCACHED:
+            return UNCACHED
+        return self.method or f"{self.steps} {self.kind if self.levels else PLAIN}"
 
 
 @dataclass(frozen=True)
@@ -87,20 +94,15 @@ class Measured:
     """Rows by contender, in memory and as lines of a file from which an interrupted measurement goes on."""
 
     def __init__(self, path: Path | None = None) -> None:
-        self._path, self.rows = path, dict[str, Row]()
-        if path is not None and path.exists():
-            for line in path.read_text(encoding="utf-8").splitlines():
-                try:
-                    found = json.loads(line)
-                except ValueError:  # the last line of a process that was killed
-                    continue
-                self.rows[found["name"]] = Row(**{**found, "psnr": tuple(found["psnr"])})
+        self._lines = None if path is None else Lines(path)
+        self.rows = dict[str, Row]()
+        for found in self._lines.read() if self._lines is not None else ():
+            self.rows[found["name"]] = Row(**{**found, "psnr": tuple(found["psnr"])})
 
     def add(self, row: Row) -> None:
         self.rows[row.name] = row
-        if self._path is not None:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(asdict(row)) + "\n")
+        if self._lines is not None:
+            self._lines.add(asdict(row))
 
 
 def measure(
@@ -125,8 +127,7 @@ def measure(
             if i not in kept:
                 kept[i] = generate(pipe, request, method=None, **how).frames
             clip = generate(pipe, replace(request, steps=contender.steps), method=contender.method, **how)
-            close = fidelity(clip.frames, kept[i])["psnr_db"]
-            clips.append((IDENTICAL if close is None else close, clip))
+            clips.append((decibels(clip.frames, kept[i]), clip))
         done = [work(clip.report.to_dict()) for _, clip in clips if clip.report is not None]
         total = effective(pipe, requests[0])["num_inference_steps"]
         row = Row(
@@ -153,9 +154,9 @@ def front(rows: Sequence[Row]) -> list[Row]:
     return found
 
 
-def beside(row: Row, rows: Sequence[Row]) -> Row | None:
+def beside(row: Row, rows: Sequence[Row], kind: str = PLAIN) -> Row | None:
     """The plain steps that cost what ``row`` costs, or the fewest that cost more; None if none were measured."""
-    plain = sorted((each for each in rows if each.kind == PLAIN), key=lambda each: each.share)
+    plain = sorted((each for each in rows if each.kind == kind), key=lambda each: each.share)
     return next((each for each in plain if each.share >= row.share - 1e-6), plain[-1] if plain else None)
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from bench.fidelity.page import against, at_budget, write
 from bench.fidelity.results import Measured, Results
-from bench.fidelity.statistics import best, equal_cost, paired
+from bench.fidelity.statistics import best, equal_cost
+from c4d.metrics.paired import paired
 
 PLAIN = {10: 160.0, 17: 272.0, 20: 320.0}
 
