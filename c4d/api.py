@@ -319,7 +319,9 @@ def _made(
     for rule in made.rules:
         made_for = rule.policy.calibrated_for
         if made_for is not None and (wrong := mismatch(made_for, signature(transformers[0]))):
-            raise ProfileError(f"{made.name}: {wrong}; make one for it (c4d tune)")
+            raise ProfileError(
+                f"{made.name}: {wrong}; make one for it (c4d tune; c4d calibrate for a published method)"
+            )
     return made, None
 
 

@@ -21,10 +21,11 @@ from typing import Any
 
 import torch
 
-from bench import learn, peers
-from bench.clips import GUIDANCE, LENGTH, paired, pipeline
+from bench import peers
+from bench.clips import GUIDANCE, LENGTH, paired, pipeline, unmeasured
 from bench.fidelity import cases, cost, equal, others, page, plot
 from bench.fidelity.results import Measured, Results
+from bench.learned import Learned
 from bench.stamp import ROOT, stamp
 from c4d.bundled import as_tensor, generate, judge
 from c4d.metrics import psnr, ssim
@@ -99,7 +100,7 @@ def measure(options: argparse.Namespace, results: Results, command: str) -> None
         bench = Bench(pipe, sampler, options.clips, options.steps)
         results.facts["shares"] = bench.parts
         calibrate = functools.cache(lambda: calibrated(pipe, options.steps))
-        learned = learn.Learned(partial(learn.of_clips, pipe, 4, options.steps), options.pictures / sampler)
+        learned = Learned(pipe, partial(unmeasured, pipe, options.steps, 4), options.pictures / sampler)
         todo = [cases.uncached(options.steps), *(cases.plain(n) for n in cases.PLAIN if n < options.steps)]
         todo += [
             *cases.ours(options.steps, learned.path),

@@ -16,6 +16,7 @@ from bench.clips import GUIDANCE, LENGTH, paired
 from bench.fidelity.cases import every, mask
 from bench.fidelity.others import calibrator_config, static_mask
 from c4d.bundled import generate
+from c4d.core.caching.curves import of_ratios
 from c4d.core.caching.feature_forecasters import DynamicModes
 from c4d.core.caching.finite_differences import Taylor
 from c4d.core.caching.forecasters import FoCa, Reuse
@@ -130,7 +131,7 @@ def _diffusers(steps: int) -> Iterator[Pair]:
         (("its steps as a schedule, hold", retained, ""),),
     )
     ratios = MagCacheConfig(num_inference_steps=steps, mag_ratios=published_curves()[CURVE]["cond"], threshold=0.12)
-    policy = MagCachePolicy(0.12, 3, 0.2, tuple(ratios.mag_ratios.tolist()))
+    policy = MagCachePolicy(0.12, 3, 0.2, of_ratios(ratios.mag_ratios.tolist()))
     own = f"magcache:curve={CURVE},threshold=0.12,max_skips=3"
     yield Pair(
         f"diffusers MagCache ratios of {CURVE}, threshold=0.12",

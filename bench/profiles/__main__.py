@@ -25,8 +25,8 @@ from typing import Any
 import torch
 
 import c4d
-from bench import learn
 from bench.fidelity import cost, others
+from bench.learned import Learned
 from bench.profiles import baselines, page
 from bench.stamp import stamp
 from bench.yardsticks import BATCH, FOLDER, HELD, SAMPLERS, SEED, Yardstick
@@ -249,7 +249,7 @@ class Bench:
     def learned(self) -> Callable[[str, tuple[int, ...]], Path]:
         """The path of what DPCache or L2P learned from four calibration samples under this sampler."""
         run = partial(self.yardstick.make, *self.learning(4), num_inference_steps=STEPS)
-        return learn.Learned(partial(learn.recorded, self.yardstick.pipe, run), Path(tempfile.mkdtemp())).path
+        return Learned(self.yardstick.pipe, run, Path(tempfile.mkdtemp())).path
 
     def learning(self, count: int = LEARNING) -> tuple[list[str], list[int]]:
         prompts = self.yardstick.learning()[:count]

@@ -34,9 +34,14 @@ class Store:
     def close(self, about: dict[str, Any]) -> None:
         """The pass is whole: :func:`reopened` finds it, and ``about``."""
         if self._folder is not None:
-            beside = self._folder / f"{INDEX}.part"
-            beside.write_text(json.dumps({"shapes": self._shapes, "about": about}))
-            beside.replace(self._folder / INDEX)
+            write_whole(self._folder / INDEX, json.dumps({"shapes": self._shapes, "about": about}))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """So that whoever finds the file finds all of it."""
+    beside = path.with_name(f"{path.name}.part")
+    beside.write_text(text)
+    beside.replace(path)
 
 
 def reopened(folder: Path) -> tuple[list[Tensor], dict[str, Any]] | None:

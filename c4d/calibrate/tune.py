@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from c4d.calibrate import starts
+from c4d.calibrate.about import about_sampling
 from c4d.calibrate.errors import CalibrationError
 from c4d.calibrate.fit import Fit, distances
 from c4d.calibrate.lockstep import Samplings
@@ -37,7 +36,6 @@ COMPUTED = (20, 14, 10)
 BATCH = 8
 REST = 0.2  # of the time of a search, for the numbers of computed steps between those that were asked for
 BETWEEN = 4  # how many times fewer trials these have
-LIBRARIES = ("c4d", "torch", "diffusers", "transformers")
 
 
 def tune(
@@ -119,7 +117,14 @@ def tune(
         )
     fit = Fit(samplings, reference, agreed=list if ranks is None else ranks.common)
     found = made_of.searched(fit, counts, minutes * 60.0, trials, begin)
-    told = {**_said(scheduler, reference, prompts, fit.count), **_numbers(call), **(about or {})}
+    told = {
+        **about_sampling(scheduler, prompts, call),
+        "steps": reference.steps,
+        "samples": fit.count,
+        "latents": reference.latents,
+        "shape": list(reference.track.samples[0][0].shape[1:]),
+        **(about or {}),
+    }
     return Profile(
         reference.coordinate.name,
         {count: each.plan for count, each in found.items()},
@@ -273,28 +278,3 @@ def _closeness(errors: Tensor, reference: Reference) -> dict[str, float]:
     power = distances(reference.track.samples[-1], [torch.zeros_like(x) for x in reference.track.samples[-1]])
     decibels = -10.0 * ((errors + 1e-20) / power).log10()
     return {"db_mean": round(float(decibels.mean()), 2), "db_worst": round(float(decibels.min()), 2)}
-
-
-def _said(scheduler: Any, reference: Reference, prompts: Sequence[str], samples: int) -> dict[str, Any]:
-    config = getattr(scheduler, "config", {})
-    shift = config.get("flow_shift", config.get("shift"))
-    versions = dict[str, str]()
-    for library in LIBRARIES:
-        try:
-            versions[library] = version(library)
-        except PackageNotFoundError:
-            continue
-    return {
-        "scheduler": type(scheduler).__name__,
-        "shift": shift,
-        "steps": reference.steps,
-        "samples": samples,
-        "latents": reference.latents,
-        "shape": list(reference.track.samples[0][0].shape[1:]),
-        "prompts": hashlib.sha256("\n".join(prompts).encode()).hexdigest() if prompts else None,
-        "versions": versions,
-    }
-
-
-def _numbers(call: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in call.items() if isinstance(value, int | float | str | bool)}

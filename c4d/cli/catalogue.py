@@ -13,6 +13,7 @@ from typing import Any
 from c4d.backends import Backend, BackendUnavailableError, known, load, missing, select, taken
 from c4d.backends.kernels import MASKS, NONE, names
 from c4d.bundled import BUNDLED
+from c4d.calibrate.published import CALIBRATIONS
 from c4d.cli.start import AUTOLOAD, TORCH_FAILED
 from c4d.cli.table import published_for, reads_file, refusal, short, table_text
 from c4d.core.importing import CannotImportError
@@ -82,8 +83,10 @@ def _method_text(name: str) -> str:
     lines += ["", "MODELS"]
     for transformer, spec in SPECS.items():
         lines.append(f"  {transformer:<32} {refusal(name, spec) or 'yes'}")
+    if name in CALIBRATIONS:
+        lines += ["", f"It can be calibrated on your model: c4d calibrate {name} (c4d calibrate --help)"]
     if reads_file(name):
-        end = f"It reads a profile of your model (docs/methods.md shows how): --cache {name}:{describe(make)}"
+        end = f"It reads a file that was made for your model: --cache {name}:{describe(make)}"
     else:
         end = f"such as  --cache {make.example.format(signal=SIGNALS[0])}"
     return "\n".join([*lines, "", end])

@@ -21,7 +21,7 @@ def from_file(path: Path, parser: argparse.ArgumentParser, names: Container[str]
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error)
         line = f" in line {mark.line + 1}" if mark else ""
         raise InputError(f"{file} is not valid YAML: {problem}{line}; write lines 'name: value'") from error
-    known = {action.dest: action for action in parser._actions if action.dest in names}
+    known = {action.dest.rstrip("_"): action for action in parser._actions if action.dest in names}
     listed = ", ".join(name.replace("_", "-") for name in known)
     if not isinstance(root, yaml.MappingNode):
         raise InputError(f"{file} holds no options; write lines 'name: value' with names of {listed}")

@@ -1,4 +1,4 @@
-"""``c4d generate | tune | compare | explain | methods | models | doctor``."""
+"""``c4d generate | tune | calibrate | compare | explain | methods | models | doctor``."""
 
 from __future__ import annotations
 
@@ -14,11 +14,23 @@ import torch
 
 import c4d
 from c4d.backends import BackendUnavailableError, UnsupportedError
+from c4d.cli.calibrate import listing
+from c4d.cli.calibrate import run as calibrate
 from c4d.cli.catalogue import doctor_text, methods_text, models_text
 from c4d.cli.command import generate
 from c4d.cli.compare import run as compare
 from c4d.cli.explain import run as explain
-from c4d.cli.options import CompareOptions, Options, Parser, Shared, TuneOptions, add_options, path_to, read_options
+from c4d.cli.options import (
+    CalibrateOptions,
+    CompareOptions,
+    Options,
+    Parser,
+    Shared,
+    TuneOptions,
+    add_options,
+    path_to,
+    read_options,
+)
 from c4d.cli.signals import Terminated, stoppable
 from c4d.cli.start import fail
 from c4d.cli.tune import run as tune
@@ -39,8 +51,13 @@ example:    c4d generate --prompt "a red circle moving left on a black backgroun
             c4d compare --prompt-file prompts.txt --cache auto --cache dmd:interval=4 --out comparison
 """
 
-RESUME = "what is finished is kept, and the same command goes on from there"
-AGAIN = " (with --overwrite: starts again)"
+KEPT = "what is finished is kept, and the same command goes on from there"
+RESUME = {  # what a command that ended early says of the next call
+    "generate": f"{KEPT} (with --overwrite: starts again)",
+    "tune": KEPT,
+    "calibrate": KEPT,
+    "compare": KEPT,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,20 +87,19 @@ def noted(show: Callable[..., None]) -> Callable[..., None]:
 
 
 def _resume(arguments: Sequence[str]) -> str:
-    return RESUME if arguments[:1] == ["compare"] else RESUME + AGAIN
+    return RESUME.get(arguments[0], KEPT) if arguments else KEPT
 
 
 def _interrupted(error: BaseException, arguments: Sequence[str]) -> str:
-    return f"interrupted; {_resume(arguments)}" if arguments[:1] in (["generate"], ["compare"]) else "interrupted"
+    resume = RESUME.get(arguments[0]) if arguments else None
+    return "interrupted" if resume is None else f"interrupted; {resume}"
 
 
 def _unwritten(error: BaseException, arguments: Sequence[str]) -> str:
     """``explain`` writes beside what it reads, and its text is out by then."""
-    return (
-        str(error)
-        if arguments[:1] == ["explain"]
-        else f"{error}; make room or name another --out: {_resume(arguments)}"
-    )
+    if arguments[:1] == ["explain"]:
+        return str(error)
+    return f"{error}; make room or name another --out: {_resume(arguments)}"
 
 
 def _unexpected(error: BaseException, arguments: Sequence[str]) -> str:
@@ -117,15 +133,32 @@ def _run(arguments: list[str]) -> int:
     parser.add_argument("--version", action="version", version=f"c4d {c4d.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
-    def command(name: str, text: str) -> Parser:
-        return commands.add_parser(name, help=text, description=text, parents=[shared], allow_abbrev=False)
+    def command(name: str, text: str, epilog: str | None = None) -> Parser:
+        how: dict[str, Any] = {"epilog": epilog, "formatter_class": argparse.RawDescriptionHelpFormatter}
+        return commands.add_parser(name, help=text, description=text, parents=[shared], allow_abbrev=False, **how)
 
-    making = command("generate", "generate a clip, cached or not, and report on it")
-    add_options(making)
-    tuning = command("tune", "make a profile of a model, measure it, and say which method to take")
-    add_options(tuning, TuneOptions)
-    comparing = command("compare", "one page of what methods do to a model, beside plain steps of the same cost")
-    add_options(comparing, CompareOptions)
+    jobs: dict[str, tuple[Parser, type[Shared], Callable[..., None]]] = {
+        "generate": (command("generate", "generate a clip, cached or not, and report on it"), Options, generate),
+        "tune": (
+            command("tune", "make a profile of a model, measure it, and say which method to take"),
+            TuneOptions,
+            tune,
+        ),
+        "calibrate": (
+            command("calibrate", "make the calibration data of a published method for a model", listing()),
+            CalibrateOptions,
+            calibrate,
+        ),
+        "compare": (
+            command("compare", "one page of what methods do to a model, beside plain steps of the same cost"),
+            CompareOptions,
+            compare,
+        ),
+    }
+    unsaid: dict[str, Any] = {"nargs": "?", "default": argparse.SUPPRESS}  # a file with options is read without it
+    jobs["calibrate"][0].add_argument("method", metavar="METHOD", help="what to calibrate, see below", **unsaid)
+    for asking, kind, _ in jobs.values():
+        add_options(asking, kind)
     telling = command("explain", "draw which steps of a generation were computed, by which values, and say why")
     telling.add_argument("folder", type=path_to, metavar="DIR", help="folder that generate made, of one prompt or more")
     telling.add_argument("--json", action="store_true", help="print the same as data, a line for each generation")
@@ -148,14 +181,9 @@ def _run(arguments: list[str]) -> int:
     else:
         with stoppable() as stops, warnings.catch_warnings():
             warnings.showwarning = noted(warnings.showwarning)
-            if given["command"] == "tune":
-                aims = read_options(given, tuning, TuneOptions)
-                return launched_or(aims, arguments, lambda: tune(aims, stops))
-            if given["command"] == "compare":
-                asked = read_options(given, comparing, CompareOptions)
-                return launched_or(asked, arguments, lambda: compare(asked, stops))
-            options = read_options(given, making, Options)
-            return launched_or(options, arguments, lambda: generate(options, stops))
+            asking, kind, job = jobs[given["command"]]
+            options, named = read_options(given, asking, kind), [given["method"]] if "method" in given else []
+            return launched_or(options, arguments, lambda: job(*named, options, stops))
     return 0
 
 

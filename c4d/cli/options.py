@@ -253,6 +253,20 @@ class CompareOptions(Shared):
     )
 
 
+@dataclass(frozen=True)
+class CalibrateOptions(Shared):
+    """Every option of ``calibrate`` besides those of :class:`Shared`."""
+
+    samples: int | None = option(
+        None, GOAL, whole, "N", "uncached samplings; prompts are taken again under other noise; default all, at least 4"
+    )
+    from_: Path | None = option(
+        None, GOAL, path_to, "DIR", "recorded differences of another tool in place of prompts (docs/calibrating.md)"
+    )
+    out: Path | None = option(None, WHERE, path_to, "FILE", "the calibration; default out/MODEL-METHOD.json")
+    overwrite: bool = switch(WHERE, "make it again where --out is a file already")
+
+
 class Parser(argparse.ArgumentParser):
     """Raises :class:`InputError` where argparse would print and exit."""
 
@@ -268,9 +282,14 @@ def add_options(parser: argparse.ArgumentParser, kind: type[Shared] = Options) -
         how = dict(each.metadata)
         if (title := how.pop("group")) not in groups:
             groups[title] = parser.add_argument_group(title)
-        groups[title].add_argument(f"--{each.name.replace('_', '-')}", default=argparse.SUPPRESS, **how)
+        groups[title].add_argument(flag(each.name), dest=each.name, default=argparse.SUPPRESS, **how)
     text = "YAML file with any of these options; the command line wins over it"
     groups[WHERE].add_argument("--config", type=path_to, metavar="FILE", default=argparse.SUPPRESS, help=text)
+
+
+def flag(name: str) -> str:
+    """Of a field; one whose name Python has taken ends in _."""
+    return f"--{name.rstrip('_').replace('_', '-')}"
 
 
 def read_options(given: Mapping[str, Any], parser: argparse.ArgumentParser, kind: type[S]) -> S:
@@ -289,7 +308,7 @@ def read_options(given: Mapping[str, Any], parser: argparse.ArgumentParser, kind
     for name, value in merged.items():
         for each in value if isinstance(value, list) else [value]:
             if isinstance(each, (str, Path)) and (wrong := unusable(str(each))):
-                raise InputError(f"--{name.replace('_', '-')} {str(each)!r} {wrong}; write it in UTF-8")
+                raise InputError(f"{flag(name)} {str(each)!r} {wrong}; write it in UTF-8")
     return kind(**merged)
 
 

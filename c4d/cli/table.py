@@ -35,8 +35,9 @@ def published_for(method: str, spec: ModelSpec) -> list[str]:
 
 
 def reads_file(method: str) -> bool:
-    """Whether it needs a profile that was learned on the model (docs/methods.md says how)."""
-    return "path" in inspect.signature(METHODS[method]).parameters
+    """Whether it needs a file that was made for the model (c4d tune, c4d calibrate)."""
+    path = inspect.signature(METHODS[method]).parameters.get("path")
+    return path is not None and path.default is path.empty
 
 
 def short(transformer: str) -> str:

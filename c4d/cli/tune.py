@@ -17,7 +17,7 @@ from c4d.calibrate.errors import CalibrationError
 from c4d.calibrate.pipeline import besides
 from c4d.calibrate.tune import COMPUTED, tune
 from c4d.cli.command import Plan, load, prepare
-from c4d.cli.options import Options, TuneOptions
+from c4d.cli.options import Options, Shared, TuneOptions
 from c4d.cli.signals import Stops
 from c4d.core.caching.profile import Profile
 from c4d.core.caching.profiles import folder
@@ -58,8 +58,7 @@ def run(options: TuneOptions, stops: Stops) -> None:
     work = out.with_suffix(".work")
     plan = prepare(options.parts_of(Options, cache=None, out=work))
     stops.check()
-    if out.exists() and not options.overwrite:
-        raise InputError(f"{str(out)!r} is there already: name another --out, or make it again with --overwrite")
+    refuse_existing(out, options.overwrite)
     learning, held = split(options, plan.requests)
     plan.job.first(partial(work.mkdir, parents=True, exist_ok=True))
     with ExitStack() as until_done, memory_explained(plan.backend, plan.settings):
@@ -68,7 +67,7 @@ def run(options: TuneOptions, stops: Stops) -> None:
         pipe.set_progress_bar_config(disable=True)
         steps = effective(pipe, learning[0])["num_inference_steps"]
         counts = computed(options, steps)
-        tell = teller(options, plan)
+        tell = teller(options, plan, "tune")
         call = besides(call_arguments(pipe, learning[0]))
         with as_input_errors():
             profile = tune(
@@ -106,6 +105,12 @@ def check(options: TuneOptions) -> None:
     for name, value in (("--samples", options.samples), ("--held-out", options.held_out)):
         if value is not None and value < 1:
             raise InputError(f"{name} is {value!r}; allowed are whole numbers from 1")
+
+
+def refuse_existing(out: Path, overwrite: bool) -> None:
+    """Raises :class:`InputError` for a file that is there and may not be replaced."""
+    if out.exists() and not overwrite:
+        raise InputError(f"{str(out)!r} is there already: name another --out, or make it again with --overwrite")
 
 
 def split(options: TuneOptions, requests: Sequence[Request]) -> tuple[list[Request], list[Request]]:
@@ -234,10 +239,10 @@ def written_to(row: Row, out: Path) -> Row:
     return replace(row, name=f"profile:{out},computed={count_of(row)}") if row.kind == PROFILE else row
 
 
-def teller(options: TuneOptions, plan: Plan) -> Any:
+def teller(options: Shared, plan: Plan, command: str) -> Any:
     """Prints a line above what progress bar there may be; nothing on other ranks, and with --quiet."""
     shown = plan.job.rank == 0 and not options.quiet
-    return (lambda line: tqdm.write(f"tune: {line}", file=sys.stderr)) if shown else (lambda line: None)
+    return (lambda line: tqdm.write(f"{command}: {line}", file=sys.stderr)) if shown else (lambda line: None)
 
 
 @contextmanager

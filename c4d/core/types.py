@@ -44,6 +44,11 @@ class Signal(enum.Enum):
         return self in (Signal.FIRST_BLOCKS, Signal.INPUT_SINCE)
 
     @property
+    def stepwise(self) -> bool:
+        """True if every step, also a reused one, knows its change since the step before."""
+        return not self.anchored and self is not Signal.OUTPUT
+
+    @property
     def outside(self) -> bool:
         """True if it is known before the transformer runs."""
         return self in (Signal.INPUT, Signal.INPUT_SINCE, Signal.OUTPUT, Signal.SPECTRUM)

@@ -106,7 +106,7 @@ def test_published_settings():
     assert parse("hicache:published=hicache-pp").rules[0].forecast == Hermite(1, scale=0.5)
     flux = parse("magcache:published=flux.1-dev").rules[0].policy
     assert (flux.threshold, flux.max_skips, flux.retention, flux.never) == (0.24, 5, 0.1, (11,))
-    assert parse("magcache:published=wan2.2-i2v-a14b").rules[0].policy.experts == (1,)
+    assert {each.expert for each in parse("magcache:published=wan2.2-i2v-a14b").rules[0].policy.curves} == {1}
 
 
 @pytest.mark.parametrize("at", ["blocks", "output", "attn,mlp"])
@@ -248,9 +248,9 @@ def test_an_output_is_not_a_residual():
         ("lemica:published=flux.1-dev", "nothing is published for lemica under 'flux.1-dev': known are wan2.1-t2v"),
         (
             "dpcache:path=nowhere.json,budget=4",
-            "a profile, made by .*bench.learn, from path=nowhere.json: .*No such",
+            r"path=nowhere.json is to be the calibration of dpcache \(c4d calibrate dpcache makes it\): .*No such",
         ),
-        (f"l2p:path={PROFILES}/dpcache.json", "holds 'dpcache', not a profile of l2p"),
+        (f"l2p:path={PROFILES}/dpcache.json", "is a calibration of 'dpcache', not of l2p"),
         (f"dpcache:path={PROFILES}/dpcache.json,budget=2", r"no 2 of 8 steps have the leading 3"),
         (f"dpcache:path={PROFILES}/dpcache.json,budget=9", r"no 9 of 8 steps"),
         ("schedule:computed=0,1", "no option '1': known are computed"),
@@ -322,7 +322,7 @@ VALUES = {
     "signal": st.sampled_from(["time_embedding", "time_projection", "modulated_input"]),
     "coefficients": st.lists(st.floats(0.001, 1e3), min_size=2, max_size=5).map(lambda c: "/".join(map(str, c))),
 }
-NEEDED = ("fit", "coefficients", "signal", "attn")
+NEEDED = ("fit", "coefficients", "signal", "attn", "curve")
 SITES_OF = {
     "fora": ["attn", "cross_attn,mlp", "total"],
     "taylorseer-lite": ["blocks", "mlp"],
@@ -346,7 +346,8 @@ def part(draw, name, make, leave_out=()):
 def texts(draw):
     """A valid text, made of the signatures in the catalogue."""
     name = draw(st.sampled_from(sorted({*METHODS} - {"l2p", "profile"})))  # they read other profiles
-    without = draw(st.sampled_from([("fit",), ("coefficients", "signal")])) if name == "teacache" else ()
+    without = ("path",) if name != "dpcache" else ()  # the file there is is DPCache's
+    without += draw(st.sampled_from([("fit",), ("coefficients", "signal")])) if name == "teacache" else ()
     text = draw(part(name, METHODS[name], without))
     if draw(st.booleans()):
         several = ",cross_attn=" in text or ":cross_attn=" in text

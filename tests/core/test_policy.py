@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from c4d.core.caching.curves import of_ratios
 from c4d.core.caching.policies import Accumulate, Bounded, Interval, StepMask, Threshold
 from c4d.core.methods.magcache import MagCachePolicy, published_curves
 from c4d.core.methods.pab import PyramidPolicy
@@ -284,18 +285,18 @@ def test_magcache_never_skips_flux_s_step_11_of_28():
 
 def test_magcache_at_half_the_steps_grows_by_two_steps_of_its_curve():
     """A curve that falls by a tenth every step: at half the steps one of them moves by 1 - 0.81, not by 0.1."""
-    curve = MagCachePolicy(0.15, 9, 0.0, cond=(1.0, *[0.9] * 20))
+    curve = MagCachePolicy(0.15, 9, 0.0, of_ratios((1.0, *[0.9] * 20)))
     assert timeline(curve, [Step(i, 21, "cond") for i in range(4)]) == "CrCr"
     assert timeline(curve, [Step(i, 11, "cond") for i in range(4)]) == "CCCC"
 
 
 def test_magcache_computes_the_first_part_of_each_expert():
-    policy = MagCachePolicy(1e9, 100, 0.4, cond=(1.0,) * 40)
+    policy = MagCachePolicy(1e9, 100, 0.4, of_ratios((1.0,) * 40))
     spans = {0: (0, 10), 1: (10, 40)}
     steps = [Step(i, 40, "cond", int(i >= 10), spans[int(i >= 10)]) for i in range(40)]
     assert timeline(policy, steps[:10]) == "CCCC" + "r" * 6
     assert timeline(policy, steps[10:]) == "C" * 12 + "r" * 18
-    late = replace(policy, experts=(1,))
+    late = replace(policy, curves=of_ratios((1.0,) * 40, experts=(1,)))
     assert timeline(late, steps[:10]) == "C" * 10 and "r" in timeline(late, steps[10:])
 
 

@@ -9,6 +9,7 @@ import torch
 
 import c4d
 from bench import peers
+from c4d.core.caching.curves import of_ratios
 from c4d.core.caching.finite_differences import Taylor
 from c4d.core.caching.forecasters import Reuse
 from c4d.core.caching.policies import StepMask
@@ -88,7 +89,7 @@ def magcache(ratios, steps, threshold, max_skips, retention=0.2):
 
 
 def by_curve(ratios, threshold, max_skips, retention=0.2):
-    policy = MagCachePolicy(threshold, max_skips, retention, tuple(ratios))
+    policy = MagCachePolicy(threshold, max_skips, retention, of_ratios(ratios))
     return CacheMethod("mine", (BlocksRule(policy, Reuse()),))
 
 

@@ -112,13 +112,15 @@ class Accumulate(Policy["float | None"]):
     acc += poly(ratio), the polynomial's highest power first; acc < threshold reuses, otherwise compute and acc = 0
     (arXiv 2411.19108, eq. 7). Several published fits are negative in places, which would let the sum shrink without
     end: ``clamped``, a negative value counts as 0, and a ratio beyond the first root at which the polynomial falls
-    below 0 is computed, for nothing was fitted there.
+    below 0 is computed, for nothing was fitted there. ``within``: the ratios that the polynomial was fitted to, where
+    they are known; a smaller one counts as the smallest, and one beyond the greatest is computed.
     """
 
     threshold: float
     signal: Signal
     coefficients: tuple[float, ...] = (1.0, 0.0)
     clamped: bool = True
+    within: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         positive("threshold", self.threshold)
@@ -152,7 +154,10 @@ class Accumulate(Policy["float | None"]):
 
     @cached_property
     def limit(self) -> float:
-        """The ratio at which the polynomial, once positive, first falls below 0; infinity if it does not before 4."""
+        """The ratio at which the fit ends; where that is not known, at which the polynomial, once positive, first falls
+        below 0 (infinity if it does not before 4)."""
+        if self.within is not None:
+            return self.within[1]
         if not self.clamped:
             return math.inf
         ratios = [i / 1000 for i in range(4001)]
@@ -162,6 +167,8 @@ class Accumulate(Policy["float | None"]):
     def _rescaled(self, ratio: float) -> float:
         if ratio > self.limit:
             return math.inf
+        if self.within is not None:
+            ratio = max(ratio, self.within[0])
         return max(0.0, self._polynomial(ratio)) if self.clamped else self._polynomial(ratio)
 
     def _polynomial(self, ratio: float) -> float:
@@ -243,3 +250,24 @@ class Bounded(Wrapper[tuple[Any, int]]):
             return f"the first {self.first} and last {self.last} steps are always computed, and the run has {total}"
         free = [(step, seen) for step, seen in measured if self.first <= step.index < step.total - self.last]
         return self.inner.idle(total, free)
+
+
+@dataclass(frozen=True)
+class MadeFor(Wrapper[Any]):
+    """``inner``, calibrated for one transformer (``model``, its signature) and refused on another."""
+
+    inner: Policy[Any]
+    model: Mapping[str, Any]
+
+    @property
+    def calibrated_for(self) -> Mapping[str, Any]:
+        return self.model
+
+    def init(self) -> Any:
+        return self.inner.init()
+
+    def decide(self, state: Any, step: Step, seen: Mapping[Signal, RelativeL1]) -> tuple[Action, Any]:
+        return self.inner.decide(state, step, seen)
+
+    def weigh(self, state: Any, step: Step, seen: Mapping[Signal, RelativeL1]) -> float | None:
+        return self.inner.weigh(state, step, seen)

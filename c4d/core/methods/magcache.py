@@ -6,7 +6,8 @@
 
 g_s is the mean over tokens of |r(s)| / |r(s-1)|, measured once on the model. r = h_out - h_in is the residual of the
 blocks, A the last computed step and K is ``max_skips``. The first ``retention`` (a part) of the steps is computed. At
-another number of steps, log R comes from the sums of log g, interpolated linearly.
+another number of steps, log R comes from the sums of log g, interpolated linearly. What ``c4d calibrate magcache``
+made has these sums over the noise level, for each branch of guidance and each expert, and serves other samplers too.
 
 Published (threshold, K, retention): FLUX 0.24, 5, 0.1; Wan 2.1 T2V 14B 0.24, 6, 0.2 and 1.3B 0.12, 2, 0.2; Qwen-Image
 0.06, 2, 0.2. The others are in published.json, the curves in magcache.json.
@@ -19,13 +20,13 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
+from c4d.core.caching.calibrated import CalibrationData
+from c4d.core.caching.curves import Curve, curve_of, of_ratios
 from c4d.core.caching.forecasters import Reuse
 from c4d.core.caching.method import method
 from c4d.core.caching.policies import COMPUTE, REUSE, never_small, positive, whole_number
 from c4d.core.caching.rules import BlocksRule, Rule
 from c4d.core.types import Action, Measured, Policy, RelativeL1, Scale, Signal, Step
-
-UNCONDITIONAL = ("uncond", "pred_uncond", "1")  # what pipelines call that branch; its ordinal where they do not name it
 
 
 def published_curves() -> dict[str, dict[str, Any]]:
@@ -38,18 +39,17 @@ def published_curves() -> dict[str, dict[str, Any]]:
 class MagCachePolicy(Policy["tuple[int, int, float] | None"]):
     """Reuse while sum |1 - R| < ``threshold``, R the product of the curve's ratios since the last computed step.
 
-    ``cond`` and ``uncond`` hold, step by step, the mean length of the stack's residual over that of the step before; a
-    run of other length is placed on the cumulative logarithm of it. The first ``retention`` of each expert's steps is
-    computed, as are the ``never`` skipped steps of the curve and experts beside ``experts``.
+    ``curves`` hold the logarithm of the length of the stack's residual over the noise level (``by_noise``) or over the
+    place in a run; a branch and expert without one computes. The first ``retention`` of each expert's steps is
+    computed, as are the ``never`` skipped steps of a published curve.
     """
 
     threshold: float
     max_skips: int
     retention: float
-    cond: tuple[float, ...]
-    uncond: tuple[float, ...] = ()
+    curves: tuple[Curve, ...]
+    by_noise: bool = False
     never: tuple[int, ...] = ()
-    experts: tuple[int, ...] = (0, 1)
 
     def __post_init__(self) -> None:
         positive("threshold", self.threshold)
@@ -67,15 +67,14 @@ class MagCachePolicy(Policy["tuple[int, int, float] | None"]):
     def weigh(
         self, state: tuple[int, int, float] | None, step: Step, seen: Mapping[Signal, RelativeL1]
     ) -> float | None:
-        if state is None:
+        curve = curve_of(self.curves, step.branch, step.expert)
+        if state is None or curve is None:
             return None
         first, last, error = state
         start, end = step.span or (first, step.total)
         kept = step.index < start + int(self.retention * (end - start) + 0.5)
-        pinned = int(step.index * (len(self.cond) - 1) / max(1, step.total - 1) + 0.5) in self.never
-        if kept or pinned or step.expert not in self.experts or step.index - last > self.max_skips:
-            return None
-        return error + abs(1.0 - self._grown(step, last))
+        pinned = int(step.index * (len(curve.points) - 1) / max(1, step.total - 1) + 0.5) in self.never
+        return None if kept or pinned or step.index - last > self.max_skips else error + self._off(curve, step, last)
 
     def decide(
         self, state: tuple[int, int, float] | None, step: Step, seen: Mapping[Signal, RelativeL1]
@@ -86,38 +85,39 @@ class MagCachePolicy(Policy["tuple[int, int, float] | None"]):
             return COMPUTE, (first, step.index, 0.0)
         return REUSE, (first, last, error)
 
-    def _grown(self, step: Step, last: int) -> float:
-        """How much longer the curve says that the residual is than at the step ``last``."""
-        ratios = self.uncond if self.uncond and step.branch in UNCONDITIONAL else self.cond
-        sums = [0.0]
-        for ratio in ratios[1:]:
-            sums.append(sums[-1] + math.log(ratio))
-
-        def at(index: int) -> float:
-            place = index * (len(sums) - 1) / max(1, step.total - 1)
-            low = min(int(place), len(sums) - 2)
-            return sums[low] + (place - low) * (sums[low + 1] - sums[low])
-
-        return math.exp(at(step.index) - at(last))
+    def _off(self, curve: Curve, step: Step, last: int) -> float:
+        """By what part the curve says that the residual is longer or shorter than at the step ``last``."""
+        places = step.levels if self.by_noise else [i / max(1, step.total - 1) for i in range(step.total)]
+        assert places is not None  # by_noise
+        return abs(1.0 - math.exp(curve.at(places[step.index]) - curve.at(places[last])))
 
     def idle(self, total: int, measured: Measured) -> str:
-        steps = [Step(i, total, "cond") for i in range(int(self.retention * total + 0.5), total)]
-        least = min((abs(1.0 - self._grown(step, step.index - 1)) for step in steps if step.index), default=None)
+        run = [Step(i, total, "cond") for i in range(max(1, int(self.retention * total + 0.5)), total)]
+        free = [(curve, curve.steps()[1:] if self.by_noise else run) for curve in self.curves]
+        least = min((self._off(curve, step, step.index - 1) for curve, steps in free for step in steps), default=None)
         return never_small("change of the curve", least, f"below the threshold {self.threshold:g}")
 
 
 @method("magcache", example="magcache:curve=wan2.1-t2v-1.3b,threshold=0.12,max_skips=2")
-def magcache(curve: str, threshold: float, max_skips: int, retention: float = 0.2) -> Rule:
+def magcache(
+    curve: str | None = None, *, threshold: float, max_skips: int, retention: float = 0.2, path: str | None = None
+) -> Rule:
     """MagCache: the stack's residual is reused while a calibrated curve says that its length hardly changes.
 
     arXiv 2506.09045; no forward waits for the device. ``curve`` names a published calibration; its published threshold,
     max_skips and retention: ``magcache:published=…``. Other step counts are taken from the curve's cumulative
-    logarithm, not from its nearest entries, whose product would be another.
+    logarithm, not from its nearest entries, whose product would be another. Or ``path`` is what ``c4d calibrate
+    magcache`` made: curves over the noise level.
     """
     known = published_curves()
+    if (curve is None) == (path is None):
+        raise ValueError(f"magcache takes curve= (known: {', '.join(known)}) or path=; give one of them")
+    if path is not None:
+        made = CalibrationData.load(path, "magcache", "curves")
+        return BlocksRule(made.bound(MagCachePolicy(threshold, max_skips, retention, made.curves(), True)), Reuse())
     if curve not in known:
         raise ValueError(f"unknown magcache curve {curve!r}: known are {', '.join(known)}")
     found = known[curve]
-    more = {key: tuple(found[key]) for key in ("cond", "uncond", "never", "experts") if key in found}
-    policy = MagCachePolicy(threshold, max_skips, retention, **more)
-    return BlocksRule(policy, Reuse())
+    curves = of_ratios(**{key: found[key] for key in ("cond", "uncond", "experts") if key in found})
+    never = tuple(found.get("never", ()))
+    return BlocksRule(MagCachePolicy(threshold, max_skips, retention, curves, never=never), Reuse())

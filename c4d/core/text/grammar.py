@@ -81,8 +81,8 @@ def names_of(method: str) -> str:
 def _compose(text: str) -> CacheMethod:
     rest, at, sites = text.partition("@")
     head, *forecast = re.split(r"[+](?![0-9])", rest, maxsplit=1)  # a digit follows where it belongs to 1e+16
-    method: CacheMethod = _make(head, METHODS, "method")
-    other = _make(forecast[0], FORECASTERS, "forecaster") if forecast else None
+    method: CacheMethod = make_part(head, METHODS, "method")
+    other = make_part(forecast[0], FORECASTERS, "forecaster") if forecast else None
     where: tuple[str, ...] | None = None
     if at:
         where = tuple(site.strip() for site in sites.split(","))
@@ -97,7 +97,8 @@ def _compose(text: str) -> CacheMethod:
     return replace(method, rules=tuple(remade(rule, where, other) for rule in method.rules))
 
 
-def _make(part: str, known: Mapping[str, Callable[..., Any]], what: str) -> Any:
+def make_part(part: str, known: Mapping[str, Callable[..., Any]], what: str) -> Any:
+    """What ``name:key=value,…`` gives, ``name`` being one of the functions ``known``. Raises ValueError."""
     name, colon, options = part.partition(":")
     name = name.strip()
     if name not in known:
@@ -134,7 +135,7 @@ def _make(part: str, known: Mapping[str, Callable[..., Any]], what: str) -> Any:
 def _word(hints: Mapping[str, Any], parameters: Mapping[str, Any]) -> str:
     """The first option, if it is a word (a name or a path): then it may be given without its own name."""
     first = next(iter(parameters))
-    return first if hints.get(first) is str else ""
+    return first if hints.get(first) in (str, str | None) else ""
 
 
 def _pair(option: str, first: str) -> tuple[str, str, str]:
