@@ -182,8 +182,9 @@ def _run(arguments: list[str]) -> int:
         with stoppable() as stops, warnings.catch_warnings():
             warnings.showwarning = noted(warnings.showwarning)
             asking, kind, job = jobs[given["command"]]
-            options, named = read_options(given, asking, kind), [given["method"]] if "method" in given else []
-            return launched_or(options, arguments, lambda: job(*named, options, stops))
+            options = read_options(given, asking, kind)
+            what = [given.get("method")] if given["command"] == "calibrate" else []
+            return launched_or(options, arguments, lambda: job(*what, options, stops))
     return 0
 
 

@@ -144,7 +144,7 @@ def test_a_loop_of_one_s_own(tmp_path):
 
 def test_an_interrupted_call_goes_on_to_the_same_profile(tmp_path):
     pipe, call = pipeline("wan")
-    how = {"prompts": PROMPTS, "samples": 12, "computed": (5, 7), "trials": 12, **call}
+    how = {"prompts": PROMPTS, "samples": 6, "computed": (5, 7), "trials": 6, **call}
     undisturbed = c4d.tune(pipe, **how)
     lines = 0
 
