@@ -51,8 +51,8 @@ MUTANTS = (
         ),
         (
             "accumulate: reuses at the threshold",
-            "if acc < self.threshold else (COMPUTE, 0.0)",
-            "if acc <= self.threshold else (COMPUTE, 0.0)",
+            "acc is not None and acc < self.threshold",
+            "acc is not None and acc <= self.threshold",
             "core/test_policy.py::test_accumulate_sums_until_the_threshold",
         ),
         (
@@ -76,8 +76,8 @@ MUTANTS = (
         ),
         (
             "threshold: computes at the threshold",
-            "seen[self.signal].ratio <= self.threshold",
-            "seen[self.signal].ratio < self.threshold",
+            "change is not None and change <= self.threshold",
+            "change is not None and change < self.threshold",
             "core/test_policy.py",
         ),
         (
@@ -767,8 +767,14 @@ MUTANTS = (
         "c4d/calibrate/fit.py",
         (
             "fit: what was drawn to is no half slope",
-            "prior[:free] + torch.linalg.solve(",
-            "0 * prior[:free] + torch.linalg.solve(",
+            "torch.cat([prior[:free] + change,",
+            "torch.cat([0 * prior[:free] + change,",
+            "calibrate/test_fit.py",
+        ),
+        (
+            "fit: an odd sample counts as much as it likes",
+            "clamp_min(TINY).rsqrt()",
+            "clamp_min(TINY)",
             "calibrate/test_fit.py",
         ),
         (
@@ -839,8 +845,23 @@ MUTANTS = (
         "c4d/calibrate/tune.py",
         (
             "tune: half of the samples teach the last fit",
-            "track = last.follow(done[count])",
-            "track = last.follow(done[count], rows=range(0, fit.count, 2))",
+            "track = fit.follow(computed)",
+            "track = fit.follow(computed, rows=range(0, fit.count, 2))",
+            "calibrate/test_tune.py",
+        ),
+        (
+            "tune: the numbers between are not learned",
+            "allowed = budget.share(count, between[place:], fewer=BETWEEN)",
+            "allowed = Allowance(0)",
+            "calibrate/test_tune.py",
+        ),
+    ),
+    *of(
+        "c4d/core/caching/profiles.py",
+        (
+            "profiles: whatever sampler one was made with",
+            'each[1].about.get("scheduler") != sampler',
+            "True",
             "calibrate/test_tune.py",
         ),
     ),
