@@ -38,7 +38,6 @@ PASSES = 2  # of a step: with the prompt and without
 
 def groups(interval: int = FOREVER) -> dict[str, list[Contender]]:
     """Kind -> contenders of it, the ideal first; once warm, all reuse but for every ``interval``-th step."""
-    from cache_dit import TaylorSeerCalibratorConfig as Calibrator
 
     every = f"interval={interval},order=1,warmup=2"
     dbcache = {"Fn_compute_blocks": 1, "Bn_compute_blocks": 0, "max_warmup_steps": 4, "residual_diff_threshold": 1e9}
@@ -61,7 +60,7 @@ def groups(interval: int = FOREVER) -> dict[str, list[Contender]]:
             ours("first-block:threshold=1e9,warmup=2,last=0+taylor:order=1"),
             theirs("diffusers FirstBlock", peers.hooks, hook_config("first block", interval)),
             theirs("cache-dit F1B0", peers.cache_dit, FOREVER, **dbcache),
-            theirs("cache-dit F1B0 + TaylorSeer 1", peers.cache_dit, FOREVER, calibrator=Calibrator(), **dbcache),
+            theirs("cache-dit F1B0 + TaylorSeer 1", peers.cache_dit, FOREVER, calibrator="TaylorSeer 1", **dbcache),
         ],
         "modules": [
             ideal(0),

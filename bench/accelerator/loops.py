@@ -267,9 +267,7 @@ def taylorseer_lite(machine: Machine, subject: Subject, steps: int) -> Iterator[
 
 def dbcache_(calibrated: bool, **config: Any) -> Attach:
     def attach(machine: Machine, subject: Subject, steps: int) -> Iterator[Callable[[], None]]:
-        from cache_dit import TaylorSeerCalibratorConfig
-
-        calibrator = TaylorSeerCalibratorConfig(taylorseer_order=1) if calibrated else None
+        calibrator = "TaylorSeer 1" if calibrated else None
         cfg = len(subject.size.branches) > 1
         adapter = peers.adapter_of(subject.model, subject.size.stacks, subject.size.pattern)
         with (

@@ -14,7 +14,7 @@ import c4d
 from bench import peers
 from bench.clips import GUIDANCE, LENGTH, paired
 from bench.fidelity.cases import every, mask
-from bench.fidelity.others import calibrator_config, static_mask
+from bench.fidelity.others import static_mask
 from c4d.bundled import generate
 from c4d.core.caching.curves import of_ratios
 from c4d.core.caching.feature_forecasters import DynamicModes
@@ -181,7 +181,7 @@ def _peer(
     steps: int, calibrator: str | None, head: int = 1, tail: int = 0, **config: Any
 ) -> Callable[[Any], AbstractContextManager[peers.Begin]]:
     blocks = {"Fn_compute_blocks": head, "Bn_compute_blocks": tail}
-    return lambda t: peers.cache_dit(t, steps, calibrator=calibrator_config(calibrator), **blocks, **config)
+    return lambda t: peers.cache_dit(t, steps, calibrator=calibrator, **blocks, **config)
 
 
 DYNAMIC = {"max_warmup_steps": 4, "residual_diff_threshold": THRESHOLD}

@@ -17,19 +17,9 @@ from bench.peers import Begin
 
 def _cache_dit(steps: int, method: str, setting: str, calibrator: str | None = None, **config: Any) -> Case:
     def apply(pipe: Any) -> AbstractContextManager[Begin]:
-        return peers.cache_dit(pipe.transformer, steps, calibrator=calibrator_config(calibrator), **config)
+        return peers.cache_dit(pipe.transformer, steps, calibrator=calibrator, **config)
 
     return Case("cache-dit", method, setting, steps, apply)
-
-
-def calibrator_config(name: str | None) -> Any:
-    if name is None:
-        return None
-    import cache_dit as peer
-
-    kind, _, order = name.partition(" ")
-    extra = {"taylorseer_order": int(order)} if order else {}
-    return getattr(peer, f"{kind}CalibratorConfig")(**extra)
 
 
 def cache_dit(steps: int) -> list[Case]:

@@ -16,10 +16,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from bench.stamp import stamp
+from c4d.pipelines.peers import dbcache, restored, taylorseer
+from c4d.pipelines.peers import hooks as hooks  # for those who call it here
 
 Begin = Callable[[], None]
 os.environ.setdefault("CACHE_DIT_LOG_LEVEL", "WARNING")  # read when it is imported; below, it tells of every call
@@ -48,11 +49,11 @@ def cache_dit(
     steps: int,
     *,
     cfg: bool = True,
-    calibrator: Any = None,
+    calibrator: str | None = None,
     adapter: Mapping[str, Any] | None = None,
     **config: Any,
 ) -> Iterator[Begin]:
-    """cache-dit's DBCache; ``config`` goes to DBCacheConfig, ``calibrator`` is one of its configs.
+    """cache-dit's DBCache; ``config`` goes to DBCacheConfig, ``calibrator`` names one of its own ("TaylorSeer 1").
 
     ``adapter``: what its BlockAdapter is told of the blocks; None is Wan's.
     """
@@ -60,14 +61,9 @@ def cache_dit(
 
     blocks = adapter_of(transformer, ("blocks",), "Pattern_2") if adapter is None else adapter
     whole = peer.BlockAdapter(transformer=transformer, has_separate_cfg=cfg, **blocks)
-    cache = peer.DBCacheConfig(num_inference_steps=steps, enable_separate_cfg=cfg, **config)
-    extra = {} if calibrator is None else {"calibrator_config": calibrator}
-    peer.enable_cache(whole, cache_config=cache, **extra)
-    try:
+    how = {"num_inference_steps": steps, "enable_separate_cfg": cfg, **config}
+    with restored(transformer), dbcache(whole, transformer, calibrator, **how):
         yield lambda: peer.refresh_context(transformer, num_inference_steps=steps)
-    finally:
-        peer.disable_cache(transformer)
-        transformer.__dict__.pop("forward", None)  # it leaves its own behind
 
 
 def adapter_of(transformer: Any, stacks: Sequence[str], pattern: str) -> dict[str, Any]:
@@ -91,16 +87,6 @@ def adapter_of(transformer: Any, stacks: Sequence[str], pattern: str) -> dict[st
 
 
 @contextmanager
-def hooks(transformer: Any, config: Any) -> Iterator[Begin]:
-    """diffusers' own hooks; ``config`` is one of its cache configs."""
-    transformer.enable_cache(config)
-    try:
-        yield transformer._reset_stateful_cache
-    finally:
-        transformer.disable_cache()
-
-
-@contextmanager
 def timed(transformer: Any, make: Callable[[Callable[[], float]], Any], unit: float = 1.0) -> Iterator[Begin]:
     """Hooks of diffusers that ask for the timestep of this forward; ``make`` gets the clock and gives the config.
 
@@ -120,14 +106,7 @@ def timed(transformer: Any, make: Callable[[Callable[[], float]], Any], unit: fl
 
 
 def taylorseer_config(interval: int, order: int, warmup: int = 3, lite: bool = False) -> Any:
-    """Factors in float32 (the default is bfloat16); the modules are named, for the default pattern matches none."""
+    """diffusers' config of it, see :func:`c4d.pipelines.peers.taylorseer`."""
     from diffusers import TaylorSeerCacheConfig
 
-    extra = {"use_lite_mode": True} if lite else {"cache_identifiers": [r"blocks\.\d+\.(attn1|attn2|ffn)"]}
-    return TaylorSeerCacheConfig(
-        cache_interval=interval,
-        disable_cache_before_step=warmup,
-        max_order=order,
-        taylor_factors_dtype=torch.float32,
-        **extra,
-    )
+    return TaylorSeerCacheConfig(**taylorseer(interval, order, warmup, lite))

@@ -109,16 +109,14 @@ OURS = {
 
 
 def others() -> dict[str, Attach]:
-    import cache_dit
     import diffusers
 
     blocks = {"Fn_compute_blocks": 1, "Bn_compute_blocks": 0, "max_warmup_steps": 4, "residual_diff_threshold": 0.24}
-    calibrator = cache_dit.TaylorSeerCalibratorConfig(taylorseer_order=1)
     first = diffusers.FirstBlockCacheConfig(threshold=0.15)
     lite = peers.taylorseer_config(3, 1, warmup=2, lite=True)
     return {
         "cache-dit DBCache": lambda model, _: peers.cache_dit(model, STEPS, **blocks),
-        "cache-dit + TaylorSeer": lambda model, _: peers.cache_dit(model, STEPS, calibrator=calibrator, **blocks),
+        "cache-dit + TaylorSeer": lambda model, _: peers.cache_dit(model, STEPS, calibrator="TaylorSeer 1", **blocks),
         "diffusers First-Block": lambda model, _: peers.hooks(model, first),
         "diffusers TaylorSeer-Lite": lambda model, _: peers.hooks(model, lite),
     }

@@ -23,9 +23,10 @@ from c4d.core.text.grammar import parse
 from c4d.pipelines import InputError, check_method, effective, exclusive_lock, memory_explained, skeleton
 from c4d.pipelines.comparison import Comparison, Kept, as_csv
 from c4d.pipelines.output import write_json, write_text
+from c4d.pipelines.peers import libraries, peers_of
 from c4d.pipelines.report import about_here, render_comparison
 from c4d.pipelines.strips import embedded
-from c4d.pipelines.tuning import LEVELS, OTHER, UNCACHED, Contender, others, table
+from c4d.pipelines.tuning import LEVELS, OTHER, PEER, UNCACHED, Contender, others, table
 
 BUDGET = 15_000_000  # bytes of all pictures of the page
 
@@ -47,11 +48,12 @@ def run(options: CompareOptions, stops: Stops) -> None:
         if options.plain is not None and not all(1 <= count < steps for count in options.plain):
             said = "/".join(map(str, options.plain))
             raise InputError(f"--plain is {said}; allowed are numbers from 1 to {steps - 1}, of {steps} steps")
-        model = BUNDLED.get(options.model)
+        model, peers = BUNDLED.get(options.model), peers_of(options.peers)
+        here = [Contender(PEER, None, steps, peer=peer.name) for peer in peers if peer.version is not None]
         comparison = Comparison(
             pipe,
             requests,
-            contenders(pipe, asked, steps),
+            [*contenders(pipe, asked, steps), *here],
             Kept(options.out),
             backend=plan.backend,
             about={
@@ -61,6 +63,7 @@ def run(options: CompareOptions, stops: Stops) -> None:
                 "attention": plan.settings.attention,
                 "backend": plan.backend.name,
             },
+            peers=peers,
             plain=options.plain,
             minutes=options.minutes,
             repeats=options.repeats,
@@ -82,6 +85,9 @@ def check(options: CompareOptions) -> None:
     for name, value in (("--samples", options.samples), ("--repeats", options.repeats)):
         if value is not None and value < 1:
             raise InputError(f"{name} is {value!r}; allowed are whole numbers from 1")
+    for name in options.peers:
+        if name not in libraries():
+            raise InputError(f"--peers {name!r} is not known; known are {', '.join(libraries())}")
     if "none" in options.cache:
         raise InputError("--cache none is always compared: the uncached clip; give the methods alone")
 
@@ -128,9 +134,12 @@ def finish(options: CompareOptions, plan: Plan, comparison: Comparison) -> None:
     write_json(options.out / "compare.json", figures)
     write_text(options.out / "compare.csv", as_csv(figures))
     write_text(options.out / "index.html", render_comparison(figures, pictures, rung, commands))
-    rows = [comparison.row(each) for each in comparison.contenders() if not comparison.failed(each)]
-    for line in () if options.quiet else table([row for row in rows if row.kind != UNCACHED]):
+    found = [each for each in comparison.contenders() if not comparison.failed(each)]
+    rows = [comparison.row(each) for each in found if each.kind != UNCACHED and not comparison.cached_nothing(each)]
+    for line in () if options.quiet else table(rows):
         print(line)
+    for each in () if options.quiet else filter(comparison.cached_nothing, found):
+        print(f"cached nothing: {each.name}")
     for line in () if options.quiet else figures["left_out"]:
         print(f"left out: {line}")
     print(f"files in {options.out}: index.html, compare.json, compare.csv, clips")
@@ -138,7 +147,7 @@ def finish(options: CompareOptions, plan: Plan, comparison: Comparison) -> None:
 
 def command(options: CompareOptions, contender: dict[str, Any]) -> str | None:
     """The command line that makes a clip as a contender does; None where no option does it."""
-    if contender["kind"] == LEVELS:
+    if contender["kind"] in (LEVELS, PEER):
         return None
     words = ["c4d", "generate", "--model", options.model, "--cache", contender["method"] or "none"]
     given = {

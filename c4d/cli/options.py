@@ -36,6 +36,10 @@ def numbers(text: str) -> tuple[int, ...]:
     return tuple(whole(part) for part in text.split("/"))
 
 
+def names(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(","))
+
+
 def size(text: str) -> int:
     """Bytes."""
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]i?B|B)?\s*", text)
@@ -239,6 +243,13 @@ class CompareOptions(Shared):
         "TEXT",
         "a method to compare, such as dmd:interval=4 (c4d methods), or auto; give it once for each; default: what auto "
         "takes at each --quality, and the methods that need nothing but a text",
+    )
+    peers: tuple[str, ...] = option(
+        (),
+        HOW,
+        names,
+        "NAME[,NAME…]",
+        "caches of other libraries to compare as well, where they are installed: cache-dit,diffusers",
     )
     plain: tuple[int, ...] | None = option(
         None, HOW, numbers, "N[/N…]", "plain steps beside them, such as 20/14/10; default: those that cost the same"

@@ -12,8 +12,8 @@ import io
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean, median
@@ -32,16 +32,19 @@ from c4d.metrics.paired import paired
 from c4d.pipelines.arguments import effective
 from c4d.pipelines.compare import difference, work
 from c4d.pipelines.errors import GenerationError
+from c4d.pipelines.flops import Flops
 from c4d.pipelines.generate import Clip, generate
 from c4d.pipelines.output import Lines, atomic, write_clip
+from c4d.pipelines.peers import Peer
 from c4d.pipelines.request import Request
 from c4d.pipelines.strips import kept_frames, write_strip
 from c4d.pipelines.tuning import LEVELS, PLAIN, UNCACHED, Contender, Row, beside, front
 from c4d.pipelines.versions import versions
 
-SCHEMA = 1  # of compare.json
+SCHEMA = 2  # of compare.json
 LEARNING = 4  # prompts that noise levels are searched on
 APART = 10_000  # from the seed of a measured clip to that of the same prompt in the search
+MOST_SAID = 300  # letters of another library's error
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 Judge = Callable[[str, Tensor], dict[str, Any] | None]
@@ -50,7 +53,7 @@ Judge = Callable[[str, Tensor], dict[str, Any] | None]
 @dataclass(frozen=True)
 class Cell:
     """A contender on a prompt: metric -> score (None: cannot be told), ``work`` of it (None: no report), ``bytes`` of
-    its cache, ``seconds`` of each run, ``judged`` by the model's judge, and the files of its clip.
+    its cache (None: nobody knows), ``seconds`` of each run, ``judged`` by the model's judge, and the files of its clip.
 
     ``failed`` says why there is no clip.
     """
@@ -58,7 +61,7 @@ class Cell:
     scores: Mapping[str, float | None]
     work: Mapping[str, Any] | None
     blocks: int | None
-    bytes: int
+    bytes: int | None
     judged: bool | None
     clip: str
     shape: tuple[int, ...]
@@ -72,6 +75,7 @@ class Kept:
     def __init__(self, folder: Path) -> None:
         self.folder, self._lines = folder, Lines(folder / "journal.jsonl")
         self.cells, self.found = dict[str, Cell](), dict[str, tuple[list[int], int]]()
+        self.flops = dict[str, int | None]()
         for line in self._lines.read():
             self._take(line)
 
@@ -79,6 +83,8 @@ class Kept:
         key = line["key"]
         if "levels" in line:
             self.found[key] = (line["levels"], line["tried"])
+        elif "flops" in line:
+            self.flops[key] = line["flops"]
         elif "scores" in line:
             values = {**line, "seconds": tuple(line["seconds"]), "shape": tuple(line["shape"])}
             self.cells[key] = Cell(**{name: value for name, value in values.items() if name != "key"})
@@ -95,7 +101,8 @@ class Comparison:
     """The contenders of one pipeline on ``requests``.
 
     Args:
-        methods: those to compare, as contenders.
+        methods: those to compare, as contenders; a peer's is its name in ``peers``.
+        peers: other libraries' caches among them.
         plain: numbers of plain steps; None for those that cost what the methods cost.
         minutes: of the search for noise levels of plain steps, all of them together; 0 leaves it out.
         about: what the clips depend on besides their requests: the model's name, the dtype, ….
@@ -111,6 +118,7 @@ class Comparison:
         *,
         backend: Backend,
         about: Mapping[str, Any],
+        peers: Sequence[Peer] = (),
         plain: Sequence[int] | None = None,
         minutes: float = 0.0,
         repeats: int = 1,
@@ -121,6 +129,7 @@ class Comparison:
         self.pipe, self.requests, self.methods, self.kept = pipe, requests, methods, kept
         self._backend, self._judge, self._told, self._fps = backend, judge, told, fps
         self._plain, self._minutes, self.repeats = plain, minutes, repeats
+        self._peers = {peer.name: peer for peer in peers}
         self.steps: int = effective(pipe, requests[0])["num_inference_steps"]
         self.uncached = Contender(UNCACHED, None, self.steps)
         self.with_levels = minutes > 0 and takes_levels(pipe.scheduler)
@@ -168,11 +177,14 @@ class Comparison:
         return runs
 
     def _measured(self, contender: Contender, i: int, turn: int) -> bool:
-        """Runs a contender unless that turn is kept; whether it did."""
+        """Runs a contender unless that turn is kept or it has failed, and counts its FLOPs on the first prompt; whether
+        it did."""
+        if self.failed(contender) is not None:
+            return False
         key = self.key(contender, i)
         cell = self.kept.cells.get(key)
-        if cell is not None and (cell.failed is not None or len(cell.seconds) > turn):
-            return False
+        if cell is not None and len(cell.seconds) > turn:
+            return i == 0 and self._counted(contender)
         reference = None if contender is self.uncached else self._reference(i)
         self._warm_up(i)
         try:
@@ -180,8 +192,7 @@ class Comparison:
         except GenerationError as error:
             if contender is self.uncached:
                 raise
-            self.kept.add(key, **asdict(Cell({}, None, None, 0, None, "", (), (), str(error))))
-            self._told(f"{contender.name} failed: {error}")
+            self._failed(contender, i, error)
             return True
         if cell is not None:
             self.kept.add(key, seconds=[clip.seconds])
@@ -190,6 +201,30 @@ class Comparison:
             self._keep(contender, i, clip, clip.frames)
         else:
             self._keep(contender, i, clip, reference)
+        if i == 0:
+            self._counted(contender)
+        return True
+
+    def _failed(self, contender: Contender, i: int, error: GenerationError) -> None:
+        self.kept.add(self.key(contender, i), **asdict(Cell({}, None, None, None, None, "", (), (), str(error))))
+        self._told(f"{contender.name} failed: {error}")
+
+    def _counted(self, contender: Contender) -> bool:
+        """Counts the FLOPs of one more run on the first prompt, which nobody times, unless they are kept; whether it
+        did. A peer of which they cannot be counted has failed, for nothing else says what it cost."""
+        key = self.key(contender, 0)
+        if key in self.kept.flops:
+            return False
+        count, why = None, GenerationError("torch counts no FLOPs of this model, so that nothing says what it cost")
+        try:
+            with Flops(self.pipe) as flops:
+                self._run(contender, self.requests[0])
+            count = flops.count
+        except GenerationError as error:
+            why = error
+        self.kept.add(key, flops=count)
+        if contender.peer is not None and self._flops_share(contender) is None:
+            self._failed(contender, 0, why)
         return True
 
     def _keep(self, contender: Contender, i: int, clip: Clip, reference: Tensor) -> None:
@@ -211,7 +246,7 @@ class Comparison:
             scores,
             work(report) if report is not None else None,
             report["blocks_total"] if report is not None else None,
-            report["peak_bytes"] if report is not None else 0,
+            report["peak_bytes"] if report is not None else None if contender.peer else 0,
             judged["as_asked"] if judged is not None else None,
             path.name,
             tuple(clip.frames.shape),
@@ -222,7 +257,7 @@ class Comparison:
 
     def _run(self, contender: Contender, request: Request) -> Clip:
         chosen = Chosen(self.pipe.scheduler, contender.levels, self.steps) if contender.levels else nullcontext()
-        with chosen:
+        with chosen, self._peer(contender):
             return generate(
                 self.pipe,
                 replace(request, steps=contender.steps),
@@ -230,6 +265,19 @@ class Comparison:
                 backend=self._backend,
                 progress=False,
             )
+
+    @contextmanager
+    def _peer(self, contender: Contender) -> Iterator[None]:
+        """The other library's cache at work, if the contender is one; whatever that leads to is its own failure."""
+        if contender.peer is None:
+            yield
+            return
+        try:
+            with self._peers[contender.peer].at_work(self.pipe):
+                yield
+        except Exception as error:
+            said = " ".join(str(error).split())[:MOST_SAID]
+            raise GenerationError(f"{type(error).__name__}: {said}" if said else type(error).__name__) from error
 
     def _warm_up(self, i: int) -> None:
         """Two plain steps that nobody times: one-time costs are no contender's."""
@@ -259,7 +307,7 @@ class Comparison:
             return sorted(self._plain, reverse=True)
         shares = []
         for method in self.methods:
-            cells = self._cells(method)
+            cells = self._cells(method) if self.failed(method) is None else []
             shares += [self.share(method, cell) for cell in cells[:1]]
             if len(cells) == len(self.requests):  # what an adaptive method costs differs from prompt to prompt
                 shares.append(mean(self.share(method, cell) for cell in cells))
@@ -312,6 +360,9 @@ class Comparison:
     def key(self, contender: Contender, i: int) -> str:
         """A digest of all that the clip and its figures depend on."""
         who = [contender.kind, contender.steps, contender.levels, self._rules.get(contender.method or "")]
+        if contender.peer is not None:
+            peer = self._peers[contender.peer]
+            who += [peer.name, peer.version, {name: repr(value) for name, value in peer.settings.items()}]
         return _digest([self._about, self.requests[i].to_dict(), who])
 
     def _cells(self, contender: Contender) -> list[Cell]:
@@ -324,8 +375,26 @@ class Comparison:
         kept = (self.kept.cells.get(self.key(contender, i)) for i in range(len(self.requests)))
         return next((cell.failed for cell in kept if cell is not None and cell.failed is not None), None)
 
+    def flops(self, contender: Contender) -> int | None:
+        """Of the transformers in a run on the first prompt; None if they could not be counted."""
+        return self.kept.flops.get(self.key(contender, 0))
+
+    def _flops_share(self, contender: Contender) -> float | None:
+        """Of the uncached run's FLOPs."""
+        mine, whole = self.flops(contender), self.flops(self.uncached)
+        return mine / whole if mine is not None and whole else None
+
+    def cached_nothing(self, contender: Contender) -> bool:
+        """Whether a cache saved no FLOPs: its clip is the uncached one, and no way to save work."""
+        share = self._flops_share(contender) if contender.method or contender.peer else None
+        return share is not None and share >= 1
+
     def share(self, contender: Contender, cell: Cell) -> float:
-        """Of the work of an uncached clip, what was computed."""
+        """Of the work of an uncached clip, what was computed; of a peer, which reports nothing, its share of FLOPs."""
+        if contender.peer is not None:
+            share = self._flops_share(contender)
+            assert share is not None, "a peer whose FLOPs could not be counted has failed"
+            return share
         if cell.work is None:
             return contender.steps / self.steps
         return float(cell.work["done"] / cell.work["total"])
@@ -339,7 +408,7 @@ class Comparison:
             contender.steps,
             tuple(cell.scores["PSNR"] or 0.0 for cell in cells),
             mean(self.share(contender, cell) for cell in cells),
-            max(cell.bytes for cell in cells),
+            None if contender.peer else max(cell.bytes or 0 for cell in cells),
             median(second for cell in cells for second in cell.seconds),
         )
 
@@ -349,7 +418,7 @@ class Comparison:
         whole = [each for each in wanted if len(self._cells(each)) == len(self.requests)]
         rows = {each: self.row(each) for each in whole}
         blocks = next((cell.blocks for each in self.methods for cell in self._cells(each) if cell.blocks), None)
-        best = front([row for row in rows.values() if row.kind != UNCACHED])
+        best = front([row for each, row in rows.items() if each.kind != UNCACHED and not self.cached_nothing(each)])
         return {
             "schema": SCHEMA,
             "about": self._about,
@@ -357,6 +426,7 @@ class Comparison:
             "repeats": self.repeats,
             "clip_frames": self._cells(self.uncached)[0].shape[0],
             "fps": self._fps,
+            "peers": {peer.library: peer.version for peer in self._peers.values() if peer.version},
             "searches": {each.name: self._search(each.steps)[1] for each in wanted if each.levels},
             "prompts": [{"prompt": each.prompt, "seed": each.seed} for each in self.requests],
             "metrics": [
@@ -380,17 +450,24 @@ class Comparison:
         row, cells = rows[contender], self._cells(contender)
         judged = [cell.judged for cell in cells if cell.judged is not None]
         counted = None
-        if contender.method is None:
+        if contender.peer is not None:
+            pass  # its blocks may be run in part
+        elif contender.method is None:
             counted = None if blocks is None else round(blocks * row.share)
         elif (done := cells[0].work) is not None and done["what"] == "blocks":
             counted = round(mean(cell.work["done"] for cell in cells if cell.work is not None))
+        flops = self._flops_share(contender)
         return {
             "kind": contender.kind,
             "name": contender.name,
             "method": contender.method,
+            "peer": contender.peer,
             "steps": contender.steps,
             "levels": list(contender.levels),
             "share": round(row.share, 4),
+            "flops": self.flops(contender),
+            "flops_share": None if flops is None else round(flops, 4),
+            "cached_nothing": self.cached_nothing(contender),
             "block_rows": counted,
             "bytes": row.bytes,
             "seconds": row.seconds,
@@ -411,7 +488,8 @@ class Comparison:
 
     def _left_out(self, wanted: Sequence[Contender]) -> list[str]:
         """Sentences."""
-        found = []
+        absent = dict.fromkeys(peer.library for peer in self._peers.values() if peer.version is None)
+        found = [f"{library}: not installed here (pip install {library})" for library in absent]
         for each in wanted:
             if (why := self.failed(each)) is not None:
                 found.append(f"{each.name}: {why}")
@@ -446,17 +524,19 @@ class Comparison:
 
 
 def as_csv(figures: Mapping[str, Any]) -> str:
-    """A line for each contender and prompt."""
+    """A line for each contender and prompt; FLOPs on that of the first prompt, on which they are counted."""
     metrics = [metric["name"] for metric in figures["metrics"] if metric["installed"]]
-    names = ["contender", "kind", "steps", "prompt", "seed", "share", "cache_bytes", "seconds", "as_asked", *metrics]
+    about = ["contender", "kind", "steps", "prompt", "seed"]
+    names = [*about, "share", "flops", "cache_bytes", "seconds", "as_asked", *metrics]
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(names)
     for one in figures["contenders"]:
-        for asked, got in zip(figures["prompts"], one["prompts"], strict=True):
+        for i, (asked, got) in enumerate(zip(figures["prompts"], one["prompts"], strict=True)):
             about = [one["name"], one["kind"], one["steps"], asked["prompt"], asked["seed"]]
             seconds = median(got["seconds"])
-            more = [got["share"], got["bytes"], f"{seconds:.4f}", got["judged"], *(got["scores"][m] for m in metrics)]
+            cost = [got["share"], None if i else one["flops"], got["bytes"], f"{seconds:.4f}"]
+            more = [*cost, got["judged"], *(got["scores"][m] for m in metrics)]
             table.writerow(["" if value is None else value for value in (*about, *more)])
     return text.getvalue()
 

@@ -23,38 +23,41 @@ from c4d.pipelines.request import Request
 
 PROFILE, PLAIN, OTHER = "profile", "plain steps", "other"
 LEVELS, UNCACHED = "plain steps at chosen noise levels", "uncached"
+PEER = "another library's cache"
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A method as text, or (None) plain sampling in ``steps``; ``kind`` is one of the five above.
+    """A method as text, or (None) plain sampling in ``steps``; ``kind`` is one of the six above.
 
     ``levels``: the steps of an uncached run whose noise levels the plain steps have, if they are chosen.
+    ``peer``: the name of another library's cache that is at work in place of a method.
     """
 
     kind: str
     method: str | None
     steps: int
     levels: tuple[int, ...] = ()
+    peer: str | None = None
 
     @property
     def name(self) -> str:
         if self.kind == UNCACHED:
             return UNCACHED
-        return self.method or f"{self.steps} {self.kind if self.levels else PLAIN}"
+        return self.peer or self.method or f"{self.steps} {self.kind if self.levels else PLAIN}"
 
 
 @dataclass(frozen=True)
 class Row:
     """What a contender did on the held-out prompts: ``psnr`` in dB of each, ``share`` of the forwards' work computed,
-    ``bytes`` that its cache held, ``seconds`` of a clip (median)."""
+    ``bytes`` that its cache held (None: nobody knows), ``seconds`` of a clip (median)."""
 
     kind: str
     name: str
     steps: int
     psnr: tuple[float, ...]
     share: float
-    bytes: int
+    bytes: int | None
     seconds: float
 
     @property
@@ -163,15 +166,18 @@ def beside(row: Row, rows: Sequence[Row], kind: str = PLAIN) -> Row | None:
 def table(rows: Sequence[Row], chosen: Row | None = None) -> Iterator[str]:
     """Lines: what each costs and how close it comes; ``*`` marks the front, ``>`` the one that is recommended."""
     best = front(rows)
-    yield f"{'':2}{'':44} {'computed':>8} {'PSNR mean / worst':>18} {'cache':>10} {'seconds':>8}"
+    wide = min(54, max((44, *(len(row.name) for row in rows))))
+    yield f"{'':2}{'':{wide}} {'computed':>8} {'PSNR mean / worst':>18} {'cache':>10} {'seconds':>8}"
     for row in sorted(rows, key=lambda row: (row.share, -row.mean)):
         mark = ">" if row is chosen else "*" if row in best else " "
         close = f"{row.mean:.1f} / {row.worst:.1f} dB"
-        name = row.name if len(row.name) <= 44 else f"{row.name[:41]}..."
-        yield f"{mark} {name:44} {row.share:8.0%} {close:>18} {size(row.bytes):>10} {row.seconds:8.2f}"
+        name = row.name if len(row.name) <= wide else f"{row.name[: wide - 3]}..."
+        yield f"{mark} {name:{wide}} {row.share:8.0%} {close:>18} {size(row.bytes):>10} {row.seconds:8.2f}"
 
 
-def size(count: float) -> str:
+def size(count: float | None) -> str:
+    if count is None:
+        return "–"
     for unit in ("B", "KiB", "MiB"):
         if count < 1024:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

@@ -48,14 +48,26 @@ def compare(saved, tmp_path):
 
 def counting(patch):
     """What is generated, as (method, steps, seed), the untimed run of two plain steps that comes first left out."""
-    found, real = [], comparison.generate
+    found, real, flops = [], comparison.generate, []
+
+    class Counted(comparison.Flops):
+        """Which says that a run is made for its FLOPs: those are left out, too."""
+
+        def __enter__(self):
+            flops.append(self)
+            return super().__enter__()
+
+        def __exit__(self, *exc):
+            flops.pop()
+            super().__exit__(*exc)
 
     def generate(pipe, request, *, method, **how):
-        if (method, request.steps) != (None, 2):
+        if (method, request.steps) != (None, 2) and not flops:
             found.append((method, request.steps, request.seed))
         return real(pipe, request, method=method, **how)
 
     patch.setattr(comparison, "generate", generate)
+    patch.setattr(comparison, "Flops", Counted)
     return found
 
 
@@ -93,6 +105,9 @@ def test_the_figures(made):
         "3 plain steps", "2 plain steps", f"3 {chosen}", f"2 {chosen}",
     }  # fmt: skip
     half, plain = found["taylorseer-lite:interval=2"], found["3 plain steps"]
+    assert half["flops_share"] == pytest.approx(half["share"], abs=0.01), "a reused forward costs next to nothing"
+    assert plain["flops"] == found["uncached"]["flops"] / 2 and found["uncached"]["flops_share"] == 1
+    assert not any(one["cached_nothing"] for one in found.values())
     assert half["share"] == 0.5 == plain["share"] and half["bytes"] > 0 == plain["bytes"]
     assert found["uncached"]["block_rows"] == 2 * half["block_rows"] == 2 * plain["block_rows"] > 0
     assert found["uncached"]["scores"]["PSNR"]["each"] == [120.0, 120.0] and found["uncached"]["beside"] == []
@@ -112,6 +127,7 @@ def test_the_figures(made):
     lines = list(csv.DictReader((folder / "out/compare.csv").open()))
     assert len(lines) == 2 * len(found)
     mine = [line for line in lines if line["contender"] == half["name"]]
+    assert [line["flops"] for line in mine] == [str(half["flops"]), ""], "counted on the first prompt"
     assert [float(line["PSNR"]) for line in mine] == scores["each"] and mine[1]["prompt"] == PROMPTS.split("\n")[1]
     assert len(list((folder / "out/clips").glob("*.mp4"))) == len(lines)
 
@@ -152,7 +168,7 @@ def test_it_goes_on_where_it_was_stopped(c4d, compare, tmp_path, runs, monkeypat
 
     def stopped(*arguments, **how):
         counted.append(1)
-        if len(counted) == 5:  # the untimed one, the uncached, two methods: then the first plain steps
+        if len(counted) == 8:  # the untimed one, the uncached, two methods, each twice: then the first plain steps
             raise KeyboardInterrupt
         return real(*arguments, **how)
 
@@ -161,7 +177,7 @@ def test_it_goes_on_where_it_was_stopped(c4d, compare, tmp_path, runs, monkeypat
         outcome = c4d(*compare())
     assert outcome.code == 130 and "the same command goes on" in outcome.err
     journal = tmp_path / "out/journal.jsonl"
-    assert len(journal.read_text().splitlines()) == 3 == len(runs)
+    assert len(journal.read_text().splitlines()) == 2 * 3 == 2 * len(runs), "a line of FLOPs for each"
     with journal.open("a") as file:
         file.write('{"key": "half a li')  # as kill -9 leaves it
     before, runs[:] = list(runs), []
@@ -270,13 +286,18 @@ def test_strips_shrink_until_they_fit(tmp_path):
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
+def opened(folder, profile):
+    """The page of a comparison after its script has run, as text."""
+    how = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    how += ["--disable-component-update", "--disable-sync", f"--user-data-dir={profile}"]
+    command = [BROWSER, *how, "--virtual-time-budget=2000", "--dump-dom", f"file://{folder}/out/index.html"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+
+
 @pytest.mark.skipif(BROWSER is None, reason="no chromium here (Debian: apt-get install chromium)")
 def test_a_browser_runs_the_page(made, tmp_path):
     folder, _ = made
-    how = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-    how += ["--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'browser'}"]
-    command = [BROWSER, *how, "--virtual-time-budget=2000", "--dump-dom", f"file://{folder}/out/index.html"]
-    dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    dom = opened(folder, tmp_path / "browser")
     assert 'data-ready="yes"' in dom, "the script ran to its end"
     body = dom.partition("<body")[2]
     answer = re.search(r'id="answer"[^>]*>(.*?)</p>', body, re.DOTALL)[1]

@@ -10,7 +10,6 @@ import torch
 import c4d
 from bench import peers
 from bench.fidelity.equal import StaleSlope, Undivided
-from bench.fidelity.others import calibrator_config
 from c4d.core.caching.feature_forecasters import DynamicModes
 from c4d.core.caching.finite_differences import Taylor
 from c4d.core.caching.forecasters import FoCa
@@ -36,9 +35,8 @@ def dbcache(name, threshold, head=1, tail=0, calibrator=None, warmup=4):
     def open_(model):
         blocks = {"Fn_compute_blocks": head, "Bn_compute_blocks": tail, "max_warmup_steps": warmup}
         found = peers.adapter_of(model, *BLOCKS[name])
-        made = calibrator_config(calibrator)
         return peers.cache_dit(
-            model, STEPS, calibrator=made, adapter=found, residual_diff_threshold=threshold, **blocks
+            model, STEPS, calibrator=calibrator, adapter=found, residual_diff_threshold=threshold, **blocks
         )
 
     return open_

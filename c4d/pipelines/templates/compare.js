@@ -2,7 +2,7 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const pictures = JSON.parse(document.getElementById("pictures").textContent);
 const $ = (id) => document.getElementById(id);
-const UNCACHED = "uncached", PLAIN = "plain steps", LEVELS = "plain steps at chosen noise levels", EQUAL = 120;
+const UNCACHED = "uncached", PLAIN = "plain steps", LEVELS = "plain steps at chosen noise levels", PEER = "another library's cache", EQUAL = 120;
 const uncached = data.contenders.find((one) => one.kind === UNCACHED);
 const all = data.contenders.filter((one) => one.kind !== UNCACHED);
 const scores = data.metrics.filter((metric) => metric.installed);
@@ -14,6 +14,12 @@ const percent = (share) => `${(100 * share).toFixed(share < 0.1 ? 1 : 0)}\u00a0%
 const decibels = (value) => (value >= EQUAL ? "equal" : `${value.toFixed(1)}\u00a0dB`);
 const signed = (value) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(1)}`;
 const closeness = (one, which) => one.scores.PSNR[which];
+function flops(count) {
+  const units = ["FLOPs", "KFLOPs", "MFLOPs", "GFLOPs", "TFLOPs", "PFLOPs"];
+  let i = 0;
+  for (; count >= 1000 && i < 5; i++) count /= 1000;
+  return `${i ? count.toPrecision(3) : count}\u00a0${units[i]}`;
+}
 function bytes(count) {
   const units = ["B", "KiB", "MiB", "GiB"];
   let i = 0;
@@ -42,7 +48,7 @@ function fitting(candidates, { least, most, which }) {
   return fit.sort(most === null && least !== null ? cheap : close)[0] || null;
 }
 function answer() {
-  const asked = limits(), found = fitting(all.filter((one) => one.kind !== LEVELS), asked);
+  const asked = limits(), found = fitting(all.filter((one) => one.kind !== LEVELS && !one.cached_nothing), asked);
   const said = $("answer");
   said.replaceChildren();
   $("command-box").hidden = !found;
@@ -61,7 +67,9 @@ function answer() {
     const levels = fitting(all.filter((one) => one.kind === LEVELS), asked);
     const cheaper = asked.most === null && levels && levels.share < found.share - 1e-6;
     if (cheaper) said.append(` ${levels.name} would do it for ${percent(levels.share)}; no option of c4d generate makes them.`);
-    $("command").textContent = data.commands[found.name];
+    const line = data.commands[found.name];
+    $("command").textContent = line ?? `none: c4d has no command for ${found.name}, ${found.peer ? PEER : found.kind}`;
+    $("copy").hidden = line === undefined;
   }
   draw();
 }
@@ -304,6 +312,7 @@ const gain = (one, kind) => (beside(one, kind) || { mean: -Infinity }).mean;
 const columns = [
   { id: "name", title: "contender", value: (one) => one.name },
   { id: "share", title: "work", value: (one) => one.share, cell: (one) => [percent(one.share)] },
+  { id: "flops", title: "FLOPs", value: (one) => one.flops_share ?? Infinity, cell: (one) => one.flops_share === null ? ["–"] : [percent(one.flops_share), make("small", {}, flops(one.flops))] },
   { id: "mean", title: "PSNR mean", value: (one) => closeness(one, "mean"), cell: (one) => [decibels(closeness(one, "mean"))], down: true },
   { id: "worst", title: "worst", value: (one) => closeness(one, "worst"), cell: (one) => [decibels(closeness(one, "worst"))], down: true },
   { id: "plain", title: "dB to plain steps of its cost", value: (one) => gain(one, PLAIN), cell: (one) => difference(one, PLAIN), down: true },
@@ -314,7 +323,7 @@ const columns = [
     when: () => all.some((one) => one.scores[metric.name].mean !== null),
   })),
   { id: "fast", title: "times as fast", value: (one) => one.times_as_fast, cell: (one) => [`${one.times_as_fast.toFixed(2)}×`, make("small", {}, range(one))], down: true },
-  { id: "bytes", title: "cache", value: (one) => one.bytes, cell: (one) => [bytes(one.bytes)] },
+  { id: "bytes", title: "cache", value: (one) => one.bytes, cell: (one) => [one.bytes === null ? "–" : bytes(one.bytes)] },
   { id: "rows", title: "block-rows", value: (one) => one.block_rows ?? Infinity, cell: (one) => [one.block_rows === null ? "–" : one.block_rows.toLocaleString("en")] },
   { id: "judged", title: "as asked", value: (one) => one.judged ? one.judged.as_asked / one.judged.of : -1, cell: (one) => [one.judged ? `${one.judged.as_asked} of ${one.judged.of}` : "–"], down: true, when: () => all.some((one) => one.judged) },
 ].filter((column) => !column.when || column.when());
@@ -332,8 +341,8 @@ for (const column of columns) {
 document.querySelector("thead").append(head);
 function tabulate() {
   const words = $("filter").value.toLowerCase().split(/\s+/).filter(Boolean), kind = $("kind").value;
-  const plain = (one) => one.kind === PLAIN || one.kind === LEVELS || one.kind === UNCACHED;
-  const wanted = { all: () => true, methods: (one) => !plain(one), plain, front: (one) => one.front }[kind];
+  const plain = (one) => one.kind === PLAIN || one.kind === LEVELS || one.kind === UNCACHED, peers = (one) => one.kind === PEER;
+  const wanted = { all: () => true, methods: (one) => !plain(one) && !peers(one), peers, plain, front: (one) => one.front }[kind];
   const column = columns.find((each) => each.id === state.sort), sign = state.down ? -1 : 1;
   const rank = (a, b) => sign * (column.value(a) < column.value(b) ? -1 : column.value(a) > column.value(b) ? 1 : 0);
   const rows = data.contenders.filter((one) => wanted(one) && words.every((word) => one.name.toLowerCase().includes(word)));
@@ -343,7 +352,8 @@ function tabulate() {
     const row = make("tr", { class: `${one.front ? "front" : ""} ${one === state.one ? "chosen" : ""}` });
     row.contender = one;
     if (one !== uncached) name.addEventListener("click", () => { choose(one); $("see-title").scrollIntoView({ block: "start" }); });
-    row.append(make("td", {}, name), ...columns.slice(1).map((each) => make("td", {}, ...each.cell(one))));
+    const about = [one.kind === PEER ? `${PEER}, no command in c4d` : "", one.cached_nothing ? "cached nothing: it computed every step whole" : ""].filter(Boolean);
+    row.append(make("td", {}, name, ...about.map((words) => make("small", {}, words))), ...columns.slice(1).map((each) => make("td", {}, ...each.cell(one))));
     return row;
   }));
 }
@@ -355,7 +365,7 @@ $("kind").addEventListener("input", tabulate);
 const costs = all.map((one) => one.share).sort((a, b) => a - b);
 if (all.length) {
   $("most").value = Math.ceil(100 * costs[costs.length >> 1]);
-  state.one = fitting(all.filter((one) => one.kind !== LEVELS), limits()) || all[0];
+  state.one = fitting(all.filter((one) => one.kind !== LEVELS && !one.cached_nothing), limits()) || all[0];
   tabulate();
   choose(state.one);
   answer();
