@@ -25,6 +25,7 @@ from c4d.core.caching.solver import FEATURES, HALF_SLOPE, Plan, coefficients_of,
 RIDGE = 0.01  # of the mean square of the regressors
 FAR, TINY = 10.0, 1e-30
 AGAIN, NEAR = 8, 0.1  # rounds of the robust fit, and the part of the median that every sample is missed by
+MANY = 10  # samples; of fewer none is called unlike the others
 
 
 @dataclass
@@ -242,10 +243,10 @@ def robust(normal: Normal, prior: Tensor, free: int, ridge: float) -> Tensor:
     """Weights [K] of the least sum over samples of how far each is missed; the first ``free`` are fitted.
 
     By least squares, drawn towards ``prior``, in which a sample counts by the inverse of how far it was missed before.
-    So a sample that is unlike the others does not decide for them.
+    So a sample that is unlike the others does not decide for them, where there are many.
     """
     found, counts = prior, torch.ones_like(normal.square)
-    for _ in range(1 + AGAIN):
+    for _ in range(1 + AGAIN if len(counts) >= MANY else 1):
         gram, right = torch.einsum("s,sij->ij", counts, normal.gram), counts @ normal.right
         square = gram[:free, :free]
         drawn = ridge * square.diagonal().mean() * torch.eye(free, dtype=torch.float64)
