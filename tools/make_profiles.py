@@ -39,11 +39,11 @@ def main() -> int:
     if options.sampler is not None:
         yardstick.use(yardstick.sampler(options.sampler))
         name += f"-{options.sampler.replace('+', 'p')}"
-    path = options.out / f"{name}.json"
+    path, counts = options.out / f"{name}.json", [int(count) for count in options.computed.split("/")]
     profile = c4d.tune(
         yardstick.pipe,
         prompts=yardstick.learning(options.samples),
-        computed=[int(count) for count in options.computed.split("/")],
+        computed=counts,
         trials=options.trials,
         seed=SEED,
         work=options.work,
@@ -54,7 +54,9 @@ def main() -> int:
     )
     if path.exists():
         before = c4d.Profile.load(path)
-        profile = replace(before.with_plans(profile), default=before.default)
+        new = [count for count in profile.plans if count in counts or count not in before.plans]
+        plans, measured = ({count: each[count] for count in new} for each in (profile.plans, profile.measured))
+        profile = before.with_plans(replace(profile, plans=plans, measured=measured))
     options.out.mkdir(parents=True, exist_ok=True)
     profile.save(path)
     print(f"written: {path}")
