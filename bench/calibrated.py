@@ -18,7 +18,6 @@ from typing import Any
 import torch
 
 import c4d
-from bench.fidelity.statistics import paired
 from bench.stamp import ROOT, stamp
 from bench.yardsticks import HELD, SEED, Yardstick
 from c4d.backends import load
@@ -30,6 +29,7 @@ from c4d.calibrate.published import CALIBRATIONS
 from c4d.calibrate.published.teacache import TARGETS, threshold_for
 from c4d.core.integration.transformers import signature
 from c4d.core.text.grammar import parse
+from c4d.metrics.paired import paired
 from c4d.pipelines.output import write_json
 from c4d.pipelines.request import Request
 from c4d.pipelines.tuning import OTHER, PLAIN, Contender, Measured, Row, measure

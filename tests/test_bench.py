@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 from contextlib import contextmanager
 
 import pytest
 import torch
 
 from bench.peers import isolation, ranks
+from bench.stamp import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -72,3 +74,9 @@ def test_what_became_of_ranks_is_told(said, says):
 )
 def test_a_wrong_result_is_told(said, says):
     assert ranks.cell(said) == says
+
+
+def test_every_module_of_the_bench_imports():
+    """A name that moved is noticed, also where only a person runs the command."""
+    for path in sorted((ROOT / "bench").rglob("*.py")):
+        importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
