@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from c4d.calibrate.calibration import Record, by_branch
+from c4d.calibrate.calibration import Fitted, Record, by_branch
 from c4d.calibrate.errors import CalibrationError
 from c4d.calibrate.recording import Row
 from c4d.core.caching.curves import Curve
@@ -35,12 +35,10 @@ def averaged(records: Sequence[Record], points_of: Callable[[Sequence[Row]], Poi
     return curves
 
 
-def left_out(records: Sequence[Record], name: str) -> int:
-    """How many steps have no finite ``name``."""
-    return sum(row[name] is None for record in records for row in record["rows"] if not row["begins"])
-
-
-def lines(curves: Sequence[Curve], samples: int, bad: int) -> list[str]:
-    """What they are made of."""
+def fitted(curves: Sequence[Curve], records: Sequence[Record], name: str) -> Fitted:
+    """The curves as data, and what they are made of; ``name``: what some steps of the records have no number of."""
+    bad = sum(row[name] is None for record in records for row in record["rows"] if not row["begins"])
+    samples = len(records)
     told = [f"{curve.branch}, expert {curve.expert}: {len(curve.points)} noise levels" for curve in curves]
-    return [*told, f"mean of {samples} samples{f', {bad} steps left out that are no numbers' if bad else ''}"]
+    told.append(f"mean of {samples} samples{f', {bad} steps left out that are no numbers' if bad else ''}")
+    return Fitted({"curves": [curve.to_dict() for curve in curves]}, {"samples": samples, "left_out": bad}, told)

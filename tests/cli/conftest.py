@@ -7,6 +7,7 @@ from typing import NamedTuple
 import pytest
 
 from c4d.cli.main import main
+from tests.pipes import text_to_video
 
 PROMPT = "a red circle moving left on a black background"
 QUICK = ("--steps", "4", "--frames", "5")
@@ -16,6 +17,14 @@ class Outcome(NamedTuple):
     code: int
     out: str
     err: str
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """The folder of a tiny Wan pipeline of random weights."""
+    folder = tmp_path_factory.mktemp("wan")
+    text_to_video()[0].save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture

@@ -10,16 +10,9 @@ import pytest
 
 from c4d.calibrate import collect
 from c4d.core.caching.calibrated import CalibrationData
-from tests.pipes import flux_with_text, text_to_video
+from tests.pipes import flux_with_text
 
 SIZES = ["--height", "32", "--width", "32", "--frames", "5", "--steps", "14"]
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("wan")
-    text_to_video()[0].save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture

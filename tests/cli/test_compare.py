@@ -27,13 +27,6 @@ PROMPTS = "a red circle\na </script><script>alert(1)</script> {{ 7 }} 'square'\n
 METHODS = ("--cache", "taylorseer-lite:interval=2", "--cache", "fora:interval=3")
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("wan")
-    text_to_video()[0].save_pretrained(folder)
-    return folder
-
-
 def words(model, folder, *more, methods=METHODS, minutes="0"):
     (folder / "prompts.txt").write_text(PROMPTS)
     sizes = ["--height", "32", "--width", "32", "--frames", "5", "--steps", "6", "--max-sequence-length", "32"]

@@ -149,13 +149,6 @@ def test_cache_dit_counts_the_steps_of_an_unguided_run():
 # -- on the command line
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("wan")
-    text_to_video()[0].save_pretrained(folder)
-    return folder
-
-
 @contextmanager
 def refused(pipe):
     raise ValueError("no such <b>blocks</b>\nare known")

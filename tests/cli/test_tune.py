@@ -8,16 +8,8 @@ import pytest
 
 import c4d as package
 from c4d.pipelines.tuning import Contender, Row, beside, fewest, front, most, table
-from tests.pipes import text_to_video
 
 PROMPTS = "a red circle\na blue square\na green triangle\n"
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("wan")
-    text_to_video()[0].save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture

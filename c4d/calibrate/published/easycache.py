@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from c4d.calibrate.calibration import Calibration, Fitted, Record, calibration
-from c4d.calibrate.curves import Points, averaged, left_out, lines
+from c4d.calibrate.curves import Points, averaged, fitted
 from c4d.calibrate.recording import Row
 from c4d.core.spec import ModelSpec
 from c4d.core.types import Signal
@@ -29,9 +29,7 @@ class EasyCache(Calibration):
         return frozenset({Signal.INPUT})
 
     def fit(self, records: Sequence[Record]) -> Fitted:
-        curves, bad = averaged(records, rates), left_out(records, "rate")
-        figures = {"samples": len(records), "left_out": bad}
-        return Fitted({"curves": [curve.to_dict() for curve in curves]}, figures, lines(curves, len(records), bad))
+        return fitted(averaged(records, rates), records, "rate")
 
     def use(self, fitted: Fitted) -> str:
         return "threshold=0.05,warmup=3"

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from c4d.calibrate.calibration import Calibration, Fitted, Record, calibration
-from c4d.calibrate.curves import Points, averaged, left_out, lines
+from c4d.calibrate.curves import Points, averaged, fitted
 from c4d.calibrate.recording import Row
 from c4d.core.caching.curves import Curve
 
@@ -36,9 +36,7 @@ class MagCache(Calibration):
     noise: ClassVar[bool] = True
 
     def fit(self, records: Sequence[Record]) -> Fitted:
-        curves, bad = [summed(curve) for curve in averaged(records, growth)], left_out(records, "growth")
-        figures = {"samples": len(records), "left_out": bad}
-        return Fitted({"curves": [curve.to_dict() for curve in curves]}, figures, lines(curves, len(records), bad))
+        return fitted([summed(curve) for curve in averaged(records, growth)], records, "growth")
 
     def use(self, fitted: Fitted) -> str:
         return "threshold=0.12,max_skips=3"
