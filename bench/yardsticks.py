@@ -136,14 +136,12 @@ class Yardstick:
             parts.append(pictures(made))
         return torch.cat(parts)
 
-    def samplings(
-        self, prompts: Sequence[str], seeds: Sequence[int], made: dict[int, Tensor], **more: Any
-    ) -> Samplings:
-        """Batches of :meth:`make` for a calibration; each leaves its pictures in ``made``."""
+    def samplings(self, prompts: Sequence[str], seeds: Sequence[int], **more: Any) -> Samplings:
+        """Batches of :meth:`make` for a calibration."""
         chunks = [slice(start, start + BATCH) for start in range(0, len(prompts), BATCH)]
 
         def generate(i: int) -> None:
-            made[i] = self.make(prompts[chunks[i]], seeds[chunks[i]], **more)
+            self.make(prompts[chunks[i]], seeds[chunks[i]], **more)
 
         transformer = self.pipe.transformer
         read = [partial(latents_given, transformer, spec_for(transformer))]

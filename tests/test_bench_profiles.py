@@ -66,7 +66,9 @@ def test_meancache_does_what_its_formula_says():
     reference = record(job)
     made = results(job)
     model.calls = 0
-    MeanCache(orders).run(job, reference.levels)
+    with MeanCache(orders).at_work(model, job.scheduler, reference.levels):
+        for i in range(job.count):
+            job.generate(i)
     assert model.calls == len(orders) * job.count and len(made) == 2
     job.scheduler.set_timesteps(STEPS)
     levels = [*reference.levels, 0.0]

@@ -3,10 +3,10 @@
     python -m bench.profiles [--yardsticks wan-tiny …] [--samplers unipc …] [--kinds plain profile …] [--render]
 
 Of each yardstick and sampler, 50 steps: the shipped profile (that of this sampler if there is one), the universal one
-that was fitted without this yardstick, the package's methods tuned on the calibration prompts, BudCache and MeanCache,
-on wan-tiny the peers' methods, fewer plain steps, and plain steps at noise levels that were searched on the calibration
-prompts. A finished row is kept in docs/measurements/profiles/results.json, so an interrupted run goes on; --render
-writes the page alone.
+that was fitted without this yardstick, the package's methods and the peers' tuned on the calibration prompts, BudCache
+and MeanCache, fewer plain steps, and plain steps at noise levels that were searched on the calibration prompts. A
+finished row is kept in docs/measurements/profiles/results.json, so an interrupted run goes on; --render writes the page
+alone.
 """
 
 from __future__ import annotations
@@ -15,75 +15,30 @@ import argparse
 import json
 import shlex
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from functools import cache, cached_property, partial
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import c4d
-from bench.fidelity import cost, others
-from bench.learned import Learned
 from bench.profiles import baselines, page
+from bench.settings import COMPUTED, COUNTS, STEPS, best, by_method, by_peer, grid, learned, learning
 from bench.stamp import stamp
-from bench.yardsticks import BATCH, FOLDER, HELD, SAMPLERS, SEED, Yardstick
+from bench.yardsticks import BATCH, FOLDER, HELD, SAMPLERS, Yardstick
 from c4d.calibrate.levels import Chosen, searched
 from c4d.calibrate.reference import record
 from c4d.core.caching.profiles import for_model
 from c4d.core.integration.transformers import signature
 from c4d.metrics import psnr
+from c4d.pipelines.flops import Flops
+from c4d.pipelines.peers import libraries, peers_of
 
-STEPS = 50
-COMPUTED = (20, 17, 14, 12, 10, 8, 6)
 BETWEEN = (22, 18, 15, 13, 11, 9, 7)  # some of those between the numbers that the shipped profiles were made for
 KINDS = ("plain", "profile", "universal", "between", "levels", "methods", "meancache", "budcache", "peers")
-LEARNING = 8  # calibration prompts that the other methods are tuned on
-NEAREST = {"wan-tiny": "wan2.1-t2v-1.3b", "flux-tiny": "flux.1-dev"}  # whose published curves and lists are tried
-LISTS = {"wan-tiny": (14, 17, 20, 25), "flux-tiny": (10, 15, 20)}
-Setting = tuple[str, str]  # its name, and its text, which has the path of what was learned
-
-
-def grid(yardstick: str, learned: Callable[[str, tuple[int, ...]], Path]) -> Iterator[Setting]:
-    """Settings of the package's methods, from which each takes its best for a cost."""
-    yield from ((text, text) for text in _grid(yardstick))
-    for count in (*COMPUTED, 25):
-        yield f"dpcache:budget={count}", f"dpcache:path={learned('dpcache', ())},budget={count}"
-        spread = tuple(sorted({round(i * (STEPS - 1) / (count - 1)) for i in range(count)}))
-        yield f"l2p:{count} steps", f"l2p:path={learned('l2p', spread)}"
-
-
-def _grid(yardstick: str) -> Iterator[str]:
-    for every in (2, 3, 4, 5, 6, 8):
-        for order in (0, 1, 2):
-            yield f"taylorseer-lite:interval={every},order={order},last=1"
-        yield f"taylorseer-lite:interval={every},order=1,last=1@blocks"
-        yield f"taylorseer-lite:interval={every}+hermite:order=1,scale=0.5@blocks"
-        yield f"hicache:interval={every},warmup=2"
-        yield f"foca:interval={every},warmup=2"
-        yield f"dmd:interval={every}"
-        yield f"freqca:interval={every}"
-        yield f"fora:interval={every}"
-        yield f"seacache:threshold=1.0,max_skips={every - 1}"
-        yield f"taylorseer:interval={every},order=1"
-    for threshold in (0.1, 0.15, 0.2, 0.3, 0.5):
-        for signal in ("time_embedding", "modulated_input"):
-            yield f"teacache:threshold={threshold},coefficients=1/0,signal={signal},warmup=3+taylor:order=1"
-        yield f"easycache:threshold={threshold},warmup=5"
-        yield f"first-block:threshold={threshold}"
-        yield f"first-block:threshold={threshold / 2},warmup=4+taylor:order=1"
-    if near := NEAREST.get(yardstick):
-        for threshold, skips in ((0.06, 2), (0.12, 4), (0.24, 6)):
-            yield f"magcache:curve={near},threshold={threshold},max_skips={skips}"
-            yield f"magcache:curve={near},threshold={threshold},max_skips={skips}+taylor:order=1"
-        for count in LISTS[yardstick]:
-            yield f"lemica:published={near}-{count}"
-            yield f"lemica:published={near}-{count}+taylor:order=1"
-    yield "pab:attn=2,cross_attn=4"
-    yield "pab:attn=2"
-    yield "fastercache:weight=0.5"
 
 
 class Results:
@@ -134,11 +89,8 @@ class Bench:
         print(f"{self.key(name):90} {computed:5.1f} {mean:6.2f} / {min(close):6.2f} dB {took:5.1f} s", flush=True)
 
     def cached(self, kind: str, method: str, computed: float, name: str | None = None) -> None:
-        def make() -> torch.Tensor:
-            with c4d.cached(self.yardstick.pipe, method):
-                return self.yardstick.make(self.prompts, self.seeds, num_inference_steps=STEPS)
-
-        self.row(kind, name or method, computed, make)
+        setting = partial(c4d.cached, self.yardstick.pipe, method)
+        self.row(kind, name or method, computed, partial(self._batches, setting))
 
     def all(self, kinds: Sequence[str], levels: Sequence[int], seconds: float) -> None:
         self.row("uncached", "uncached", STEPS, lambda: self.reference)
@@ -157,7 +109,7 @@ class Bench:
             each[kind]()
 
     def plain(self) -> None:
-        for count in (*COMPUTED, 25):
+        for count in COUNTS:
             self.fewer("plain", count)
 
     def fewer(self, kind: str, count: int) -> None:
@@ -198,7 +150,7 @@ class Bench:
         if self.key(label) in self.results.rows:
             return
         yardstick, scheduler = self.yardstick, self.yardstick.pipe.scheduler
-        prompts, seeds = self.learning()
+        prompts, seeds = learning(self.yardstick)
         reference = yardstick.make(prompts, seeds, num_inference_steps=STEPS)
         start = [round(i * STEPS / count) for i in range(count)]
         again = partial(yardstick.make, prompts, seeds, num_inference_steps=count)
@@ -212,67 +164,88 @@ class Bench:
 
     def methods(self) -> None:
         """Each method with the settings that were best on the calibration prompts, for each cost."""
-        tuned = self.results.tuned.setdefault(f"{self.yardstick.name} | {self.sampler}", {})
-        yardstick, reference = self.yardstick, None
-        prompts, seeds = self.learning()
-        texts = {}
-        for name, text in grid(self.yardstick.name, self.learned):
-            texts[name] = text
-            if name in tuned:
-                continue
+        settings = {}
+        for name, text in grid(self.yardstick.name, learned(self.yardstick, self.sampler)):
             try:
-                session = c4d.cached(yardstick.pipe, text)
+                c4d.cached(self.yardstick.pipe, text).unused = None  # it is only asked whether it fits
             except (ValueError, TypeError):
-                tuned[name] = None
                 continue
-            if reference is None:
-                reference = yardstick.make(prompts, seeds, num_inference_steps=STEPS)
-            with session:
-                made = yardstick.make(prompts, seeds, num_inference_steps=STEPS)
-            report = session.report()
-            if report.modules_total:
-                share = 1 - report.modules_reused / report.modules_total
-            else:
-                share = report.blocks_entered / report.blocks_total
-            tuned[name] = [round(share * STEPS, 2), round(float(psnr(made, reference).clamp(max=120).mean()), 3)]
+            settings[name] = partial(c4d.cached, self.yardstick.pipe, text)
+        self.tuned("method", settings, by_method)
+
+    def peers(self) -> None:
+        """Those of other libraries that are installed here, in the same way."""
+        found = [peer for peer in peers_of(libraries()) if peer.version is not None]
+        settings = {peer.name: partial(peer.at_work, self.yardstick.pipe) for peer in found}
+        self.tuned("peer", settings, by_peer)
+
+    def tuned(
+        self, kind: str, settings: Mapping[str, Callable[[], AbstractContextManager[Any]]], group: Callable[[str], str]
+    ) -> None:
+        """Of each group and cost, the setting that is closest on the calibration prompts."""
+        known = self.results.tuned.setdefault(f"{self.yardstick.name} | {self.sampler}", {})
+        for name in [name for name in settings if name not in known]:
+            try:
+                known[name] = self._tried(settings[name])
+            except Exception as error:
+                if kind != "peer":
+                    raise
+                print(f"{self.key(name)}: {error}", flush=True)  # not every library knows every model
+                known[name] = None
             self.results.save()
-        for count in COMPUTED:
-            best: dict[str, tuple[float, str, float]] = {}
-            for name, found in tuned.items():
-                method = name.partition(":")[0]
-                if found is not None and found[0] <= count + 0.51:
-                    best[method] = max(best.get(method, (-1.0, "", 0.0)), (found[1], name, found[0]))
-            for _, name, computed in best.values():
-                self.cached("method", texts[name], computed, name)
+        for name in best({name: known[name] for name in settings}, group):
+            self.row(kind, name, known[name][0], partial(self._batches, settings[name]))
+
+    def _tried(self, setting: Callable[[], AbstractContextManager[Any]]) -> tuple[float, float]:
+        """The computed steps and the closeness on the calibration prompts."""
+        prompts, seeds = learning(self.yardstick)
+        with setting() as session, Flops(self.yardstick.pipe) if session is None else nullcontext() as flops:
+            made = self.yardstick.make(prompts, seeds, num_inference_steps=STEPS)
+        if flops is not None:
+            share = flops.count / self.whole
+        elif (report := session.report()).modules_total:
+            share = 1 - report.modules_reused / report.modules_total
+        else:
+            share = report.blocks_entered / report.blocks_total
+        close = float(psnr(made, self.uncached_learning).clamp(max=120).mean())
+        return round(share * STEPS, 2), round(close, 3)
 
     @cached_property
-    def learned(self) -> Callable[[str, tuple[int, ...]], Path]:
-        """The path of what DPCache or L2P learned from four calibration samples under this sampler."""
-        run = partial(self.yardstick.make, *self.learning(4), num_inference_steps=STEPS)
-        return Learned(self.yardstick.pipe, run, Path(tempfile.mkdtemp())).path
+    def uncached_learning(self) -> torch.Tensor:
+        """The uncached pictures of the calibration prompts."""
+        return self.yardstick.make(*learning(self.yardstick), num_inference_steps=STEPS)
 
-    def learning(self, count: int = LEARNING) -> tuple[list[str], list[int]]:
-        prompts = self.yardstick.learning()[:count]
-        return prompts, list(range(SEED, SEED + len(prompts)))
+    @cached_property
+    def whole(self) -> int:
+        """FLOPs of their uncached run."""
+        with Flops(self.yardstick.pipe) as flops:
+            self.yardstick.make(*learning(self.yardstick), num_inference_steps=STEPS)
+        return flops.count
+
+    def _batches(self, setting: Callable[[], AbstractContextManager[Any]]) -> torch.Tensor:
+        """The held-out pictures; each batch begins afresh, for what a peer remembers of one run reaches the next."""
+        parts = []
+        for start in range(0, len(self.prompts), BATCH):
+            chunk = slice(start, start + BATCH)
+            with setting():
+                parts.append(self.yardstick.make(self.prompts[chunk], self.seeds[chunk], num_inference_steps=STEPS))
+        return torch.cat(parts)
 
     def meancache(self) -> None:
         """Where the model predicts a flow."""
         todo = [count for count in COMPUTED if self.key(f"meancache,computed={count}") not in self.results.rows]
         if not todo or not self.yardstick.flow:
             return
-        reference = record(self.yardstick.samplings(*self.learning(), {}, num_inference_steps=STEPS))
+        reference = record(self.yardstick.samplings(*learning(self.yardstick), num_inference_steps=STEPS))
+        levels = reference.levels
         for count in todo:
-            planned, made = baselines.MeanCache.planned(reference, count), dict[int, torch.Tensor]()
-
-            def make(planned: Any = planned, made: dict[int, torch.Tensor] = made) -> torch.Tensor:
-                samplings = self.yardstick.samplings(self.prompts, self.seeds, made, num_inference_steps=STEPS)
-                planned.run(samplings, reference.levels)
-                return torch.cat([made[i] for i in sorted(made)])
-
-            self.row("baseline", f"meancache,computed={count}", count, make, orders=planned.orders)
+            planned = baselines.MeanCache.planned(reference, count)
+            setting = partial(planned.at_work, self.yardstick.pipe.transformer, self.yardstick.pipe.scheduler, levels)
+            orders = sorted(planned.orders.items())
+            self.row("baseline", f"meancache,computed={count}", count, partial(self._batches, setting), orders=orders)
 
     def budcache(self) -> None:
-        one = partial(self.yardstick.last_latents, *self.learning(1), num_inference_steps=STEPS)
+        one = partial(self.yardstick.last_latents, *learning(self.yardstick, 1), num_inference_steps=STEPS)
         todo = [count for count in COMPUTED if self.key(f"budcache,computed={count}") not in self.results.rows]
         if not todo:
             return
@@ -284,28 +257,8 @@ class Bench:
 
         for count in todo:
             steps = baselines.budcache(loss, count, STEPS)
-            self.cached("baseline", _reusing(steps), count, f"budcache,computed={count}")
-
-    def peers(self) -> None:
-        """Their own methods, with the settings of bench.fidelity; what each computed is counted in the blocks."""
-        if self.yardstick.name != "wan-tiny":  # the calls in bench/peers are for Wan
-            return
-        pipe, make = self.yardstick.pipe, self.yardstick.make
-        few = partial(make, self.prompts[:1], self.seeds[:1], num_inference_steps=2)
-        parts = cost.shares(pipe.transformer, few)
-        whole = STEPS * 2 * len(pipe.transformer.blocks)  # rows of a sample, both branches of guidance
-        ratios = cache(lambda: others.mag_ratios(pipe, STEPS, partial(make, *self.learning(4))))
-        for case in [*others.cache_dit(STEPS), *others.diffusers(STEPS, ratios)]:
-            if self.key(case.name) in self.results.rows:
-                continue
-            pictures = []
-            with case.open(pipe) as begin, cost.Rows(pipe.transformer, parts) as counted:
-                for start in range(0, len(self.prompts), BATCH):
-                    chunk = slice(start, start + BATCH)
-                    begin()
-                    pictures.append(make(self.prompts[chunk], self.seeds[chunk], num_inference_steps=STEPS))
-            computed = round(counted.computed / len(self.prompts) / whole * STEPS, 2)
-            self.row("peer", case.name, computed, partial(torch.cat, pictures))
+            setting = partial(c4d.cached, self.yardstick.pipe, _reusing(steps))
+            self.row("baseline", f"budcache,computed={count}", count, partial(self._batches, setting), steps=steps)
 
 
 def _reusing(steps: Sequence[int]) -> str:

@@ -114,7 +114,7 @@ def rows(options: Options) -> Iterator[str]:
     yardstick = Yardstick(options.yardstick)
     pipe, shipped = yardstick.pipe, Profile.load(named()[options.yardstick])
     learning = yardstick.learning(LEARNED)
-    samplings = yardstick.samplings(learning, list(range(SEED, SEED + len(learning))), {}, num_inference_steps=STEPS)
+    samplings = yardstick.samplings(learning, list(range(SEED, SEED + len(learning))), num_inference_steps=STEPS)
     fit = Fit(samplings, record(samplings), ridge=RIDGE)
     held = HELD[options.yardstick](options.samples)
     reference = yardstick.make(*held, num_inference_steps=STEPS)

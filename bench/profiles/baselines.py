@@ -16,14 +16,16 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
+from unittest.mock import patch
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from c4d.calibrate.lockstep import Lockstep, Samplings
 from c4d.calibrate.reference import Reference, kept
 
 MUTATIONS, HOT, COLD = 200, 0.1, 1e-4
@@ -94,24 +96,32 @@ class MeanCache:
         _, path = _longer(least, costs, range(total, total + 1))[total]
         return cls({start: costs[start, end][1] for start, end in pairwise(path)})
 
-    def run(self, samplings: Samplings, levels: Sequence[float]) -> None:
-        """Makes all samplings with it, whose results are what ``samplings.generate`` does with them."""
-        total, skipped = len(levels), frozenset(range(len(levels))) - self.orders.keys()
-        ends = [*levels, 0.0]
-        v, x = [list[Tensor]() for _ in range(samplings.count)], [list[Tensor]() for _ in range(samplings.count)]
-        with Lockstep(samplings, skipped) as passing:
-            for i in range(total):
-                arrivals = passing.arrive()
-                assert arrivals is not None
-                start = max(step for step in self.orders if step <= i)
-                for made, samples, arrival in zip(v, x, arrivals, strict=True):
-                    samples.append(kept(arrival.sample))
-                    if arrival.output is not None:
-                        made.append(kept(arrival.output))
-                    else:
-                        made.append(_forecast(made, samples, ends, i, self.orders[start]))
-                passing.answer([made[-1] for made in v])
-            passing.arrive()  # what a pipeline does after its last step
+    @contextmanager
+    def at_work(self, transformer: nn.Module, scheduler: Any, levels: Sequence[float]) -> Iterator[None]:
+        """Inside the block, samplings of as many steps as ``levels`` are made with it, one after another."""
+        ends, v, x, last = [*levels, 0.0], list[Tensor](), list[Tensor](), list[Any]()
+        forward, step = transformer.forward, scheduler.step
+
+        def seldom(*args: Any, **kwargs: Any) -> Any:
+            if len(v) % len(levels) in self.orders:
+                last[:] = [forward(*args, **kwargs)]
+            return last[0]  # on other steps nobody looks at it
+
+        def stepped(output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
+            if len(v) == len(levels):
+                v.clear()
+                x.clear()
+            i = len(v)
+            x.append(kept(sample))
+            v.append(kept(output) if i in self.orders else _forecast(v, x, ends, i, self.orders[self._before(i)]))
+            return step(v[-1].to(output.dtype), timestep, sample, *args, **kwargs)
+
+        with patch.object(transformer, "forward", seldom), patch.object(scheduler, "step", stepped):
+            yield
+
+    def _before(self, i: int) -> int:
+        """The last computed step before ``i``."""
+        return max(step for step in self.orders if step < i)
 
 
 def _forecast(v: Sequence[Tensor], x: Sequence[Tensor], levels: Sequence[float], i: int, k: int) -> Tensor:
