@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -68,7 +69,8 @@ def learning(yardstick: Yardstick, count: int = LEARNING) -> tuple[list[str], li
 def learned(yardstick: Yardstick, sampler: str) -> Callable[[str, tuple[int, ...]], Path]:
     """The path of what DPCache or L2P learned from four calibration samples; ``yardstick`` has this sampler."""
     run = partial(yardstick.make, *learning(yardstick, 4), num_inference_steps=STEPS)
-    return Learned(yardstick.pipe, run, ROOT / "out" / "learned" / f"{yardstick.name}-{sampler}").path
+    folder = ROOT / "out" / "learned" / f"{yardstick.name}-{sampler}"
+    return Learned(yardstick.pipe, run, Path(os.path.relpath(folder))).path  # short, for it is a part of names
 
 
 Tried = Mapping[str, tuple[float, float] | None]  # name -> computed steps and closeness on the calibration prompts
@@ -93,4 +95,4 @@ def by_method(name: str) -> str:
 
 def by_peer(name: str) -> str:
     """The group of a setting of another library: the library and its method."""
-    return " ".join(name.split()[:2])
+    return " ".join(name.replace(",", "").split()[:2])

@@ -1,108 +1,114 @@
-"""The plot (matplotlib) and the pictures at equal cost, from what was measured and the clips it kept."""
+"""The plot of cost and closeness, and pictures at equal cost."""
 
 from __future__ import annotations
 
-import math
-import re
-from collections import Counter
-from collections.abc import Iterable
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from bench.clips import paired
-from bench.fidelity.page import SYSTEMS, TITLES, at_budget
-from bench.fidelity.results import Measured, Results
+from PIL import Image, ImageDraw, ImageFont
 
-MARKERS = "osD^vP*X<>hd"
-NAMED = 8  # methods with a line of their own: more cannot be told apart
-PICTURED = ("unipc", (12, 18))
+from bench.fidelity.page import SYSTEMS, short
+from bench.fidelity.table import LEVELS, PLAIN, Entry, closest, of
 
-
-def file_name(case: Any) -> str:
-    return re.sub(r"[^\w.=-]+", "_", case.name) + ".pt"
-
-
-def draw(results: Results, out: Path, kept: Path) -> list[str]:
-    """Writes plot and pictures; -> the pictures there are. Each is left as it was if what it needs is missing."""
-    try:
-        import matplotlib
-    except ImportError:
-        print("matplotlib is missing (make bench installs it): the plot was not drawn")
-    else:
-        matplotlib.use("agg")
-        for system in SYSTEMS:
-            _plot(results, system, out / f"plot-{system}.png")
-    sampler, budgets = PICTURED
-    for budget in budgets:
-        shown = at_budget(results, sampler, budget)
-        if shown and all((kept / sampler / file_name(case)).exists() for case in shown):
-            _sheet(results, shown, kept / sampler, out / f"pictures-{sampler}-{budget}.png")
-    return sorted(path.name for path in out.glob("pictures-*.png"))
+LINES = {  # group -> label, colour, style
+    "profile": ("profile", "tab:blue", "o-"),
+    "c4d": ("best of c4d's other methods", "tab:orange", "o-"),
+    "cache-dit": ("best of cache-dit", "tab:green", "o-"),
+    "diffusers": ("best of diffusers", "tab:red", "o-"),
+    "baseline": ("BudCache, MeanCache", "tab:purple", "o-"),
+    PLAIN: ("plain steps", "black", "-"),
+    LEVELS: ("plain steps, searched levels", "black", "--"),
+}
+SHOWN = 14 / 50  # share of the pictures
+HEIGHT = 64  # of a frame, in pixels
 
 
-def _plot(results: Results, system: str, path: Path) -> None:
-    """One system's settings beside the line of fewer plain steps, a panel a sampler. Those of the methods that are the
-    closest at some cost are lines with a name; all others are grey points, which the page lists."""
-    from matplotlib import pyplot
+def draw(title: str, entries: Sequence[Entry], path: Path) -> None:
+    """Lines of what is best for its cost, labelled where they end; all other settings are grey points."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
-    samplers = [s for s in TITLES if results.of(s, system)]
-    if not samplers:
+    figure = Figure(figsize=(9, 5.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    ends = []
+    for group, (label, colour, style) in LINES.items():
+        there = of(entries, group)
+        best = list(_front(there)) if group in SYSTEMS else sorted(there, key=lambda e: e.share)
+        grey = [each for each in there if each not in best]
+        axes.plot([100 * e.share for e in grey], [e.close for e in grey], ".", color="0.8", zorder=1)
+        if best:
+            x, y = [100 * e.share for e in best], [e.close for e in best]
+            axes.plot(x, y, style, color=colour, markersize=4, linewidth=1.6, zorder=2)
+            ends.append((y[-1], x[-1], label, colour))
+    low = min(each.close for each in of(entries, PLAIN))
+    right, beneath = max(x for _, x, *_ in ends), None
+    for y, x, label, colour in sorted(ends, reverse=True):  # from the top; labels keep a distance
+        at = y if beneath is None else min(y, beneath - 1.6)
+        axes.annotate(
+            label,
+            (x, y),
+            (right + 2, at),
+            color=colour,
+            va="center",
+            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.5},
+        )
+        beneath = at
+    axes.set(title=title, xlabel="computed, % of the uncached run", ylabel="PSNR to the uncached run, dB, mean")
+    axes.set(xlim=(10, right + 24), ylim=(max(10, low - 8), None))
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=100)
+
+
+def _front(entries: Sequence[Entry]) -> Iterator[Entry]:
+    """Those that no cheaper one of the same group equals."""
+    best = -1.0
+    for each in sorted(entries, key=lambda e: (e.share, -e.close)):
+        if each.close > best:
+            best = each.close
+            yield each
+
+
+def pictures(entries: Sequence[Entry], folder: Path, path: Path, prompts: Sequence[int] = (0, 1)) -> None:
+    """What ``c4d compare`` kept in ``folder``, at one cost: frames and their difference, a row for each contender."""
+    if not (folder / "compare.json").exists():
         return
-    figure, panels = pyplot.subplots(1, len(samplers), figsize=(7.5 * len(samplers), 6), squeeze=False, sharey=True)
-    palette, named = pyplot.get_cmap("tab10"), _closest(results, system)
-    for panel, sampler in zip(panels[0], samplers, strict=True):
-        whole = results.of(sampler, "uncached")[0].cost
-
-        def points(cases: Iterable[Measured], whole: float = whole) -> list[tuple[float, float]]:
-            return sorted((100 * c.cost / whole, c.quality) for c in cases)
-
-        panel.plot(*zip(*points(results.of(sampler, "plain")), strict=True), color="black", linewidth=2.5,
-                   label="fewer plain steps", zorder=3)  # fmt: skip
-        measured = results.of(sampler, system)
-        if others := points(c for c in measured if c.method not in named):
-            panel.scatter(*zip(*others, strict=True), color="0.75", s=18, label="other settings", zorder=1)
-        for i, name in enumerate(named):
-            if found := points(c for c in measured if c.method == name):
-                style = {"marker": MARKERS[i % len(MARKERS)], "color": palette(i % 10), "markersize": 6}
-                panel.plot(*zip(*found, strict=True), linewidth=1.3, label=name, zorder=2, **style)
-        panel.set(title=f"{TITLES[sampler]}: {system}", xlabel="block-rows computed, % of the uncached run")
-        panel.set(xlim=(8, 62), ylim=(20, None))
-        panel.grid(alpha=0.3)
-    panels[0][0].set_ylabel("PSNR to the uncached run, dB, mean")
-    handles: dict[str, Any] = {}
-    for panel in panels[0]:
-        handles |= {label: handle for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=3, fontsize=10)
-    figure.tight_layout()
-    figure.savefig(path, dpi=90, bbox_inches="tight")
-    pyplot.close(figure)
+    found = {each["name"]: each for each in json.loads((folder / "compare.json").read_text())["contenders"]}
+    names = ["uncached"]
+    for group in (*SYSTEMS, PLAIN):
+        near = closest((each for each in of(entries, group) if each.share > SHOWN / 2), SHOWN)
+        names += [near.name] if near is not None else []
+    rows = []
+    for name in names:
+        strips = []
+        for prompt in prompts:
+            clip = folder / "clips" / found[name]["prompts"][prompt]["name"]
+            for kind in ("strip", "difference"):
+                file = Path(f"{clip}.{kind}.webp")
+                strips.append(_frames(Image.open(file).convert("RGB")) if file.exists() else None)
+        rows.append(strips)
+    wide = max(image.width for row in rows for image in row if image is not None) + 8
+    left, font = 330, ImageFont.load_default()
+    sheet = Image.new("RGB", (left + wide * len(rows[0]), (HEIGHT + 6) * len(rows)), "white")
+    write = ImageDraw.Draw(sheet)
+    for y, (name, row) in enumerate(zip(names, rows, strict=True)):
+        said = short(name)
+        said = said if len(said) < 52 else f"{said[:49]}..."
+        write.text((6, y * (HEIGHT + 6) + 6), f"{said}\n{found[name]['share']:.0%} computed", fill="black", font=font)
+        for x, image in enumerate(row):
+            if image is not None:
+                sheet.paste(image, (left + x * wide, y * (HEIGHT + 6)))
+    sheet.save(path, optimize=True)
 
 
-def _closest(results: Results, system: str) -> list[str]:
-    """The methods with a setting that no cheaper one of the system equals, at any sampler; at most ``NAMED``."""
-    wins: Counter[str] = Counter()
-    for sampler in TITLES:
-        best = -math.inf
-        for case in sorted(results.of(sampler, system), key=lambda c: (c.cost, -c.quality)):
-            if case.quality > best:
-                best = case.quality
-                wins[case.method] += 1
-    return [name for name, _ in wins.most_common(NAMED)]
-
-
-def _sheet(results: Results, shown: list[Measured], kept: Path, path: Path) -> None:
-    """A row a case, a group of columns a clip: its frames, then five times its difference to the uncached clip."""
-    import torch
-
-    from bench.fidelity.__main__ import SHOWN
-    from c4d.bundled import caption
-    from c4d.metrics import contact_sheet
-
-    clips = torch.stack([torch.load(kept / file_name(case)).float() / 255 for case in shown], 1)
-    difference = (0.5 + 5 * (clips - clips[:, :1])).clamp(0, 1)
-    attributes, _ = paired(results.setting["clips"])
-    names = [caption(attributes[n]) for n in SHOWN if n < len(attributes)]
-    labels = [f"{c.name}  ({c.cost / shown[0].cost:.0%})" for c in shown]
-    groups = [group for pair in zip(clips, difference, strict=True) for group in pair]
-    titles = [title for name in names for title in (name.split(" on ")[0], "difference x 5")]
-    contact_sheet(groups, labels, titles=titles, frames=3, frame_height=48).save(path, optimize=True)
+def _frames(strip: Image.Image, count: int = 3) -> Image.Image:
+    """First, middle and last frame of a strip of square frames."""
+    side = strip.height
+    total = max(1, strip.width // side)
+    chosen = sorted({round(i * (total - 1) / (count - 1)) for i in range(count)})
+    out = Image.new("RGB", ((HEIGHT + 3) * len(chosen), HEIGHT), "white")
+    for x, i in enumerate(chosen):
+        frame = strip.crop((i * side, 0, (i + 1) * side, side)).resize((HEIGHT, HEIGHT))
+        out.paste(frame, (x * (HEIGHT + 3), 0))
+    return out

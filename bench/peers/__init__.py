@@ -110,3 +110,9 @@ def taylorseer_config(interval: int, order: int, warmup: int = 3, lite: bool = F
     from diffusers import TaylorSeerCacheConfig
 
     return TaylorSeerCacheConfig(**taylorseer(interval, order, warmup, lite))
+
+
+def static_mask(computed: Sequence[int], steps: int) -> dict[str, Any]:
+    """Fields of cache-dit's DBCacheConfig for a schedule."""
+    bits = [int(step in computed) for step in range(steps)]
+    return {"steps_computation_mask": bits, "steps_computation_policy": "static", "max_warmup_steps": 3}

@@ -12,20 +12,20 @@ alone.
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
 import torch
 
 import c4d
+from bench import others
 from bench.profiles import baselines, page
+from bench.profiles.results import Results
 from bench.settings import COMPUTED, COUNTS, STEPS, best, by_method, by_peer, grid, learned, learning
 from bench.stamp import stamp
 from bench.yardsticks import BATCH, FOLDER, HELD, SAMPLERS, Yardstick
@@ -35,25 +35,9 @@ from c4d.core.caching.profiles import for_model
 from c4d.core.integration.transformers import signature
 from c4d.metrics import psnr
 from c4d.pipelines.flops import Flops
-from c4d.pipelines.peers import libraries, peers_of
 
 BETWEEN = (22, 18, 15, 13, 11, 9, 7)  # some of those between the numbers that the shipped profiles were made for
 KINDS = ("plain", "profile", "universal", "between", "levels", "methods", "meancache", "budcache", "peers")
-
-
-class Results:
-    """Rows by (yardstick, sampler, name), in a file that is written after each."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        found = json.loads(path.read_text()) if path.exists() else {"stamps": [], "rows": {}, "tuned": {}}
-        self.stamps, self.rows, self.tuned = found["stamps"], found["rows"], found["tuned"]
-
-    def save(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        beside = self.path.with_suffix(".part")
-        beside.write_text(json.dumps({"stamps": self.stamps, "rows": self.rows, "tuned": self.tuned}, indent=0) + "\n")
-        beside.replace(self.path)
 
 
 class Bench:
@@ -175,8 +159,9 @@ class Bench:
 
     def peers(self) -> None:
         """Those of other libraries that are installed here, in the same way."""
-        found = [peer for peer in peers_of(libraries()) if peer.version is not None]
-        settings = {peer.name: partial(peer.at_work, self.yardstick.pipe) for peer in found}
+        run = partial(self.yardstick.make, *learning(self.yardstick, 4), num_inference_steps=STEPS)
+        found = others.all_of(self.yardstick.pipe, STEPS, run)
+        settings = {each.name: partial(each.at_work, self.yardstick.pipe) for each in found}
         self.tuned("peer", settings, by_peer)
 
     def tuned(
@@ -252,18 +237,13 @@ class Bench:
         reference = one()
 
         def loss(steps: Sequence[int]) -> float:
-            with c4d.cached(self.yardstick.pipe, _reusing(steps)):
+            with c4d.cached(self.yardstick.pipe, baselines.reusing(steps)):
                 return float((one() - reference).double().pow(2).mean())
 
         for count in todo:
             steps = baselines.budcache(loss, count, STEPS)
-            setting = partial(c4d.cached, self.yardstick.pipe, _reusing(steps))
+            setting = partial(c4d.cached, self.yardstick.pipe, baselines.reusing(steps))
             self.row("baseline", f"budcache,computed={count}", count, partial(self._batches, setting), steps=steps)
-
-
-def _reusing(steps: Sequence[int]) -> str:
-    """The blocks' residual is reused on all other steps."""
-    return f"lemica:computed={'/'.join(map(str, steps))}"
 
 
 def main() -> int:

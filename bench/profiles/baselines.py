@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -26,7 +26,9 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
+import c4d
 from c4d.calibrate.reference import Reference, kept
+from c4d.pipelines.peers import Peer
 
 MUTATIONS, HOT, COLD = 200, 0.1, 1e-4
 ROUNDS, NEIGHBOURS, WINDOW = 5, 20, 3
@@ -64,6 +66,25 @@ def budcache(loss: Callable[[Sequence[int]], float], count: int, total: int, see
             break
         best = found
     return best
+
+
+@dataclass(frozen=True)
+class Written(Peer):
+    """A method that is written here from its paper."""
+
+    @property
+    def version(self) -> str:
+        return "from its paper"
+
+
+def reusing(steps: Sequence[int]) -> str:
+    """BudCache's text: the blocks' residual is reused on all other steps."""
+    return f"lemica:computed={'/'.join(map(str, steps))}"
+
+
+def budcache_peer(steps: Sequence[int]) -> Peer:
+    """As what ``c4d compare`` takes; ``steps`` were searched."""
+    return Written("BudCache", f"computed={len(steps)}", c4d.cached, {"cache": reusing(steps)})
 
 
 @dataclass(frozen=True)
@@ -118,6 +139,14 @@ class MeanCache:
 
         with patch.object(transformer, "forward", seldom), patch.object(scheduler, "step", stepped):
             yield
+
+    def peer(self, levels: Sequence[float]) -> Peer:
+        """As what ``c4d compare`` takes."""
+
+        def call(pipe: Any, **_: Any) -> AbstractContextManager[None]:
+            return self.at_work(pipe.transformer, pipe.scheduler, levels)
+
+        return Written("MeanCache", f"computed={len(self.orders)}", call, {"orders": self.orders, "levels": levels})
 
     def _before(self, i: int) -> int:
         """The last computed step before ``i``."""

@@ -15,9 +15,9 @@ Closeness to the uncached run of 50 steps, on prompts and noise that nothing was
 calibration prompts; `best method` is the closest of the package's other methods among those that cost no more, each
 with the settings that were best on the calibration prompts. BudCache and MeanCache are written from their papers
 (bench/profiles/baselines.py) and choose their steps on calibration prompts; the peers are cache-dit and diffusers with
-the settings of `c4d compare --peers`, tuned and chosen in the same way, their cost as a part of the FLOPs. In brackets,
-with its 95 % interval over paired samples, how much closer the profile is. These are small models; no large one has
-been measured.
+the settings of `c4d compare --peers` and of bench/others.py, tuned and chosen in the same way, their cost as a part of
+the FLOPs. In brackets, with its 95 % interval over paired samples, how much closer the profile is. These are small
+models; no large one has been measured.
 """
 BEST = ("method", "peer")  # of which the closest is shown
 TITLES = {"method": "best method", "budcache": "BudCache", "meancache": "MeanCache", "peer": "best peer"}

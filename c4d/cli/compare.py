@@ -23,7 +23,7 @@ from c4d.core.text.grammar import parse
 from c4d.pipelines import InputError, check_method, effective, exclusive_lock, memory_explained, skeleton
 from c4d.pipelines.comparison import Comparison, Kept, as_csv
 from c4d.pipelines.output import write_json, write_text
-from c4d.pipelines.peers import libraries, peers_of
+from c4d.pipelines.peers import Peer, libraries, peers_of
 from c4d.pipelines.report import about_here, render_comparison
 from c4d.pipelines.strips import embedded
 from c4d.pipelines.tuning import LEVELS, OTHER, PEER, UNCACHED, Contender, others, table
@@ -31,8 +31,11 @@ from c4d.pipelines.tuning import LEVELS, OTHER, PEER, UNCACHED, Contender, other
 BUDGET = 15_000_000  # bytes of all pictures of the page
 
 
-def run(options: CompareOptions, stops: Stops) -> None:
-    """Measures what is not kept yet, then writes the page and its figures, and says the front."""
+def run(options: CompareOptions, stops: Stops, more: Sequence[Peer] = ()) -> None:
+    """Measures what is not kept yet, then writes the page and its figures, and says the front.
+
+    ``more`` are compared besides the peers that ``options`` names.
+    """
     check(options)
     plan = prepare(options.parts_of(Options, cache=None, out=options.out, repeats=1))
     if plan.job.world > 1:
@@ -48,7 +51,7 @@ def run(options: CompareOptions, stops: Stops) -> None:
         if options.plain is not None and not all(1 <= count < steps for count in options.plain):
             said = "/".join(map(str, options.plain))
             raise InputError(f"--plain is {said}; allowed are numbers from 1 to {steps - 1}, of {steps} steps")
-        model, peers = BUNDLED.get(options.model), peers_of(options.peers)
+        model, peers = BUNDLED.get(options.model), [*peers_of(options.peers), *more]
         here = [Contender(PEER, None, steps, peer=peer.name) for peer in peers if peer.version is not None]
         comparison = Comparison(
             pipe,

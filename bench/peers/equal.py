@@ -13,8 +13,7 @@ import torch
 import c4d
 from bench import peers
 from bench.clips import GUIDANCE, LENGTH, paired
-from bench.fidelity.cases import every, mask
-from bench.fidelity.others import static_mask
+from bench.others import every, mask
 from c4d.bundled import generate
 from c4d.core.caching.curves import of_ratios
 from c4d.core.caching.feature_forecasters import DynamicModes
@@ -214,7 +213,7 @@ def _cache_dit(steps: int) -> Iterator[Pair]:
         own = "c4d's own: no block runs on a skipped step, the residual is that of the whole stack"
         yield Pair(
             f"cache-dit steps mask F1B0, 17 of {steps}{f' + {calibrator}' if calibrator else ''}",
-            _peer(steps, calibrator, **static_mask(sorted(computed), steps)),
+            _peer(steps, calibrator, **peers.static_mask(sorted(computed), steps)),
             (
                 (f"the mask, first block always run, {name}", after, ""),
                 (f"schedule, {name}", method(computed, forecast, drop_before=LATE), own),
