@@ -5,8 +5,8 @@
 Each model with its own sampler, 50 steps, on prompts and noise that nothing was learned from: its shipped profile, the
 settings of c4d's methods and of other libraries' that bench.profiles found best on the calibration prompts, BudCache,
 MeanCache, and the settings in README, beside plain steps and plain steps at searched noise levels. What is measured is
-kept in out/fidelity, so that an interrupted run goes on; docs/measurements/fidelity gets the table (CSV), the plots, and
-the page, which --render writes alone. The page for a browser stays in out/fidelity/MODEL/index.html.
+kept in out/fidelity, so that an interrupted run goes on; docs/measurements/fidelity gets the tables (CSV), and what
+--render writes of them alone: plots and page. The page for a browser stays in out/fidelity/MODEL/index.html.
 """
 
 from __future__ import annotations
@@ -102,9 +102,8 @@ def measure(name: str, options: argparse.Namespace) -> None:
     shutil.copyfile(out / "compare.csv", FOLDER / f"{name}.csv")
     words = shlex.join(["python", "-m", "bench.fidelity", *sys.argv[1:]])
     libraries = ", ".join(sorted({f"{each.library} {each.version}" for each in more}))
-    write_text(
-        FOLDER / f"{name}.stamp.md", "\n".join([*stamp(words, options.threads), f"- Others: {libraries}"]) + "\n"
-    )
+    lines = [*stamp(words, options.threads), f"- Others: {libraries}"]
+    write_text(FOLDER / f"{name}.stamp.md", "\n".join(lines) + "\n")
 
 
 def main() -> int:

@@ -11,9 +11,9 @@ from c4d.pipelines.tuning import size
 
 HEAD = f"""# Fidelity at equal cost
 
-`c4d compare` on the three bundled models, each with its own sampler: how close every method comes to the uncached run of
-50 steps, and at what cost, on prompts and noise that nothing was learned from. These are small models; no large one has
-been measured.
+`c4d compare` on the three bundled models, each with its own sampler: how close every method comes to the uncached run
+of 50 steps, and at what cost, on prompts and noise that nothing was learned from. These are small models; no large one
+has been measured.
 
 **Who is compared.** The shipped profile of the model. c4d's methods and those of cache-dit and diffusers, each with the
 settings that were best on eight calibration prompts for 26, 20, 14, 10 and 8 of 50 computed steps
@@ -21,14 +21,15 @@ settings that were best on eight calibration prompts for 26, 20, 14, 10 and 8 of
 written from their papers (`bench/profiles/baselines.py`), with schedules searched on calibration prompts. Plain steps,
 and plain steps whose noise levels were searched on the prompts of the page under other noise, which flatters them.
 
-**Cost.** The share of the transformer's forwards that c4d's methods computed; of others, who report nothing, their share
-of the FLOPs. *Faster* is the uncached run's seconds by theirs, medians of turns on a shared machine: an impression.
+**Cost.** The share of the transformer's forwards that c4d's methods computed; of others, who report nothing, their
+share of the FLOPs. *Faster* is the uncached run's seconds by theirs, means over prompts, on a shared machine: an
+impression.
 
 **Comparison.** A contender stands beside the fewest plain steps that cost at least as much, so rounding favours plain
-steps; the difference in PSNR is paired by prompt, with the 95 % interval of a percentile bootstrap ({DRAWS} draws, fixed
-seed; not corrected for the number of rows). Closeness to the uncached run is not quality: fewer plain steps solve the same
-equation with coarser steps. PSNR (dB), SSIM and FLIP (lower is closer) are means and the worst picture; *as asked* is the
-part of the pictures in which the model's judge sees what was asked for.
+steps; the difference in PSNR is paired by prompt, with the 95 % interval of a percentile bootstrap ({DRAWS} draws,
+fixed seed; not corrected for the number of rows). Closeness to the uncached run is not quality: fewer plain steps solve
+the same equation with coarser steps. PSNR (dB), SSIM and FLIP (lower is closer) are means and the worst picture; *as
+asked* is the part of the pictures in which the model's judge sees what was asked for.
 """
 SYSTEMS = {
     "profile": "the shipped profile",
@@ -82,8 +83,9 @@ def _verdicts(entries: Sequence[Entry]) -> Iterator[str]:
         wins = [(each, beside) for each, beside in rows if beside is not None and beside.verdict == "better"]
         lower = sum(min(each.psnr) < min(beside.plain.psnr) for each, beside in wins)
         yield (
-            f"- {title}: {len(wins)} of {len(rows)} settings are closer than plain steps of the same cost ({lower} of them "
-            f"with a worse worst picture), {verdicts.count('undecided')} undecided, {verdicts.count('worse')} further away"
+            f"- {title}: {len(wins)} of {len(rows)} settings are closer than plain steps of the same cost ({lower} of "
+            f"them with a worse worst picture), {verdicts.count('undecided')} undecided, {verdicts.count('worse')} "
+            "further away"
         )
 
 
@@ -100,7 +102,8 @@ def _table(entries: Sequence[Entry]) -> Iterator[str]:
             beside, levels = against(each, entries), against(each, entries, LEVELS)
             said = ["", "", ""] if beside is None else [f"{beside.plain.steps}", interval(beside.psnr), beside.verdict]
             searched = "" if levels is None else interval(levels.psnr)
-            yield f"| {' | '.join([f'`{short(each.name)}`', *_figures(each, whole), said[0], said[1], searched, said[2]])} |"
+            cells = [f"`{short(each.name)}`", *_figures(each, whole), said[0], said[1], searched, said[2]]
+            yield f"| {' | '.join(cells)} |"
 
 
 def _plain(entries: Sequence[Entry]) -> Iterator[str]:
@@ -125,9 +128,8 @@ def _figures(each: Entry, whole: Entry) -> list[str]:
 def short(name: str) -> str:
     """Without the path of what was learned."""
     head, path, rest = name.partition("path=")
-    return (
-        f"{head}path=…/{rest.partition(',')[0].rpartition('/')[2]}{''.join(rest.partition(',')[1:])}" if path else name
-    )
+    file, comma, more = rest.partition(",")
+    return f"{head}path=…/{file.rpartition('/')[2]}{comma}{more}" if path else name
 
 
 def interval(d: Difference) -> str:

@@ -46,14 +46,8 @@ def draw(title: str, entries: Sequence[Entry], path: Path) -> None:
     right, beneath = max(x for _, x, *_ in ends), None
     for y, x, label, colour in sorted(ends, reverse=True):  # from the top; labels keep a distance
         at = y if beneath is None else min(y, beneath - 1.6)
-        axes.annotate(
-            label,
-            (x, y),
-            (right + 2, at),
-            color=colour,
-            va="center",
-            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.5},
-        )
+        line = {"arrowstyle": "-", "color": colour, "lw": 0.5}
+        axes.annotate(label, (x, y), (right + 2, at), color=colour, va="center", arrowprops=line)
         beneath = at
     axes.set(title=title, xlabel="computed, % of the uncached run", ylabel="PSNR to the uncached run, dB, mean")
     axes.set(xlim=(10, right + 24), ylim=(max(10, low - 8), None))

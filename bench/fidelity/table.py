@@ -14,13 +14,7 @@ from c4d.metrics.paired import Difference, paired
 from c4d.pipelines.tuning import LEVELS, OTHER, PEER, PLAIN, UNCACHED
 
 FOLDER = ROOT / "docs/measurements/fidelity"
-GROUPS = {
-    "c4d": "c4d",
-    "cache-dit": "cache-dit",
-    "diffusers": "diffusers",
-    "BudCache": "baseline",
-    "MeanCache": "baseline",
-}
+WRITTEN = ("BudCache", "MeanCache")
 
 
 @dataclass(frozen=True)
@@ -53,7 +47,8 @@ class Entry:
         """Whose it is: c4d, profile, cache-dit, diffusers, baseline, or the kind of plain steps."""
         if self.kind == OTHER:
             return "profile" if self.name.startswith("profile:") else "c4d"
-        return GROUPS[self.name.split()[0]] if self.kind == PEER else self.kind
+        whose = self.name.split()[0]
+        return "baseline" if whose in WRITTEN else whose if self.kind == PEER else self.kind
 
 
 class Beside(NamedTuple):
@@ -104,7 +99,7 @@ def uncached(entries: Iterable[Entry]) -> Entry:
 
 
 def against(entry: Entry, entries: Iterable[Entry], kind: str = PLAIN) -> Beside | None:
-    """Beside the fewest plain steps (or those at searched noise levels) that cost at least as much; None without any."""
+    """Beside the fewest plain steps, or those at searched noise levels, of at least the same cost; None without any."""
     dearer = [each for each in entries if each.kind == kind and each.share >= entry.share - 1e-6]
     if not dearer:
         return None
