@@ -7,7 +7,7 @@
 # make test-ascend: only what runs the real torch_npu over a simulated NPU (part of make test, which skips it loudly where
 #   it cannot run; here it has to)
 # make mutants: small mistakes in a copy of the code, one at a time; each has to make a test fail (tools/mutants.py)
-# make bench: install the other systems too, and measure: isolation, ranks, step cost, fidelity (see docs/measurements/README.md)
+# make bench: install the other systems too, and measure: isolation, ranks, step cost, equal schedules, fidelity (see docs/measurements/README.md)
 PYTHON ?= python3
 export OMP_WAIT_POLICY ?= passive
 export TOKENIZERS_PARALLELISM ?= false
@@ -72,6 +72,7 @@ bench: .venv/bench
 	$(RUN) -m bench.peers.isolation
 	$(RUN) -m bench.peers.ranks
 	$(RUN) -m bench.step_cost
+	$(RUN) -m bench.peers.equal
 	$(RUN) -m bench.fidelity
 
 clean:

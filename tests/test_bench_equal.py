@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import c4d
-from bench.fidelity import equal
+from bench.peers import equal
 from tests.seam.peers import apart, uncached
 from tests.tiny import CASES
 
@@ -45,7 +45,16 @@ def test_pairs_are_compared_by_their_own_kind_of_run(monkeypatch):
 
     chosen = [p for p in equal.pairs(6) if "PyramidAttention" in p.peer or "SeaCache threshold=1e9" in p.peer]
     monkeypatch.setattr(equal, "pairs", lambda steps: chosen)
-    rows = equal.compare(pipeline(), "unipc", 1, 6)["rows"]
+    rows = equal.compare(pipeline(), 1, 6)["rows"]
     assert [row["peer"] for row in rows] == [pair.peer for pair in chosen]
     assert [pair.guided for pair in chosen] == [True, False]
     assert all(row["apart"] <= 1e-5 < 1e-4 < row["effect"] for row in rows), rows
+
+
+def test_the_page_says_what_is_equal():
+    rows = [("a", "mine", 9e-6, ""), ("a", "own", 0.1, "another schedule"), ("b", "mine", 0.2, "")]
+    rows = [{"peer": p, "c4d": c, "apart": d, "shows": s, "effect": 0.5} for p, c, d, s in rows]
+    page = "\n".join(equal.page({"clips": 2, "rounding": 1e-6, "rows": rows}))
+    assert "1 of 2 peer configurations are reproduced" in page and "Not explained: b." in page
+    assert "| mine | 9.0e-06 | equal to rounding |" in page
+    assert "differs: another schedule" in page and "differs: **not explained**" in page

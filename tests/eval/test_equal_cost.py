@@ -1,36 +1,19 @@
-"""The pure parts of bench.fidelity: intervals, the choice of what a case is compared with, the file and the page."""
+"""The pure parts of bench.fidelity: intervals, what a contender stands beside, the page."""
 
 from __future__ import annotations
 
+import csv
 import subprocess
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from bench.fidelity.page import against, at_budget, write
-from bench.fidelity.results import Measured, Results
-from bench.fidelity.statistics import best, equal_cost
+from bench.fidelity import readme
+from bench.fidelity.page import short, write
+from bench.fidelity.table import LEVELS, against, closest, of, read
 from c4d.metrics.paired import paired
-
-PLAIN = {10: 160.0, 17: 272.0, 20: 320.0}
-
-
-def case(system, method, rows, psnr):
-    clips = len(psnr)
-    return Measured(
-        "unipc",
-        system,
-        method,
-        "",
-        50,
-        psnr,
-        [min(1.0, x / 100) for x in psnr],
-        [1] * clips,
-        [rows] * clips,
-        [rows] * clips,
-    )
+from c4d.pipelines.tuning import OTHER, PEER, PLAIN, UNCACHED
 
 
 def test_the_interval_of_a_known_sample():
@@ -59,70 +42,71 @@ def test_unequal_rows_are_refused():
         paired([], [])
 
 
-@pytest.mark.parametrize(
-    "cost, steps", [(100.0, 10), (160.0, 10), (160.5, 17), (272.0, 17), (320.0, 20), (321.0, None)]
-)
-def test_equal_cost_never_favours_the_cache(cost, steps):
-    assert equal_cost(cost, PLAIN) == steps
+def line(name, kind, share, psnr, steps=50):
+    same = {"contender": name, "kind": kind, "steps": steps, "prompt": "a", "as_asked": "True", "cache_bytes": ""}
+    same |= {"share": share, "flops": int(1000 * share), "seconds": share, "SSIM": 0.9, "FLIP": 0.1}
+    return [{**same, "seed": i, "PSNR": x} for i, x in enumerate(psnr)]
 
 
-def test_the_best_within_a_budget():
-    scores = [("cheap", 100.0, 30.0), ("good", 200.0, 40.0), ("dear", 300.0, 50.0)]
-    assert best(scores, 200.0) == "good"
-    assert best(scores, 99.0) is None
-
-
-def filled(path):
-    results = Results.load(path, {"clips": 3, "steps": 50, "guidance": 4.0, "length": 16, "batch": 3})
-    results.stamps.append(["- Command: none"])
-    results.cases += [
-        case("uncached", "", 800.0, [float("inf")] * 3),
-        replace(case("plain", "10 steps", 160.0, [30.0, 31.0, 32.0]), steps=10),
-        replace(case("plain", "18 steps", 288.0, [40.0, 41.0, 42.0]), steps=18),
-        case("c4d", "good", 280.0, [45.0, 45.5, 47.0]),
-        case("diffusers", "bad", 290.0, [10.0, 11.0, 12.0]),
-        case("cache-dit", "near", 250.0, [10.0, 11.0, 12.0]),
+@pytest.fixture
+def entries(tmp_path):
+    rows = [
+        *line("uncached", UNCACHED, 1.0, [120.0] * 3),
+        *line("10 plain steps", PLAIN, 0.2, [30.0, 31.0, 32.0], 10),
+        *line("14 plain steps", PLAIN, 0.28, [40.0, 41.0, 42.0], 14),
+        *line(f"14 {LEVELS}", LEVELS, 0.28, [41.0, 42.0, 43.0], 14),
+        *line("profile:x,computed=14", OTHER, 0.28, [50.0, 51.0, 52.0]),
+        *line("good:interval=4", OTHER, 0.27, [45.0, 45.5, 47.0]),
+        *line("uneven:interval=4", OTHER, 0.27, [60.0, 61.0, 30.0]),
+        *line("dpcache:path=a/b/dpcache.json,budget=14", OTHER, 0.28, [40.5, 41.5, 42.5]),
+        *line("diffusers bad", PEER, 0.28, [10.0, 11.0, 12.0]),
+        *line("BudCache computed=14", PEER, 0.28, [38.0, 39.0, 40.0]),
     ]
-    results.save()
-    return results
+    path = tmp_path / "compare.csv"
+    with path.open("w", newline="") as file:
+        table = csv.DictWriter(file, rows[0])
+        table.writeheader()
+        table.writerows(rows)
+    return read(path)
 
 
-def test_the_file_gives_back_what_was_kept(tmp_path):
-    results = filled(tmp_path / "results.json")
-    again = Results.load(results.path, results.setting)
-    assert again == results
-    assert again.has("unipc", "c4d good") and not again.has("euler", "c4d good")
-    with pytest.raises(SystemExit, match="choose another --out"):
-        Results.load(results.path, {**results.setting, "clips": 4})
-    assert not list(tmp_path.glob("*.partial"))
-    assert "Infinity" not in results.path.read_text()
+def test_what_is_read_is_what_was_measured(entries):
+    good = next(each for each in entries if each.name == "good:interval=4")
+    assert good.psnr == (45.0, 45.5, 47.0) and good.share == pytest.approx(0.27) and good.flops == 270
+    assert good.asked == (True,) * 3 and good.bytes is None and good.group == "c4d"
+    assert [each.group for each in entries[4:]] == ["profile", "c4d", "c4d", "c4d", "diffusers", "baseline"]
 
 
-def test_the_page_says_who_is_better(tmp_path):
-    results = filled(tmp_path / "results.json")
-    plain = results.of("unipc", "plain")
-    found = against(results.of("unipc", "c4d")[0], plain)
-    assert found.plain.steps == 18 and found.verdict == "better"
-    dearer = against(results.of("unipc", "diffusers")[0], plain)
-    assert dearer.plain.steps == 18 and dearer.verdict == "worse"
-    assert against(case("c4d", "dear", 300.0, [50.0] * 3), plain).verdict == "undecided"
-    assert [c.name for c in at_budget(results, "unipc", 18)] == [
-        "uncached", "plain 18 steps", "c4d good", "diffusers bad", "cache-dit near"
-    ]  # fmt: skip
-    page = write(results, [])
-    assert "| good |  | 280.0 | 35.0% | 45.83 / 45.00 |" in page
-    assert "cache-dit: in PSNR 0 of 1 settings are better" in page and "At no measured setting better: near." in page
+def test_equal_cost_never_favours_the_cache(entries):
+    known = {each.name: each for each in entries}
+    assert against(known["good:interval=4"], entries).plain.steps == 14  # 0.27 is more than 10 steps cost
+    assert against(known["10 plain steps"], entries).plain.steps == 10
+    assert against(known["uncached"], entries) is None
+    assert against(known["diffusers bad"], entries).verdict == "worse"
+    assert against(known["profile:x,computed=14"], entries, LEVELS).psnr.mean == pytest.approx(9.0)
 
 
-def test_the_page_says_what_is_equal(tmp_path):
-    results = filled(tmp_path / "results.json")
-    rows = [("a", "mine", 9e-6, ""), ("a", "own", 0.1, "another schedule"), ("b", "mine", 0.2, "")]
-    rows = [{"peer": p, "c4d": c, "apart": d, "shows": s, "effect": 0.5} for p, c, d, s in rows]
-    results.facts["equal"] = {"sampler": "unipc", "clips": 2, "rounding": 1e-6, "rows": rows}
-    page = write(results, [])
-    assert "1 of 2 peer configurations are reproduced" in page and "Not explained: b." in page
-    assert "| mine | 9.0e-06 | equal to rounding |" in page
-    assert "differs: another schedule" in page and "differs: **not explained**" in page
+def test_the_best_within_a_budget(entries):
+    assert closest(of(entries, "c4d"), 0.28).name == "uneven:interval=4"
+    assert closest(of(entries, "c4d"), 0.2) is None
+
+
+def test_the_page_says_who_is_better(entries):
+    page = write({"x-tiny": entries}, {"x-tiny": ["- Command: none"]})
+    assert "| x-tiny | 14 | 41.0 / 40.0 | 42.0 / 41.0 | 51.0 / 50.0 (+10.0 [" in page
+    assert "- diffusers: 0 of 1 settings are closer" in page and "1 further away" in page
+    assert "- c4d's other methods: 2 of 3 settings" in page and "- BudCache and MeanCache: 0 of 1" in page
+    assert "`dpcache:path=…/dpcache.json,budget=14`" in page
+
+
+def test_a_long_path_is_left_out_of_a_name():
+    assert short("l2p:path=a/b/c.json") == "l2p:path=…/c.json" and short("dmd:interval=3") == "dmd:interval=3"
+
+
+def test_the_readme_lists_what_is_better_and_not_much_worse_in_its_worst_clip(entries):
+    assert [each.name for each, _ in readme.good(entries)] == ["good:interval=4"]
+    text = readme.filled(f"a\n{readme.BEGIN}old\n{readme.END}b", entries)
+    assert "old" not in text and "| `good:interval=4` | 27% | 45.8 / 45.0 dB | 14 steps: +4.8 dB" in text
 
 
 def test_the_pure_parts_need_no_peer_and_no_plot():
@@ -130,6 +114,6 @@ def test_the_pure_parts_need_no_peer_and_no_plot():
 import sys
 for name in ("cache_dit", "matplotlib", "diffusers"):
     sys.modules[name] = None
-import bench.fidelity.page, bench.fidelity.plot, bench.fidelity.statistics
+import bench.fidelity.page, bench.fidelity.plot, bench.fidelity.readme
 """
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -9,7 +9,7 @@ import torch
 
 import c4d
 from bench import peers
-from bench.fidelity.equal import StaleSlope, Undivided
+from bench.peers.equal import StaleSlope, Undivided
 from c4d.core.caching.feature_forecasters import DynamicModes
 from c4d.core.caching.finite_differences import Taylor
 from c4d.core.caching.forecasters import FoCa
