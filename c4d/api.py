@@ -60,7 +60,8 @@ def cached(
     Args:
         model: a diffusers pipeline (all of its transformers are attached, its scheduler is followed), a list of several
             over the same transformers (each with its own scheduler or not), or a bare transformer, which then needs
-            ``scheduler`` or ``session.begin(timesteps)``.
+            ``scheduler`` or ``session.begin(timesteps)``. One that c4d has no description of (any module that is called
+            once a step and branch, a U-Net too) can be cached at its output.
         method: a :class:`CacheMethod` from ``c4d.methods``, or its text, such as ``"taylorseer:interval=5,order=1"``.
             ``"auto"`` takes a profile of this model if there is one, else the universal one, else nothing;
             ``session.chosen`` says what and why.
@@ -74,7 +75,7 @@ def cached(
         ranks: what :func:`sharded` gave for this model, if it is entered after this.
 
     Raises:
-        TypeError: a transformer without a spec (the message lists the supported ones), no transformer at all, or an
+        TypeError: no transformer or U-Net at all, one whose forward has no timestep and that no spec describes, or an
             argument of the wrong kind.
         ValueError: a method that is unknown or would hook nothing on this model; an unknown backend or place; a
             ``history_dtype`` that the backend does not compute in, or a method that needs one.
@@ -354,8 +355,8 @@ def _transformers_of(model: Any) -> dict[str, nn.Module]:
     owner = "this transformer" if isinstance(model, nn.Module) else f"a transformer of this {type(model).__name__}"
     if not modules:
         raise TypeError(
-            f"{type(model).__name__} has no transformer: give a diffusers pipeline with a diffusion transformer (not a "
-            "U-Net), or the transformer itself"
+            f"{type(model).__name__} has no transformer and no U-Net: give a diffusers pipeline with one, or the "
+            "module that its loop calls once a step"
         )
     if any(hasattr(module, "_orig_mod") for module in modules.values()):
         raise TypeError(

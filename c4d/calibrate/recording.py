@@ -131,7 +131,9 @@ def recording(model: Any, opened: Opened, signals: frozenset[Signal], *, noise: 
         with opened(method) as session, torch.no_grad():
             recorder = Recorder(session, run, features)
             for transformer in transformers_of(model).values():
-                hooks.before(transformer.get_submodule(spec_for(transformer).exit), recorder.at_exit)
+                end = spec_for(transformer).exit
+                assert end is not None  # else the rule at its blocks was refused
+                hooks.before(transformer.get_submodule(end), recorder.at_exit)
                 hooks.after(transformer, recorder.at_end, first=True)
             try:
                 yield run

@@ -269,7 +269,7 @@ def _shaped(reference: Reference, count: int) -> list[frozenset[int]]:
 
 
 def latents_given(module: nn.Module, spec: ModelSpec, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:
-    given = arguments(module, args, kwargs).get(spec.latents)
+    given = arguments(module, args, kwargs).get(spec.denoised[0])
     return given.detach() if isinstance(given, Tensor) else None
 
 

@@ -1,4 +1,8 @@
-"""A model as data: its stacks, the sites and attentions in their blocks, where it ends, its signals, its padding."""
+"""A model as data: its stacks, the sites and attentions in their blocks, where it ends, its signals, its padding.
+
+Of a model whose blocks nobody has described it says what its forward is called with, which is all that caching its
+output needs.
+"""
 
 from __future__ import annotations
 
@@ -118,34 +122,51 @@ class ShardingPlan:
 class ModelSpec:
     """One transformer class as data: its stacks, the module the hidden state enters after them, signals, padding.
 
-    A signal is [B, D], or [B, tokens, D]. ``latents`` names the argument of the forward that is denoised;
-    ``like_latents`` says that the output is like its leading channels. ``grid(transformer, arguments by name)`` gives
-    the sides of the box, or boxes one after the other, in which the tokens at the exit lie, row by row. ``known_as``
-    are the beginnings of the names under which values are published for such models, ``wan`` for ``wan2.1-t2v-14b``.
+    A signal is [B, D], or [B, tokens, D]. ``latents`` names the argument of the forward that is denoised, or several
+    (video and audio), in the order of what is returned; ``timestep`` the one that tells the step. ``like_latents`` says
+    that the output is like the latents' leading channels. ``grid(transformer, arguments by name)`` gives the sides of
+    the box, or boxes one after the other, in which the tokens at the exit lie, row by row. ``known_as`` are the
+    beginnings of the names under which values are published for such models, ``wan`` for ``wan2.1-t2v-14b``.
+
+    Without ``stacks`` (and then without ``exit``) its output alone can be cached.
     """
 
     transformer: str
-    stacks: tuple[Stack, ...]
-    exit: str
+    stacks: tuple[Stack, ...] = ()
+    exit: str | None = None
     signals: Mapping[Signal, OutputOf | AtEntry] = field(default_factory=dict)
     padding: tuple[Padding, ...] = ()
     sharding: ShardingPlan | None = None
-    latents: str = "hidden_states"
+    latents: str | tuple[str, ...] = "hidden_states"
+    timestep: str = "timestep"
     like_latents: bool = True
     grid: Callable[[nn.Module, Mapping[str, Any]], tuple[tuple[int, ...], ...]] | None = None
     about: str = ""
     known_as: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        if bool(self.stacks) != (self.exit is not None):
+            raise ValueError(
+                f"the spec of {self.transformer} has {'an exit' if self.exit else 'stacks'} alone: stacks= and exit= "
+                "describe the blocks together, and without both the output alone is cached"
+            )
+
+    @property
+    def denoised(self) -> tuple[str, ...]:
+        """The names of the arguments that are denoised."""
+        return (self.latents,) if isinstance(self.latents, str) else self.latents
+
     def kinds(self) -> tuple[str, ...]:
         """Every kind of site that a rule can name on this model."""
         declared = {kind for stack in self.stacks for kind in stack.sites}
-        return (BLOCKS, OUTPUT, *(kind for kind in MODULE_KINDS if kind in declared))
+        blocks = (BLOCKS,) if self.stacks else ()
+        return (*blocks, OUTPUT, *(kind for kind in MODULE_KINDS if kind in declared))
 
     def measurable(self) -> tuple[Signal, ...]:
         return tuple(
             signal
             for signal in Signal
-            if signal in self.signals or signal is Signal.FIRST_BLOCKS or self._outside(signal)
+            if signal in self.signals or (signal is Signal.FIRST_BLOCKS and bool(self.stacks)) or self._outside(signal)
         )
 
     def _outside(self, signal: Signal) -> bool:

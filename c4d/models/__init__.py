@@ -1,14 +1,19 @@
 """Model families as data, one file each; found by the class of a transformer.
 
-Those of other packages are here, too: entry points of the group ``c4d.models``, which give specs.
+Those of other packages are here, too: entry points of the group ``c4d.models``, which give specs. Of a class that
+nobody described, what its forward is called with is enough to cache its output.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
+from c4d.core.integration.hooks import parameters
 from c4d.core.registry import Registry
 from c4d.core.spec import ModelSpec
 
@@ -17,8 +22,12 @@ SPECS = Registry("c4d.models", __name__, ModelSpec, lambda spec: spec.transforme
 __all__ = ["SPECS", "UnsupportedModelError", "spec_for"]
 
 
+LATENTS = ("hidden_states", "sample", "x")  # what forwards call what they denoise; else their first argument
+TIMESTEPS = ("timestep", "timesteps", "t", "timestep_ratio")
+
+
 class UnsupportedModelError(TypeError):
-    """A transformer class without a spec."""
+    """A class without a spec, whose forward does not say what its latents and its timestep are either."""
 
 
 def spec_known_as(published: str) -> ModelSpec | None:
@@ -37,17 +46,46 @@ def made_for_another(method: str, spec: ModelSpec) -> str | None:
 
 
 def spec_for(transformer: nn.Module) -> ModelSpec:
-    """The spec of the transformer's class or of the nearest base class that has one.
+    """The spec of the transformer's class or of the nearest base class that has one; else :func:`undescribed`.
 
-    Raises :class:`UnsupportedModelError`, listing the supported classes, if there is none.
+    Raises :class:`UnsupportedModelError`, listing the described classes, for a forward that denoises nothing, and for a
+    module around a described transformer.
     """
     for cls in type(transformer).__mro__:
         if cls.__name__ in SPECS:
             return SPECS[cls.__name__]
     modules = transformer.named_modules() if "_modules" in vars(transformer) else ()  # a skeleton has none
     named = ((path, type(module).__name__) for path, module in modules)
-    inner = next((f". Its {path!r} is a {name}: give c4d that" for path, name in named if name in SPECS), "")
+    inner = next((f". Its {path!r} is a {name}: give c4d that" for path, name in named if name in SPECS), None)
+    if inner is None and (found := undescribed(transformer)) is not None:
+        return found
     raise UnsupportedModelError(
-        f"c4d has no spec for {type(transformer).__name__}{inner}; it supports {', '.join(SPECS)}. "
+        f"c4d has no spec for {type(transformer).__name__}{inner or ''}, and its forward has no timestep "
+        f"({', '.join(TIMESTEPS)}); it supports {', '.join(SPECS)}. "
         "docs/adding_a_model.md shows how to describe another one (c4d.cached(..., spec=ModelSpec(...)))"
     )
+
+
+def undescribed(module: nn.Module) -> ModelSpec | None:
+    """What the forward of a class tells of itself: enough to cache its output. None if it has no timestep."""
+    names = parameters(module)
+    when = next((name for name in TIMESTEPS if name in names), None)
+    if when is None:
+        return None
+    latents = next((name for name in LATENTS if name in names), names[0])
+    return ModelSpec(type(module).__name__, latents=latents, timestep=when, grid=sides_of(latents))
+
+
+def sides_of(latents: str) -> Any:
+    """A ``grid`` for latents [B, C, *sides]. Raises RuntimeError for tokens, which say nothing of their places."""
+
+    def grid(transformer: nn.Module, named: Mapping[str, Any]) -> tuple[tuple[int, ...], ...]:
+        x: Tensor = pytree.tree_leaves(named[latents])[0]
+        if x.ndim < 4:
+            raise RuntimeError(
+                f"the latents of {type(transformer).__name__} are tokens {list(x.shape)}, and where they lie nobody "
+                "described: give c4d.cached(…, spec=ModelSpec(…, grid=…)), or another method"
+            )
+        return (tuple(x.shape[2:]),)
+
+    return grid

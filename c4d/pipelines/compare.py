@@ -85,12 +85,15 @@ def run_interleaved(
 
 
 def work(report: Mapping[str, Any]) -> dict[str, Any]:
-    """What was computed of what: the calls of cached modules for a method inside the blocks, else the blocks."""
+    """What was computed of what: the calls of cached modules for a method inside the blocks, else the blocks, or the
+    forwards of a model whose blocks are not described."""
     if report["modules_total"]:
         done, total = report["modules_total"] - report["modules_reused"], report["modules_total"]
         what = "attention and MLP calls"
-    else:
+    elif report["blocks_total"]:
         done, total, what = report["blocks_entered"], report["blocks_total"], "blocks"
+    else:
+        done, total, what = report["computed"], report["computed"] + report["reused"], "forwards"
     return {"what": what, "done": done, "total": total, "ratio": total / done if done else None}
 
 

@@ -18,14 +18,14 @@ import c4d
 from c4d.backends import BACKENDS, Backend, load
 from c4d.core.caching.rules import CacheMethod
 from c4d.core.importing import importing
-from c4d.models import SPECS, spec_for
+from c4d.core.integration.transformers import NAMES as TRANSFORMERS
+from c4d.models import spec_for
 from c4d.pipelines.directory import INDEX, STEMS, Shapes, check_directory, components, locate, read_json
 from c4d.pipelines.errors import InputError
 from c4d.pipelines.quiet import quiet
 
 AGAIN = "download or save the model again"
 SECONDS = 10.0  # for the hub to answer
-TRANSFORMERS = ("transformer", "transformer_2")
 
 
 def skeleton(model: str, *, allow_pickle: bool = False) -> Any:
@@ -124,8 +124,7 @@ def _supported(model: str, index: Mapping[str, Any]) -> dict[str, Any]:
     named = components(index)
     if not any(name in named for name in TRANSFORMERS):
         raise InputError(
-            f"model {model!r} ({index.get('_class_name')}) has no transformer: c4d caches diffusion transformers, not "
-            f"U-Nets; it supports {', '.join(SPECS)}"
+            f"model {model!r} ({index.get('_class_name')}) has none of {', '.join(TRANSFORMERS)}: nothing to cache"
         )
     classes = {name: _class(name, model, cls, lib) for name, (lib, cls) in named.items() if lib in STEMS}
     for name in TRANSFORMERS:

@@ -143,11 +143,11 @@ def test_a_picture_whose_forecast_is_exact_is_the_plain_one(picture):
     assert session.report().reused == 0
 
 
-def test_an_unsupported_transformer_is_refused_with_the_known_ones():
-    from diffusers import PixArtTransformer2DModel
+def test_what_is_no_denoiser_is_refused_with_the_known_ones():
+    from diffusers import AutoencoderKL
 
-    model = PixArtTransformer2DModel(num_layers=1, num_attention_heads=1, attention_head_dim=8, sample_size=4)
-    with pytest.raises(TypeError, match=r"PixArtTransformer2DModel; it supports DiTTransformer2DModel.*adding_a_model"):
+    model = AutoencoderKL(block_out_channels=(4,), norm_num_groups=1)
+    with pytest.raises(TypeError, match=r"AutoencoderKL, .* no timestep .*; it supports .*DiTTransformer2DModel"):
         c4d.cached(model, "fora:interval=2")
 
 

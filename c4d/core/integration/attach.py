@@ -34,10 +34,12 @@ class Attachment:
         self.offloaded: list[tuple[nn.Module, Any]] = []
         self._context: CacheContext | None = None
         self._context_before: Any = None
+        self.attached = False
 
     def install(self, method: CacheMethod) -> None:
         """Hangs the session on the model; if it raises half-way, :meth:`remove` takes off what is there."""
         session, transformer = self._session, self.transformer
+        self.attached = True
         self._check_paths()
         self._check_blocks(method)
         for stack in self.spec.stacks:
@@ -49,7 +51,8 @@ class Attachment:
         transformer.__dict__["cache_context"] = self._context
         self._hooks.before(transformer, session.enter, self._expert)
         self._hooks.after(transformer, session.leave, always=True)
-        self._hooks.before(transformer.get_submodule(self.spec.exit), session.exit)
+        if self.spec.exit is not None:
+            self._hooks.before(transformer.get_submodule(self.spec.exit), session.exit)
         for signal in method.signals:
             reader = self.spec.signals.get(signal)
             if isinstance(reader, OutputOf):
@@ -60,7 +63,7 @@ class Attachment:
         """Raises ValueError for a module that the spec names and the model has not."""
         there = dict(self.transformer.named_modules())
         for path, where in [(self.spec.exit, "exit="), *((stack.path, "a Stack") for stack in self.spec.stacks)]:
-            if path not in there:
+            if path is not None and path not in there:
                 parts = ", ".join(name for name, _ in self.transformer.named_children())
                 raise ValueError(
                     f"the spec of {self.spec.transformer} names a module {path!r} ({where}), which "
@@ -93,7 +96,8 @@ class Attachment:
     def conditioning(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
         """The tensors of a forward besides its latents and its timestep, by name."""
         given = named(self.transformer, args, kwargs)
-        return {n: x for n, x in given.items() if isinstance(x, Tensor) and n not in (self.spec.latents, "timestep")}
+        own = (*self.spec.denoised, self.spec.timestep)
+        return {n: x for n, x in given.items() if isinstance(x, Tensor) and n not in own}
 
     def take_hold(self) -> None:
         """After a forward: back in front of forwards that an offload hook, coming or going, has exchanged.
@@ -161,10 +165,6 @@ class Attachment:
                             wanted[f"{stack.path}.{i}.{bypassed}"] = filler_forward(place, filler)
         return wanted
 
-    @property
-    def attached(self) -> bool:
-        return bool(self._stacks)
-
     def blocks(self) -> list[nn.Module]:
         return [block for stack in self._stacks for block in stack._modules.values() if block is not None]
 
@@ -180,7 +180,7 @@ class Attachment:
                 del self.transformer.__dict__["cache_context"]
                 if self._context_before is not None:
                     self.transformer.__dict__["cache_context"] = self._context_before
-        self._stacks, self._forwards = [], {}
+        self._stacks, self._forwards, self.attached = [], {}, False
 
 
 def session_of(transformer: nn.Module) -> Any:
@@ -225,9 +225,10 @@ def check_fit(method: CacheMethod, spec: ModelSpec) -> None:
     """Raises ValueError, naming what the model offers, if the method would hook nothing or measure what it lacks."""
     for rule in method.rules:
         if not set(rule.sites) & set(spec.kinds()):
+            out = f", for its blocks are not described: use {OUTPUT!r} (…@{OUTPUT}), or describe them (spec=)"
             raise ValueError(
                 f"{method.name} caches at {', '.join(rule.sites)}, but {spec.transformer} offers "
-                f"{', '.join(spec.kinds())}"
+                f"{', '.join(spec.kinds())}{'' if spec.stacks else out}"
             )
         if isinstance(rule, OutputRule) and rule.residual and not spec.like_latents:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""The transformers of a pipeline, whoever has wrapped them."""
+"""The transformers of a pipeline (or its U-Net), whoever has wrapped them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from torch import nn
 
-NAMES = ("transformer", "transformer_2")  # as the pipelines name them, the high-noise expert first
+NAMES = ("transformer", "transformer_2", "unet")  # as the pipelines name them, the high-noise expert first
 
 
 def inside(module: nn.Module) -> nn.Module:

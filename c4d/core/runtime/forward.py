@@ -17,6 +17,7 @@ from c4d.core.integration.attach import ModuleSite
 from c4d.core.integration.blocks import BlockProxy, bind, streams, unbind
 from c4d.core.integration.offload import Bridge, onloaded
 from c4d.core.runtime.history import History
+from c4d.core.runtime.outputs import Structure, joined
 from c4d.core.runtime.report import Entry
 from c4d.core.runtime.signals import DecisionSync
 from c4d.core.runtime.spectrum import evolved, leading, like_output
@@ -73,6 +74,8 @@ class Forward:
         skipped, at_output = self.action is REUSE, isinstance(self.whole, OutputRule)
         if skipped and at_output and not self.answered:
             raise RuntimeError(f"{self.spec.transformer}: its forward was exchanged during the call; run it again")
+        if not self.spec.stacks and at_output:
+            return
         if self.action is None or (not skipped and not (self.exited and self.passed)):
             raise RuntimeError(
                 f"{self.spec.transformer}: the forward did not pass through {self.spec.stacks[0].path!r} and "
@@ -96,9 +99,10 @@ class Forward:
         """Before the forward: what can be known of its arguments alone is; that may decide the forward."""
         signals, latents = self.method.signals, self._latents()
         if wanted := {Signal.INPUT, Signal.INPUT_SINCE} & signals:  # a loop may go on to change its latents in place
-            self.readings.update(dict.fromkeys(wanted, latents.clone()))
+            self.readings.update(dict.fromkeys(wanted, joined(latents).clone()))
         if Signal.SPECTRUM in signals:
-            self.readings[Signal.SPECTRUM] = evolved(latents, self._grid()[0], self.call.noise())
+            parts = [evolved(x, self._grid()[0], self.call.noise()) for x in latents]
+            self.readings[Signal.SPECTRUM] = joined(parts)
         if all(signal.outside for signal in signals):
             self.decide(self.readings)
 
@@ -108,14 +112,26 @@ class Forward:
         if self.action is None and self.method.signals - {Signal.OUTPUT} <= self.readings.keys():
             self.decide(self.readings)
 
-    def _latents(self) -> Tensor:
-        inputs = self.call.inputs()
-        if not isinstance(latents := inputs.get(self.spec.latents), Tensor):
+    def _latents(self) -> list[Tensor]:
+        """One tensor, or several where the model takes several (streams, or a list of samples)."""
+        inputs, names = self.call.inputs(), self.spec.denoised
+        leaves = [x for name in names for x in pytree.tree_leaves(inputs.get(name)) if x is not None]
+        if not leaves or not all(isinstance(x, Tensor) for x in leaves):
             raise RuntimeError(
-                f"{self.spec.transformer} is called without a tensor {self.spec.latents!r} (got {', '.join(inputs)}); "
-                "its spec names the argument that is denoised: latents="
+                f"{self.spec.transformer} is called without a tensor {' or '.join(map(repr, names))} (got "
+                f"{', '.join(inputs)}); its spec names the argument that is denoised: latents="
             )
-        return latents.detach()
+        return [x.detach() for x in leaves]
+
+    def _like(self, shapes: Sequence[Sequence[int]], cut: Callable[[Tensor, Sequence[int]], Tensor]) -> list[Tensor]:
+        """The latents, each cut to the shape of the output that it is beside."""
+        latents = self._latents()
+        if len(latents) != len(shapes):
+            raise TypeError(
+                f"{self.spec.transformer} returned {len(shapes)} tensors for {len(latents)} that are denoised; "
+                f"{self.method.name} needs one for each"
+            )
+        return [cut(x, shape) for x, shape in zip(latents, shapes, strict=True)]
 
     def _grid(self) -> tuple[tuple[int, ...], ...]:
         if self.branch.grid is None:
@@ -291,33 +307,29 @@ class Forward:
             self.modules_reused += reuse
         if reuse:
             history = self.branch.histories[place.key]
-            base = [leading(self._latents(), history.shapes[0])] if residual else None
+            base = self._like(history.shapes, leading) if residual else None
             leaves = self.forecast(history, rule, base)
             if place.key == OUTPUT and rule.forecast.num_forecasts:  # as below
                 leaves = [x.clone() for x in leaves]
-            return leaves[0] if history.structure is None else pytree.tree_unflatten(leaves, history.structure)
+            assert history.structure is not None  # it came with what is stored
+            return history.structure.filled(leaves)
         out = original(*args, **kwargs)
-        leaves, structure = ([out], None) if isinstance(out, Tensor) else pytree.tree_flatten(out)
-        if strange := [type(x).__name__ for x in leaves if not isinstance(x, Tensor)]:
-            raise TypeError(f"{place.key} returned {', '.join(strange)} among its tensors; cannot be cached")
-        stored = leaves
-        if place.key == OUTPUT:  # the pipeline may go on to change it in place
-            stored = [x - leading(self._latents(), x.shape) if residual else x.clone() for x in leaves]
+        leaves, structure = Structure.of(out, place.key)
+        stored, shapes = leaves, [x.shape for x in leaves]
+        if residual:
+            stored = [x - base for x, base in zip(leaves, self._like(shapes, leading), strict=True)]
+        elif place.key == OUTPUT:  # the pipeline may go on to change it in place
+            stored = [x.clone() for x in leaves]
         history = self.record(place.key, rule, stored)
         history.structure = structure
         if isinstance(rule.forecast, LinearForecaster) and rule.forecast.reads_latents:
-            if len(leaves) != 1:
-                raise TypeError(
-                    f"{self.spec.transformer} returned {len(leaves)} tensors, and {self.method.name} makes one of the "
-                    "latents"
-                )
-            history.keep_beside(like_output(self._latents(), leaves[0].shape).clone())
+            history.keep_beside([x.clone() for x in self._like(shapes, like_output)])
         return out
 
     def finish(self, output: Any) -> None:
         """After the forward: the output of a computed forward goes to the next that decides by it."""
         if Signal.OUTPUT in self.method.signals and COMPUTE in self.actions:
-            now, before = pytree.tree_leaves(output)[0].detach().clone(), self.branch.before.get(Signal.OUTPUT)
+            now, before = joined(Structure.of(output, OUTPUT)[0]).clone(), self.branch.before.get(Signal.OUTPUT)
             self.branch.before[Signal.OUTPUT] = now
             self.branch.outputs = None if before is None or before.shape != now.shape else (before, now)
 
@@ -329,9 +341,9 @@ class Forward:
         """Every tensor of ``history`` forecast for now, plus its ``base``."""
         valid = partial(self._unpadded, spread=isinstance(rule, BlocksRule))
         field = FeatureOps(self.tools, history, self.call.ranks, valid, self._band)
-        latents: list[Tensor] = []
-        if (then := history.beside) is not None:
-            latents = [like_output(self._latents(), history.shapes[0]), then]
+        latents: list[tuple[Tensor, Tensor]] = []
+        if then := history.beside:
+            latents = list(zip(self._like(history.shapes, like_output), then, strict=True))
         forecaster = rule.forecast
         if isinstance(forecaster, LinearForecaster):
             forecaster = forecaster.of_run(self.step.total)

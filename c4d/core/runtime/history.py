@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from c4d.core.runtime.outputs import Structure
 from c4d.core.types import Parked, Predicted, Primitives
 
 PLACES = ("device", "host")
@@ -46,8 +46,8 @@ class History:
         self.dtypes: list[torch.dtype] = []  # that the tensors came in
         self.step = -1  # of the newest computed entry
         self.gram: dict[int, list[Tensor]] = {}  # inner products of the entries' i-th tensors, if somebody asked
-        self.structure: Any = None  # how the tensors of an entry make up the output they came from
-        self._beside: Tensor | Parked | None = None  # what came with the newest computed entry
+        self.structure: Structure | None = None  # how the tensors of an entry make up the output they came from
+        self._beside: list[Tensor | Parked] = []  # what came with the newest computed entry, for each of its tensors
 
     @property
     def width(self) -> int:
@@ -83,13 +83,13 @@ class History:
         self._entries.append([self._keep(x.detach()) for x in tensors])
 
     @property
-    def beside(self) -> Tensor | None:
-        """The tensor that was kept beside the newest computed entry, on the compute device."""
-        return self._backend.fetch(self._beside) if isinstance(self._beside, Parked) else self._beside
+    def beside(self) -> list[Tensor]:
+        """The tensors that were kept beside the newest computed entry, on the compute device; empty without any."""
+        return [self._backend.fetch(x) if isinstance(x, Parked) else x for x in self._beside]
 
-    def keep_beside(self, x: Tensor) -> None:
-        """Keeps ``x`` in place of what came with an earlier entry."""
-        self._beside = self._keep(x.detach())
+    def keep_beside(self, tensors: Sequence[Tensor]) -> None:
+        """Keeps ``tensors`` in place of what came with an earlier entry."""
+        self._beside = [self._keep(x.detach()) for x in tensors]
 
     def features(self, i: int) -> list[Tensor]:
         """The i-th tensor of every entry, oldest first, on the compute device."""
@@ -97,13 +97,12 @@ class History:
         return [self._backend.fetch(x) if isinstance(x, Parked) else x for x in held]
 
     def clear(self) -> None:
-        self.times, self._beside = (), None
+        self.times, self._beside = (), []
         self._entries.clear()
 
     def storages(self) -> dict[int, int]:
         """Address -> bytes of every distinct storage held, so that views of one tensor count once."""
-        beside = [] if self._beside is None else [self._beside]
-        held = [_tensor(x).untyped_storage() for entry in (*self._entries, beside) for x in entry]
+        held = [_tensor(x).untyped_storage() for entry in (*self._entries, self._beside) for x in entry]
         return {s.data_ptr(): s.nbytes() for s in held}
 
     def _keep(self, x: Tensor) -> Tensor | Parked:

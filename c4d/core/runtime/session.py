@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -91,6 +92,14 @@ class Session(Entered, Unsaved):
         return self
 
     def __exit__(self, *exc: object) -> None:
+        if not self._runs and exc[0] is None:
+            names = " and ".join(type(attachment.transformer).__name__ for attachment in self._attachments)
+            warnings.warn(
+                f"{self.method.name} saw no forward of {names}: it was never called inside the with block, and nothing "
+                "was cached (another module may have been put in its place)",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         self._abandon()
         self._close_run()
         for bar in self._bars:
@@ -189,9 +198,8 @@ class Session(Entered, Unsaved):
         theirs = self._run is not None and self._run.loop is not None and not self._turns.mine
         self._turns.take(self.current is not None, self._run is not None, lambda: not theirs and clock.fresh())
         self._abandon()
-        timestep = (
-            kwargs["timestep"] if "timestep" in kwargs else named(attachment.transformer, args, kwargs).get("timestep")
-        )
+        when = attachment.spec.timestep
+        timestep = kwargs[when] if when in kwargs else named(attachment.transformer, args, kwargs).get(when)
         new_run, step = clock.tick(self.name, timestep, expert)
         if self._timed:
             step = step._replace(timestep=clock.timestep())

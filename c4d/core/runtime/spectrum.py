@@ -15,7 +15,10 @@ from c4d.core.runtime.steps import NoiseLevel
 def leading(x: Tensor, shape: Sequence[int]) -> Tensor:
     """``x`` cut to ``shape``: its leading entries along every side that is longer (channels of a condition follow)."""
     if x.ndim != len(shape) or any(have < want for have, want in zip(x.shape, shape, strict=True)):
-        raise ValueError(f"the output {list(shape)} is not like the latents {list(x.shape)}; cache at @blocks instead")
+        raise ValueError(
+            f"the output {list(shape)} is not like the latents {list(x.shape)}; cache at @blocks, "
+            "or with a method that keeps what is returned as it is (taylorseer-lite, dmd)"
+        )
     return x[tuple(slice(n) for n in shape)]
 
 

@@ -125,15 +125,16 @@ class Runtime:
         t: float,
         of: FeatureOps,
         base: Sequence[Tensor] | None = None,
-        latents: Sequence[Tensor] = (),
+        latents: Sequence[tuple[Tensor, Tensor]] = (),
     ) -> list[Tensor]:
         """Every tensor of ``history`` forecast at ``t``, plus its ``base``; in the dtype of that, else as it came.
 
-        ``latents`` of now and of the last computed step, for a forecaster that reads them.
+        ``latents`` of now and of the last computed step for each, for a forecaster that reads them.
         """
         features = [history.features(i) for i in range(history.width)]
         if latents:
-            features = [[*held, *(x.to(held[-1].dtype) for x in latents)] for held in features]
+            pairs = zip(features, latents, strict=True)
+            features = [[*held, *(x.to(held[-1].dtype) for x in pair)] for held, pair in pairs]
         if isinstance(forecaster, FeatureForecaster):
             made = [forecaster.combine(held, history.times, t, replace(of, index=i)) for i, held in enumerate(features)]
         else:

@@ -1,0 +1,51 @@
+"""A small model of a class and how its forward is called: what a description is checked with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    """Normal random numbers, the same in every call."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def nothing(model: nn.Module) -> None:
+    """Prepares nothing."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A class by ``name``, a small ``config`` of it, and the arguments of its forward.
+
+    ``arguments(x, t)``: by name, for latents ``x`` of the shape ``latents`` and a timestep ``t``, a float from 1000
+    down to 0, in the unit that the model's pipeline uses; what the forward gets besides is the same in every call.
+    ``prepare`` changes a random model in which nothing could be seen (one whose last layer is zero). ``module`` has the
+    class.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    latents: tuple[int, ...]
+    arguments: Callable[[Tensor, float], Mapping[str, Any]]
+    prepare: Callable[[nn.Module], object] = nothing
+    module: str = "diffusers"
+
+    def build(self, **config: Any) -> nn.Module:
+        """The model with the same random weights each time, ``config`` in place of the example's."""
+        torch.manual_seed(0)
+        model: nn.Module = getattr(import_module(self.module), self.name)(**{**self.config, **config}).eval()
+        self.prepare(model)
+        return model
+
+    def run(self, model: nn.Module, x: Tensor, t: float) -> list[Tensor]:
+        """Every tensor that a forward returns."""
+        out = model(**self.arguments(x, t), return_dict=False)
+        return [leaf for leaf in pytree.tree_leaves(out) if isinstance(leaf, Tensor)]

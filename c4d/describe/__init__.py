@@ -1,0 +1,1 @@
+"""Finding and proving the description of a model that nobody described."""

@@ -1,0 +1,87 @@
+"""Whether a description fits its model: the same input twice, reused equals computed, with every kind of site.
+
+That finds a loop body that still ran, a stream bound to a wrong name, a residual counted twice. How many blocks a
+reused forward enters finds a list that the description does not name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+import c4d
+from c4d.core.spec import ModelSpec
+from c4d.core.types import BLOCKS, OUTPUT
+
+Forward = Callable[[nn.Module], list[Tensor]]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was looked at, and what is wrong (None: nothing)."""
+
+    what: str
+    wrong: str | None = None
+
+
+def check(build: Callable[[], nn.Module], spec: ModelSpec, forward: Forward) -> Iterator[Finding]:
+    """``build()`` makes the model, the same each time, and ``forward(model)`` calls it, always with the same input."""
+    with torch.no_grad():
+        uncached = forward(build())
+        if not all(torch.equal(a, b) for a, b in zip(uncached, forward(build()), strict=True)):
+            yield Finding("the same input gives the same output", "it does not, without any cache: nothing can be told")
+            return
+        if not any(x.abs().max() > 0 for x in uncached):
+            yield Finding("the model returns something", "all of it is zero, and nothing could be told apart")
+            return
+        for what, method, entered in _methods(build(), spec):
+            yield Finding(what, _wrong(build(), spec, forward, method, entered, uncached))
+
+
+def _methods(model: nn.Module, spec: ModelSpec) -> Iterator[tuple[str, str, tuple[int, int]]]:
+    """What is looked at, the method, and how many blocks the computed and the reused forward should enter."""
+    whole = sum(len(list(model.get_submodule(stack.path).children())) for stack in spec.stacks)
+    yield f"the {OUTPUT}, reused", "taylorseer-lite:interval=2,order=0", (whole, 0)
+    if spec.stacks:
+        yield f"all {whole} {BLOCKS}, reused", "schedule:computed=0", (whole, 0)
+        yield f"the {BLOCKS} behind the first one, reused", "first-block:threshold=1e9,last=0", (whole, 1)
+        both = "first-block:threshold=1e9,last=0,last_blocks=1"
+        yield f"the {BLOCKS} between the first and the last, reused", both, (whole, 2)
+    for kind in (kind for kind in spec.kinds() if kind not in (BLOCKS, OUTPUT)):
+        yield f"{kind} in the blocks, reused", f"fora:interval=2@{kind}", (whole, whole)
+
+
+def _wrong(
+    model: nn.Module, spec: ModelSpec, forward: Forward, method: str, entered: tuple[int, int], uncached: list[Tensor]
+) -> str | None:
+    try:
+        with c4d.cached(model, method, spec=spec, backend="cpu") as session:
+            session.begin([2.0, 2.0])
+            outs = [forward(model), forward(model)]
+    except (AttributeError, RuntimeError, TypeError, ValueError) as error:
+        return " ".join(str(error).split())
+    line = "".join("C" if entry.computed else "r" for entry in session.trace)
+    blocks = tuple(entry.blocks for entry in session.trace)
+    reused = sum(entry.modules_reused for entry in session.trace)
+    if method.startswith("fora"):
+        if not reused:
+            return "no module of the second forward was reused"
+    elif line != "Cr":
+        return f"the two forwards should be Cr (computed, reused), and are {line}"
+    if blocks != entered:
+        should = " and ".join(map(str, entered))
+        return f"the forwards entered {' and '.join(map(str, blocks))} blocks, and should have entered {should}"
+    for name, out in zip(("computed", "reused"), outs, strict=True):
+        far = max(_apart(a, b) for a, b in zip(out, uncached, strict=True))
+        if far > 1e-5:
+            return f"the {name} output is {far:.1e} away from the uncached one (relative)"
+    return None
+
+
+def _apart(a: Tensor, b: Tensor) -> float:
+    if a.shape != b.shape:
+        return float("inf")
+    return float((a.float() - b.float()).norm() / b.float().norm().clamp_min(1e-12))

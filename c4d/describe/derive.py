@@ -1,0 +1,206 @@
+"""A description of a model, read from one forward: which lists it loops over, what their blocks pass on, the exit.
+
+It sees what the forward does with the tensors of this one call. ``c4d check-model`` proves or refutes what it says.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from c4d.core.integration.hooks import parameters
+from c4d.core.spec import ModelSpec, Site, Stack
+from c4d.models import undescribed
+
+STREAM = "hidden_states"
+KINDS = {  # names that modules of blocks have, and the kind of site that they are
+    "attn": ("attn", "attn1", "self_attn", "attention"),
+    "cross_attn": ("attn2", "cross_attn"),
+    "mlp": ("ff", "ffn", "mlp", "feed_forward", "ff_context"),
+}
+
+
+class DerivationError(ValueError):
+    """A forward whose blocks cannot be told from what it calls."""
+
+
+@dataclass
+class Call:
+    """A module's forward: its arguments by name, those by position, what it returned, and when it began and ended."""
+
+    path: str
+    named: Mapping[str, Any]
+    positional: int
+    begun: int
+    ended: int = 0
+    out: Any = None
+
+    @property
+    def outputs(self) -> list[Tensor]:
+        given = self.out if isinstance(self.out, tuple | list) else (self.out,)
+        return [x for x in given if isinstance(x, Tensor)]
+
+
+@dataclass
+class Watch:
+    """Every call of every module inside a forward."""
+
+    calls: list[Call] = field(default_factory=list)
+    _open: list[Call] = field(default_factory=list)
+    _clock: int = 0
+
+    def on(self, model: nn.Module) -> list[Any]:
+        handles = []
+        for path, module in model.named_modules():
+            if path:
+                handles.append(module.register_forward_pre_hook(self._before(path), with_kwargs=True))
+                handles.append(module.register_forward_hook(self._after))
+        return handles
+
+    def _before(self, path: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            named = {**dict(zip(_names(module), args, strict=False)), **kwargs}
+            self._clock += 1
+            self._open.append(Call(path, named, len(args), self._clock))
+            self.calls.append(self._open[-1])
+
+        return hook
+
+    def _after(self, module: nn.Module, args: Any, out: Any) -> None:
+        self._clock += 1
+        call = self._open.pop()
+        call.ended, call.out = self._clock, out
+
+
+def derive(model: nn.Module, forward: Callable[[], Any]) -> ModelSpec:
+    """The description of ``model`` that one ``forward()`` shows.
+
+    Raises :class:`DerivationError` where it loops over no ``ModuleList`` whose blocks hand a tensor on to each other
+    and to a module behind them.
+    """
+    watch, known = Watch(), undescribed(model)
+    if known is None:
+        raise DerivationError(f"the forward of {type(model).__name__} has no timestep: it denoises nothing")
+    handles = watch.on(model)
+    try:
+        with torch.no_grad():
+            forward()
+    finally:
+        for handle in handles:
+            handle.remove()
+    lists = list(_lists(model, watch.calls))
+    if not lists:
+        raise DerivationError(f"{type(model).__name__} loops over no nn.ModuleList, each block of it once")
+    exit_call, shape = _exit(model, watch.calls, lists[-1][1][-1])
+    chain = [lists[-1]]
+    for path, calls in reversed(lists[:-1]):
+        if not any(x.shape == shape for x in calls[-1].outputs):
+            break
+        chain.insert(0, (path, calls))
+    streams = [_stack(model, path, calls, shape) for path, calls in chain]
+    return ModelSpec(
+        type(model).__name__,
+        stacks=tuple(streams),
+        exit=exit_call.path,
+        latents=known.latents,
+        timestep=known.timestep,
+    )
+
+
+def _lists(model: nn.Module, calls: Sequence[Call]) -> Iterator[tuple[str, list[Call]]]:
+    """The lists whose blocks are each called once, in their order, outside of other lists; by when they are."""
+    found = []
+    for path, module in model.named_modules():
+        if not isinstance(module, nn.ModuleList) or any(path.startswith(f"{other}.") for other, _ in found):
+            continue
+        paths = [f"{path}.{name}" for name in module._modules]
+        theirs = [call for call in calls if call.path in paths]
+        if paths and [call.path for call in theirs] == paths:
+            found.append((path, theirs))
+    yield from sorted(found, key=lambda each: each[1][0].begun)
+
+
+def _exit(model: nn.Module, calls: Sequence[Call], last: Call) -> tuple[Call, torch.Size]:
+    """The first module behind the last block that takes what it returned, or a part of that; and its shape."""
+    widths = {x.shape[-1] for x in last.outputs}
+    for call in calls:
+        first = next(iter(call.named.values()), None)
+        if call.begun > last.ended and isinstance(first, Tensor) and first.ndim >= 3 and first.shape[-1] in widths:
+            return call, first.shape
+    raise DerivationError(f"behind {last.path} no module takes what it returned: the exit cannot be told")
+
+
+def _stack(model: nn.Module, path: str, calls: Sequence[Call], shape: torch.Size) -> Stack:
+    first = calls[0]
+    stream = _stream(calls, shape)
+    names = [STREAM if name == stream else name for name in list(first.named)[: first.positional]]
+    if stream in list(first.named)[first.positional :] and stream != STREAM:
+        raise DerivationError(f"the blocks of {path!r} are called with {stream}= by keyword, which has to be {STREAM}=")
+    returns = _returns(calls, stream)
+    return Stack(path, takes=tuple(names) or (STREAM,), returns=returns, sites=_sites(model, path, first))
+
+
+def _stream(calls: Sequence[Call], shape: torch.Size) -> str:
+    """The argument that is cached: the one that a block hands on, of the shape of the exit where there are several."""
+    handed = _handed(calls)
+    for name in handed:
+        if calls[0].named[name].shape == shape:
+            return name
+    if not handed:
+        raise DerivationError(f"the blocks up to {calls[-1].path} hand no tensor on to each other")
+    return max(handed, key=lambda name: calls[0].named[name].numel())
+
+
+def _handed(calls: Sequence[Call]) -> list[str]:
+    """The arguments that come out of the block before; of a single block those of the same shape as an output."""
+    if len(calls) == 1:
+        shapes = [x.shape for x in calls[0].outputs]
+        return [name for name, x in calls[0].named.items() if isinstance(x, Tensor) and x.shape in shapes]
+    return [name for name, x in calls[1].named.items() if any(x is out for out in calls[0].outputs)]
+
+
+def _returns(calls: Sequence[Call], stream: str) -> tuple[str, ...]:
+    handed = _handed(calls)
+    if len(calls) == 1 or not handed:
+        return (STREAM,)
+    names = []
+    for out in calls[0].outputs:
+        name = next((name for name in handed if calls[1].named[name] is out), None)
+        if name is None:
+            raise DerivationError(f"a block of {calls[0].path} returns a tensor that the next one does not take")
+        names.append(STREAM if name == stream else name)
+    return tuple(names)
+
+
+def _sites(model: nn.Module, path: str, block: Call) -> dict[str, tuple[Site, ...]]:
+    inner = dict(model.get_submodule(block.path).named_children())
+    found = {kind: tuple(Site(name) for name in names if name in inner) for kind, names in KINDS.items()}
+    return {kind: sites for kind, sites in found.items() if sites}
+
+
+def _names(module: nn.Module) -> list[str]:
+    """Of a forward's arguments by position; ``*args`` has as many as there are."""
+    kinds = inspect.signature(type(module).forward).parameters.values()
+    if any(each.kind is each.VAR_POSITIONAL for each in kinds):
+        return [*parameters(module), *(f"argument_{i}" for i in range(16))]
+    return parameters(module)
+
+
+def text_of(spec: ModelSpec) -> str:
+    """The description as the Python that makes it."""
+    lines = [f"ModelSpec(\n    {spec.transformer!r},\n    stacks=("]
+    for stack in spec.stacks:
+        listed = {kind: "".join(f"Site({site.output!r}), " for site in sites) for kind, sites in stack.sites.items()}
+        sites = ", ".join(f"{kind!r}: ({text[:-1]})" for kind, text in listed.items())
+        lines.append(
+            f"        Stack({stack.path!r}, takes={stack.takes!r}, returns={stack.returns!r}, sites={{{sites}}}),"
+        )
+    lines.append(f"    ),\n    exit={spec.exit!r},")
+    lines += [f"    latents={spec.latents!r},"] if spec.latents != STREAM else []
+    lines += [f"    timestep={spec.timestep!r},"] if spec.timestep != "timestep" else []
+    return "\n".join([*lines, ")"])

@@ -1,0 +1,32 @@
+"""Models whose output is cached and whose blocks are not described, and whose forwards have names of their own."""
+
+from __future__ import annotations
+
+from c4d.core.spec import ModelSpec
+
+BOTH = ("hidden_states", "audio_hidden_states")
+
+SPECS = (
+    ModelSpec(
+        "Cosmos3OmniTransformer",
+        latents=("vision_tokens", "sound_tokens"),
+        timestep="vision_timesteps",
+        about="Cosmos 3: its output alone (video, and sound if it is asked for)",
+    ),
+    ModelSpec("Kandinsky6Transformer3DModel", latents=BOTH, about="Kandinsky 6: its output alone, video and audio"),
+    ModelSpec("LTX2VideoTransformer3DModel", latents=BOTH, about="LTX-2: its output alone, video and audio"),
+    ModelSpec("MiniMaxH3Transformer3DModel", latents=BOTH, about="MiniMax-H3: its output alone, video and audio"),
+    ModelSpec(
+        "RFD4ProteinaTransformer",
+        latents=("bb_ca", "local_latents"),
+        timestep="bb_ca_time",
+        like_latents=False,
+        about="RFD4 Proteina: its output alone",
+    ),
+    ModelSpec(
+        "T5FilmDecoder",
+        latents="decoder_input_tokens",
+        timestep="decoder_noise_time",
+        about="Spectrogram Diffusion: its output alone",
+    ),
+)
