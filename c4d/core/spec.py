@@ -35,7 +35,9 @@ class Stack:
     ``takes`` and ``returns`` name the streams a block threads, in call and in return order; the first of the chain's
     streams is ``hidden_states``. ``sites`` maps a kind to its sites in each block, ``attention`` the path of an
     attention module in each block to the processor that can stand in for its own. A ``side`` stack only feeds the
-    others (VACE hints): it is skipped with them but carries no part of the feature.
+    others (VACE hints): it is skipped with them but carries no part of the feature. ``joined``: its blocks take text
+    and image as one sequence, of whose tokens the ``"first"`` or the ``"last"`` ones are the image, which alone reaches
+    the exit.
     """
 
     path: str
@@ -44,11 +46,20 @@ class Stack:
     sites: Mapping[str, tuple[Site, ...]] = field(default_factory=dict)
     attention: Mapping[str, type[Processor]] = field(default_factory=dict)
     side: bool = False
+    joined: str | None = None
 
     def __post_init__(self) -> None:
         if strange := [kind for kind in self.sites if kind not in MODULE_KINDS]:
             known = ", ".join(MODULE_KINDS)
             raise ValueError(f"unknown kind of site {strange[0]!r} in {self.path!r}: known are {known}")
+        if self.joined not in (None, "first", "last"):
+            raise ValueError(f"{self.path!r} has joined={self.joined!r}: known are 'first', 'last' and None")
+
+    def image(self, x: Tensor, tokens: int) -> Tensor:
+        """Of the stream [B, S, D] of its blocks the ``tokens`` that reach the exit."""
+        if self.joined is None or x.shape[1] == tokens:
+            return x
+        return x[:, :tokens] if self.joined == "first" else x[:, -tokens:]
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,8 @@ def derive(model: nn.Module, forward: Callable[[], Any]) -> ModelSpec:
         if not any(x.shape == shape for x in calls[-1].outputs):
             break
         chain.insert(0, (path, calls))
-    streams = [_stack(model, path, calls, shape) for path, calls in chain]
+    part = _part(lists[-1][1][-1].outputs, next(iter(exit_call.named.values())))
+    streams = [_stack(model, path, calls, shape, part) for path, calls in chain]
     return ModelSpec(
         type(model).__name__,
         stacks=tuple(streams),
@@ -135,25 +136,37 @@ def _exit(model: nn.Module, calls: Sequence[Call], last: Call) -> tuple[Call, to
     raise DerivationError(f"behind {last.path} no module takes what it returned: the exit cannot be told")
 
 
-def _stack(model: nn.Module, path: str, calls: Sequence[Call], shape: torch.Size) -> Stack:
+def _part(outputs: Sequence[Tensor], left: Tensor) -> str | None:
+    """Which tokens of what the last block returned reach the exit: None for all of them."""
+    n = left.shape[1]
+    for x in (x for x in outputs if x.ndim == left.ndim and x.shape[1] > n):
+        if torch.equal(x[:, -n:], left):
+            return "last"
+        if torch.equal(x[:, :n], left):
+            return "first"
+    return None
+
+
+def _stack(model: nn.Module, path: str, calls: Sequence[Call], shape: torch.Size, part: str | None) -> Stack:
     first = calls[0]
     stream = _stream(calls, shape)
     names = [STREAM if name == stream else name for name in list(first.named)[: first.positional]]
     if stream in list(first.named)[first.positional :] and stream != STREAM:
         raise DerivationError(f"the blocks of {path!r} are called with {stream}= by keyword, which has to be {STREAM}=")
     returns = _returns(calls, stream)
-    return Stack(path, takes=tuple(names) or (STREAM,), returns=returns, sites=_sites(model, path, first))
+    joined = part if first.named[stream].shape != shape else None
+    return Stack(path, tuple(names) or (STREAM,), returns, _sites(model, first), joined=joined)
 
 
 def _stream(calls: Sequence[Call], shape: torch.Size) -> str:
     """The argument that is cached: the one that a block hands on, of the shape of the exit where there are several."""
     handed = _handed(calls)
     for name in handed:
-        if calls[0].named[name].shape == shape:
+        if isinstance(x := calls[0].named.get(name), Tensor) and x.shape == shape:
             return name
     if not handed:
         raise DerivationError(f"the blocks up to {calls[-1].path} hand no tensor on to each other")
-    return max(handed, key=lambda name: calls[0].named[name].numel())
+    return max(handed, key=lambda name: calls[1].named[name].numel())
 
 
 def _handed(calls: Sequence[Call]) -> list[str]:
@@ -177,8 +190,8 @@ def _returns(calls: Sequence[Call], stream: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _sites(model: nn.Module, path: str, block: Call) -> dict[str, tuple[Site, ...]]:
-    inner = dict(model.get_submodule(block.path).named_children())
+def _sites(model: nn.Module, block: Call) -> dict[str, tuple[Site, ...]]:
+    inner = {name: x for name, x in model.get_submodule(block.path).named_children() if x is not None}
     found = {kind: tuple(Site(name) for name in names if name in inner) for kind, names in KINDS.items()}
     return {kind: sites for kind, sites in found.items() if sites}
 
@@ -198,7 +211,8 @@ def text_of(spec: ModelSpec) -> str:
         listed = {kind: "".join(f"Site({site.output!r}), " for site in sites) for kind, sites in stack.sites.items()}
         sites = ", ".join(f"{kind!r}: ({text[:-1]})" for kind, text in listed.items())
         lines.append(
-            f"        Stack({stack.path!r}, takes={stack.takes!r}, returns={stack.returns!r}, sites={{{sites}}}),"
+            f"        Stack({stack.path!r}, takes={stack.takes!r}, returns={stack.returns!r}, sites={{{sites}}}"
+            f"{f', joined={stack.joined!r}' if stack.joined else ''}),"
         )
     lines.append(f"    ),\n    exit={spec.exit!r},")
     lines += [f"    latents={spec.latents!r},"] if spec.latents != STREAM else []

@@ -71,10 +71,17 @@ class Attachment:
                 )
 
     def _check_blocks(self, method: CacheMethod) -> None:
-        rule, paths = method.whole, [stack.path for stack in self.spec.stacks if not stack.side]
-        there = sum(len(list(self.transformer.get_submodule(path).children())) for path in paths)
+        rule, chain = method.whole, [stack for stack in self.spec.stacks if not stack.side]
+        counts = [len(list(self.transformer.get_submodule(stack.path).children())) for stack in chain]
+        there = sum(counts)
         if not isinstance(rule, BlocksRule) or Signal.FIRST_BLOCKS not in rule.policy.signals:
             return
+        if chain[0].joined != chain[-1].joined and (rule.last_blocks or rule.first_blocks > counts[0]):
+            raise ValueError(
+                f"{method.name}: in {chain[-1].path!r} of {self.spec.transformer} text and image are one sequence, and "
+                f"a forecast cannot begin in {chain[0].path!r} and end there: use last_blocks=0 and first_blocks of at "
+                f"most {counts[0]}"
+            )
         if rule.first_blocks + rule.last_blocks >= there:
             raise ValueError(
                 f"{method.name}: first_blocks={rule.first_blocks} and last_blocks={rule.last_blocks} leave none of the "

@@ -44,6 +44,7 @@ class Forward:
 
     seen: Mapping[Signal, RelativeL1] = MappingProxyType({})
     base: Mapping[str, Tensor] = MappingProxyType({})  # the streams that the stack's features are relative to
+    base_of: Stack | None = None  # whose they are
     exited = answered = restarted = False
     blocks = passed = 0  # entered; of the chain, those that the loops were given or passed over
     modules = modules_reused = 0
@@ -225,7 +226,7 @@ class Forward:
             yield block
 
     def _enter_blocks(self, stack: Stack, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        self.base = bind(stack, args, kwargs)
+        self.base, self.base_of = bind(stack, args, kwargs), stack
         self.blocks += 1
         return block(*args, **kwargs)
 
@@ -244,13 +245,13 @@ class Forward:
         if Signal.FIRST_BLOCKS not in signals:
             self.decide(now)
             if self.action is REUSE:
-                self.base = named
+                self.base, self.base_of = named, stack
                 return unbind(stack, named)
             return self._enter_blocks(stack, block, args, kwargs)
         start = self.base.get("hidden_states", named["hidden_states"])  # of the first block
         out = block(*args, **kwargs)
         self.blocks += 1
-        self.base = streams(stack, out)
+        self.base, self.base_of = streams(stack, out), stack
         self.decide({**now, Signal.FIRST_BLOCKS: (self.base["hidden_states"] - start).detach()})
         return out
 
@@ -280,6 +281,8 @@ class Forward:
         if not isinstance(rule, BlocksRule) or rule.last_blocks:
             return x
         base = self.base.get("hidden_states") if rule.residual else None
+        if base is not None and self.base_of is not None:
+            base = self.base_of.image(base, x.shape[1])
         if self.action is REUSE:
             base = x if base is None and rule.residual else base
             history = self.branch.histories[BLOCKS]
