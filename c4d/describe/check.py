@@ -6,13 +6,16 @@ reused forward enters finds a list that the description does not name.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import c4d
+from c4d.core.integration.hooks import named
 from c4d.core.spec import ModelSpec
 from c4d.core.types import BLOCKS, OUTPUT
 
@@ -37,6 +40,8 @@ def check(build: Callable[[], nn.Module], spec: ModelSpec, forward: Forward) -> 
         if not any(x.abs().max() > 0 for x in uncached):
             yield Finding("the model returns something", "all of it is zero, and nothing could be told apart")
             return
+        if spec.stacks and spec.grid is not None:
+            yield Finding("the grid and the tokens at the exit", _grid(build(), spec, forward))
         for what, method, entered in _methods(build(), spec):
             yield Finding(what, _wrong(build(), spec, forward, method, entered, uncached))
 
@@ -48,10 +53,40 @@ def _methods(model: nn.Module, spec: ModelSpec) -> Iterator[tuple[str, str, tupl
     if spec.stacks:
         yield f"all {whole} {BLOCKS}, reused", "schedule:computed=0", (whole, 0)
         yield f"the {BLOCKS} behind the first one, reused", "first-block:threshold=1e9,last=0", (whole, 1)
-        both = "first-block:threshold=1e9,last=0,last_blocks=1"
-        yield f"the {BLOCKS} between the first and the last, reused", both, (whole, 2)
+        if spec.stacks[0].joined == spec.stacks[-1].joined and whole > 2:
+            both = "first-block:threshold=1e9,last=0,last_blocks=1"
+            yield f"the {BLOCKS} between the first and the last, reused", both, (whole, 2)
+        for signal in spec.signals:
+            how = f"teacache:threshold=1e9,coefficients=1/0,signal={signal.value},last=0"
+            yield f"the {BLOCKS}, by the {signal.value}", how, (whole, 0)
     for kind in (kind for kind in spec.kinds() if kind not in (BLOCKS, OUTPUT)):
         yield f"{kind} in the blocks, reused", f"fora:interval=2@{kind}", (whole, whole)
+
+
+def _grid(model: nn.Module, spec: ModelSpec, forward: Forward) -> str | None:
+    assert spec.exit is not None and spec.grid is not None
+    at_exit, given = list[torch.Size](), dict[str, Any]()
+
+    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        at_exit.append((args[0] if args else next(iter(kwargs.values()))).shape)
+
+    def bound(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given.update(named(module, args, kwargs))
+
+    handles = [
+        model.get_submodule(spec.exit).register_forward_pre_hook(note, with_kwargs=True),
+        model.register_forward_pre_hook(bound, with_kwargs=True),
+    ]
+    try:
+        forward(model)
+        boxes = spec.grid(model, given)
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        return " ".join(str(error).split())
+    finally:
+        for handle in handles:
+            handle.remove()
+    places, tokens = sum(math.prod(box) for box in boxes), at_exit[-1][1]
+    return None if places == tokens else f"the grid {boxes} has {places} places for {tokens} tokens"
 
 
 def _wrong(
@@ -85,3 +120,13 @@ def _apart(a: Tensor, b: Tensor) -> float:
     if a.shape != b.shape:
         return float("inf")
     return float((a.float() - b.float()).norm() / b.float().norm().clamp_min(1e-12))
+
+
+def proven(build: Callable[[], nn.Module], spec: ModelSpec, forward: Forward) -> ModelSpec:
+    """``spec`` without the kinds of sites that do not fit."""
+    wrong = {finding.what.partition(" ")[0] for finding in check(build, spec, forward) if finding.wrong}
+    stacks = [
+        replace(stack, sites={kind: sites for kind, sites in stack.sites.items() if kind not in wrong})
+        for stack in spec.stacks
+    ]
+    return replace(spec, stacks=tuple(stacks))

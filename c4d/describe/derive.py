@@ -8,14 +8,17 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from c4d.core.integration.hooks import parameters
-from c4d.core.spec import ModelSpec, Site, Stack
+from c4d.core.spec import ModelSpec, OutputOf, Site, Stack
+from c4d.core.types import Signal
 from c4d.models import undescribed
+from c4d.models.signals import first, whole
 
 STREAM = "hidden_states"
 KINDS = {  # names that modules of blocks have, and the kind of site that they are
@@ -23,6 +26,9 @@ KINDS = {  # names that modules of blocks have, and the kind of site that they a
     "cross_attn": ("attn2", "cross_attn"),
     "mlp": ("ff", "ffn", "mlp", "feed_forward", "ff_context"),
 }
+
+
+TIMES = ("temb", "emb", "t_emb", "vec", "adaln_input", "timestep", "time_embedding", "embedded_timestep", "t", "c", "y")
 
 
 class DerivationError(ValueError):
@@ -99,23 +105,26 @@ def derive(model: nn.Module, forward: Callable[[], Any]) -> ModelSpec:
     exit_call, shape = _exit(model, watch.calls, lists[-1][1][-1])
     chain = [lists[-1]]
     for path, calls in reversed(lists[:-1]):
-        if not any(x.shape == shape for x in calls[-1].outputs):
+        next_one = chain[0][1][0].named.values()
+        if not any(x.shape == shape or any(x is y for y in next_one) for x in calls[-1].outputs):
             break
         chain.insert(0, (path, calls))
     part = _part(lists[-1][1][-1].outputs, next(iter(exit_call.named.values())))
     streams = [_stack(model, path, calls, shape, part) for path, calls in chain]
+    begin = chain[0][1][0]
     return ModelSpec(
         type(model).__name__,
         stacks=tuple(streams),
         exit=exit_call.path,
+        signals=_signals(watch.calls, begin, begin.named[_stream(chain[0][1], shape)]),
         latents=known.latents,
         timestep=known.timestep,
     )
 
 
 def _lists(model: nn.Module, calls: Sequence[Call]) -> Iterator[tuple[str, list[Call]]]:
-    """The lists whose blocks are each called once, in their order, outside of other lists; by when they are."""
-    found = []
+    """The lists whose blocks are each called once, in their order, outside of other lists; by when they end."""
+    found: list[tuple[str, list[Call]]] = []
     for path, module in model.named_modules():
         if not isinstance(module, nn.ModuleList) or any(path.startswith(f"{other}.") for other, _ in found):
             continue
@@ -123,7 +132,7 @@ def _lists(model: nn.Module, calls: Sequence[Call]) -> Iterator[tuple[str, list[
         theirs = [call for call in calls if call.path in paths]
         if paths and [call.path for call in theirs] == paths:
             found.append((path, theirs))
-    yield from sorted(found, key=lambda each: each[1][0].begun)
+    yield from sorted(found, key=lambda each: each[1][-1].ended)
 
 
 def _exit(model: nn.Module, calls: Sequence[Call], last: Call) -> tuple[Call, torch.Size]:
@@ -155,45 +164,72 @@ def _stack(model: nn.Module, path: str, calls: Sequence[Call], shape: torch.Size
         raise DerivationError(f"the blocks of {path!r} are called with {stream}= by keyword, which has to be {STREAM}=")
     returns = _returns(calls, stream)
     joined = part if first.named[stream].shape != shape else None
-    return Stack(path, tuple(names) or (STREAM,), returns, _sites(model, first), joined=joined)
+    return Stack(path, tuple(names) or (STREAM,), returns, _sites(model, calls), joined=joined)
 
 
 def _stream(calls: Sequence[Call], shape: torch.Size) -> str:
     """The argument that is cached: the one that a block hands on, of the shape of the exit where there are several."""
-    handed = _handed(calls)
-    for name in handed:
-        if isinstance(x := calls[0].named.get(name), Tensor) and x.shape == shape:
-            return name
+    handed, _ = _handed(calls)
     if not handed:
         raise DerivationError(f"the blocks up to {calls[-1].path} hand no tensor on to each other")
-    return max(handed, key=lambda name: calls[1].named[name].numel())
+    given = calls[0].named
+    like = [name for name in handed if isinstance(x := given.get(name), Tensor) and x.shape == shape]
+    if like:
+        return STREAM if STREAM in like else like[0]
+    return max(handed, key=lambda name: given[name].numel() if isinstance(given.get(name), Tensor) else 0)
 
 
-def _handed(calls: Sequence[Call]) -> list[str]:
-    """The arguments that come out of the block before; of a single block those of the same shape as an output."""
+def _handed(calls: Sequence[Call]) -> tuple[list[str], int]:
+    """The arguments that come out of the block before, and a block of which most do.
+
+    Of a single block those of the same shape as an output.
+    """
     if len(calls) == 1:
         shapes = [x.shape for x in calls[0].outputs]
-        return [name for name, x in calls[0].named.items() if isinstance(x, Tensor) and x.shape in shapes]
-    return [name for name, x in calls[1].named.items() if any(x is out for out in calls[0].outputs)]
+        return [name for name, x in calls[0].named.items() if isinstance(x, Tensor) and x.shape in shapes], 0
+    found: list[tuple[list[str], int]] = [
+        ([name for name, x in other.named.items() if any(x is out for out in one.outputs)], i + 1)
+        for i, (one, other) in enumerate(pairwise(calls))
+    ]
+    best, i = max(found, key=lambda each: len(each[0]))  # between some blocks a stream may be changed
+    return best, i if best else 0
 
 
 def _returns(calls: Sequence[Call], stream: str) -> tuple[str, ...]:
-    handed = _handed(calls)
-    if len(calls) == 1 or not handed:
+    handed, i = _handed(calls)
+    if i == 0:
         return (STREAM,)
     names = []
-    for out in calls[0].outputs:
-        name = next((name for name in handed if calls[1].named[name] is out), None)
+    for out in calls[i - 1].outputs:
+        name = next((name for name in handed if calls[i].named[name] is out), None)
         if name is None:
             raise DerivationError(f"a block of {calls[0].path} returns a tensor that the next one does not take")
         names.append(STREAM if name == stream else name)
     return tuple(names)
 
 
-def _sites(model: nn.Module, block: Call) -> dict[str, tuple[Site, ...]]:
-    inner = {name: x for name, x in model.get_submodule(block.path).named_children() if x is not None}
-    found = {kind: tuple(Site(name) for name in names if name in inner) for kind, names in KINDS.items()}
-    return {kind: sites for kind, sites in found.items() if sites}
+def _sites(model: nn.Module, calls: Sequence[Call]) -> dict[str, tuple[Site, ...]]:
+    """By the names that such modules have; only what each block has."""
+    blocks = [dict(model.get_submodule(call.path).named_children()) for call in calls]
+    found = {
+        kind: [n for n in names if all(block.get(n) is not None for block in blocks)] for kind, names in KINDS.items()
+    }
+    return {kind: tuple(Site(name) for name in names) for kind, names in found.items() if names}
+
+
+def _signals(calls: Sequence[Call], block: Call, stream: Tensor) -> dict[Signal, OutputOf]:
+    """The embedded timestep, or what it is projected to: what the blocks get under such a name, and a module before
+    them returned."""
+    for name, x in block.named.items():
+        if name not in TIMES or not isinstance(x, Tensor) or x.ndim > 3:
+            continue
+        wide = x.shape[-1] > stream.shape[-1] and x.shape[-1] % stream.shape[-1] == 0
+        for call in (call for call in calls if call.ended < block.begun):  # the outermost first
+            parts = call.out if isinstance(call.out, tuple) else ()
+            for read, out in ((whole, call.out), (first, parts[0] if parts else None)):
+                if out is x:
+                    return {Signal.TIME_PROJECTION if wide else Signal.TIME_EMBEDDING: OutputOf(call.path, read)}
+    return {}
 
 
 def _names(module: nn.Module) -> list[str]:
@@ -215,6 +251,9 @@ def text_of(spec: ModelSpec) -> str:
             f"{f', joined={stack.joined!r}' if stack.joined else ''}),"
         )
     lines.append(f"    ),\n    exit={spec.exit!r},")
+    for signal, reader in spec.signals.items():
+        if isinstance(reader, OutputOf):
+            lines.append(f"    signals={{{signal}: OutputOf({reader.module!r}, {reader.read.__name__})}},")
     lines += [f"    latents={spec.latents!r},"] if spec.latents != STREAM else []
     lines += [f"    timestep={spec.timestep!r},"] if spec.timestep != "timestep" else []
     return "\n".join([*lines, ")"])

@@ -15,7 +15,6 @@ SPECS = (
     ),
     ModelSpec("Kandinsky6Transformer3DModel", latents=BOTH, about="Kandinsky 6: its output alone, video and audio"),
     ModelSpec("LTX2VideoTransformer3DModel", latents=BOTH, about="LTX-2: its output alone, video and audio"),
-    ModelSpec("MiniMaxH3Transformer3DModel", latents=BOTH, about="MiniMax-H3: its output alone, video and audio"),
     ModelSpec(
         "RFD4ProteinaTransformer",
         latents=("bb_ca", "local_latents"),

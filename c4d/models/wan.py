@@ -1,4 +1,4 @@
-"""Wan 2.1 and 2.2: text, image, text+image (per-token timesteps) and video control, one or two experts."""
+"""Wan 2.1 and 2.2: text, image, text+image (per-token timesteps), video control and animation; one or two experts."""
 
 from __future__ import annotations
 
@@ -77,5 +77,14 @@ SPECS = (
         grid=grid,
         about="Wan VACE: the hints' blocks are skipped together with those they feed",
         known_as=("wan2.1-vace",),
+    ),
+    ModelSpec(
+        "WanAnimateTransformer3DModel",
+        stacks=(Stack("blocks", takes=STREAMS, sites=SITES),),  # what the face adds between them is skipped with them
+        exit="norm_out",
+        signals=SIGNALS,
+        grid=grid,
+        about="Wan 2.2 Animate, on one device",
+        known_as=("wan2.2-animate",),
     ),
 )

@@ -82,10 +82,10 @@ def test_one_method(c4d, name):
 
 def test_published_values_of_models_that_cannot_be_cached_are_marked(c4d):
     text = c4d("methods", "teacache").out
-    assert re.search(r"fit=cogvideox-5b +no model that c4d caches; thresholds ", text)
+    assert re.search(r"fit=open-sora-1.2 +no model that c4d caches; thresholds ", text)
     assert re.search(r"fit=wan2.1-t2v-1.3b +WanTransformer3DModel; thresholds 0.05, 0.07, 0.08", text)
     assert spec_known_as("wan2.1-vace-14b").transformer == "WanVACETransformer3DModel"
-    assert spec_known_as("cogvideox-5b") is None
+    assert spec_known_as("open-sora-1.2") is None
 
 
 def test_one_model(c4d):

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import c4d
+from c4d.describe.check import check
 from c4d.models import SPECS, UnsupportedModelError, spec_for, undescribed
 from tests.denoisers import ENTRIES, NOT_DENOISERS, rand
 from tests.sampled import sampled
@@ -219,3 +220,17 @@ def test_a_session_that_saw_no_forward_says_so():
     session = c4d.cached(model, "taylorseer-lite:interval=2")
     with pytest.warns(RuntimeWarning, match="saw no forward of Strange"), session:
         session.begin([1.0, 0.5])
+
+
+# -- descriptions
+
+
+EXAMPLES = [entry for entry in ENTRIES if entry.name in SPECS and SPECS[entry.name].stacks]
+
+
+@pytest.mark.parametrize("entry", EXAMPLES, ids=lambda entry: entry.name)
+def test_a_description_fits_its_model(entry):
+    findings = list(
+        check(entry.build, SPECS[entry.name], lambda model: entry.run(model, rand(*entry.latents, seed=3), 700.0))
+    )
+    assert len(findings) >= 3 and [finding for finding in findings if finding.wrong] == []

@@ -19,7 +19,7 @@ from c4d.core.caching.profiles import found, rule_of
 from c4d.core.caching.rules import Rule
 
 
-@method("profile", example="schedule:computed=0/1/2+taylor")
+@method("profile", example="schedule:computed=0/1/2+taylor@output")
 def profile(path: str, computed: int | None = None, quality: str | None = None) -> Rule:
     """A profile: the steps that were found best for this model, and learned forecasts of the outputs between them.
 

@@ -54,8 +54,8 @@ def signature_of(arguments: Iterable[Any]) -> list[Any]:
             found += signature_of(x)
         elif isinstance(x, dict):
             found += signature_of(x.values())
-        elif isinstance(x, bool):
-            found.append(x)  # return_dict
+        elif isinstance(x, bool | str):
+            found.append(x)  # return_dict, the mode of a KV cache
     return found
 
 

@@ -1,0 +1,26 @@
+"""Allegro: one stream with cross-attention to the text."""
+
+from __future__ import annotations
+
+from c4d.core.spec import ModelSpec, OutputOf, Site, Stack
+from c4d.core.types import Signal
+from c4d.models.grids import patches
+from c4d.models.signals import first
+
+SPECS = (
+    ModelSpec(
+        "AllegroTransformer3DModel",
+        stacks=(
+            Stack(
+                "transformer_blocks",
+                takes=("hidden_states",),
+                sites={"attn": (Site("attn1"),), "cross_attn": (Site("attn2"),), "mlp": (Site("ff"),)},
+            ),
+        ),
+        exit="norm_out",
+        signals={Signal.TIME_PROJECTION: OutputOf("adaln_single", first)},
+        grid=patches,
+        about="Allegro",
+        known_as=("allegro",),
+    ),
+)

@@ -1,0 +1,39 @@
+"""AuraFlow: dual-stream blocks, then single-stream ones over text and image as one sequence."""
+
+from __future__ import annotations
+
+from c4d.core.spec import ModelSpec, OutputOf, Site, Stack
+from c4d.core.types import Signal
+from c4d.models.grids import patches
+from c4d.models.signals import whole
+
+SPECS = (
+    ModelSpec(
+        "AuraFlowTransformer2DModel",
+        stacks=(
+            Stack(
+                "joint_transformer_blocks",
+                takes=("hidden_states",),
+                returns=("encoder_hidden_states", "hidden_states"),
+                sites={
+                    "attn": (Site("attn"),),
+                    "mlp": (
+                        Site("ff"),
+                        Site("ff_context"),
+                    ),
+                },
+            ),
+            Stack(
+                "single_transformer_blocks",
+                takes=("hidden_states",),
+                sites={"attn": (Site("attn"),), "mlp": (Site("ff"),)},
+                joined="last",
+            ),
+        ),
+        exit="norm_out",
+        signals={Signal.TIME_EMBEDDING: OutputOf("time_step_proj", whole)},
+        grid=patches,
+        about="AuraFlow",
+        known_as=("auraflow",),
+    ),
+)

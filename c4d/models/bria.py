@@ -1,0 +1,55 @@
+"""Bria: dual-stream and single-stream blocks as in FLUX.1; Fibo 2 has one list over text and image."""
+
+from __future__ import annotations
+
+from c4d.core.spec import ModelSpec, OutputOf, Site, Stack
+from c4d.core.types import Signal
+from c4d.models.flux import grid
+from c4d.models.grids import patches
+from c4d.models.signals import whole
+
+SPECS = (
+    ModelSpec(
+        "BriaTransformer2DModel",
+        stacks=(
+            Stack(
+                "transformer_blocks",
+                takes=("hidden_states",),
+                returns=("encoder_hidden_states", "hidden_states"),
+                sites={
+                    "attn": (Site("attn"),),
+                    "mlp": (
+                        Site("ff"),
+                        Site("ff_context"),
+                    ),
+                },
+            ),
+            Stack(
+                "single_transformer_blocks",
+                takes=("hidden_states",),
+                returns=("encoder_hidden_states", "hidden_states"),
+                sites={"attn": (Site("attn"),)},
+            ),
+        ),
+        exit="norm_out",
+        signals={Signal.TIME_EMBEDDING: OutputOf("time_embed", whole)},
+        grid=grid,
+        about="Bria 3.2",
+        known_as=("bria-3",),
+    ),
+    ModelSpec(
+        "BriaFibo2Transformer2DModel",
+        stacks=(
+            Stack(
+                "layers",
+                takes=("hidden_states", "attn_mask", "freqs_cis"),
+                sites={"attn": (Site("attention"),), "mlp": (Site("feed_forward"),)},
+                joined="last",
+            ),
+        ),
+        exit="final_layer",
+        grid=patches,
+        about="Bria Fibo 2",
+        known_as=("bria-fibo-2",),
+    ),
+)

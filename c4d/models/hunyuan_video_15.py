@@ -1,0 +1,33 @@
+"""HunyuanVideo 1.5: dual-stream blocks alone."""
+
+from __future__ import annotations
+
+from c4d.core.spec import ModelSpec, OutputOf, Site, Stack
+from c4d.core.types import Signal
+from c4d.models.grids import patches
+from c4d.models.signals import whole
+
+SPECS = (
+    ModelSpec(
+        "HunyuanVideo15Transformer3DModel",
+        stacks=(
+            Stack(
+                "transformer_blocks",
+                takes=("hidden_states", "encoder_hidden_states", "temb", "attention_mask", "freqs_cis"),
+                returns=("hidden_states", "encoder_hidden_states"),
+                sites={
+                    "attn": (Site("attn"),),
+                    "mlp": (
+                        Site("ff"),
+                        Site("ff_context"),
+                    ),
+                },
+            ),
+        ),
+        exit="norm_out",
+        signals={Signal.TIME_EMBEDDING: OutputOf("time_embed", whole)},
+        grid=patches,
+        about="HunyuanVideo 1.5, text and image to video",
+        known_as=("hunyuanvideo-1.5",),
+    ),
+)

@@ -1,0 +1,27 @@
+"""PixArt: one stream with cross-attention to the text."""
+
+from __future__ import annotations
+
+from c4d.core.spec import ModelSpec, OutputOf, Site, Stack
+from c4d.core.types import Signal
+from c4d.models.grids import patches
+from c4d.models.signals import first
+
+SPECS = (
+    ModelSpec(
+        "PixArtTransformer2DModel",
+        stacks=(
+            Stack(
+                "transformer_blocks",
+                takes=("hidden_states",),
+                sites={"attn": (Site("attn1"),), "cross_attn": (Site("attn2"),), "mlp": (Site("ff"),)},
+            ),
+        ),
+        exit="norm_out",
+        signals={Signal.TIME_PROJECTION: OutputOf("adaln_single", first)},
+        like_latents=False,
+        grid=patches,
+        about="PixArt-Alpha and PixArt-Sigma",
+        known_as=("pixart",),
+    ),
+)

@@ -1,0 +1,18 @@
+"""The prior of Kandinsky 2 and unCLIP: an embedding of the image is denoised."""
+
+from __future__ import annotations
+
+from c4d.core.spec import ModelSpec, Site, Stack
+
+SPECS = (
+    ModelSpec(
+        "PriorTransformer",
+        stacks=(
+            Stack(
+                "transformer_blocks", takes=("hidden_states",), sites={"attn": (Site("attn1"),), "mlp": (Site("ff"),)}
+            ),
+        ),
+        exit="norm_out",
+        about="the priors of Kandinsky 2 and unCLIP",
+    ),
+)

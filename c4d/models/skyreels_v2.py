@@ -1,0 +1,25 @@
+"""SkyReels-V2: the blocks of Wan, with timesteps of each frame in diffusion forcing."""
+
+from __future__ import annotations
+
+from c4d.core.spec import ModelSpec, Site, Stack
+from c4d.models.grids import patches
+from c4d.models.wan import SIGNALS
+
+SPECS = (
+    ModelSpec(
+        "SkyReelsV2Transformer3DModel",
+        stacks=(
+            Stack(
+                "blocks",
+                takes=("hidden_states", "encoder_hidden_states", "temb", "rotary_emb", "attention_mask"),
+                sites={"attn": (Site("attn1"),), "cross_attn": (Site("attn2"),), "mlp": (Site("ffn"),)},
+            ),
+        ),
+        exit="norm_out",
+        signals=SIGNALS,
+        grid=patches,
+        about="SkyReels-V2, text and image to video, and diffusion forcing",
+        known_as=("skyreels-v2",),
+    ),
+)
