@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from c4d.core.caching.rules import CacheMethod as CacheMethod
     from c4d.core.caching.rules import ModuleRule as ModuleRule
     from c4d.core.caching.rules import OutputRule as OutputRule
+    from c4d.core.example import Example as Example
     from c4d.core.integration.processor_patch import AttentionSession as AttentionSession
     from c4d.core.methods import METHODS
     from c4d.core.runtime.acceleration import Acceleration as Acceleration
@@ -125,6 +126,7 @@ PLACES = {
     "LinearExtrapolation": "c4d.core.caching.forecasters:LinearExtrapolation",
     # Describe a model
     "ModelSpec": "c4d.core.spec:ModelSpec",
+    "Example": "c4d.core.example:Example",
     "Stack": "c4d.core.spec:Stack",
     "Site": "c4d.core.spec:Site",
     "OutputOf": "c4d.core.spec:OutputOf",

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import types
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,11 +20,14 @@ from bench.fidelity import readme
 from bench.fidelity.table import FOLDER, read
 from c4d.backends import GROUP, Backend, UnsupportedError
 from c4d.backends.reference import Reference
+from c4d.cli.main import main
 from c4d.core.methods import METHODS
+from c4d.core.spec import ModelSpec, Site, Stack
 from c4d.core.text.grammar import parse
 from c4d.models import SPECS
 from tools import api
 
+PARTS = {"Stack": Stack, "Site": Site, "ModelSpec": ModelSpec}
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -32,11 +36,20 @@ def code(page, language="python"):
     return re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
 
 
-def test_adding_a_model_ends_in_a_passing_test():
-    (example,) = code(ROOT / "docs/adding_a_model.md")
+def test_adding_a_model_ends_in_a_description_that_fits(tmp_path, capsys):
+    """The example alone is described, and the description in the page is what is found."""
+    example, described = code(ROOT / "docs/adding_a_model.md")
+    (tmp_path / "mine.py").write_text(example)
+    assert main(["check-model", str(tmp_path / "mine.py")]) == 0
+    found = capsys.readouterr().out
+    assert "one forward shows this" in found and "the description fits" in found
+    (tmp_path / "theirs.py").write_text(f"{example}\n{described}")
+    assert main(["check-model", str(tmp_path / "theirs.py")]) == 0
+    assert "no description yet" not in capsys.readouterr().out
     scope: dict[str, object] = {}
-    exec(compile(example, "adding_a_model.md", "exec"), scope)
-    scope["test_reuse_equals_compute"]()  # type: ignore[operator]
+    exec(compile(f"{example}\n{described}".replace("...", "session.begin([1.0])"), "adding_a_model.md", "exec"), scope)
+    again = eval(found.partition("shows this:")[2].partition("MyTransformer:")[0].strip(), vars(c4d) | PARTS)
+    assert again == replace(scope["SPEC"], example=None)  # type: ignore[type-var]
 
 
 def test_adding_a_method_ends_in_a_passing_test(monkeypatch):
@@ -135,10 +148,10 @@ def test_pages_and_examples_import_the_public_names_alone():
 
 
 def test_every_family_is_in_the_readme():
-    text = (ROOT / "README.md").read_text()
-    words = r"VACE|Wan|HunyuanVideo|HunyuanImage|Flux|Qwen|DiT"
-    for name in SPECS:
-        assert any(word.lower() in text.lower() for word in re.findall(words, name)), name
+    text = re.sub(r"\W", "", (ROOT / "README.md").read_text().partition("## What it supports")[2]).lower()
+    for spec in SPECS.values():
+        name = re.split(r"[-,:(/]| and | 1 | 2 | 3 ", spec.about.removeprefix("the "))[0].split()[0]
+        assert re.sub(r"\W", "", name).lower() in text, spec.about
 
 
 def test_a_generation_walks_the_ten_steps(tmp_path):

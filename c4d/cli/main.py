@@ -1,4 +1,4 @@
-"""``c4d generate | tune | calibrate | compare | explain | methods | models | doctor``."""
+"""``c4d generate | tune | calibrate | compare | explain | check-model | methods | models | doctor``."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from c4d.backends import BackendUnavailableError, UnsupportedError
 from c4d.cli.calibrate import listing
 from c4d.cli.calibrate import run as calibrate
 from c4d.cli.catalogue import doctor_text, methods_text, models_text
+from c4d.cli.check_model import run as check_model
 from c4d.cli.command import generate
 from c4d.cli.compare import run as compare
 from c4d.cli.explain import run as explain
@@ -159,6 +160,12 @@ def _run(arguments: list[str]) -> int:
     jobs["calibrate"][0].add_argument("method", metavar="METHOD", help="what to calibrate, see below", **unsaid)
     for asking, kind, _ in jobs.values():
         add_options(asking, kind)
+    checking = command("check-model", "prove that a description fits its model, or make one from a forward")
+    checking.add_argument(
+        "target",
+        metavar="CLASS|FILE.py|MODULE",
+        help="where c4d.ModelSpec and c4d.Example are (docs/adding_a_model.md)",
+    )
     telling = command("explain", "draw which steps of a generation were computed, by which values, and say why")
     telling.add_argument("folder", type=path_to, metavar="DIR", help="folder that generate made, of one prompt or more")
     telling.add_argument("--json", action="store_true", help="print the same as data, a line for each generation")
@@ -176,6 +183,8 @@ def _run(arguments: list[str]) -> int:
     given = vars(parser.parse_args(arguments))
     if given["command"] in pages:
         print(pages[given["command"]][0](given["name"]))
+    elif given["command"] == "check-model":
+        return check_model(given["target"])
     elif given["command"] == "explain":
         explain(given["folder"], given["json"])
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from inspect import signature
 from typing import Any
 
 import torch
@@ -27,8 +28,8 @@ class Example:
 
     ``arguments(x, t)``: by name, for latents ``x`` of the shape ``latents`` and a timestep ``t``, a float from 1000
     down to 0, in the unit that the model's pipeline uses; what the forward gets besides is the same in every call.
-    ``prepare`` changes a random model in which nothing could be seen (one whose last layer is zero). ``module`` has the
-    class.
+    ``prepare`` changes a random model in which nothing could be seen (one whose last layer is zero). ``make(**config)``
+    makes the model; None: the class of this name in ``module``.
     """
 
     name: str
@@ -36,16 +37,23 @@ class Example:
     latents: tuple[int, ...]
     arguments: Callable[[Tensor, float], Mapping[str, Any]]
     prepare: Callable[[nn.Module], object] = nothing
+    make: Callable[..., nn.Module] | None = None
     module: str = "diffusers"
 
-    def build(self, **config: Any) -> nn.Module:
-        """The model with the same random weights each time, ``config`` in place of the example's."""
+    def build(self) -> nn.Module:
+        """The model, with the same random weights each time."""
+        make = self.make or getattr(import_module(self.module), self.name)
         torch.manual_seed(0)
-        model: nn.Module = getattr(import_module(self.module), self.name)(**{**self.config, **config}).eval()
+        model: nn.Module = make(**self.config).eval()
         self.prepare(model)
         return model
 
     def run(self, model: nn.Module, x: Tensor, t: float) -> list[Tensor]:
         """Every tensor that a forward returns."""
-        out = model(**self.arguments(x, t), return_dict=False)
+        plain = {"return_dict": False} if "return_dict" in signature(type(model).forward).parameters else {}
+        out = model(**self.arguments(x, t), **plain)
         return [leaf for leaf in pytree.tree_leaves(out) if isinstance(leaf, Tensor)]
+
+    def forward(self, model: nn.Module) -> list[Tensor]:
+        """The same forward each time."""
+        return self.run(model, noise(*self.latents, seed=3), 700.0)

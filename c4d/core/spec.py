@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from c4d.core.attention import Processor
+from c4d.core.example import Example
 from c4d.core.types import BLOCKS, MODULE_KINDS, OUTPUT, Signal
 
 
@@ -138,6 +139,7 @@ class ModelSpec:
     that the output is like the latents' leading channels. ``grid(transformer, arguments by name)`` gives the sides of
     the box, or boxes one after the other, in which the tokens at the exit lie, row by row. ``known_as`` are the
     beginnings of the names under which values are published for such models, ``wan`` for ``wan2.1-t2v-14b``.
+    ``example`` is a small model, with which ``c4d check-model`` proves the description.
 
     Without ``stacks`` (and then without ``exit``) its output alone can be cached.
     """
@@ -154,6 +156,7 @@ class ModelSpec:
     grid: Callable[[nn.Module, Mapping[str, Any]], tuple[tuple[int, ...], ...]] | None = None
     about: str = ""
     known_as: tuple[str, ...] = ()
+    example: Example | None = None
 
     def __post_init__(self) -> None:
         if bool(self.stacks) != (self.exit is not None):

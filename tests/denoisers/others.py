@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,15 +11,6 @@ from torch import Tensor, nn
 
 from c4d.core.example import Example as Denoiser
 from c4d.core.example import noise as rand
-
-
-@dataclass(frozen=True)
-class Plain(Denoiser):
-    """A class whose forward has no ``return_dict``."""
-
-    def run(self, model: nn.Module, x: Tensor, t: float) -> list[Tensor]:
-        out = model(**self.arguments(x, t))
-        return [out] if isinstance(out, Tensor) else list(out)
 
 
 def fill_zeros(model: nn.Module) -> None:
@@ -351,7 +341,7 @@ ENTRIES: tuple[Denoiser, ...] = (
             "clip_img": rand(1, 1, 12, seed=3),
         },
     ),
-    Plain(
+    Denoiser(
         "T5FilmDecoder",
         {
             "input_dims": 8,

@@ -225,12 +225,11 @@ def test_a_session_that_saw_no_forward_says_so():
 # -- descriptions
 
 
-EXAMPLES = [entry for entry in ENTRIES if entry.name in SPECS and SPECS[entry.name].stacks]
+OWN = [spec.example for spec in SPECS.values() if spec.example is not None]  # of descriptions that bring one
+EXAMPLES = [entry for entry in (*ENTRIES, *OWN) if entry.name in SPECS and SPECS[entry.name].stacks]
 
 
 @pytest.mark.parametrize("entry", EXAMPLES, ids=lambda entry: entry.name)
 def test_a_description_fits_its_model(entry):
-    findings = list(
-        check(entry.build, SPECS[entry.name], lambda model: entry.run(model, rand(*entry.latents, seed=3), 700.0))
-    )
+    findings = list(check(entry.build, SPECS[entry.name], entry.forward))
     assert len(findings) >= 3 and [finding for finding in findings if finding.wrong] == []

@@ -1,0 +1,93 @@
+"""``c4d check-model``: descriptions that fit, and each way in which one can be wrong."""
+
+from __future__ import annotations
+
+import pytest
+
+MODEL = """
+import torch
+from torch import nn
+import c4d
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attn, self.mlp = nn.Linear(8, 8), nn.Linear(8, 8)
+    def forward(self, x, text):
+        x = x + self.attn(x)
+        return text + 1.0, x + self.mlp(x) * text.mean()
+
+class Theirs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.dual, self.single = (nn.ModuleList(Block() for _ in range(2)) for _ in range(2))
+        self.embed, self.final, self.out = nn.Linear(8, 8), nn.LayerNorm(8), nn.Linear(8, 8)
+    def forward(self, hidden_states, timestep, text):
+        x = self.embed(hidden_states) * timestep
+        for block in self.dual:
+            text, x = block(x, text)
+        for block in self.single:
+            text, x = block(x, text)
+        return self.out(self.final(x))
+
+EXAMPLE = c4d.Example("Theirs", {}, (1, 4, 8), lambda x, t: dict(
+    hidden_states=x, timestep=torch.tensor(t / 1000), text=torch.ones(1, 3, 8)), make=Theirs)
+BOTH = dict(takes=("hidden_states", "text"), returns=("text", "hidden_states"))
+"""
+GOOD = "c4d.Stack('dual', **BOTH), c4d.Stack('single', **BOTH)"
+
+
+@pytest.fixture
+def theirs(tmp_path, c4d):
+    """Checks the model with a description, or with none."""
+
+    def run(stacks=None, end="final", example="EXAMPLE"):
+        spec = f"SPEC = c4d.ModelSpec('Theirs', stacks=({stacks},), exit={end!r}, example={example})" if stacks else ""
+        (tmp_path / "theirs.py").write_text(f"{MODEL}\n{spec}\n")
+        return c4d("check-model", tmp_path / "theirs.py")
+
+    return run
+
+
+def test_what_is_derived_fits(theirs):
+    outcome = theirs()
+    assert outcome.code == 0, outcome.out
+    for part in ("Stack('dual'", "Stack('single'", "returns=('text', 'hidden_states')", "exit='final'", "Site('attn')"):
+        assert part in outcome.out
+    assert outcome.out.count("  ok  ") == 6 and outcome.out.endswith("the description fits\n")
+
+
+def test_what_is_right_passes(theirs):
+    outcome = theirs(GOOD)
+    assert outcome.code == 0 and "NO" not in outcome.out and "no description yet" not in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("stacks", "end", "said"),
+    [
+        ("c4d.Stack('dual', **BOTH)", "final", "away from the uncached one"),  # the other list ran again
+        (f"{GOOD[:-1]}, sites=dict(cross_attn=(c4d.Site('nowhere'),)))", "final", "nowhere"),
+        ("c4d.Stack('dual'), c4d.Stack('single')", "final", "returned 2 streams"),
+        ("c4d.Stack('dual', takes=('text', 'hidden_states')), c4d.Stack('single')", "final", ""),
+    ],
+)
+def test_what_is_wrong_is_found(theirs, stacks, end, said):
+    outcome = theirs(stacks, end)
+    assert outcome.code == 1 and "NO" in outcome.out and "does not fit" in outcome.out
+    assert said in outcome.out
+
+
+def test_what_cannot_be_checked_is_said(fails, theirs, tmp_path):
+    fails(["check-model", "NoSuchModel"], 2, "NoSuchModel", "c4d models", ".py")
+    fails(["check-model", tmp_path / "none.py"], 2, "none.py", "is no file")
+    fails(["check-model", "FluxTransformer2DModel"], 2, "no example=")
+    (tmp_path / "empty.py").write_text("import c4d\n")
+    fails(["check-model", tmp_path / "empty.py"], 2, "empty.py", "c4d.Example", "docs/adding_a_model.md")
+    (tmp_path / "lone.py").write_text("import c4d\nSPEC = c4d.ModelSpec('Lone')\n")
+    fails(["check-model", tmp_path / "lone.py"], 2, "Lone", "no example=")
+
+
+def test_a_model_without_lists_of_blocks_is_said(fails, tmp_path):
+    text = MODEL.replace("for block in self.dual:", "for block in ():")
+    (tmp_path / "flat.py").write_text(text.replace("for block in self.single:", "for block in ():"))
+    fails(["check-model", tmp_path / "flat.py"], 2, "loops over no nn.ModuleList", "its output can be cached")
