@@ -9,6 +9,7 @@ import time
 
 import pytest
 import torch
+from PIL import Image
 
 import c4d
 from c4d.models import spec_for
@@ -68,11 +69,228 @@ def hunyuan_video15():
     return pipe, request
 
 
+def ltx2():
+    """A video and its sound; a step takes a guided pass, one with perturbed blocks, and one without cross-modality."""
+    from diffusers import (
+        AutoencoderKLLTX2Audio,
+        AutoencoderKLLTX2Video,
+        FlowMatchEulerDiscreteScheduler,
+        LTX2Pipeline,
+    )
+    from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
+    from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder
+
+    vae = seeded(
+        AutoencoderKLLTX2Video, latent_channels=8, block_out_channels=(8, 8, 8, 8), decoder_block_out_channels=(8, 16, 32),
+        layers_per_block=(1, 1, 1, 1, 1), decoder_layers_per_block=(1, 1, 1, 1),
+        spatial_compression_ratio=32, temporal_compression_ratio=8,
+    )  # fmt: skip
+    audio_vae = seeded(
+        AutoencoderKLLTX2Audio, base_channels=8, ch_mult=(1, 1, 1), num_res_blocks=1, latent_channels=2, mel_bins=16
+    )
+    heads = {f"{kind}_connector_{name}": value for kind in ("video", "audio") for name, value in (
+        ("num_attention_heads", 2), ("attention_head_dim", 4), ("num_layers", 1), ("num_learnable_registers", 4),
+    )}  # fmt: skip
+    pipe = LTX2Pipeline(
+        text_encoder=None, tokenizer=None, vae=vae, audio_vae=audio_vae,
+        connectors=seeded(LTX2TextConnectors, caption_channels=8, text_proj_in_factor=3, **heads),
+        vocoder=seeded(
+            LTX2Vocoder, in_channels=32, hidden_channels=8, upsample_kernel_sizes=[4], upsample_factors=[2],
+            resnet_kernel_sizes=[3], resnet_dilations=[[1, 3]],
+        ),
+        transformer=ENTRY["LTX2VideoTransformer3DModel"].build(),
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+    )  # fmt: skip
+
+    def request(prompt):
+        masks = dict.fromkeys(("prompt_attention_mask", "negative_prompt_attention_mask"), torch.ones(1, 8))
+        return dict(
+            **words(prompt, "prompt_embeds", tokens=8, width=24), **masks, height=64, width=64, num_frames=9,
+            spatio_temporal_guidance_blocks=[1], use_cross_timestep=False,
+        )  # fmt: skip
+
+    return pipe, request
+
+
+def wan_vae():
+    from diffusers import AutoencoderKLWan
+
+    return seeded(
+        AutoencoderKLWan, base_dim=4, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1, latents_mean=[0.0] * 4,
+        latents_std=[1.0] * 4,
+    )  # fmt: skip
+
+
+def flow():
+    from diffusers import UniPCMultistepScheduler
+
+    return UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
+
+
+def skyreels_v2(kind="SkyReelsV2Pipeline", **more):
+    import diffusers
+
+    pipe = getattr(diffusers, kind)(
+        text_encoder=None, tokenizer=None, vae=wan_vae(), transformer=ENTRY["SkyReelsV2Transformer3DModel"].build(),
+        scheduler=flow(),
+    )  # fmt: skip
+
+    def request(prompt):
+        return dict(**words(prompt, "prompt_embeds"), height=32, width=32, num_frames=5, guidance_scale=3.0, **more)
+
+    return pipe, request
+
+
+def skyreels_v2_diffusion_forcing():
+    """A scheduler a frame, copied from the pipeline's; a timestep a frame."""
+    return skyreels_v2("SkyReelsV2DiffusionForcingPipeline", prompt=None)
+
+
+def wan_animate(frames=5):
+    """The motion is that of a video of poses and a video of a face."""
+    from diffusers import WanAnimatePipeline
+    from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
+
+    eye = CLIPVisionConfig(
+        hidden_size=8, intermediate_size=8, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=16
+    )
+    pipe = WanAnimatePipeline(
+        text_encoder=None, tokenizer=None, vae=wan_vae(), image_encoder=seeded(CLIPVisionModel, eye),
+        image_processor=CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32),
+        transformer=ENTRY["WanAnimateTransformer3DModel"].build(), scheduler=flow(),
+    )  # fmt: skip
+
+    def request(prompt):
+        return dict(
+            **words(prompt, "prompt_embeds", tokens=512), image=Image.new("RGB", (32, 32), (200, 30, 30)),
+            guidance_scale=3.0, height=32, width=32, segment_frame_length=5,
+            pose_video=[Image.new("RGB", (32, 32), (30, 20 * k, 30)) for k in range(frames)],
+            face_video=[Image.new("RGB", (16, 16), (20 * k, 30, 30)) for k in range(frames)],
+        )  # fmt: skip
+
+    return pipe, request
+
+
+def wan_animate_in_segments():
+    """Two segments of the video, each with its own loop; the last frames of one are given to the next."""
+    return wan_animate(frames=9)
+
+
+def ltx():
+    from diffusers import AutoencoderKLLTXVideo, FlowMatchEulerDiscreteScheduler, LTXPipeline
+
+    vae = seeded(
+        AutoencoderKLLTXVideo, latent_channels=8, block_out_channels=(8, 8, 8, 8),
+        decoder_block_out_channels=(8, 8, 8, 8), layers_per_block=(1, 1, 1, 1, 1),
+        decoder_layers_per_block=(1, 1, 1, 1, 1),
+    )  # fmt: skip
+    pipe = LTXPipeline(
+        text_encoder=None, tokenizer=None, vae=vae, transformer=ENTRY["LTXVideoTransformer3DModel"].build(),
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+    )  # fmt: skip
+
+    def request(prompt):
+        masks = dict.fromkeys(("prompt_attention_mask", "negative_prompt_attention_mask"), torch.ones(1, 6))
+        return dict(**words(prompt, "prompt_embeds"), **masks, height=64, width=64, num_frames=9)
+
+    return pipe, request
+
+
+def cogvideox():
+    """A scheduler that does not tell its step."""
+    from diffusers import AutoencoderKLCogVideoX, CogVideoXDDIMScheduler, CogVideoXPipeline
+
+    vae = seeded(
+        AutoencoderKLCogVideoX, latent_channels=4, block_out_channels=(8, 8, 8, 8), layers_per_block=1,
+        norm_num_groups=2,
+    )  # fmt: skip
+    pipe = CogVideoXPipeline(
+        text_encoder=None, tokenizer=None, vae=vae, transformer=ENTRY["CogVideoXTransformer3DModel"].build(),
+        scheduler=CogVideoXDDIMScheduler(
+            prediction_type="v_prediction", rescale_betas_zero_snr=True, snr_shift_scale=1.0, timestep_spacing="trailing"
+        ),
+    )  # fmt: skip
+    return pipe, lambda prompt: dict(**words(prompt, "prompt_embeds"), height=32, width=32, num_frames=9)
+
+
+def cogvideox_dpm():
+    """The scheduler of its larger models, which takes what was predicted a step before."""
+    from diffusers import CogVideoXDPMScheduler
+
+    pipe, request = cogvideox()
+    pipe.register_modules(scheduler=CogVideoXDPMScheduler.from_config(pipe.scheduler.config))
+    return pipe, request
+
+
+def mochi():
+    """Its timesteps count upwards."""
+    from diffusers import AutoencoderKLMochi, FlowMatchEulerDiscreteScheduler, MochiPipeline
+
+    vae = seeded(
+        AutoencoderKLMochi, encoder_block_out_channels=(32, 32, 32, 32), decoder_block_out_channels=(32, 32, 32, 32),
+        layers_per_block=(1, 1, 1, 1, 1), add_attention_block=(False,) * 5,
+    )  # fmt: skip
+    pipe = MochiPipeline(
+        text_encoder=None, tokenizer=None, vae=vae, transformer=ENTRY["MochiTransformer3DModel"].build(in_channels=12),
+        scheduler=FlowMatchEulerDiscreteScheduler(invert_sigmas=True),
+    )  # fmt: skip
+
+    def request(prompt):
+        masks = dict.fromkeys(("prompt_attention_mask", "negative_prompt_attention_mask"), torch.ones(1, 6).bool())
+        return dict(**words(prompt, "prompt_embeds", width=16), **masks, height=32, width=32, num_frames=7)
+
+    return pipe, request
+
+
+class Safe(torch.nn.Module):
+    """In place of the safety checker of Cosmos, which is another package and large models."""
+
+    def check_text_safety(self, prompt):
+        return True
+
+    def check_video_safety(self, frames):
+        return frames
+
+
+def cosmos():
+    """Its scheduler is stepped back once a step; the pipeline names no branches."""
+    from diffusers import AutoencoderKLCosmos, CosmosTextToWorldPipeline, EDMEulerScheduler
+
+    vae = seeded(
+        AutoencoderKLCosmos, latent_channels=4, encoder_block_out_channels=(8, 8, 8, 8),
+        decode_block_out_channels=(8, 8, 8, 8), attention_resolutions=(), resolution=32, num_layers=1,
+        latents_mean=None, latents_std=None,
+    )  # fmt: skip
+    pipe = CosmosTextToWorldPipeline(
+        text_encoder=None, tokenizer=None, vae=vae, safety_checker=Safe(),
+        transformer=ENTRY["CosmosTransformer3DModel"].build(
+            in_channels=4, use_crossattn_projection=False, extra_pos_embed_type="learnable"
+        ),
+        scheduler=EDMEulerScheduler(
+            sigma_min=0.002, sigma_max=80.0, sigma_data=0.5, sigma_schedule="karras", prediction_type="epsilon",
+            final_sigmas_type="sigma_min",
+        ),
+    )  # fmt: skip
+    return pipe, lambda prompt: dict(**words(prompt, "prompt_embeds"), height=32, width=32, num_frames=9)
+
+
 # -- what they make
 
-PIPELINES = {f.__name__: f for f in (hunyuan_video15,)}
+PIPELINES = {f.__name__: f for f in (
+    hunyuan_video15, ltx2, skyreels_v2, wan_animate, wan_animate_in_segments, ltx,
+    cogvideox, cogvideox_dpm, mochi, cosmos,
+)}  # fmt: skip
 BRANCHES = {
     "hunyuan_video15": {"pred_cond", "pred_uncond"},
+    "ltx2": {"cond_uncond", "uncond_stg", "uncond_modality"},
+    "skyreels_v2": {"cond", "uncond"},
+    "wan_animate": {"cond", "uncond"},
+    "wan_animate_in_segments": {"cond", "uncond"},
+    "ltx": {"cond_uncond"},
+    "cogvideox": {"cond_uncond"},
+    "cogvideox_dpm": {"cond_uncond"},
+    "mochi": {"cond_uncond"},
+    "cosmos": {"0", "1"},
 }
 _BUILT = {}  # name -> pipeline, request, what it makes without a cache
 
