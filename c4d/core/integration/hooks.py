@@ -201,6 +201,11 @@ class ForwardPatch:
         return type(self._module).forward(self._module, *args, **kwargs)
 
     @property
+    def __signature__(self) -> inspect.Signature:
+        """That of the forward it is around: modular pipelines ask for it, and pass what is in it."""
+        return inspect.signature(self.before or type(self._module).forward.__get__(self._module))
+
+    @property
     def outermost(self) -> bool:
         """True if nothing is around it but other forwards of this kind."""
         return self in self._chain()
