@@ -216,7 +216,8 @@ class Session(Entered, Unsaved):
         attachment.wake()
         rules = self.method.rules
         branch = self._run.branches[step.branch, expert]
-        signature = signature_of([*args, *kwargs.values()])
+        # But for the timestep, which may hold one value in one step and two in the next (MiniMax-H3).
+        signature = signature_of([*args, *(value for name, value in kwargs.items() if name != when)])
         restarted = branch.signature is not None and branch.signature != signature
         if branch.signature != signature:
             branch.reset(rules)
