@@ -14,6 +14,7 @@ from PIL import Image
 import c4d
 from c4d.models import spec_for
 from tests.denoisers import ENTRIES, rand
+from tests.pipes import reader
 
 STEPS = 6
 ENTRY = {entry.name: entry for entry in ENTRIES}
@@ -245,6 +246,8 @@ def mochi():
 class Safe(torch.nn.Module):
     """In place of the safety checker of Cosmos, which is another package and large models."""
 
+    device, dtype = torch.device("cpu"), torch.float32
+
     def check_text_safety(self, prompt):
         return True
 
@@ -274,11 +277,73 @@ def cosmos():
     return pipe, lambda prompt: dict(**words(prompt, "prompt_embeds"), height=32, width=32, num_frames=9)
 
 
+def minimax_h3():
+    """Modular only: a video and its sound, each with its scheduler; no guidance, and no names of branches.
+
+    Of its blocks, the one that reads the prompt is left out; the shortest video has five seconds.
+    """
+    from diffusers import AutoencoderKLMiniMaxH3, AutoencoderKLMiniMaxH3Audio, MiniMaxH3Scheduler
+    from diffusers.modular_pipelines.minimax_h3 import MiniMaxH3Blocks
+
+    blocks = MiniMaxH3Blocks()
+    blocks.sub_blocks.pop("text_encoder")
+    pipe = blocks.init_pipeline()
+    pipe.update_components(
+        transformer=ENTRY["MiniMaxH3Transformer3DModel"].build(),
+        vae=seeded(
+            AutoencoderKLMiniMaxH3, latent_channels=4, block_out_channels=(8,) * 6, layers_per_block=1,
+            norm_num_groups=2, decoder_num_layers=1, decoder_num_attention_heads=1, decoder_attention_head_dim=8,
+            latents_mean=(0.0,) * 4, latents_std=(1.0,) * 4,
+        ),
+        audio_vae=seeded(
+            AutoencoderKLMiniMaxH3Audio, encoder_dim=2, latent_dim=16, latent_channels=4, num_attention_heads=1,
+            decoder_dim=128, resblock_kernel_sizes=(3,), resblock_dilation_sizes=((1,),), latents_mean=[0.0] * 4,
+            latents_std=[1.0] * 4,
+        ),
+        scheduler=MiniMaxH3Scheduler(shift=12.0),
+        audio_scheduler=MiniMaxH3Scheduler(shift=3.0),
+    )  # fmt: skip
+
+    def request(prompt):
+        return dict(
+            prompt_embeds=rand(1, 4, 8, seed=ord(prompt)), text_token_tags=torch.ones(4, dtype=torch.long), height=32,
+            width=32, num_inference_steps=STEPS + 1, output=["videos", "audio"],
+        )  # fmt: skip
+
+    return pipe, request
+
+
+def cosmos3_omni():
+    """Text, video and sound in one sequence, in lists; what is read of the prompt are its tokens."""
+    from diffusers import Cosmos3AVAEAudioTokenizer, Cosmos3OmniPipeline
+
+    tokenizer = reader(8)["tokenizer"]
+    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    tokenizer.add_tokens(["<|vision_start|>"])
+    pipe = Cosmos3OmniPipeline(
+        text_tokenizer=tokenizer, vae=wan_vae(), scheduler=flow(), enable_safety_checker=False,
+        transformer=ENTRY["Cosmos3OmniTransformer"].build(vocab_size=len(tokenizer)),
+        sound_tokenizer=seeded(
+            Cosmos3AVAEAudioTokenizer, vocoder_input_dim=4, dec_dim=4, dec_c_mults=(1, 1, 1, 1, 1), encoder_enabled=False
+        ),
+        default_use_system_prompt=False,
+    )  # fmt: skip
+
+    def request(prompt):
+        return dict(
+            prompt=f"{prompt} horse", negative_prompt="bad", height=32, width=32, num_frames=9, enable_sound=True,
+            guidance_scale=3.0, add_resolution_template=False, add_duration_template=False,
+        )  # fmt: skip
+
+    return pipe, request
+
+
 # -- what they make
 
 PIPELINES = {f.__name__: f for f in (
     hunyuan_video15, ltx2, skyreels_v2, wan_animate, wan_animate_in_segments, ltx,
-    cogvideox, cogvideox_dpm, mochi, cosmos,
+    cogvideox, cogvideox_dpm, mochi, cosmos, minimax_h3,
+    cosmos3_omni,
 )}  # fmt: skip
 BRANCHES = {
     "hunyuan_video15": {"pred_cond", "pred_uncond"},
@@ -291,13 +356,19 @@ BRANCHES = {
     "cogvideox_dpm": {"cond_uncond"},
     "mochi": {"cond_uncond"},
     "cosmos": {"0", "1"},
+    "minimax_h3": {"0"},
+    "cosmos3_omni": {"cond", "uncond"},
 }
 _BUILT = {}  # name -> pipeline, request, what it makes without a cache
 
 
 def generate(pipe, asked, seed):
     """What the pipeline returns (a video, and the sound where there is one)."""
-    made = pipe(**asked, num_inference_steps=STEPS, generator=torch.Generator().manual_seed(seed), return_dict=False)
+    generator = torch.Generator().manual_seed(seed)
+    if "output" in asked:  # of a modular pipeline
+        made = pipe(**asked, generator=generator, output_type="pt").values()
+    else:
+        made = pipe(**asked, num_inference_steps=STEPS, generator=generator, output_type="pt", return_dict=False)
     return [torch.as_tensor(each) for each in made if each is not None]
 
 
@@ -310,7 +381,7 @@ def family(request):
         pipe.set_progress_bar_config(disable=True)
 
         def answer(prompt):
-            return generate(pipe, {"output_type": "pt", **ask(prompt)}, seed=ord(prompt))
+            return generate(pipe, ask(prompt), seed=ord(prompt))
 
         began = time.perf_counter()
         _BUILT[name] = pipe, answer, answer("a")
