@@ -5,6 +5,7 @@ Each builder returns the pipeline and a function that makes a request, told apar
 
 from __future__ import annotations
 
+import inspect
 import time
 
 import pytest
@@ -82,9 +83,9 @@ def ltx2():
     from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder
 
     vae = seeded(
-        AutoencoderKLLTX2Video, latent_channels=8, block_out_channels=(8, 8, 8, 8), decoder_block_out_channels=(8, 16, 32),
-        layers_per_block=(1, 1, 1, 1, 1), decoder_layers_per_block=(1, 1, 1, 1),
-        spatial_compression_ratio=32, temporal_compression_ratio=8,
+        AutoencoderKLLTX2Video, latent_channels=8, block_out_channels=(8, 8, 8, 8), layers_per_block=(1, 1, 1, 1, 1),
+        decoder_block_out_channels=(8, 16, 32), decoder_layers_per_block=(1, 1, 1, 1), spatial_compression_ratio=32,
+        temporal_compression_ratio=8,
     )  # fmt: skip
     audio_vae = seeded(
         AutoencoderKLLTX2Audio, base_channels=8, ch_mult=(1, 1, 1), num_res_blocks=1, latent_channels=2, mel_bins=16
@@ -143,7 +144,7 @@ def skyreels_v2(kind="SkyReelsV2Pipeline", **more):
 
 
 def skyreels_v2_diffusion_forcing():
-    """A scheduler a frame, copied from the pipeline's; a timestep a frame."""
+    """A scheduler a frame, copied from the pipeline's, which itself stands still; a timestep a frame."""
     return skyreels_v2("SkyReelsV2DiffusionForcingPipeline", prompt=None)
 
 
@@ -208,7 +209,8 @@ def cogvideox():
     pipe = CogVideoXPipeline(
         text_encoder=None, tokenizer=None, vae=vae, transformer=ENTRY["CogVideoXTransformer3DModel"].build(),
         scheduler=CogVideoXDDIMScheduler(
-            prediction_type="v_prediction", rescale_betas_zero_snr=True, snr_shift_scale=1.0, timestep_spacing="trailing"
+            prediction_type="v_prediction", rescale_betas_zero_snr=True, snr_shift_scale=1.0,
+            timestep_spacing="trailing",
         ),
     )  # fmt: skip
     return pipe, lambda prompt: dict(**words(prompt, "prompt_embeds"), height=32, width=32, num_frames=9)
@@ -324,7 +326,8 @@ def cosmos3_omni():
         text_tokenizer=tokenizer, vae=wan_vae(), scheduler=flow(), enable_safety_checker=False,
         transformer=ENTRY["Cosmos3OmniTransformer"].build(vocab_size=len(tokenizer)),
         sound_tokenizer=seeded(
-            Cosmos3AVAEAudioTokenizer, vocoder_input_dim=4, dec_dim=4, dec_c_mults=(1, 1, 1, 1, 1), encoder_enabled=False
+            Cosmos3AVAEAudioTokenizer, vocoder_input_dim=4, dec_dim=4, dec_c_mults=(1, 1, 1, 1, 1),
+            encoder_enabled=False,
         ),
         default_use_system_prompt=False,
     )  # fmt: skip
@@ -413,6 +416,69 @@ def test_a_whole_forward_method_reuses(family):
     for one, two in zip(cached, plain, strict=True):
         assert one.shape == two.shape and one.isfinite().all() and not torch.equal(one, two)
     assert equal(answer("a"), plain)
+
+
+def test_segments_are_runs_of_their_own():
+    pipe, ask = wan_animate_in_segments()
+    pipe.set_progress_bar_config(disable=True)
+    with c4d.cached(pipe, "taylorseer-lite:interval=2") as session:
+        generate(pipe, ask("a"), seed=3)
+    placed = [(e.run, e.step.branch, e.step.index, e.step.total, e.computed) for e in session.trace]
+    assert placed == [
+        (run, branch, step, STEPS, step % 2 == 0)
+        for run in (0, 1)
+        for step in range(STEPS)
+        for branch in ("cond", "uncond")
+    ]
+
+
+@pytest.fixture
+def forcing():
+    """The pipeline whose scheduler stands still, and what makes a video with it."""
+    pipe, ask = skyreels_v2_diffusion_forcing()
+    pipe.set_progress_bar_config(disable=True)
+    return pipe, lambda **more: generate(pipe, {**ask("a"), **more}, seed=3)
+
+
+def test_a_pipeline_that_steps_copies_of_its_scheduler_is_refused(forcing):
+    pipe, answer = forcing
+    with (
+        pytest.raises(RuntimeError, match=r"UniPCMultistepScheduler\) stands at 999: it does not drive this forward"),
+        c4d.cached(pipe, "taylorseer-lite:interval=2"),
+    ):
+        answer()
+
+
+@pytest.mark.xfail(strict=True, reason="every forward is another branch of the first step, and nothing says so")
+def test_it_is_refused_where_timesteps_are_not_on_the_host(forcing, monkeypatch):
+    from c4d.core.runtime import steps
+
+    pipe, answer = forcing
+    monkeypatch.setattr(steps, "on_host", lambda timestep: None)
+    with pytest.raises(RuntimeError), c4d.cached(pipe, "taylorseer-lite:interval=2"):
+        answer()
+
+
+@pytest.mark.parametrize("asked", [{}, dict(ar_step=2, causal_block_size=1, num_frames=9)], ids=["at once", "in turns"])
+def test_its_transformer_is_cached_by_the_timesteps_that_are_given(forcing, asked):
+    """With frames in turns there are more forwards than steps."""
+    pipe, answer = forcing
+    plain = answer(**asked)
+    forwards = pipe.num_timesteps
+    for method, line in (("taylorseer-lite:interval=1", "C" * forwards), ("taylorseer-lite:interval=2", "Cr" * 5)):
+        with c4d.cached(pipe.transformer, method) as session:
+            session.begin(range(forwards))
+            made = answer(**asked)
+        assert session.report().timelines == dict.fromkeys(("cond", "uncond"), line[:forwards])
+        assert equal(made, plain) == (method == "taylorseer-lite:interval=1")
+
+
+def test_a_modular_pipeline_still_sees_what_the_transformer_takes():
+    """It passes on only what is in the signature of ``forward``."""
+    pipe, _ = minimax_h3()
+    takes = inspect.signature(pipe.transformer.forward)
+    with pytest.warns(RuntimeWarning, match="saw no forward"), c4d.cached(pipe, "taylorseer-lite:interval=2"):
+        assert "forward" in vars(pipe.transformer) and inspect.signature(pipe.transformer.forward) == takes
 
 
 def test_a_second_request_is_not_changed_by_the_first(family):
