@@ -40,11 +40,11 @@ class Example:
     make: Callable[..., nn.Module] | None = None
     module: str = "diffusers"
 
-    def build(self) -> nn.Module:
-        """The model, with the same random weights each time."""
+    def build(self, **config: Any) -> nn.Module:
+        """The model, with the same random weights each time; ``config`` in place of the example's."""
         make = self.make or getattr(import_module(self.module), self.name)
         torch.manual_seed(0)
-        model: nn.Module = make(**self.config).eval()
+        model: nn.Module = make(**{**self.config, **config}).eval()
         self.prepare(model)
         return model
 

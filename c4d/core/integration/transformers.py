@@ -7,7 +7,13 @@ from typing import Any, cast
 
 from torch import nn
 
-NAMES = ("transformer", "transformer_2", "unet")  # as the pipelines name them, the high-noise expert first
+NAMES = (  # as the pipelines name them: the high-noise expert first; one for guidance, or with references
+    "transformer",
+    "transformer_2",
+    "unet",
+    "unconditional_transformer",
+    "transformer_ref",
+)
 
 
 def inside(module: nn.Module) -> nn.Module:

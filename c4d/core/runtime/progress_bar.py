@@ -22,10 +22,15 @@ class Loop:
     def __init__(self, session: Loops, pipeline: Any, clock: SchedulerTracker, bar: Any) -> None:
         self._session, self.pipeline, self.clock, self._bar = session, pipeline, clock, bar
 
-    def __enter__(self) -> Any:
-        bar = self._bar.__enter__()
+    def __enter__(self) -> Loop:
+        self._bar = self._bar.__enter__()
         self._session.begin_loop(self)
-        return bar
+        return self
+
+    def update(self, n: float | None = 1) -> Any:
+        """A step is done. A bar that is not shown counts nothing itself."""
+        self.clock.moved()
+        return self._bar.update(n)
 
     def __exit__(self, *exc: Any) -> Any:
         self._session.end_loop(self)

@@ -198,8 +198,8 @@ class Session(Entered, Unsaved):
         theirs = self._run is not None and self._run.loop is not None and not self._turns.mine
         self._turns.take(self.current is not None, self._run is not None, lambda: not theirs and clock.fresh())
         self._abandon()
-        when = attachment.spec.timestep
-        timestep = kwargs[when] if when in kwargs else named(attachment.transformer, args, kwargs).get(when)
+        given = named(attachment.transformer, args, kwargs) if args else kwargs
+        timestep = given.get(attachment.spec.timestep)
         new_run, step = clock.tick(self.name, timestep, expert)
         if self._timed:
             step = step._replace(timestep=clock.timestep())
@@ -217,7 +217,7 @@ class Session(Entered, Unsaved):
         rules = self.method.rules
         branch = self._run.branches[step.branch, expert]
         # But for the timestep, which may hold one value in one step and two in the next (MiniMax-H3).
-        signature = signature_of([*args, *(value for name, value in kwargs.items() if name != when)])
+        signature = signature_of([given[name] for name in sorted(given) if name != attachment.spec.timestep])
         restarted = branch.signature is not None and branch.signature != signature
         if branch.signature != signature:
             branch.reset(rules)

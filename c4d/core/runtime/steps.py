@@ -92,6 +92,7 @@ class SchedulerTracker:
         self._readings: tuple[Reading, ...] | None = None  # those by which every timestep so far was the scheduler's
         self._at: Any = None  # the timestep of the first call in this step
         self._often: Counter[str | None] = Counter()  # calls by name in the first step
+        self._moved = False  # the loop has told of a step since the first call in this one
         self._raw = 0
         self._levels: list[NoiseLevel] = []  # of all its timesteps, when somebody asked
         self._values: list[float] = []  # they themselves, likewise
@@ -108,6 +109,10 @@ class SchedulerTracker:
     def begin(self) -> None:
         """A loop begins, whether its timesteps are new or not."""
         self._timesteps, self._looped, self._over = None, True, False
+
+    def moved(self) -> None:
+        """The loop says that a step is done, which the scheduler that made it knows."""
+        self._moved = True
 
     def end(self) -> None:
         """The loop has ended: what comes is of new timesteps, or not of this scheduler."""
@@ -173,7 +178,7 @@ class SchedulerTracker:
             same = self._looped or _equal(self._at, timestep)  # waits for the device, in an own loop's first step
         else:
             same = name is None or self._calls[name] <= self._often[name]
-        if not same:
+        if not same or self._moved:
             self._over = True
             raise RunError(
                 f"{'an unnamed call' if name is None else f'a call of {name!r}'} too many: the scheduler that is "
@@ -210,7 +215,7 @@ class SchedulerTracker:
         elif self._first is None and known is not None:
             self._first = known - 1  # the scheduler has made one step since the first forward
         if new or raw != self._raw:
-            self._raw, self._at = raw, timestep
+            self._raw, self._at, self._moved = raw, timestep, False
             self._calls.clear()
         ordinal = self._calls[name]
         self._calls[name] += 1
