@@ -1,0 +1,163 @@
+"""Families of image models in their own pipelines of diffusers, around tiny random parts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from PIL import Image
+
+import c4d
+from c4d.models import spec_for
+from tests.denoisers import ENTRIES, rand
+from tests.pipes import reader
+
+STEPS = 6
+SMALL = dict(height=64, width=80)
+
+
+def denoiser(name, **config):
+    """The tiny model of a class that tests/denoisers has."""
+    return next(entry for entry in ENTRIES if entry.name == name).build(**config)
+
+
+def image_vae(kind="AutoencoderKL", channels=4, **config):
+    """8 pixels along a side to a latent."""
+    import diffusers
+
+    torch.manual_seed(0)
+    return getattr(diffusers, kind)(
+        block_out_channels=(4,) * 4, norm_num_groups=4, latent_channels=channels, layers_per_block=1,
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4, **config,
+    ).eval()  # fmt: skip
+
+
+def flow(shift=3.0, **config):
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    return FlowMatchEulerDiscreteScheduler(shift=shift, **config)
+
+
+def texts(seed, width, mask=None):
+    """Embeddings of a prompt and of what is not wanted, of other lengths; masks say that two tokens are padding."""
+    made = {}
+    for prefix, length, at in (("", 7, 100 + seed), ("negative_", 7 if mask else 4, 20)):
+        made[f"{prefix}prompt_embeds"] = rand(1, length, width, seed=at)
+        if mask:
+            made[f"{prefix}{mask}"] = torch.tensor([[1] * (length - 2 - (prefix != "")) + [0] * (2 + (prefix != ""))])
+    return made
+
+
+# -- each builds a pipeline and what makes a request of it, told apart by a seed
+
+
+def flux2(**asked):
+    """Guidance is an input of the model."""
+    from diffusers import Flux2Pipeline
+
+    pipe = Flux2Pipeline(
+        text_encoder=None, tokenizer=None, vae=image_vae("AutoencoderKLFlux2", 2),
+        scheduler=flow(use_dynamic_shifting=True), transformer=denoiser("Flux2Transformer2DModel"),
+    )  # fmt: skip
+    return pipe, lambda seed: dict(prompt_embeds=rand(1, 7, 16, seed=100 + seed), **SMALL, **asked)
+
+
+def flux2_edit():
+    """The tokens of a given image go behind those of the one that is made."""
+    return flux2(image=Image.new("RGB", (64, 64), (200, 30, 30)))
+
+
+def flux2_klein():
+    from diffusers import Flux2KleinPipeline
+
+    pipe = Flux2KleinPipeline(
+        text_encoder=None, tokenizer=None, vae=image_vae("AutoencoderKLFlux2", 2),
+        scheduler=flow(use_dynamic_shifting=True),
+        transformer=denoiser("Flux2Transformer2DModel", guidance_embeds=False),
+    )  # fmt: skip
+    return pipe, lambda seed: dict(**texts(seed, 16), **SMALL)
+
+
+def z_image(**asked):
+    """Lists of samples, with and without the prompt in one call."""
+    from diffusers import ZImagePipeline
+
+    pipe = ZImagePipeline(
+        text_encoder=None, tokenizer=None, vae=image_vae(shift_factor=0.1), scheduler=flow(),
+        transformer=denoiser("ZImageTransformer2DModel"),
+    )  # fmt: skip
+    return pipe, lambda seed: {name: [*words] for name, words in texts(seed, 12).items()} | SMALL | asked
+
+
+FAMILIES = {
+    flux2: {"0"},
+    flux2_edit: {"0"},
+    flux2_klein: {"cond", "uncond"},
+    z_image: {"0"},
+}
+
+
+@pytest.fixture(scope="module", params=FAMILIES, ids=lambda family: family.__name__)
+def model(request):
+    """A pipeline, what asks it (as latents, unless for a picture), and the names of its branches."""
+    pipe, make = request.param()
+    pipe.set_progress_bar_config(disable=True)
+
+    def answer(seed=0, **more):
+        asked = {**make(seed), "output_type": "latent", **more}
+        made = torch.Generator().manual_seed(seed)
+        return pipe(**asked, num_inference_steps=STEPS, generator=made, return_dict=False)[0]
+
+    return pipe, answer, FAMILIES[request.param]
+
+
+@pytest.fixture(scope="module")
+def plain(model):
+    """The first request without a cache."""
+    return model[1]()
+
+
+def test_never_skipping_is_exact(model, plain):
+    pipe, answer, branches = model
+    with c4d.cached(pipe, "taylorseer-lite:interval=1") as session:
+        assert torch.equal(answer(), plain)
+    assert session.report().timelines == dict.fromkeys(branches, "C" * STEPS)
+    assert torch.equal(answer(), plain)
+
+
+def test_a_whole_forward_method_reuses(model, plain):
+    pipe, answer, branches = model
+    with c4d.cached(pipe, "taylorseer-lite:interval=2") as session:
+        made = answer()
+        assert session.bytes() == 0 and session.report().peak_bytes > 0
+        assert session.report().timelines == dict.fromkeys(branches, "CrCrCr")
+        picture = answer(output_type="pt")
+    assert made.isfinite().all() and not torch.equal(made, plain)
+    assert picture.isfinite().all() and picture.ndim == 4 and not torch.equal(picture, answer(output_type="pt"))
+
+
+def test_a_second_request_is_not_changed_by_the_first(model):
+    pipe, answer, _ = model
+    with c4d.cached(pipe, "taylorseer-lite:interval=2"):
+        first, other, again = answer(0), answer(1), answer(0)
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+@pytest.mark.parametrize(
+    ("method", "line"),
+    [
+        ("taylorseer-lite:interval=2@blocks", "CrCrCr"),
+        ("first-block:threshold=1e9,last=0", "Crrrrr"),
+        ("fora:interval=2", "CrCrCr"),
+    ],
+)
+def test_a_block_method(model, plain, method, line):
+    pipe, answer, branches = model
+    if not spec_for(getattr(pipe, "transformer", None) or pipe.unet).stacks:
+        pytest.skip("its blocks are not described")
+    with c4d.cached(pipe, method) as session:
+        first, other, again = answer(0), answer(1), answer(0)
+        assert session.bytes() == 0
+        assert session.report().timelines == dict.fromkeys(branches, line)
+    assert first.isfinite().all() and not torch.equal(first, plain)
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert torch.equal(answer(), plain)
