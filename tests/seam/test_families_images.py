@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from PIL import Image
@@ -9,7 +11,6 @@ from PIL import Image
 import c4d
 from c4d.models import spec_for
 from tests.denoisers import ENTRIES, rand
-from tests.pipes import reader
 
 STEPS = 6
 SMALL = dict(height=64, width=80)
@@ -88,11 +89,46 @@ def z_image(**asked):
     return pipe, lambda seed: {name: [*words] for name, words in texts(seed, 12).items()} | SMALL | asked
 
 
+class Words:
+    """What the pipeline asks of its processor when it is made; all the rest is for prompts."""
+
+    tokenizer = SimpleNamespace(encode=lambda text: [1])
+
+    def apply_chat_template(self, messages, **_):
+        return [[0] * len(messages)]
+
+
+def qwen21(**asked):
+    """What the blocks keep of the text lies in an object that the pipeline gives: made by a run's first step, and read
+    by the others, whose outputs are those of the picture's tokens alone."""
+    from diffusers import AutoencoderKLQwenImage21, QwenImage21Pipeline
+
+    torch.manual_seed(0)
+    vae = AutoencoderKLQwenImage21(
+        base_dim=4, decoder_base_dim=4, z_dim=8, dim_mult=[1] * 5, num_res_blocks=1, latents_mean=[0.0] * 8,
+        latents_std=[1.0] * 8,
+    ).eval()  # fmt: skip
+    pipe = QwenImage21Pipeline(
+        scheduler=flow(use_dynamic_shifting=True), vae=vae, text_encoder=None, processor=Words(),
+        transformer=denoiser("QwenImage21Transformer2DModel"),
+    )  # fmt: skip
+    return (
+        pipe,
+        lambda seed: texts(seed, 12, "prompt_embeds_mask") | dict(true_cfg_scale=3.0, height=64, width=96) | asked,
+    )
+
+
+def qwen21_without_kv_cache():
+    return qwen21(use_kv_cache=False)
+
+
 FAMILIES = {
     flux2: {"0"},
     flux2_edit: {"0"},
     flux2_klein: {"cond", "uncond"},
     z_image: {"0"},
+    qwen21: {"cond", "uncond"},
+    qwen21_without_kv_cache: {"cond", "uncond"},
 }
 
 
