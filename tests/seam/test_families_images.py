@@ -11,6 +11,7 @@ from PIL import Image
 import c4d
 from c4d.models import spec_for
 from tests.denoisers import ENTRIES, rand
+from tests.pipes import reader
 
 STEPS = 6
 SMALL = dict(height=64, width=80)
@@ -122,6 +123,117 @@ def qwen21_without_kv_cache():
     return qwen21(use_kv_cache=False)
 
 
+def sd3(**asked):
+    """With and without the prompt in one batch."""
+    from diffusers import StableDiffusion3Pipeline
+
+    none = {f"{part}{i}": None for part in ("text_encoder", "tokenizer") for i in ("", "_2", "_3")}
+    pipe = StableDiffusion3Pipeline(
+        **none, vae=image_vae(shift_factor=0.1), scheduler=flow(), transformer=denoiser("SD3Transformer2DModel")
+    )
+
+    def request(seed):
+        words = dict(prompt_embeds=rand(1, 7, 12, seed=100 + seed), negative_prompt_embeds=rand(1, 7, 12, seed=20))
+        pooled = dict(
+            pooled_prompt_embeds=rand(1, 6, seed=200 + seed), negative_pooled_prompt_embeds=rand(1, 6, seed=21)
+        )
+        return words | pooled | SMALL | asked
+
+    return pipe, request
+
+
+def chroma():
+    """Two calls a step, without names."""
+    from diffusers import ChromaPipeline
+
+    pipe = ChromaPipeline(
+        text_encoder=None, tokenizer=None, vae=image_vae(channels=2, shift_factor=0.1), scheduler=flow(1.0),
+        transformer=denoiser("ChromaTransformer2DModel"),
+    )  # fmt: skip
+
+    def request(seed):
+        words = texts(seed, 16, "prompt_attention_mask")
+        return {name: x.bool() if "mask" in name else x for name, x in words.items()} | SMALL
+
+    return pipe, request
+
+
+def sana():
+    """A solver of the second order; guidance in one batch."""
+    from diffusers import AutoencoderDC, DPMSolverMultistepScheduler, SanaPipeline
+
+    torch.manual_seed(0)
+    levels = {}
+    for part in ("encoder", "decoder"):
+        levels |= {f"{part}_block_out_channels": (8,) * 4, f"{part}_layers_per_block": (1,) * 4}
+        levels |= {f"{part}_qkv_multiscales": ((),) * 4}
+    pipe = SanaPipeline(
+        tokenizer=None, text_encoder=None, vae=AutoencoderDC(latent_channels=8, **levels).eval(),
+        transformer=denoiser("SanaTransformer2DModel"),
+        scheduler=DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0),
+    )  # fmt: skip
+    asked = dict(negative_prompt=None, use_resolution_binning=False, height=32, width=64)
+    return pipe, lambda seed: texts(seed, 12, "prompt_attention_mask") | asked
+
+
+def lumina2(**asked):
+    """Two calls a step, without names; time runs from noise at 0."""
+    from diffusers import Lumina2Pipeline
+
+    pipe = Lumina2Pipeline(
+        tokenizer=None, text_encoder=None, vae=image_vae(shift_factor=0.1), scheduler=flow(6.0),
+        transformer=denoiser("Lumina2Transformer2DModel"),
+    )  # fmt: skip
+    return pipe, lambda seed: texts(seed, 12, "prompt_attention_mask") | SMALL | asked
+
+
+def pixart_sigma():
+    """The model returns the variances of the noise, too."""
+    from diffusers import DPMSolverMultistepScheduler, PixArtSigmaPipeline
+
+    pipe = PixArtSigmaPipeline(
+        tokenizer=None, text_encoder=None, vae=image_vae(), transformer=denoiser("PixArtTransformer2DModel"),
+        scheduler=DPMSolverMultistepScheduler(beta_start=0.0001, beta_end=0.02),
+    )  # fmt: skip
+    asked = dict(negative_prompt=None, use_resolution_binning=False, **SMALL)
+    return pipe, lambda seed: texts(seed, 12, "prompt_attention_mask") | asked
+
+
+def longcat():
+    """It takes no embeddings alone, so it reads its prompt."""
+    from diffusers import LongCatImagePipeline
+
+    # of 16 channels of latents, whatever its VAE, four go to a token
+    model = denoiser("LongCatImageTransformer2DModel", in_channels=64)
+    pipe = LongCatImagePipeline(
+        **reader(16), text_processor=None, vae=image_vae(channels=16, shift_factor=0.1), scheduler=flow(),
+        transformer=model,
+    )  # fmt: skip
+    pipe.tokenizer_max_length = 16
+    return pipe, lambda seed: dict(prompt=("a red dot", "two lines")[seed], enable_prompt_rewrite=False, **SMALL)
+
+
+def sdxl():
+    """A U-Net; guidance in one batch, and latents that are scaled for the model."""
+    from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
+
+    noise = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1)
+    pipe = StableDiffusionXLPipeline(
+        text_encoder=None, text_encoder_2=None, tokenizer=None, tokenizer_2=None, vae=image_vae(),
+        unet=denoiser("UNet2DConditionModel"), scheduler=EulerDiscreteScheduler(**noise, timestep_spacing="leading"),
+        add_watermarker=False,
+    )  # fmt: skip
+
+    def request(seed):
+        words = dict(prompt_embeds=rand(1, 7, 16, seed=100 + seed), negative_prompt_embeds=rand(1, 7, 16, seed=20))
+        pooled = dict(
+            pooled_prompt_embeds=rand(1, 16, seed=200 + seed), negative_pooled_prompt_embeds=rand(1, 16, seed=21)
+        )
+        return words | pooled | dict(height=64, width=64)
+
+    return pipe, request
+
+
 FAMILIES = {
     flux2: {"0"},
     flux2_edit: {"0"},
@@ -129,6 +241,13 @@ FAMILIES = {
     z_image: {"0"},
     qwen21: {"cond", "uncond"},
     qwen21_without_kv_cache: {"cond", "uncond"},
+    sd3: {"0"},
+    chroma: {"0", "1"},
+    sana: {"0"},
+    lumina2: {"0", "1"},
+    pixart_sigma: {"0"},
+    longcat: {"cond", "uncond"},
+    sdxl: {"0"},
 }
 
 
