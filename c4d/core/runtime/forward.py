@@ -317,7 +317,13 @@ class Forward:
             assert history.structure is not None  # it came with what is stored
             return history.structure.filled(leaves)
         out = original(*args, **kwargs)
-        leaves, structure = Structure.of(out, place.key)
+        try:
+            leaves, structure = Structure.of(out, place.key)
+        except TypeError:
+            if place.key != OUTPUT or self.branch.unstored:
+                raise
+            self.branch.unstored = True  # once it may be: a first step may make a KV cache for the others
+            return out
         stored, shapes = leaves, [x.shape for x in leaves]
         if residual:
             stored = [x - base for x, base in zip(leaves, self._like(shapes, leading), strict=True)]
@@ -332,7 +338,8 @@ class Forward:
     def finish(self, output: Any) -> None:
         """After the forward: the output of a computed forward goes to the next that decides by it."""
         if Signal.OUTPUT in self.method.signals and COMPUTE in self.actions:
-            now, before = joined(Structure.of(output, OUTPUT)[0]).clone(), self.branch.before.get(Signal.OUTPUT)
+            leaves = [x for x in pytree.tree_leaves(output) if isinstance(x, Tensor)]
+            now, before = joined(leaves).clone(), self.branch.before.get(Signal.OUTPUT)
             self.branch.before[Signal.OUTPUT] = now
             self.branch.outputs = None if before is None or before.shape != now.shape else (before, now)
 

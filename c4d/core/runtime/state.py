@@ -28,6 +28,7 @@ class CacheState:
     outputs: tuple[Tensor, Tensor] | None = None  # the last two computed ones, until somebody has measured them
     grid: tuple[tuple[int, ...], ...] | None = None  # of its tokens, if somebody asked
     signature: Any = None
+    unstored: bool = False  # a forward returned what cannot be, and nothing of it was
     last: int = -1  # the step of its last forward
 
     def storages(self) -> dict[int, int]:
@@ -42,6 +43,7 @@ class CacheState:
         self.histories.clear()
         self.before.clear()
         self.outputs = self.grid = None
+        self.unstored = False
 
 
 def signature_of(arguments: Iterable[Any]) -> list[Any]:
