@@ -27,6 +27,7 @@ from c4d.core.spec import AtEntry, ModelSpec, Stack
 from c4d.core.types import BLOCKS, OUTPUT, Action, LinearForecaster, RelativeL1, Signal, Step
 
 COMPUTE, REUSE = Action.COMPUTE, Action.REUSE
+NOWHERE = ("", 0, 0)
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Forward:
     base: Mapping[str, Tensor] = MappingProxyType({})  # the streams that the stack's features are relative to
     base_of: Stack | None = None  # whose they are
     exited = answered = restarted = False
+    looked_at = NOWHERE  # a stack that a loop has begun on without calling a block yet; the next two before it
     blocks = passed = 0  # entered; of the chain, those that the loops were given or passed over
     modules = modules_reused = 0
     bridge: Bridge | None = None
@@ -188,8 +190,21 @@ class Forward:
         """What a loop over one of the spec's stacks runs in this forward.
 
         Nothing if it is reused; with a rule that keeps blocks at the end, the others' places are held by fillers, for
-        a loop's body may count. Blocks at which something is to be noted or put in have a stand-in.
+        a loop's body may count. Blocks at which something is to be noted or put in have a stand-in. A loop that calls
+        none (it looks at their processors) does not count: the next one over the same stack begins where it began.
         """
+        path, *counts = self.looked_at
+        if path == stack.path:
+            self.blocks, self.passed = counts
+        self.looked_at = stack.path, self.blocks, self.passed
+        for i, block in enumerate(self._planned(stack, blocks)):
+            yield block if i else BlockProxy(block, self._call_first)
+
+    def _call_first(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self.looked_at = NOWHERE
+        return block(*args, **kwargs)
+
+    def _planned(self, stack: Stack, blocks: list[nn.Module]) -> Iterator[Any]:
         rule = self.whole
         last_blocks = rule.last_blocks if isinstance(rule, BlocksRule) else 0
         if self.action is REUSE and not last_blocks:
