@@ -9,6 +9,8 @@ import torch
 from PIL import Image
 
 import c4d
+from c4d.core.spec import ModelSpec, Stack
+from c4d.describe.check import check
 from c4d.models import spec_for
 from tests.denoisers import ENTRIES, rand
 from tests.pipes import reader
@@ -77,6 +79,19 @@ def flux2_klein():
         transformer=denoiser("Flux2Transformer2DModel", guidance_embeds=False),
     )  # fmt: skip
     return pipe, lambda seed: dict(**texts(seed, 16), **SMALL)
+
+
+def flux2_klein_kv():
+    """The first step makes keys and values of a given image's tokens, and returns them for the others."""
+    from diffusers import Flux2KleinKVPipeline
+
+    pipe = Flux2KleinKVPipeline(
+        text_encoder=None, tokenizer=None, vae=image_vae("AutoencoderKLFlux2", 2),
+        scheduler=flow(use_dynamic_shifting=True),
+        transformer=denoiser("Flux2Transformer2DModel", guidance_embeds=False),
+    )  # fmt: skip
+    given = Image.new("RGB", (64, 64), (200, 30, 30))
+    return pipe, lambda seed: dict(prompt_embeds=rand(1, 7, 16, seed=100 + seed), image=given, **SMALL)
 
 
 def z_image(**asked):
@@ -238,6 +253,7 @@ FAMILIES = {
     flux2: {"0"},
     flux2_edit: {"0"},
     flux2_klein: {"cond", "uncond"},
+    flux2_klein_kv: {"0"},
     z_image: {"0"},
     qwen21: {"cond", "uncond"},
     qwen21_without_kv_cache: {"cond", "uncond"},
@@ -249,11 +265,12 @@ FAMILIES = {
     longcat: {"cond", "uncond"},
     sdxl: {"0"},
 }
+FIRST_APART = {flux2_klein_kv, qwen21}  # the first step fills what the others read, and nothing of it is reused
 
 
 @pytest.fixture(scope="module", params=FAMILIES, ids=lambda family: family.__name__)
 def model(request):
-    """A pipeline, what asks it (as latents, unless for a picture), and the names of its branches."""
+    """A pipeline, what asks it (as latents, unless for a picture), and what turns a line into those of its branches."""
     pipe, make = request.param()
     pipe.set_progress_bar_config(disable=True)
 
@@ -262,7 +279,10 @@ def model(request):
         made = torch.Generator().manual_seed(seed)
         return pipe(**asked, num_inference_steps=STEPS, generator=made, return_dict=False)[0]
 
-    return pipe, answer, FAMILIES[request.param]
+    def lines(line):
+        return dict.fromkeys(FAMILIES[request.param], "C" + line[:-1] if request.param in FIRST_APART else line)
+
+    return pipe, answer, lines
 
 
 @pytest.fixture(scope="module")
@@ -272,19 +292,19 @@ def plain(model):
 
 
 def test_never_skipping_is_exact(model, plain):
-    pipe, answer, branches = model
+    pipe, answer, lines = model
     with c4d.cached(pipe, "taylorseer-lite:interval=1") as session:
         assert torch.equal(answer(), plain)
-    assert session.report().timelines == dict.fromkeys(branches, "C" * STEPS)
+    assert session.report().timelines == lines("C" * STEPS)
     assert torch.equal(answer(), plain)
 
 
 def test_a_whole_forward_method_reuses(model, plain):
-    pipe, answer, branches = model
+    pipe, answer, lines = model
     with c4d.cached(pipe, "taylorseer-lite:interval=2") as session:
         made = answer()
         assert session.bytes() == 0 and session.report().peak_bytes > 0
-        assert session.report().timelines == dict.fromkeys(branches, "CrCrCr")
+        assert session.report().timelines == lines("CrCrCr")
         picture = answer(output_type="pt")
     assert made.isfinite().all() and not torch.equal(made, plain)
     assert picture.isfinite().all() and picture.ndim == 4 and not torch.equal(picture, answer(output_type="pt"))
@@ -306,13 +326,52 @@ def test_a_second_request_is_not_changed_by_the_first(model):
     ],
 )
 def test_a_block_method(model, plain, method, line):
-    pipe, answer, branches = model
+    pipe, answer, lines = model
     if not spec_for(getattr(pipe, "transformer", None) or pipe.unet).stacks:
         pytest.skip("its blocks are not described")
     with c4d.cached(pipe, method) as session:
         first, other, again = answer(0), answer(1), answer(0)
         assert session.bytes() == 0
-        assert session.report().timelines == dict.fromkeys(branches, line)
+        assert session.report().timelines == lines(line)
     assert first.isfinite().all() and not torch.equal(first, plain)
     assert torch.equal(first, again) and not torch.equal(first, other)
     assert torch.equal(answer(), plain)
+
+
+class Looks(torch.nn.Module):
+    """Its forward goes over its blocks once to see what they are, and then again to call them."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = torch.nn.ModuleList(torch.nn.Linear(8, 8) for _ in range(3))
+        self.out = torch.nn.Linear(8, 8)
+
+    def forward(self, hidden_states, timestep):
+        biased = all(block.bias is not None for block in self.blocks)
+        for block in self.blocks:
+            hidden_states = block(hidden_states) + biased * timestep
+        return self.out(hidden_states)
+
+
+def test_a_loop_that_calls_no_block_does_not_count():
+    def build():
+        torch.manual_seed(0)
+        return Looks()
+
+    spec = ModelSpec("Looks", stacks=(Stack("blocks", takes=("hidden_states",)),), exit="out")
+    x = rand(2, 6, 8)
+    findings = list(check(build, spec, lambda model: [model(x, torch.tensor(0.5))]))
+    assert len(findings) == 4 and not [finding for finding in findings if finding.wrong]
+
+
+def test_what_can_never_be_stored_is_an_error():
+    class Odd(torch.nn.Module):
+        def forward(self, hidden_states, timestep):
+            return hidden_states, "a cache"
+
+    model, x = Odd(), rand(2, 6, 8)
+    with c4d.cached(model, "taylorseer-lite:interval=2") as session:
+        session.begin([1.0, 0.5])
+        model(x, torch.tensor(1.0))
+        with pytest.raises(TypeError, match="returned str among its tensors"):
+            model(x, torch.tensor(0.5))
