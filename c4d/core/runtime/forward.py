@@ -306,6 +306,14 @@ class Forward:
             raise RuntimeError(
                 f"{self.spec.transformer}: the exit was reached without entering a block; its spec is wrong"
             )
+        if base is not None and base.shape != x.shape:
+            if self.branch.unstored:
+                raise RuntimeError(
+                    f"{self.spec.transformer}: {list(base.shape)} came to the blocks, and {list(x.shape)} leave them; "
+                    "its spec is wrong"
+                )
+            self.branch.unstored = True  # once it may be: a first step may drop the tokens of a given image
+            return x
         feature = x if base is None else (x - base).to(base.dtype)
         self.record(BLOCKS, rule, [feature])
         return x
