@@ -268,10 +268,8 @@ FAMILIES = {
 FIRST_APART = {flux2_klein_kv, qwen21}  # the first step fills what the others read, and nothing of it is reused
 
 
-@pytest.fixture(scope="module", params=FAMILIES, ids=lambda family: family.__name__)
-def model(request):
-    """A pipeline, what asks it (as latents, unless for a picture), and what turns a line into those of its branches."""
-    pipe, make = request.param()
+def asking(pipe, make):
+    """What asks the pipeline, for latents unless it is told otherwise."""
     pipe.set_progress_bar_config(disable=True)
 
     def answer(seed=0, **more):
@@ -279,10 +277,23 @@ def model(request):
         made = torch.Generator().manual_seed(seed)
         return pipe(**asked, num_inference_steps=STEPS, generator=made, return_dict=False)[0]
 
+    return answer
+
+
+@pytest.fixture(scope="module", params=FAMILIES, ids=lambda family: family.__name__)
+def model(request):
+    """A pipeline, what asks it, and what turns a line into those of its branches."""
+    pipe, make = request.param()
+
     def lines(line):
         return dict.fromkeys(FAMILIES[request.param], "C" + line[:-1] if request.param in FIRST_APART else line)
 
-    return pipe, answer, lines
+    return pipe, asking(pipe, make), lines
+
+
+def described(pipe):
+    """The lists of blocks that c4d knows of its model."""
+    return spec_for(getattr(pipe, "transformer", None) or pipe.unet).stacks
 
 
 @pytest.fixture(scope="module")
@@ -327,7 +338,7 @@ def test_a_second_request_is_not_changed_by_the_first(model):
 )
 def test_a_block_method(model, plain, method, line):
     pipe, answer, lines = model
-    if not spec_for(getattr(pipe, "transformer", None) or pipe.unet).stacks:
+    if not described(pipe):
         pytest.skip("its blocks are not described")
     with c4d.cached(pipe, method) as session:
         first, other, again = answer(0), answer(1), answer(0)
@@ -336,6 +347,31 @@ def test_a_block_method(model, plain, method, line):
     assert first.isfinite().all() and not torch.equal(first, plain)
     assert torch.equal(first, again) and not torch.equal(first, other)
     assert torch.equal(answer(), plain)
+
+
+@pytest.mark.parametrize(
+    ("family", "asked", "lines"),
+    [
+        (lumina2, {"cfg_trunc_ratio": 0.5}, {"0": "CrCrCr", "1": "CrC"}),
+        (z_image, {"cfg_truncation": 0.5}, {"0": "CrCrCC"}),  # half the batch in the last step
+        (sd3, {"skip_guidance_layers": [1], "skip_layer_guidance_stop": 0.6}, {"0": "CrCrCr", "1": "CrC"}),
+    ],
+    ids=["lumina2", "z_image", "sd3"],
+)
+def test_guidance_that_begins_or_ends_within_a_run(family, asked, lines):
+    """SD3 calls its model once more in some steps, without some layers: that is a branch of its own."""
+    pipe, make = family(**asked)
+    answer = asking(pipe, make)
+    want = answer()
+    with c4d.cached(pipe, "taylorseer-lite:interval=1"):
+        assert torch.equal(answer(), want)
+    methods = ["taylorseer-lite:interval=2", *["taylorseer-lite:interval=2@blocks"] * bool(described(pipe))]
+    for method in methods:
+        with c4d.cached(pipe, method) as session:
+            first, _, again = answer(0), answer(1), answer(0)
+            assert session.report().timelines == lines and session.bytes() == 0
+        assert torch.equal(first, again) and not torch.equal(first, want)
+    assert torch.equal(answer(), want)
 
 
 class Looks(torch.nn.Module):
