@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from importlib import import_module
 from types import SimpleNamespace
 
 import pytest
@@ -372,6 +374,51 @@ def test_guidance_that_begins_or_ends_within_a_run(family, asked, lines):
             assert session.report().timelines == lines and session.bytes() == 0
         assert torch.equal(first, again) and not torch.equal(first, want)
     assert torch.equal(answer(), want)
+
+
+MODULAR = {  # the blocks that denoise, and the names of the branches
+    z_image: ("z_image.modular_blocks_z_image.ZImageCoreDenoiseStep", {"0", "1"}),
+    flux2_klein: ("flux2.modular_blocks_flux2_klein_base.Flux2KleinBaseCoreDenoiseStep", {"0", "1"}),
+    qwen21: ("qwenimage21.modular_blocks_qwenimage21.QwenImage21CoreDenoiseStep", {"pred_cond", "pred_uncond"}),
+    sd3: ("stable_diffusion_3.modular_blocks_stable_diffusion_3.StableDiffusion3T2ICoreDenoiseStep", {"0", "1"}),
+}
+
+
+@pytest.mark.parametrize("family", MODULAR, ids=lambda family: family.__name__)
+def test_a_modular_pipeline(family):
+    """It gives a model those of its arguments that it finds in the signature of its forward."""
+    from diffusers import ClassifierFreeGuidance
+
+    pipe, make = family()
+    (where, _, kind), branches = MODULAR[family][0].rpartition("."), MODULAR[family][1]
+    modular = getattr(import_module(f"diffusers.modular_pipelines.{where}"), kind)().init_pipeline()
+    parts = {name: pipe.components[name] for name in ("transformer", "scheduler")}
+    modular.update_components(**parts, guider=ClassifierFreeGuidance(guidance_scale=3.0))
+
+    def answer(seed=0):
+        asked = {name: x for name, x in make(seed).items() if name != "true_cfg_scale"}
+        if family is qwen21:
+            pads = torch.zeros(1, 7, dtype=torch.bool)  # no token of the text stands for a given image
+            asked |= dict(image_pad_mask=pads, negative_image_pad_mask=pads)
+        made = torch.Generator().manual_seed(seed)
+        return modular(**asked, num_inference_steps=STEPS, generator=made, output="latents")
+
+    want, line = answer(), "CCrCrC" if family in FIRST_APART else "CrCrCr"
+    with c4d.cached(modular, "taylorseer-lite:interval=1") as session:
+        assert torch.equal(answer(), want)
+    assert session.report().timelines == dict.fromkeys(branches, "C" * STEPS)
+    with c4d.cached(modular, "taylorseer-lite:interval=2") as session:
+        first, other, again = answer(0), answer(1), answer(0)
+        assert session.bytes() == 0 and session.report().timelines == dict.fromkeys(branches, line)
+    assert torch.equal(first, again) and not torch.equal(first, other) and not torch.equal(first, want)
+    assert torch.equal(answer(), want)
+
+
+def test_the_signature_of_a_forward_stays():
+    model = denoiser("QwenImage21Transformer2DModel")
+    before = inspect.signature(model.forward)
+    with pytest.warns(RuntimeWarning, match="saw no forward"), c4d.cached(model, "taylorseer-lite:interval=2"):
+        assert inspect.signature(model.forward) == before
 
 
 class Looks(torch.nn.Module):
