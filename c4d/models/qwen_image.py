@@ -67,4 +67,12 @@ SPECS = (
         about="Qwen-Image, Qwen-Image-Edit and Edit-Plus (given images at timestep 0), with or without a ControlNet",
         known_as=("qwen-image",),
     ),
+    ModelSpec(
+        "QwenImage21Transformer2DModel",
+        stacks=(Stack("transformer_blocks", sites={"attn": (Site("attn"),)}),),
+        exit="norm_out",
+        like_latents=False,  # it returns the text's tokens, too
+        about="Qwen-Image 2.1, one sequence of text and image, on one device",
+        known_as=("qwen-image-2.1",),
+    ),
 )

@@ -200,11 +200,6 @@ class ForwardPatch:
             return self.before(*args, **kwargs)
         return type(self._module).forward(self._module, *args, **kwargs)
 
-    def __getattr__(self, name: str) -> Any:
-        if name == "__signature__":  # modular pipelines give a model only the arguments that its forward names
-            return inspect.signature(self.before or type(self._module).forward.__get__(self._module))
-        raise AttributeError(name)
-
     @property
     def __signature__(self) -> inspect.Signature:
         """That of the forward it is around: modular pipelines ask for it, and pass what is in it."""
@@ -264,5 +259,5 @@ def _pass_through(current: Any, original: Callable[..., Any], args: tuple[Any, .
 def _plain_forward(module: nn.Module, before: Any) -> ForwardPatch:
     plain = object.__new__(ForwardPatch)
     plain._session, plain._module, plain._around, plain.before = None, module, _pass_through, before
-    plain._owner = weakref.ref(plain)
+    plain._owner = weakref.ref(plain)  # type: ignore[arg-type]
     return plain
