@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from c4d.core.spec import ModelSpec, OutputOf, Site, Stack
+from c4d.core.spec import AtEntry, ModelSpec, OutputOf, Site, Stack
 from c4d.core.types import Signal
+from c4d.models.flux import modulated_input
 from c4d.models.grids import patches
 from c4d.models.signals import whole
 
@@ -25,7 +26,10 @@ SPECS = (
             ),
         ),
         exit="norm_out",
-        signals={Signal.TIME_EMBEDDING: OutputOf("time_embed", whole)},
+        signals={
+            Signal.TIME_EMBEDDING: OutputOf("time_embed", whole),
+            Signal.MODULATED_INPUT: AtEntry(modulated_input),
+        },
         grid=patches,
         about="HunyuanVideo 1.5, text and image to video",
         known_as=("hunyuanvideo-1.5",),

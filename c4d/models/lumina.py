@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from c4d.core.spec import ModelSpec, OutputOf, Site, Stack
+from c4d.core.spec import AtEntry, ModelSpec, OutputOf, Site, Stack
 from c4d.core.types import Signal
 from c4d.models.grids import patches
-from c4d.models.signals import first, whole
+from c4d.models.signals import first, modulated_by_temb, whole
 
 SPECS = (
     ModelSpec(
@@ -18,7 +18,10 @@ SPECS = (
             ),
         ),
         exit="norm_out",
-        signals={Signal.TIME_EMBEDDING: OutputOf("time_caption_embed", first)},
+        signals={
+            Signal.TIME_EMBEDDING: OutputOf("time_caption_embed", first),
+            Signal.MODULATED_INPUT: AtEntry(modulated_by_temb),
+        },
         about="Lumina-Image 2.0",
         known_as=("lumina-image",),
     ),
@@ -32,7 +35,10 @@ SPECS = (
             ),
         ),
         exit="norm_out",
-        signals={Signal.TIME_EMBEDDING: OutputOf("time_caption_embed", whole)},
+        signals={
+            Signal.TIME_EMBEDDING: OutputOf("time_caption_embed", whole),
+            Signal.MODULATED_INPUT: AtEntry(modulated_by_temb),
+        },
         like_latents=False,
         grid=patches,
         about="Lumina-Next",

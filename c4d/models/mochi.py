@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from c4d.core.spec import ModelSpec, OutputOf, Site, Stack
+from c4d.core.spec import AtEntry, ModelSpec, OutputOf, Site, Stack
 from c4d.core.types import Signal
 from c4d.models.grids import patches
-from c4d.models.signals import first
+from c4d.models.signals import first, modulated_by_temb
 
 SPECS = (
     ModelSpec(
@@ -19,7 +19,10 @@ SPECS = (
             ),
         ),
         exit="norm_out",
-        signals={Signal.TIME_EMBEDDING: OutputOf("time_embed", first)},
+        signals={
+            Signal.TIME_EMBEDDING: OutputOf("time_embed", first),
+            Signal.MODULATED_INPUT: AtEntry(modulated_by_temb),
+        },
         grid=patches,
         about="Mochi 1",
         known_as=("mochi",),

@@ -1,10 +1,11 @@
-"""How a signal is read from what a module returned."""
+"""How a signal is read: from what a module returned, or of the first block."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def whole(output: Any) -> Tensor:
@@ -16,4 +17,10 @@ def whole(output: Any) -> Tensor:
 def first(output: Any) -> Tensor:
     """The first of several."""
     found: Tensor = output[0]
+    return found
+
+
+def modulated_by_temb(block: nn.Module, named: Mapping[str, Any]) -> Tensor:
+    """[B, tokens, D]: the first block's input after its adaptive norm, which takes it and ``temb``."""
+    found: Tensor = block.norm1(named["hidden_states"], named["temb"])[0]  # type: ignore[operator]
     return found
