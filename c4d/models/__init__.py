@@ -48,8 +48,8 @@ def made_for_another(method: str, spec: ModelSpec) -> str | None:
 def spec_for(transformer: nn.Module) -> ModelSpec:
     """The spec of the transformer's class or of the nearest base class that has one; else :func:`undescribed`.
 
-    Raises :class:`UnsupportedModelError`, listing the described classes, for a forward that denoises nothing, and for a
-    module around a described transformer.
+    Raises :class:`UnsupportedModelError` for a forward that denoises nothing, and for a module around a described
+    transformer.
     """
     for cls in type(transformer).__mro__:
         if cls.__name__ in SPECS:
@@ -59,11 +59,16 @@ def spec_for(transformer: nn.Module) -> ModelSpec:
     inner = next((f". Its {path!r} is a {name}: give c4d that" for path, name in named if name in SPECS), None)
     if inner is None and (found := undescribed(transformer)) is not None:
         return found
+    why = inner or f", and its forward has no {_or(TIMESTEPS)}"
     raise UnsupportedModelError(
-        f"c4d has no spec for {type(transformer).__name__}{inner or ''}, and its forward has no timestep "
-        f"({', '.join(TIMESTEPS)}); it supports {', '.join(SPECS)}. "
-        "docs/adding_a_model.md shows how to describe another one (c4d.cached(..., spec=ModelSpec(...)))"
+        f"c4d has no spec for {type(transformer).__name__}{why}; it describes {len(SPECS)} classes "
+        f"({', '.join(list(SPECS)[:3])}, …: c4d models lists them), and any forward with a timestep is cached at its "
+        "output. docs/adding_a_model.md shows how to describe another one (c4d.cached(..., spec=ModelSpec(...)))"
     )
+
+
+def _or(names: tuple[str, ...]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
 def undescribed(module: nn.Module) -> ModelSpec | None:

@@ -18,7 +18,6 @@ from c4d.backends import BACKENDS
 from c4d.bundled import BUNDLED
 from c4d.core.methods import METHODS
 from c4d.core.text.grammar import FORECASTERS
-from c4d.models import SPECS
 
 PROMPT = "a red circle moving left on a black background"
 EXAMPLE = BUNDLED["wan-tiny"].example
@@ -328,16 +327,17 @@ INDEX_ROWS = [
         "download",
     ),
     model(
-        "with another transformer",
-        index_of(transformer=["diffusers", "SD3Transformer2DModel"]),
-        "SD3Transformer2DModel",
-        *SPECS,
+        "with something else for a transformer",
+        index_of(transformer=["diffusers", "AutoencoderTiny"]),
+        "AutoencoderTiny",
+        "no timestep",
+        "c4d models lists them",
     ),
     model(
         "with an unknown transformer", index_of(transformer=["diffusers", "NoSuchModel"]), "'NoSuchModel'", "diffusers"
     ),
-    model("without a transformer", index_of(transformer=[None, None]), "no transformer", *SPECS),
-    model("of malformed components", index_of(transformer="WanTransformer3DModel"), "no transformer"),
+    model("without a transformer", index_of(transformer=[None, None]), "none of transformer, ", "unet"),
+    model("of malformed components", index_of(transformer="WanTransformer3DModel"), "none of transformer, "),
     model(
         "that needs a picture", index_of(_class_name="WanImageToVideoPipeline"), "WanImageToVideoPipeline needs --image"
     ),

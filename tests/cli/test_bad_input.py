@@ -297,9 +297,9 @@ def test_a_clip_of_nan_is_no_clip():
 @pytest.mark.parametrize(
     ("arguments", "error", "said"),
     [
-        (dict(model="wan-tiny"), TypeError, "str has no transformer: give a diffusers pipeline"),
+        (dict(model="wan-tiny"), TypeError, "str has no transformer and no U-Net: give a diffusers pipeline"),
         (dict(model=None), TypeError, "NoneType has no transformer"),
-        (dict(model=torch.nn.Linear(1, 1)), TypeError, "no spec for Linear; it supports DiTTransformer2DModel"),
+        (dict(model=torch.nn.Linear(1, 1)), TypeError, "no spec for Linear, and its forward has no timestep, "),
         (dict(method=3), TypeError, "method is 3; give text such as 'fora:interval=3'"),
         (dict(method=None), TypeError, "method is None"),
         (dict(method={"fora": 3}), TypeError, "method is {'fora': 3}"),
