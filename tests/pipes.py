@@ -141,6 +141,28 @@ def flux_with_text():
     return pipe
 
 
+def stable_diffusion():
+    """A U-Net in its pipeline, with the text encoder of FLUX.1's."""
+    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+
+    words = flux_with_text()
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        sample_size=8, layers_per_block=1, block_out_channels=(8, 16), norm_num_groups=4, attention_head_dim=4,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=words.text_encoder.config.hidden_size,
+    )  # fmt: skip
+    vae = AutoencoderKL(
+        block_out_channels=(4, 4, 4, 4), norm_num_groups=4, layers_per_block=1,
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+    )  # fmt: skip
+    return StableDiffusionPipeline(
+        vae=vae, unet=unet, text_encoder=words.text_encoder, tokenizer=words.tokenizer, safety_checker=None,
+        scheduler=DDIMScheduler(clip_sample=False, set_alpha_to_one=False, steps_offset=1), feature_extractor=None,
+        requires_safety_checker=False,
+    )  # fmt: skip
+
+
 def reader(hidden):
     """A tiny Qwen2.5-VL of random weights whose tokenizer knows bytes, and that tokenizer."""
     from tokenizers.pre_tokenizers import ByteLevel

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Mapping
+from inspect import Parameter
 from typing import Any
 
 from c4d.calibrate.errors import CalibrationError
@@ -41,7 +42,10 @@ def call_arguments(pipe: Any, request: Request) -> dict[str, Any]:
     if refused := [options[argument][1] for argument in given if argument not in parameters]:
         taken = ", ".join(option for argument, (_, option) in options.items() if argument in parameters)
         raise InputError(f"{name} takes no {' and no '.join(refused)}; of the options for a clip it takes {taken}")
-    needed = [p.name for p in parameters.values() if p.default is p.empty and p.name not in given]
+    free = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+    needed = [
+        p.name for p in parameters.values() if p.default is p.empty and p.name not in given and p.kind not in free
+    ]
     if other := [argument for argument in needed if argument not in options]:
         raise InputError(
             f"{name} also needs {', '.join(other)}, which no option gives; call it from Python inside c4d.cached(...)"

@@ -77,7 +77,7 @@ def worth(
 
     Args:
         fidelity: kind -> closeness to the uncached clip (:func:`c4d.pipelines.compare.fidelity`), if it was made.
-        fewer_steps: how many steps the kind "fewer_steps" has, which computes as many blocks as the cached clip.
+        fewer_steps: how many steps the kind "fewer_steps" has, which computes as much as the cached clip.
         work, speedup: as for :func:`reasons`.
     """
     found = []
@@ -91,7 +91,7 @@ def worth(
     cached, fewer = closeness(fidelity)
     if found and fewer < cached + CLOSER:
         return found
-    other = f"{fewer_steps} plain steps, which compute as many blocks"
+    other = f"{fewer_steps} plain steps, which compute as much"
     if cached >= fewer + CLOSER or cached == math.inf:
         figures = f"({cached:.1f} dB beside {fewer:.1f})"
         return [f"on this clip, yes: it is closer to the uncached clip {figures} than {other}"]

@@ -10,7 +10,7 @@ import torch
 from c4d.backends import load
 from c4d.parallel import Job, SequenceParallel
 from c4d.pipelines import InputError, Request, check_ranks, skeleton
-from tests.pipes import dit, hunyuan_image_with_text, qwen_with_text
+from tests.pipes import dit, hunyuan_image_with_text, qwen_with_text, stable_diffusion
 
 MAKERS = {"qwen": qwen_with_text, "hunyuan-image": hunyuan_image_with_text, "dit": lambda: dit()[0]}
 BRANCHES = {"qwen": {"cond", "uncond"}, "hunyuan-image": {"pred_cond", "pred_uncond"}}
@@ -74,3 +74,17 @@ def test_a_model_that_is_not_spread_is_told(saved):
         InputError, match="DiTTransformer2DModel cannot be spread over ranks: its spec does not say how"
     ):
         check_ranks(pipe, how, Job(0, 2, 2), request, "auto", torch.float32, backend=load("cpu"))
+
+
+def test_a_unet_that_nobody_described(c4d, tmp_path):
+    """At its output it is cached like any other; what needs its blocks says that they are not described."""
+    model, out = tmp_path / "model", tmp_path / "out"
+    stable_diffusion().save_pretrained(model)
+    asked = ["generate", "--model", model, "--prompt", "a cat", "--height", 64, "--width", 64, "--steps", 6]
+    outcome = c4d(*asked, "--cache", "taylorseer-lite:interval=2", "--compare", "--out", out)
+    assert outcome.code == 0, outcome.err
+    record = json.loads((out / "report.json").read_text())
+    assert record["session"]["timelines"] == {"0": "CrCrCr"} and record["session"]["blocks_total"] == 0
+    assert record["fewer_steps"] == 3 and "3 computed, 3 reused of 6; at its output" in outcome.out
+    outcome = c4d(*asked, "--cache", "fora:interval=2", "--out", tmp_path / "other")
+    assert outcome.code == 2 and "its blocks are not described: use 'output'" in outcome.err

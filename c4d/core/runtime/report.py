@@ -148,7 +148,9 @@ class Report:
         passes = self.computed + self.reused
         if not passes:
             return f"{self.method} on {', '.join(self.transformers)}: no forward yet"
-        blocks = f"{self.blocks_entered} of {self.blocks_total} blocks entered" if self.blocks_total else "no blocks"
+        blocks = (
+            f"{self.blocks_entered} of {self.blocks_total} blocks entered" if self.blocks_total else "at its output"
+        )
         lines = [
             f"{self.method} on {', '.join(self.transformers)} ({self.backend} backend), run {self.runs}",
             f"  forwards {self.computed} computed, {self.reused} reused of {passes}; {blocks}",
