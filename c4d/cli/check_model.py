@@ -12,7 +12,7 @@ from c4d.core.example import Example
 from c4d.core.spec import ModelSpec
 from c4d.describe.check import check, proven
 from c4d.describe.derive import DerivationError, derive, text_of
-from c4d.models import SPECS
+from c4d.models import SPECS, UnsupportedModelError
 from c4d.pipelines import InputError
 
 PAGE = "docs/adding_a_model.md shows one"
@@ -57,7 +57,7 @@ def derived(example: Example) -> ModelSpec:
     model = example.build()
     try:
         found = derive(model, lambda: example.forward(model))
-    except DerivationError as error:
+    except (DerivationError, UnsupportedModelError) as error:
         raise InputError(
             f"{error}. All the same its output can be cached; for its blocks describe it: {PAGE}"
         ) from error

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from c4d.core.integration.hooks import parameters
 from c4d.core.spec import ModelSpec, OutputOf, Site, Stack
 from c4d.core.types import Signal
-from c4d.models import undescribed
+from c4d.models import spec_for
 from c4d.models.signals import first, whole
 
 STREAM = "hidden_states"
@@ -26,8 +26,6 @@ KINDS = {  # names that modules of blocks have, and the kind of site that they a
     "cross_attn": ("attn2", "cross_attn"),
     "mlp": ("ff", "ffn", "mlp", "feed_forward", "ff_context"),
 }
-
-
 TIMES = ("temb", "emb", "t_emb", "vec", "adaln_input", "timestep", "time_embedding", "embedded_timestep", "t", "c", "y")
 
 
@@ -87,11 +85,9 @@ def derive(model: nn.Module, forward: Callable[[], Any]) -> ModelSpec:
     """The description of ``model`` that one ``forward()`` shows.
 
     Raises :class:`DerivationError` where it loops over no ``ModuleList`` whose blocks hand a tensor on to each other
-    and to a module behind them.
+    and to a module behind them, and UnsupportedModelError for what denoises nothing.
     """
-    watch, known = Watch(), undescribed(model)
-    if known is None:
-        raise DerivationError(f"the forward of {type(model).__name__} has no timestep: it denoises nothing")
+    watch, known = Watch(), spec_for(model)
     handles = watch.on(model)
     try:
         with torch.no_grad():
@@ -139,9 +135,9 @@ def _exit(model: nn.Module, calls: Sequence[Call], last: Call) -> tuple[Call, to
     """The first module behind the last block that takes what it returned, or a part of that; and its shape."""
     widths = {x.shape[-1] for x in last.outputs}
     for call in calls:
-        first = next(iter(call.named.values()), None)
-        if call.begun > last.ended and isinstance(first, Tensor) and first.ndim >= 3 and first.shape[-1] in widths:
-            return call, first.shape
+        given = next(iter(call.named.values()), None)
+        if call.begun > last.ended and isinstance(given, Tensor) and given.ndim >= 3 and given.shape[-1] in widths:
+            return call, given.shape
     raise DerivationError(f"behind {last.path} no module takes what it returned: the exit cannot be told")
 
 
@@ -157,13 +153,13 @@ def _part(outputs: Sequence[Tensor], left: Tensor) -> str | None:
 
 
 def _stack(model: nn.Module, path: str, calls: Sequence[Call], shape: torch.Size, part: str | None) -> Stack:
-    first = calls[0]
-    stream = _stream(calls, shape)
-    names = [STREAM if name == stream else name for name in list(first.named)[: first.positional]]
-    if stream in list(first.named)[first.positional :] and stream != STREAM:
+    block, stream = calls[0], _stream(calls, shape)
+    given = list(block.named)
+    names = [STREAM if name == stream else name for name in given[: block.positional]]
+    if stream in given[block.positional :] and stream != STREAM:
         raise DerivationError(f"the blocks of {path!r} are called with {stream}= by keyword, which has to be {STREAM}=")
     returns = _returns(calls, stream)
-    joined = part if first.named[stream].shape != shape else None
+    joined = part if block.named[stream].shape != shape else None
     return Stack(path, tuple(names) or (STREAM,), returns, _sites(model, calls), joined=joined)
 
 
@@ -253,6 +249,7 @@ def text_of(spec: ModelSpec) -> str:
     lines.append(f"    ),\n    exit={spec.exit!r},")
     for signal, reader in spec.signals.items():
         if isinstance(reader, OutputOf):
+            lines.append(f"    # from c4d.models.signals import {reader.read.__name__}")
             lines.append(f"    signals={{{signal}: OutputOf({reader.module!r}, {reader.read.__name__})}},")
     lines += [f"    latents={spec.latents!r},"] if spec.latents != STREAM else []
     lines += [f"    timestep={spec.timestep!r},"] if spec.timestep != "timestep" else []
