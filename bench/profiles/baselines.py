@@ -84,7 +84,7 @@ def reusing(steps: Sequence[int]) -> str:
 
 def budcache_peer(steps: Sequence[int]) -> Peer:
     """As what ``c4d compare`` takes; ``steps`` were searched."""
-    return Written("BudCache", f"computed={len(steps)}", c4d.cached, {"cache": reusing(steps)})
+    return Written("BudCache", f"computed={len(steps)}", c4d.cached, {"method": reusing(steps)})
 
 
 @dataclass(frozen=True)
