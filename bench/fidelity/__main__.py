@@ -41,6 +41,7 @@ from c4d.pipelines.peers import Peer
 OWN = {"wan-tiny": "unipc", "flux-tiny": "euler", "glyph-dit": "euler"}  # the sampler of each
 COSTS = (26, 20, 14, 10, 8)  # computed steps at which the methods are compared
 OUT = ROOT / "out" / "fidelity"
+DRAWN = 16  # prompts, of which --samples takes the first
 
 
 def texts(yardstick: Yardstick, tuned: Results) -> list[str]:
@@ -80,7 +81,7 @@ def peers(yardstick: Yardstick, tuned: Results) -> list[Peer]:
 def measure(name: str, options: argparse.Namespace) -> None:
     """One yardstick."""
     yardstick, tuned = Yardstick(name), Results(PROFILES / "results.json")
-    prompts, seeds = HELD[name](options.samples)
+    prompts, seeds = HELD[name](DRAWN)
     out = OUT / name
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / "prompts.txt", "\n".join(prompts) + "\n")
@@ -89,6 +90,7 @@ def measure(name: str, options: argparse.Namespace) -> None:
         prompt_file=out / "prompts.txt",
         seed=seeds[0],
         steps=STEPS,
+        samples=options.samples,
         cache=tuple(texts(yardstick, tuned)),
         minutes=options.minutes,
         backend="cpu",
@@ -109,7 +111,7 @@ def measure(name: str, options: argparse.Namespace) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--yardsticks", nargs="+", choices=HELD, default=list(HELD))
-    parser.add_argument("--samples", type=int, default=16, help="prompts")
+    parser.add_argument("--samples", type=int, default=DRAWN, help="prompts, at most")
     parser.add_argument("--minutes", type=float, default=8.0, help="of the search for noise levels, for each model")
     parser.add_argument("--render", action="store_true", help="write page and plots; measure nothing")
     parser.add_argument("--threads", type=int, default=1)

@@ -32,10 +32,20 @@ def write(rows: Mapping[str, Mapping[str, Any]], stamps: Sequence[Sequence[str]]
         lines += [f"## {yardstick}, {sampler}", "", *table(here), ""]
         if any(row["kind"] == "between" for row in here.values()):
             lines += ["Numbers of steps that the profile was searched for with fewer trials:", "", *between(here), ""]
-    lines += ["## How it was measured", ""]
-    for stamp in stamps:
-        lines += [*stamp, ""]
+    lines += ["## How it was measured", "", *_runs(stamps)]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _runs(stamps: Sequence[Sequence[str]]) -> Iterator[str]:
+    """A line for each run that rows are from, and the machines and versions that they had."""
+    told = [dict(line.removeprefix("- ").split(": ", 1) for line in stamp) for stamp in stamps]
+    for each in told:
+        commit, _, more = each["Commit"].partition(", ")
+        yield f"- {each['Date']}, {each['Command']}, commit {commit[:7]}{f' ({more})' if more else ''}"
+    yield ""
+    for name in ("Machine", "Versions"):
+        for value in dict.fromkeys(each[name] for each in told):
+            yield f"- {name}: {value}"
 
 
 def table(rows: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
