@@ -246,15 +246,33 @@ MUTANTS = (
         ),
         (
             "forward: latents are kept, not copied",
-            "dict.fromkeys(wanted, latents.clone())",
-            "dict.fromkeys(wanted, latents)",
+            "dict.fromkeys(wanted, joined(latents).clone())",
+            "dict.fromkeys(wanted, joined(latents))",
             "seam/test_methods.py::test_a_loop_may_change_its_latents_and_what_it_was_given_in_place",
         ),
         (
             "forward: outputs are kept, not copied",
-            "if residual else x.clone() for",
-            "if residual else x for",
+            "stored = [x.clone() for x in leaves]",
+            "stored = list(leaves)",
             "seam/test_methods.py::test_a_loop_may_change_its_latents_and_what_it_was_given_in_place",
+        ),
+        (
+            "forward: the image's tokens are not cut out of a joined sequence",
+            "base = self.base_of.image(base, x.shape[1])",
+            "base = self.base_of.image(base, base.shape[1])",
+            "seam/test_any.py::test_a_description_fits_its_model",
+        ),
+        (
+            "forward: latents of several streams are matched in the wrong order",
+            "zip(latents, shapes, strict=True)]",
+            "zip(latents[::-1], shapes, strict=True)]",
+            "seam/test_any.py::test_methods_at_the_output_run_on_it",
+        ),
+        (
+            "forward: a loop that looks at the blocks counts",
+            "self.blocks, self.passed = counts",
+            "pass",
+            "seam/test_families_images.py::test_a_loop_that_calls_no_block_does_not_count",
         ),
         (
             "forward: a forecast that is kept is handed out",
@@ -896,6 +914,39 @@ MUTANTS = (
             "return math.floor(steps / speedup + 1e-9)",
             "return math.ceil(steps / speedup)",
             "cli/test_tune.py",
+        ),
+    ),
+    *of(
+        "c4d/core/runtime/outputs.py",
+        (
+            "outputs: what is no tensor takes another place",
+            "leaves.insert(i, other)",
+            "leaves.append(other)",
+            "seam/test_any.py",
+        ),
+    ),
+    *of(
+        "c4d/describe/check.py",
+        (
+            "check: an output that is far away passes",
+            "if far > 1e-5:",
+            "if far > 1e5:",
+            "cli/test_check_model.py",
+        ),
+        (
+            "check: blocks are not counted",
+            "if blocks != entered:",
+            "if not blocks:",
+            "cli/test_check_model.py",
+        ),
+    ),
+    *of(
+        "c4d/core/runtime/steps.py",
+        (
+            "steps: a loop that moved on without the scheduler is not noticed",
+            "if not same or self._moved:",
+            "if not same:",
+            "seam/test_families_videos.py",
         ),
     ),
 )

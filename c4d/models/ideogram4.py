@@ -15,7 +15,6 @@ SPECS = (
             ),
         ),
         exit="final_layer",
-        like_latents=False,
         about="Ideogram 4",
         known_as=("ideogram-4",),
     ),

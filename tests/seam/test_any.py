@@ -9,6 +9,7 @@ import diffusers
 import pytest
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 import c4d
 from c4d.describe.check import check
@@ -227,6 +228,18 @@ def test_a_session_that_saw_no_forward_says_so():
 
 OWN = [spec.example for spec in SPECS.values() if spec.example is not None]  # of descriptions that bring one
 EXAMPLES = [entry for entry in (*ENTRIES, *OWN) if entry.name in SPECS and SPECS[entry.name].stacks]
+
+
+def test_whether_an_output_is_like_the_latents_is_right():
+    for entry in (*ENTRIES, *OWN):
+        spec, x = spec_for(entry.build()), rand(*entry.latents, seed=3)
+        given, outs = entry.arguments(x, 700.0), entry.run(entry.build(), x, 700.0)
+        latents = [leaf for name in spec.denoised for leaf in pytree.tree_leaves(given.get(name)) if leaf is not None]
+        alike = len(latents) == len(outs) and all(
+            one.ndim == other.ndim and all(a >= b for a, b in zip(one.shape, other.shape, strict=True))
+            for one, other in zip(latents, outs, strict=True)
+        )
+        assert entry.name not in SPECS or alike == spec.like_latents, entry.name
 
 
 @pytest.mark.parametrize("entry", EXAMPLES, ids=lambda entry: entry.name)
