@@ -48,14 +48,15 @@ def check(build: Callable[[], nn.Module], spec: ModelSpec, forward: Forward) -> 
 
 def _methods(model: nn.Module, spec: ModelSpec) -> Iterator[tuple[str, str, tuple[int, int]]]:
     """What is looked at, the method, and how many blocks the computed and the reused forward should enter."""
-    whole = sum(len(list(model.get_submodule(stack.path).children())) for stack in spec.stacks)
+    counts = [(stack, len(list(model.get_submodule(stack.path).children()))) for stack in spec.stacks]
+    whole, beside = sum(count for _, count in counts), sum(count for stack, count in counts if stack.side)
     yield f"the {OUTPUT}, reused", "taylorseer-lite:interval=2,order=0", (whole, 0)
     if spec.stacks:
         yield f"all {whole} {BLOCKS}, reused", "schedule:computed=0", (whole, 0)
-        yield f"the {BLOCKS} behind the first one, reused", "first-block:threshold=1e9,last=0", (whole, 1)
+        yield f"the {BLOCKS} behind the first one, reused", "first-block:threshold=1e9,last=0", (whole, 1 + beside)
         if spec.stacks[0].joined == spec.stacks[-1].joined and whole > 2:
             both = "first-block:threshold=1e9,last=0,last_blocks=1"
-            yield f"the {BLOCKS} between the first and the last, reused", both, (whole, 2)
+            yield f"the {BLOCKS} between the first and the last, reused", both, (whole, 2 + beside)
         for signal in spec.signals:
             how = f"teacache:threshold=1e9,coefficients=1/0,signal={signal.value},last=0"
             yield f"the {BLOCKS}, by the {signal.value}", how, (whole, 0)

@@ -66,6 +66,7 @@ def test_what_is_right_passes(theirs):
     ("stacks", "end", "said"),
     [
         ("c4d.Stack('dual', **BOTH)", "final", "away from the uncached one"),  # the other list ran again
+        (GOOD.replace("'single'", "'single', side=True"), "final", ""),  # it is one of the chain
         (f"{GOOD[:-1]}, sites=dict(cross_attn=(c4d.Site('nowhere'),)))", "final", "nowhere"),
         ("c4d.Stack('dual'), c4d.Stack('single')", "final", "returned 2 streams"),
         ("c4d.Stack('dual', takes=('text', 'hidden_states')), c4d.Stack('single')", "final", ""),

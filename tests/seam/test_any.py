@@ -130,7 +130,7 @@ class Strange(nn.Module):
 
     def forward(self, noisy, text, t):
         self.calls += 1
-        return {"velocity": self.layer(noisy) * t, "extra": None}
+        return {"extra": None, "velocity": self.layer(noisy) * t}
 
 
 def test_a_strangers_module_is_cached_at_its_output():
