@@ -16,6 +16,8 @@ from c4d.core.attention import Processor
 from c4d.core.example import Example
 from c4d.core.types import BLOCKS, MODULE_KINDS, OUTPUT, Signal
 
+STREAM = "hidden_states"  # the stream of the blocks that is cached
+
 
 @dataclass(frozen=True)
 class Site:
@@ -141,12 +143,14 @@ class ModelSpec:
     beginnings of the names under which values are published for such models, ``wan`` for ``wan2.1-t2v-14b``.
     ``example`` is a small model, with which ``c4d check-model`` proves the description.
 
-    Without ``stacks`` (and then without ``exit``) its output alone can be cached.
+    ``other_exits`` maps the name of another stream of the blocks that is returned (audio beside video) to the module
+    that it enters after them. Without ``stacks`` (and then without ``exit``) its output alone can be cached.
     """
 
     transformer: str
     stacks: tuple[Stack, ...] = ()
     exit: str | None = None
+    other_exits: Mapping[str, str] = field(default_factory=dict)
     signals: Mapping[Signal, OutputOf | AtEntry] = field(default_factory=dict)
     padding: tuple[Padding, ...] = ()
     sharding: ShardingPlan | None = None
@@ -164,6 +168,11 @@ class ModelSpec:
                 f"the spec of {self.transformer} has {'an exit' if self.exit else 'stacks'} alone: stacks= and exit= "
                 "describe the blocks together, and without both the output alone is cached"
             )
+
+    @property
+    def exits(self) -> Mapping[str, str]:
+        """Stream -> the module that it enters after the blocks."""
+        return {} if self.exit is None else {STREAM: self.exit, **self.other_exits}
 
     @property
     def denoised(self) -> tuple[str, ...]:

@@ -15,12 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from c4d.core.integration.hooks import parameters
-from c4d.core.spec import ModelSpec, OutputOf, Site, Stack
+from c4d.core.spec import STREAM, ModelSpec, OutputOf, Site, Stack
 from c4d.core.types import Signal
 from c4d.models import spec_for
 from c4d.models.signals import first, whole
 
-STREAM = "hidden_states"
 KINDS = {  # names that modules of blocks have, and the kind of site that they are
     "attn": ("attn", "attn1", "self_attn", "attention"),
     "cross_attn": ("attn2", "cross_attn"),

@@ -7,14 +7,7 @@ from c4d.core.spec import ModelSpec
 BOTH = ("hidden_states", "audio_hidden_states")
 
 SPECS = (
-    ModelSpec(
-        "Cosmos3OmniTransformer",
-        latents=("vision_tokens", "sound_tokens"),
-        timestep="vision_timesteps",
-        about="Cosmos 3: its output alone (video, and sound if it is asked for)",
-    ),
     ModelSpec("Kandinsky6Transformer3DModel", latents=BOTH, about="Kandinsky 6: its output alone, video and audio"),
-    ModelSpec("LTX2VideoTransformer3DModel", latents=BOTH, about="LTX-2: its output alone, video and audio"),
     ModelSpec(
         "RFD4ProteinaTransformer",
         latents=("bb_ca", "local_latents"),

@@ -51,8 +51,8 @@ class Attachment:
         transformer.__dict__["cache_context"] = self._context
         self._hooks.before(transformer, session.enter, self._expert)
         self._hooks.after(transformer, session.leave, always=True)
-        if self.spec.exit is not None:
-            self._hooks.before(transformer.get_submodule(self.spec.exit), session.exit)
+        for stream, path in self.spec.exits.items():
+            self._hooks.before(transformer.get_submodule(path), session.exit, stream)
         for signal in method.signals:
             reader = self.spec.signals.get(signal)
             if isinstance(reader, OutputOf):
@@ -62,8 +62,9 @@ class Attachment:
     def _check_paths(self) -> None:
         """Raises ValueError for a module that the spec names and the model has not."""
         there = dict(self.transformer.named_modules())
-        for path, where in [(self.spec.exit, "exit="), *((stack.path, "a Stack") for stack in self.spec.stacks)]:
-            if path is not None and path not in there:
+        exits = [(path, "an exit") for path in self.spec.exits.values()]
+        for path, where in [*exits, *((stack.path, "a Stack") for stack in self.spec.stacks)]:
+            if path not in there:
                 parts = ", ".join(name for name, _ in self.transformer.named_children())
                 raise ValueError(
                     f"the spec of {self.spec.transformer} names a module {path!r} ({where}), which "

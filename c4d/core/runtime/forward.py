@@ -23,7 +23,7 @@ from c4d.core.runtime.signals import DecisionSync
 from c4d.core.runtime.spectrum import evolved, leading, like_output
 from c4d.core.runtime.state import CacheState, FeatureOps, Runtime
 from c4d.core.runtime.steps import NoiseLevel
-from c4d.core.spec import AtEntry, ModelSpec, Stack
+from c4d.core.spec import STREAM, AtEntry, ModelSpec, Stack
 from c4d.core.types import BLOCKS, OUTPUT, Action, LinearForecaster, RelativeL1, Signal, Step
 
 COMPUTE, REUSE = Action.COMPUTE, Action.REUSE
@@ -289,18 +289,18 @@ class Forward:
 
     # -- the exit
 
-    def exit(self, x: Tensor) -> Tensor:
-        """The hidden state on its way out of the loops: recorded, or replaced by its forecast."""
+    def exit(self, x: Tensor, stream: str = STREAM) -> Tensor:
+        """A stream of the blocks on its way out of the loops: recorded, or replaced by its forecast."""
         self.exited = True
-        rule = self.whole
+        rule, key = self.whole, BLOCKS if stream == STREAM else f"{BLOCKS}:{stream}"
         if not isinstance(rule, BlocksRule) or rule.last_blocks:
             return x
-        base = self.base.get("hidden_states") if rule.residual else None
+        base = self.base.get(stream) if rule.residual else None
         if base is not None and self.base_of is not None:
             base = self.base_of.image(base, x.shape[1])
         if self.action is REUSE:
             base = x if base is None and rule.residual else base
-            history = self.branch.histories[BLOCKS]
+            history = self.branch.histories[key]
             return self.forecast(history, rule, None if base is None else [base])[0].to(x.dtype)
         if base is None and rule.residual:
             raise RuntimeError(
@@ -315,7 +315,7 @@ class Forward:
             self.branch.unstored = True  # once it may be: a first step may drop the tokens of a given image
             return x
         feature = x if base is None else (x - base).to(base.dtype)
-        self.record(BLOCKS, rule, [feature])
+        self.record(key, rule, [feature])
         return x
 
     # -- modules

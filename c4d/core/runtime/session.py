@@ -256,14 +256,16 @@ class Session(Entered, Unsaved):
         if self.current is not None:
             self.current.read_signal(signal, read(output))
 
-    def exit(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """The hidden state enters the module after the loops."""
+    def exit(
+        self, stream: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """A stream of the blocks enters the module after the loops."""
         if self.current is None:
             return None
         if args:
-            return (self.current.exit(args[0]), *args[1:]), kwargs
+            return (self.current.exit(args[0], stream), *args[1:]), kwargs
         first = next(iter(kwargs))
-        return args, {**kwargs, first: self.current.exit(kwargs[first])}
+        return args, {**kwargs, first: self.current.exit(kwargs[first], stream)}
 
     def leave(self, args: tuple[Any, ...], output: Any) -> None:
         """After the forward, also after one that raised (``output`` is None then)."""
