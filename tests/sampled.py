@@ -43,5 +43,10 @@ def _param(values: Iterable[Any], kept: bool) -> Any:
     flat: list[Any] = []
     for value in values:
         flat += value if isinstance(value, tuple) else [value]
-    name = "-".join(getattr(value, "__name__", str(value)) for value in flat)
+    name = "-".join(_said(value) for value in flat)
     return pytest.param(*flat, id=name, marks=() if kept else pytest.mark.nightly)
+
+
+def _said(value: Any) -> str:
+    """Without addresses, which are others in each worker."""
+    return str(getattr(value, "__name__", None) or getattr(value, "name", None) or value)
