@@ -20,7 +20,7 @@ gone = no_such_module
 nothing = json
 
 [c4d.models]
-ltx = ltx
+latte = latte
 """
 
 
@@ -30,8 +30,8 @@ def site(tmp_path_factory):
     site = tmp_path_factory.mktemp("site")
     (mine,) = code(ROOT / "docs/adding_a_method.md")
     taken = "import c4d\nfora = c4d.method('fora', example='fora')(lambda: c4d.BlocksRule(None, None))\n"
-    ltx = (ROOT / "tests/outside/ltx.py").read_text()
-    package(site, "theirs", ENTRIES, {"mine.py": mine, "taken.py": taken, "ltx.py": ltx})
+    latte = (ROOT / "tests/outside/latte.py").read_text()
+    package(site, "theirs", ENTRIES, {"mine.py": mine, "taken.py": taken, "latte.py": latte})
     return site
 
 
@@ -48,31 +48,24 @@ def c4d(site, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def ltx(tmp_path_factory):
+def latte(tmp_path_factory):
     """A tiny pipeline of that family, as a directory of diffusers."""
-    from diffusers import (
-        AutoencoderKLLTXVideo,
-        FlowMatchEulerDiscreteScheduler,
-        LTXPipeline,
-        LTXVideoTransformer3DModel,
-    )
+    from diffusers import AutoencoderKL, DDIMScheduler, LattePipeline, LatteTransformer3DModel
 
     torch.manual_seed(0)
     parts, _ = wan_parts()
-    four, five = (8,) * 4, (1,) * 5
-    vae = AutoencoderKLLTXVideo(
-        latent_channels=8, block_out_channels=four, decoder_block_out_channels=four, layers_per_block=five,
-        decoder_layers_per_block=five, spatio_temporal_scaling=(True, True, False, False), patch_size=1, patch_size_t=1,
-        decoder_spatio_temporal_scaling=(True, True, False, False), decoder_inject_noise=(False,) * 5,
-        upsample_residual=(False,) * 4, upsample_factor=(1,) * 4, encoder_causal=True, decoder_causal=False,
+    vae = AutoencoderKL(
+        block_out_channels=(4, 4, 4, 4), norm_num_groups=4, layers_per_block=1,
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
     )  # fmt: skip
-    transformer = LTXVideoTransformer3DModel(
-        in_channels=8, out_channels=8, num_attention_heads=4, attention_head_dim=8, cross_attention_dim=32,
-        num_layers=3, caption_channels=64,
+    transformer = LatteTransformer3DModel(
+        num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=8, num_layers=2, sample_size=4,
+        patch_size=2, cross_attention_dim=16, caption_channels=64, norm_type="ada_norm_single", norm_eps=1e-6,
+        norm_elementwise_affine=False, attention_bias=True, activation_fn="gelu-approximate", video_length=16,
     )  # fmt: skip
-    folder = tmp_path_factory.mktemp("ltx")
+    folder = tmp_path_factory.mktemp("latte")
     text = {name: parts[name] for name in ("text_encoder", "tokenizer")}
-    LTXPipeline(FlowMatchEulerDiscreteScheduler(), vae, **text, transformer=transformer).save_pretrained(folder)
+    LattePipeline(**text, vae=vae, transformer=transformer, scheduler=DDIMScheduler()).save_pretrained(folder)
     return folder
 
 
@@ -83,25 +76,28 @@ def test_they_are_listed_and_what_cannot_be_is_named(c4d):
     assert "gone (no_such_module)       ModuleNotFoundError" in methods
     assert "nothing (json)              TypeError: it is no c4d.Method and holds none" in methods
     models = c4d("models")
-    assert "LTXVideoTransformer3DModel\n      LTX-Video, text to video\n      sites    blocks, output, attn" in models
+    assert "LatteTransformer3DModel\n      Latte, text to video\n      sites    blocks, output, attn" in models
     assert "my-method      " in models
 
 
-def test_they_run_from_the_command_line(c4d, ltx, tmp_path):
-    size = ["--width", "32", "--height", "32", "--frames", "9", "--steps", "6"]
-    asked = ["--model", ltx, "--prompt", "a red circle", "--out", "ltx", *size]
+def test_they_run_from_the_command_line(c4d, latte, tmp_path):
+    size = ["--width", "32", "--height", "32", "--steps", "6"]
+    asked = ["--model", latte, "--prompt", "a red circle", "--out", "latte", *size]
     c4d("generate", "--cache", "my-method:dense=2", *asked)
-    session = json.loads((tmp_path / "ltx/report.json").read_text())["session"]
+    session = json.loads((tmp_path / "latte/report.json").read_text())["session"]
     assert session["method"] == "my-method:dense=2" and set(session["timelines"].values()) == {"CCrCrr"}
-    assert session["transformers"] == ["LTXVideoTransformer3DModel"]
-    said = c4d("generate", "--model", ltx, "--cache", "my-method:thick=2", "--prompt", "x", *size, code=2)
+    assert session["transformers"] == ["LatteTransformer3DModel"]
+    said = c4d("generate", "--model", latte, "--cache", "my-method:thick=2", "--prompt", "x", *size, code=2)
     assert "my-method has no option 'thick': known are dense" in said
 
 
-def test_without_them_both_are_errors_that_name_what_is_known(ltx, capsys):
+def test_without_them_both_are_errors_that_name_what_is_known(latte, capsys):
     for options, words in (
         (["--cache", "my-method:dense=2"], "unknown method 'my-method': known are dpcache"),
-        (["--model", str(ltx), "--cache", "fora:interval=2"], "no spec for LTXVideoTransformer3DModel"),
+        (
+            ["--model", str(latte), "--cache", "fora:interval=2"],
+            "LatteTransformer3DModel offers output, for its blocks are not described",
+        ),
     ):
         assert main(["generate", "--prompt", "x", *options]) == 2
         assert words in capsys.readouterr().err
