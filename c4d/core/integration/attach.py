@@ -62,7 +62,7 @@ class Attachment:
     def _check_paths(self) -> None:
         """Raises ValueError for a module that the spec names and the model has not."""
         there = dict(self.transformer.named_modules())
-        exits = [(path, "an exit") for path in self.spec.exits.values()]
+        exits = [(path, "exit=" if path == self.spec.exit else "other_exits=") for path in self.spec.exits.values()]
         for path, where in [*exits, *((stack.path, "a Stack") for stack in self.spec.stacks)]:
             if path not in there:
                 parts = ", ".join(name for name, _ in self.transformer.named_children())
