@@ -92,3 +92,14 @@ def test_a_model_without_lists_of_blocks_is_said(fails, tmp_path):
     text = MODEL.replace("for block in self.dual:", "for block in ():")
     (tmp_path / "flat.py").write_text(text.replace("for block in self.single:", "for block in ():"))
     fails(["check-model", tmp_path / "flat.py"], 2, "loops over no nn.ModuleList", "its output can be cached")
+
+
+def test_a_list_that_is_looped_over_twice_is_told_by_the_blocks_that_it_enters(c4d, tmp_path):
+    once = "        for block in self.dual:\n            text, x = block(x, text)\n"
+    assert once in MODEL
+    text = MODEL.replace(once, once + once)
+    (tmp_path / "twice.py").write_text(
+        f"{text}\nSPEC = c4d.ModelSpec('Theirs', stacks=({GOOD},), exit='final', example=EXAMPLE)\n"
+    )
+    outcome = c4d("check-model", tmp_path / "twice.py")
+    assert outcome.code == 1 and "the forwards entered 6 and 0 blocks, and should have entered 4 and 0" in outcome.out
