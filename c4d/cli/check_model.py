@@ -22,8 +22,8 @@ def run(target: str) -> int:
     """Checks what ``target`` names (a class that c4d knows, FILE.py or a module); 1 if anything is wrong."""
     wrong = 0
     for spec, example in described(target):
-        if spec is None:
-            spec = derived(example)
+        if spec is None or not spec.stacks:
+            spec = derived(example, spec)
         print(f"{spec.transformer}: {len(spec.stacks)} list(s) of blocks, exit {spec.exit!r}")
         for finding in check(example.build, spec, example.forward):
             print(f"  {'ok ' if finding.wrong is None else 'NO '} {finding.what}")
@@ -52,15 +52,15 @@ def described(target: str) -> list[tuple[ModelSpec | None, Example]]:
     return [(specs.get(name), example) for name, example in examples.items()]
 
 
-def derived(example: Example) -> ModelSpec:
-    """A description of a model that has none, printed. Raises :class:`InputError` where none can be told."""
+def derived(example: Example, known: ModelSpec | None) -> ModelSpec:
+    """A description of blocks that have none, printed. Raises :class:`InputError` where none can be told."""
     model = example.build()
     try:
-        found = derive(model, lambda: example.forward(model))
-    except (DerivationError, UnsupportedModelError) as error:
-        raise InputError(
-            f"{error}. All the same its output can be cached; for its blocks describe it: {PAGE}"
-        ) from error
+        found = derive(model, lambda: example.forward(model), known)
+    except UnsupportedModelError as error:
+        raise InputError(f"{error} (a SPEC in that file, with example=)") from error
+    except DerivationError as error:
+        raise InputError(f"{error}. Describe its blocks by hand ({PAGE}); its output can be cached without") from error
     spec = proven(example.build, found, example.forward)
     print(f"no description yet; one forward shows this:\n\n{text_of(spec)}\n")
     return spec

@@ -25,6 +25,7 @@ KINDS = {  # names that modules of blocks have, and the kind of site that they a
     "cross_attn": ("attn2", "cross_attn"),
     "mlp": ("ff", "ffn", "mlp", "feed_forward", "ff_context"),
 }
+USUAL = tuple(name for names in KINDS.values() for name in names)
 TIMES = ("temb", "emb", "t_emb", "vec", "adaln_input", "timestep", "time_embedding", "embedded_timestep", "t", "c", "y")
 
 
@@ -80,13 +81,13 @@ class Watch:
         call.ended, call.out = self._clock, out
 
 
-def derive(model: nn.Module, forward: Callable[[], Any]) -> ModelSpec:
-    """The description of ``model`` that one ``forward()`` shows.
+def derive(model: nn.Module, forward: Callable[[], Any], known: ModelSpec | None = None) -> ModelSpec:
+    """The description of ``model`` that one ``forward()`` shows; ``known`` says what its arguments are called.
 
     Raises :class:`DerivationError` where it loops over no ``ModuleList`` whose blocks hand a tensor on to each other
     and to a module behind them, and UnsupportedModelError for what denoises nothing.
     """
-    watch, known = Watch(), spec_for(model)
+    watch, known = Watch(), known or spec_for(model)
     handles = watch.on(model)
     try:
         with torch.no_grad():
@@ -166,7 +167,10 @@ def _stream(calls: Sequence[Call], shape: torch.Size) -> str:
     """The argument that is cached: the one that a block hands on, of the shape of the exit where there are several."""
     handed, _ = _handed(calls)
     if not handed:
-        raise DerivationError(f"the blocks up to {calls[-1].path} hand no tensor on to each other")
+        raise DerivationError(
+            f"the blocks up to {calls[-1].path} hand no tensor on to each other (it is changed between them, or "
+            "another list's blocks take turns with them)"
+        )
     given = calls[0].named
     like = [name for name in handed if isinstance(x := given.get(name), Tensor) and x.shape == shape]
     if like:
@@ -245,6 +249,8 @@ def text_of(spec: ModelSpec) -> str:
             f"        Stack({stack.path!r}, takes={stack.takes!r}, returns={stack.returns!r}, sites={{{sites}}}"
             f"{f', joined={stack.joined!r}' if stack.joined else ''}),"
         )
+    if not any(stack.sites for stack in spec.stacks):
+        lines.append(f"        # no sites: name what is attention or MLP in them; usual names are {', '.join(USUAL)}")
     lines.append(f"    ),\n    exit={spec.exit!r},")
     for signal, reader in spec.signals.items():
         if isinstance(reader, OutputOf):

@@ -63,7 +63,8 @@ def spec_for(transformer: nn.Module) -> ModelSpec:
     raise UnsupportedModelError(
         f"c4d has no spec for {type(transformer).__name__}{why}; it describes {len(SPECS)} classes "
         f"({', '.join(list(SPECS)[:3])}, …: c4d models lists them), and any forward with a timestep is cached at its "
-        "output. docs/adding_a_model.md shows how to describe another one (c4d.cached(..., spec=ModelSpec(...)))"
+        "output. Where its arguments have other names, spec=c4d.ModelSpec(NAME, latents=…, timestep=…) says them; "
+        "docs/adding_a_model.md shows the rest"
     )
 
 

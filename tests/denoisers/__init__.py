@@ -1,15 +1,17 @@
-"""Every denoiser of diffusers that no spec describes, as a tiny random model: one entry a class.
+"""Every denoiser of diffusers as a tiny random model, one entry a class; those of tests/tiny.py apart.
 
-A class of diffusers that is neither here nor described by a spec is in :data:`NOT_DENOISERS`, with its reason.
+A class of diffusers that is neither here nor there is in :data:`NOT_DENOISERS`, with its reason.
 """
 
 from __future__ import annotations
 
 from c4d.core.example import Example as Denoiser
 from c4d.core.example import noise as rand
+from c4d.models import SPECS
 from tests.denoisers import images, others, videos
 
-ENTRIES: tuple[Denoiser, ...] = (*images.ENTRIES, *videos.ENTRIES, *others.ENTRIES, *others.VARIANTS)
+OWN = tuple(spec.example for spec in SPECS.values() if spec.example is not None)  # of families that bring one
+ENTRIES: tuple[Denoiser, ...] = (*images.ENTRIES, *videos.ENTRIES, *others.ENTRIES, *others.VARIANTS, *OWN)
 NOT_DENOISERS = {**images.NOT_DENOISERS, **videos.NOT_DENOISERS, **others.NOT_DENOISERS}
 
 __all__ = ["ENTRIES", "NOT_DENOISERS", "Denoiser", "rand"]

@@ -594,26 +594,6 @@ ENTRIES: tuple[Denoiser, ...] = (
         ),
     ),
     Denoiser(
-        name="PRXTransformer2DModel",
-        config=dict(
-            in_channels=4,
-            patch_size=2,
-            context_in_dim=12,
-            hidden_size=16,
-            mlp_ratio=2.0,
-            num_heads=2,
-            depth=3,
-            axes_dim=[4, 4],
-        ),
-        latents=LATENTS,
-        arguments=lambda x, t: dict(
-            hidden_states=x,
-            timestep=at(t, 1e-3),
-            encoder_hidden_states=text(12),
-            attention_mask=mask(),
-        ),
-    ),
-    Denoiser(
         name="PixArtTransformer2DModel",
         config=dict(**PATCHES, **PIXART),
         latents=LATENTS,

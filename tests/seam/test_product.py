@@ -169,6 +169,6 @@ def test_the_table_says_so():
         else:
             assert {"dmd", "profile", "taylorseer-lite"} & refused == set()
     text = " ".join(table_text().split())
-    assert "easycache stores outputs minus latents, but the output of it has other channels: use @blocks" in text
+    assert "easycache stores outputs minus latents, but the output of it is not like them: use @blocks" in text
     for name in SPECS:
         assert re.search(rf"[ ,]{short(name)}(,| |$)", text), name

@@ -240,8 +240,8 @@ def check_fit(method: CacheMethod, spec: ModelSpec) -> None:
             )
         if isinstance(rule, OutputRule) and rule.residual and not spec.like_latents:
             raise ValueError(
-                f"{method.name} stores outputs minus latents, but the output of {spec.transformer} has other channels: "
-                f"use @{BLOCKS}"
+                f"{method.name} stores outputs minus latents, but the output of {spec.transformer} is not like "
+                f"them: use @{BLOCKS}"
             )
         if isinstance(rule.forecast, FeatureForecaster) and rule.forecast.needs_grid and spec.grid is None:
             raise ValueError(
