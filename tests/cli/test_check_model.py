@@ -103,3 +103,16 @@ def test_a_list_that_is_looped_over_twice_is_told_by_the_blocks_that_it_enters(c
     )
     outcome = c4d("check-model", tmp_path / "twice.py")
     assert outcome.code == 1 and "the forwards entered 6 and 0 blocks, and should have entered 4 and 0" in outcome.out
+
+
+def test_names_alone_are_enough_to_write_a_description(c4d, fails, tmp_path):
+    """Of a forward whose arguments have other names; without them the error says how they are told."""
+    text = MODEL.replace("hidden_states, timestep, text", "soup, hour, text").replace("hidden_states=x", "soup=x")
+    text = text.replace("timestep=torch", "hour=torch").replace("(hidden_states) * timestep", "(soup) * hour")
+    file, names = tmp_path / "odd.py", "'Theirs', latents='soup', timestep='hour', example=EXAMPLE"
+    file.write_text(text)
+    fails(["check-model", file], 2, "no timestep", "latents=…, timestep=…")
+    file.write_text(f"{text}\nSPEC = c4d.ModelSpec({names})\n")
+    outcome = c4d("check-model", file)
+    assert outcome.code == 0, outcome.out
+    assert "latents='soup'" in outcome.out and "timestep='hour'" in outcome.out and "Stack('single'" in outcome.out
