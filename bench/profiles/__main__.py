@@ -34,6 +34,7 @@ from c4d.calibrate.reference import record
 from c4d.core.caching.profiles import for_model
 from c4d.core.integration.transformers import signature
 from c4d.metrics import psnr
+from c4d.pipelines.compare import work
 from c4d.pipelines.flops import Flops
 
 BETWEEN = (22, 18, 15, 13, 11, 9, 7)  # some of those between the numbers that the shipped profiles were made for
@@ -188,10 +189,9 @@ class Bench:
             made = self.yardstick.make(prompts, seeds, num_inference_steps=STEPS)
         if flops is not None:
             share = flops.count / self.whole
-        elif (report := session.report()).modules_total:
-            share = 1 - report.modules_reused / report.modules_total
         else:
-            share = report.blocks_entered / report.blocks_total
+            computed = work(session.report().to_dict())
+            share = computed["done"] / computed["total"]
         close = float(psnr(made, self.uncached_learning).clamp(max=120).mean())
         return round(share * STEPS, 2), round(close, 3)
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from c4d.core.spec import ModelSpec, OutputOf, Site, Stack
 from c4d.core.types import Signal
+from c4d.models.flux import DUAL
 from c4d.models.grids import patches
 from c4d.models.signals import whole
 
@@ -11,18 +14,7 @@ SPECS = (
     ModelSpec(
         "AuraFlowTransformer2DModel",
         stacks=(
-            Stack(
-                "joint_transformer_blocks",
-                takes=("hidden_states",),
-                returns=("encoder_hidden_states", "hidden_states"),
-                sites={
-                    "attn": (Site("attn"),),
-                    "mlp": (
-                        Site("ff"),
-                        Site("ff_context"),
-                    ),
-                },
-            ),
+            replace(DUAL, path="joint_transformer_blocks"),
             Stack(
                 "single_transformer_blocks",
                 takes=("hidden_states",),

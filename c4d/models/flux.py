@@ -33,15 +33,22 @@ def tables(rotary: tuple[Tensor, Tensor], split: Split) -> tuple[Tensor, ...]:
 
 
 def grid(transformer: nn.Module, named: Mapping[str, Any]) -> tuple[tuple[int, ...], ...]:
-    """Rows and columns of tokens, of one image after the other (Kontext), from their places; one host read."""
+    """Rows and columns of tokens, of one image after the other (Kontext, FLUX.2's references), from their places; one
+    host read."""
     places = named["img_ids"]
     images = groupby((places[0] if places.ndim == 3 else places).tolist(), key=lambda place: place[0])
     sides = (zip(*image, strict=True) for _, image in images)
-    return tuple((len(set(rows)), len(set(columns))) for _, rows, columns in sides)
+    return tuple((len(set(rows)), len(set(columns))) for _, rows, columns, *_ in sides)
 
 
 # As in HunyuanVideo, but the attention of a single-stream block takes and returns one sequence.
 TOTAL = Site("proj_out", bypasses={"attn": keep_stream, "proj_mlp": no_features, "act_mlp": no_features})
+
+SITES = {"attn": (Site("attn"),), "mlp": (Site("ff"), Site("ff_context"))}
+
+# The stacks of its relatives, whose blocks take other arguments besides.
+DUAL = Stack("transformer_blocks", takes=("hidden_states",), returns=RETURNS, sites=SITES)
+SINGLE = Stack("single_transformer_blocks", takes=("hidden_states",), returns=RETURNS, sites={"attn": (Site("attn"),)})
 
 SPECS = (
     ModelSpec(
@@ -51,7 +58,7 @@ SPECS = (
                 "transformer_blocks",
                 takes=TAKES,
                 returns=RETURNS,
-                sites={"attn": (Site("attn"),), "mlp": (Site("ff"), Site("ff_context"))},
+                sites=SITES,
                 attention={"attn": FluxDual},
             ),
             Stack(
