@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from c4d.pipelines.output import write_text
+
 
 class Results:
     """Rows by (yardstick, sampler, name); ``tuned`` has what each setting did on the calibration prompts."""
@@ -16,6 +18,5 @@ class Results:
 
     def save(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        beside = self.path.with_suffix(".part")
-        beside.write_text(json.dumps({"stamps": self.stamps, "rows": self.rows, "tuned": self.tuned}, indent=0) + "\n")
-        beside.replace(self.path)
+        found = {"stamps": self.stamps, "rows": self.rows, "tuned": self.tuned}
+        write_text(self.path, json.dumps(found, indent=0) + "\n")
