@@ -97,10 +97,10 @@ class Processor:
     """Stands in for the processor of one attention module; a copy or a pickle of it is the one that was there before.
 
     A subclass is one shape of attention: ``__call__`` takes what the model's attention gives its processor.
-    ``replaces`` is the full name of the stock class, ``kind`` what reports call such an attention.
+    ``replaces`` are the full names of the stock classes that it can stand in for, ``kind`` is what reports call it.
     """
 
-    replaces = ""
+    replaces: tuple[str, ...] = ()
     kind = "attention"
 
     def __init__(self, work: AttentionRuntime, before: Any) -> None:
@@ -136,10 +136,10 @@ def _itself(processor: Any) -> Any:
     return processor
 
 
-def changed(processor: Any, stock: str) -> str | None:
-    """None for a processor of the class ``stock`` as it was made; else what it is, in words."""
+def changed(processor: Any, stock: tuple[str, ...]) -> str | None:
+    """None for a processor of one of the classes ``stock`` as it was made; else what it is, in words."""
     cls = type(processor)
-    if f"{cls.__module__}.{cls.__qualname__}" != stock:
+    if f"{cls.__module__}.{cls.__qualname__}" not in stock:
         return cls.__name__
     given = [name for name, value in vars(processor).items() if value is not None]
     return f"{cls.__name__} with {', '.join(given)} set" if given else None

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from c4d.core.attention import Processor
 from c4d.core.example import Example
@@ -97,7 +98,9 @@ class Padding:
 
 
 class Split(Protocol):
-    """Cuts tensors of all tokens to those of a rank."""
+    """Cuts tensors of all tokens to those of a rank. ``batch``: the samples of the forward under way."""
+
+    batch: int
 
     def __call__(self, x: Tensor, dim: int) -> Tensor:
         """``x`` without the tokens of other ranks along ``dim``; filled up at the end if the tokens do not divide."""
@@ -111,25 +114,43 @@ class Split(Protocol):
         """Of tokens [B, S, D], or [B, D, ...] with a grid that is flattened later: then [B, D, n, 1, ...]."""
         ...
 
+    def rows(self, x: Tensor) -> Tensor:
+        """Of [B S, D], one row for each token, this rank's; [B, D], one for each sample, as it is."""
+        ...
+
+    def before(self, count: int) -> int:
+        """How many of the ``count`` leading tokens are this rank's."""
+        ...
+
+    def everyone(self, mask: Tensor | None) -> None:
+        """Takes the place of a mask [B, S] of tokens that leaves none out; raises ValueError for one that does."""
+        ...
+
+
+Cut = Callable[[Any, Split], Any]  # what all ranks have, as one of them gets it
+
+
+def sequence(x: Any, split: Split) -> Any:
+    """The cut of tensors [B, S, ...], one or a list of them; None stays."""
+    return tree_map_only(Tensor, lambda part: split(part, 1), x)
+
 
 @dataclass(frozen=True)
 class ShardingPlan:
     """How a transformer's tokens are spread over ranks: where they arise, what goes with them, where they are gathered.
 
-    ``tokens``: the module whose output they are (:meth:`Split.tokens`). ``gather``: the module whose output [B, S, C]
-    is gathered; from the blocks to there everything is done token by token. ``outputs`` maps the path of another module
-    (such as that of the rotary tables) to what its output becomes, ``cut(output, split)``. ``token_counts`` names the
-    arguments of blocks that count leading tokens. ``block_arguments`` are those of blocks that are [B, S] or [B, S, D].
-    ``forward_arguments`` are those of the forward that are [B, S, D], or lists of such, and join the tokens between the
-    blocks (a ControlNet's residuals).
+    ``tokens``: the module whose output they are (:meth:`Split.tokens`), or the path of a stack, whose loop then begins
+    with a part of ``hidden_states``. ``gather``: the module whose output [B, S, C] is gathered; from the blocks to
+    there everything is done token by token. ``outputs`` maps the path of another module (such as that of the rotary
+    tables) to what its output becomes, ``cut(output, split)``. ``arguments`` maps a path to what arguments become, by name: of
+    the module there, of every block if a stack is there, of the transformer itself if the path is ``""`` (before it
+    knows how many tokens there are: :func:`sequence` for what joins the tokens between the blocks).
     """
 
     tokens: str
     gather: str
-    outputs: Mapping[str, Callable[[Any, Split], Any]] = field(default_factory=dict)
-    token_counts: tuple[str, ...] = ()
-    block_arguments: tuple[str, ...] = ()
-    forward_arguments: tuple[str, ...] = ()
+    outputs: Mapping[str, Cut] = field(default_factory=dict)
+    arguments: Mapping[str, Mapping[str, Cut]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

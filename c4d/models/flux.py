@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from c4d.core.spec import AtEntry, ModelSpec, ShardingPlan, Site, Split, Stack
+from c4d.core.spec import AtEntry, ModelSpec, ShardingPlan, Site, Split, Stack, sequence
 from c4d.core.types import Signal
 from c4d.models.hunyuan_video import no_features
 from c4d.models.processors import FluxDual, FluxSingle
@@ -74,7 +74,7 @@ SPECS = (
             "x_embedder",
             "proj_out",
             outputs={"pos_embed": tables},
-            forward_arguments=("controlnet_block_samples", "controlnet_single_block_samples"),
+            arguments={"": {"controlnet_block_samples": sequence, "controlnet_single_block_samples": sequence}},
         ),
         signals={Signal.MODULATED_INPUT: AtEntry(modulated_input)},
         grid=grid,

@@ -10,7 +10,7 @@ from torch import nn
 from c4d.core.spec import AtEntry, ModelSpec, Padding, ShardingPlan
 from c4d.core.types import Signal
 from c4d.models.hunyuan_video import chain, modulated_input, tables
-from c4d.models.image_processors import HunyuanImageDual, HunyuanImageSingle
+from c4d.models.processors import HunyuanVideoDual, HunyuanVideoSingle
 
 TAKES = ("hidden_states", "encoder_hidden_states", "temb", "attention_mask", "image_rotary_emb")
 
@@ -24,7 +24,7 @@ def grid(transformer: nn.Module, named: Mapping[str, Any]) -> tuple[tuple[int, .
 SPECS = (
     ModelSpec(
         "HunyuanImageTransformer2DModel",
-        stacks=chain(TAKES, HunyuanImageDual, HunyuanImageSingle),
+        stacks=chain(TAKES, HunyuanVideoDual, HunyuanVideoSingle),
         exit="norm_out",
         signals={Signal.MODULATED_INPUT: AtEntry(modulated_input)},
         sharding=ShardingPlan("x_embedder", "proj_out", outputs={"rope": tables}),

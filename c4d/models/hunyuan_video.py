@@ -46,6 +46,11 @@ def tables(rotary: tuple[Tensor, Tensor], split: Split) -> tuple[Tensor, ...]:
     return tuple(split(table, 0) for table in rotary)
 
 
+def leading(count: int, split: Split) -> int:
+    """Of the tokens of the given first frame."""
+    return split.before(count)
+
+
 def grid(transformer: nn.Module, named: Mapping[str, Any]) -> tuple[tuple[int, ...], ...]:
     """Frames, rows and columns of tokens."""
     frames, rows, columns = named["hidden_states"].shape[2:]
@@ -72,7 +77,15 @@ SPECS = (
         stacks=chain(STREAMS, HunyuanVideoDual, HunyuanVideoSingle),
         exit="norm_out",
         signals={Signal.MODULATED_INPUT: AtEntry(modulated_input)},
-        sharding=ShardingPlan("x_embedder", "proj_out", outputs={"rope": tables}, token_counts=("num_tokens",)),
+        sharding=ShardingPlan(
+            "x_embedder",
+            "proj_out",
+            outputs={"rope": tables},
+            arguments={
+                "transformer_blocks": {"num_tokens": leading},
+                "single_transformer_blocks": {"num_tokens": leading},
+            },
+        ),
         grid=grid,
         padding=(Padding("encoder_hidden_states", "encoder_attention_mask"),),
         about="HunyuanVideo T2V and I2V (latent concatenation and token replacement)",

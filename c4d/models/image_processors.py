@@ -1,4 +1,4 @@
-"""The processors of HunyuanImage, Qwen-Image and DiT, made as those in ``processors.py``."""
+"""The processors of Qwen-Image and DiT, made as those in ``processors.py``."""
 
 from __future__ import annotations
 
@@ -8,15 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from c4d.models.processors import Fused, HunyuanVideoDual, HunyuanVideoSingle, Tables
-
-
-class HunyuanImageDual(HunyuanVideoDual):
-    replaces = "diffusers.models.transformers.transformer_hunyuanimage.HunyuanImageAttnProcessor"
-
-
-class HunyuanImageSingle(HunyuanVideoSingle):
-    replaces = HunyuanImageDual.replaces
+from c4d.models.processors import Fused, Tables
 
 
 class QwenImage(Fused):
@@ -25,7 +17,7 @@ class QwenImage(Fused):
     The stock one joins them the other way round, which differs in the last bits alone; so masked text stands last.
     """
 
-    replaces = "diffusers.models.transformers.transformer_qwenimage.QwenDoubleStreamAttnProcessor2_0"
+    replaces = ("diffusers.models.transformers.transformer_qwenimage.QwenDoubleStreamAttnProcessor2_0",)
     kind = "dual-stream attention"
 
     def __call__(
@@ -57,7 +49,7 @@ class QwenImage(Fused):
 class SelfAttention(Fused):
     """One sequence, nothing turned."""
 
-    replaces = "diffusers.models.attention_processor.AttnProcessor2_0"
+    replaces = ("diffusers.models.attention_processor.AttnProcessor2_0",)
     kind = "self-attention"
 
     def __call__(

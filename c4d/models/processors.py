@@ -74,7 +74,7 @@ class Fused(Processor):
 class Wan(Fused):
     """Self- or cross-attention with norms over all heads; in image-to-video the image's tokens precede the text's."""
 
-    replaces = "diffusers.models.transformers.transformer_wan.WanAttnProcessor"
+    replaces = ("diffusers.models.transformers.transformer_wan.WanAttnProcessor",)
     kind = "self-attention"
     across = True
 
@@ -122,7 +122,10 @@ class WanCross(Wan):
 class HunyuanVideoDual(Fused):
     """Image tokens, then text tokens with projections of their own; the image alone is turned."""
 
-    replaces = "diffusers.models.transformers.transformer_hunyuan_video.HunyuanVideoAttnProcessor2_0"
+    replaces = (
+        "diffusers.models.transformers.transformer_hunyuan_video.HunyuanVideoAttnProcessor2_0",
+        "diffusers.models.transformers.transformer_hunyuanimage.HunyuanImageAttnProcessor",
+    )
     kind = "dual-stream attention"
 
     def __call__(
@@ -168,7 +171,7 @@ class HunyuanVideoSingle(Fused):
 class FluxDual(Fused):
     """Text tokens with projections of their own, then image tokens; all are turned."""
 
-    replaces = "diffusers.models.transformers.transformer_flux.FluxAttnProcessor"
+    replaces = ("diffusers.models.transformers.transformer_flux.FluxAttnProcessor",)
     kind = "dual-stream attention"
 
     def __call__(

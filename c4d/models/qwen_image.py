@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from c4d.core.spec import AtEntry, ModelSpec, Padding, ShardingPlan, Site, Split, Stack
+from c4d.core.spec import AtEntry, ModelSpec, Padding, ShardingPlan, Site, Split, Stack, sequence
 from c4d.core.types import Signal
 from c4d.models.image_processors import QwenImage
 
@@ -59,8 +59,7 @@ SPECS = (
             "img_in",
             "proj_out",
             outputs={"pos_embed": tables},
-            forward_arguments=("controlnet_block_samples",),
-            block_arguments=("modulate_index",),
+            arguments={"": {"controlnet_block_samples": sequence}, "transformer_blocks": {"modulate_index": sequence}},
         ),
         grid=grid,
         padding=(Padding("encoder_hidden_states", "encoder_hidden_states_mask"),),

@@ -19,6 +19,7 @@ from c4d.core.integration.hooks import Entered, Hooks, Layer, Unsaved, named
 from c4d.core.integration.processor_patch import AttentionSession
 from c4d.core.runtime.signals import SingleProcess
 from c4d.core.runtime.steps import SchedulerTracker, position
+from c4d.core.spec import Stack
 from c4d.core.types import Step
 from c4d.parallel.agree import Agreement
 from c4d.parallel.attention import Kernels
@@ -163,9 +164,15 @@ class Parallel(Entered, Unsaved):
     def runs_elsewhere(self, transformer: nn.Module) -> bool:
         return any(b.transformer is transformer and b.runs_elsewhere for b in self._branchings)
 
-    def local_args(self, transformer: nn.Module, named: Mapping[str, Any]) -> Mapping[str, Any]:
+    def begin(
+        self, transformer: nn.Module, stack: Stack, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         sharding = self._sharding(transformer)
-        return {name: sharding.local_arg(name, value) for name, value in named.items()} if sharding else named
+        return sharding.begin(stack, args, kwargs) if sharding else (args, kwargs)
+
+    def local_args(self, transformer: nn.Module, stack: Stack, named: Mapping[str, Any]) -> Mapping[str, Any]:
+        sharding = self._sharding(transformer)
+        return sharding.local_args(stack, named) if sharding else named
 
     def unpadded(self, transformer: nn.Module, x: Tensor, spread: bool = True) -> tuple[Tensor, int]:
         sharding = self._sharding(transformer)

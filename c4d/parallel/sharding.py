@@ -6,18 +6,18 @@ the filling, nobody measures it, and it is cut off again.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
 
 from c4d.core.integration.hooks import Hooks, Layer, Unsaved, parameters
 from c4d.core.integration.processor_patch import ProcessorPatch
 from c4d.core.runtime.signals import check_grid, exact
-from c4d.core.spec import Stack
+from c4d.core.spec import STREAM, Cut, Stack
 from c4d.parallel.agree import refuse_alone
 from c4d.parallel.attention import Kernels, Text, sp_attention
 from c4d.parallel.collectives import gather
@@ -29,7 +29,18 @@ class TokenShard:
 
     def __init__(self, position: int, ranks: int) -> None:
         self._position, self._ranks = position, ranks
+        self.reset()
+
+    def reset(self) -> None:
+        """Before a forward."""
         self.length: int | None = None
+        self.batch = 0
+        self._whole: Tensor | None = None  # the last mask that was seen to leave no token out
+
+    def arise(self, x: Tensor) -> Tensor:
+        """This rank's part of all tokens, [B, S, D] or [B, D, ...]."""
+        self.batch, self.length = x.shape[0], x.shape[1] if x.ndim == 3 else x[0, 0].numel()
+        return self.tokens(x)
 
     def __call__(self, x: Tensor, dim: int) -> Tensor:
         n = -(-(x.shape[dim] if self.length is None else self.length) // self._ranks)
@@ -48,6 +59,18 @@ class TokenShard:
     def tokens(self, x: Tensor) -> Tensor:
         return self(x, 1) if x.ndim == 3 else self(x.flatten(2), 2).unflatten(2, (-1, *[1] * (x.ndim - 3)))
 
+    def rows(self, x: Tensor) -> Tensor:
+        return x if x.shape[0] == self.batch else self(x.unflatten(0, (self.batch, -1)), 1).flatten(0, 1)
+
+    def everyone(self, mask: Tensor | None) -> None:
+        if mask is not None and mask is not self._whole:
+            if not bool(mask.all()):
+                raise ValueError(
+                    "on several ranks the samples of a batch need equally many tokens, and a mask leaves some out "
+                    "here: give them prompts of one length, or generate them one by one"
+                )
+            self._whole = mask
+
     @property
     def here(self) -> int:
         """Tokens of this rank; the rest of its n is filling."""
@@ -58,7 +81,6 @@ class TokenShard:
         return -(-(self.length or 0) // self._ranks)
 
     def before(self, count: int) -> int:
-        """How many of the ``count`` leading tokens are this rank's."""
         return max(0, min(self.each, count - self._position * self.each))
 
 
@@ -89,27 +111,33 @@ class Sharding(Unsaved):
         self.transformer, self.spec, self._plan, self._group = transformer, spec, spec.sharding, mesh.sequence
         self._mesh, self._fitting, self._kernels = mesh, fitting, kernels
         self.cut = TokenShard(mesh.position, mesh.sequence.size)
-        for path in (spec.sharding.tokens, spec.sharding.gather, *spec.sharding.outputs):
+        for path in (self._plan.tokens, self._plan.gather, *self._plan.outputs, *self._plan.arguments):
             try:
                 transformer.get_submodule(path)
             except AttributeError:
                 raise ValueError(
                     f"the spec of {spec.transformer} spreads the tokens of {path!r}, but the model has no such module"
                 ) from None
-        self._names = parameters(transformer)
+        self._stacks = {stack.path: stack for stack in spec.stacks}
         self._hooks = Hooks(Layer.SHARDING)
 
     def install(self) -> None:
         get, before, after = self.transformer.get_submodule, self._hooks.before, partial(self._hooks.after, first=True)
         before(self.transformer, self.enter)
-        after(get(self._plan.tokens), self.arise)
+        if stack := self._stacks.get(self._plan.tokens):
+            before(next(get(stack.path).children()), self.begin, stack)
+            before(get(str(self.spec.exit)), self.end)
+        else:
+            after(get(self._plan.tokens), self.arise)
         for path, cut in self._plan.outputs.items():
             after(get(path), self.follow, cut)
+        for path, cuts in self._plan.arguments.items():
+            if stack := self._stacks.get(path):
+                for block in get(path).children():
+                    before(block, self.join, stack.takes, cuts)
+            elif path:
+                before(get(path), self.join, parameters(get(path)), cuts)
         after(get(self._plan.gather), self.leave)
-        if self._plan.token_counts or self._plan.block_arguments:
-            for stack in self.spec.stacks:
-                for block in get(stack.path).children():
-                    before(block, self.join, stack)
         for work in self._fitting.works:
             work.spread = self.attend
 
@@ -137,20 +165,23 @@ class Sharding(Unsaved):
     def enter(self, args: Any, kwargs: Any) -> Any:
         refuse_alone(self.transformer)
         check_whole(self._fitting)
-        self.cut.length = None
-
-        def local_arg(name: str, value: Any) -> Any:
-            return (
-                tree_map_only(Tensor, lambda x: self.cut(x, 1), value)
-                if name in self._plan.forward_arguments
-                else value
-            )
-
-        return tuple(map(local_arg, self._names, args)), {name: local_arg(name, x) for name, x in kwargs.items()}
+        self.cut.reset()
+        return self.join(parameters(self.transformer), self._plan.arguments.get("", {}), args, kwargs)
 
     def arise(self, args: Any, output: Tensor) -> Tensor:
-        self.cut.length = output.shape[1] if output.ndim == 3 else output[0, 0].numel()
-        return self.cut.tokens(output)
+        return self.cut.arise(output)
+
+    def begin(self, stack: Stack, args: Any, kwargs: Any) -> Any:
+        """A block's arguments, where tokens are cut when the loop begins: by the first call of its first block."""
+        if self.cut.length is not None or stack.path != self._plan.tokens:
+            return args, kwargs
+        return self.join(stack.takes, {STREAM: lambda x, _: self.cut.arise(x)}, args, kwargs)
+
+    def end(self, args: Any, kwargs: Any) -> Any:
+        """What leaves a loop that called no block: the exit's first argument."""
+        if self.cut.length is not None:
+            return args, kwargs
+        return (self.cut.arise(args[0]), *args[1:]), kwargs
 
     def follow(self, cut: Any, args: Any, output: Any) -> Any:
         return cut(output, self.cut)
@@ -164,17 +195,20 @@ class Sharding(Unsaved):
             )
         return gather(output, self._group).transpose(0, 1).flatten(1, 2)[:, : self.cut.length]
 
-    def join(self, stack: Stack, args: Any, kwargs: Any) -> Any:
-        places = [*stack.takes, *[""] * len(args)]
-        return tuple(map(self.local_arg, places, args)), {name: self.local_arg(name, x) for name, x in kwargs.items()}
+    def join(self, names: Sequence[str], cuts: Mapping[str, Cut], args: Any, kwargs: Any) -> Any:
+        places = [*names, *[""] * len(args)]
+        return (
+            tuple(self._cut(cuts, name, value) for name, value in zip(places, args, strict=False)),
+            {name: self._cut(cuts, name, value) for name, value in kwargs.items()},
+        )
 
-    def local_arg(self, name: str, value: Any) -> Any:
-        """An argument of a block, of all tokens, as this rank's block gets it."""
-        if value is None:
-            return None
-        if name in self._plan.token_counts:
-            return self.cut.before(value)
-        return self.cut(value, 1) if name in self._plan.block_arguments else value
+    def local_args(self, stack: Stack, named: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The arguments of a block of ``stack``, of all tokens, as this rank's block gets them."""
+        cuts = self._plan.arguments.get(stack.path, {})
+        return {name: self._cut(cuts, name, value) for name, value in named.items()}
+
+    def _cut(self, cuts: Mapping[str, Cut], name: str, value: Any) -> Any:
+        return value if value is None or name not in cuts else cuts[name](value, self.cut)
 
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, absent: tuple[int, ...] | None, text_first: bool

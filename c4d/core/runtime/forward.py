@@ -198,10 +198,11 @@ class Forward:
             self.blocks, self.passed = counts
         self.looked_at = stack.path, self.blocks, self.passed
         for i, block in enumerate(self._planned(stack, blocks)):
-            yield block if i else BlockProxy(block, self._call_first)
+            yield block if i else BlockProxy(block, partial(self._call_first, stack))
 
-    def _call_first(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _call_first(self, stack: Stack, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self.looked_at = NOWHERE
+        args, kwargs = self.call.ranks.begin(self.call.transformer, stack, args, kwargs)
         return block(*args, **kwargs)
 
     def _planned(self, stack: Stack, blocks: list[nn.Module]) -> Iterator[Any]:
@@ -255,7 +256,7 @@ class Forward:
             raise RuntimeError(f"{self.spec.transformer}: {names} did not show up before the blocks; its spec is wrong")
         if entry:
             with onloaded(block):
-                mine = self.call.ranks.local_args(self.call.transformer, named)
+                mine = self.call.ranks.local_args(self.call.transformer, stack, named)
                 now.update({p: s.read(block, mine).detach() for p, s in entry.items()})
         if Signal.FIRST_BLOCKS not in signals:
             self.decide(now)

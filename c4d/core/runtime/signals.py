@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from c4d.core.spec import Stack
 from c4d.core.types import Primitives, RelativeL1, Signal, Step
 
 
@@ -25,8 +26,14 @@ class DecisionSync(Protocol):
         """True if only other ranks run the forward under way (each branch of guidance on its own ranks)."""
         ...
 
-    def local_args(self, transformer: nn.Module, named: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The arguments of a block in a forward under way, by name, as this rank's block gets them."""
+    def begin(
+        self, transformer: nn.Module, stack: Stack, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The first call of a loop over ``stack`` in a forward under way, with this rank's tokens."""
+        ...
+
+    def local_args(self, transformer: nn.Module, stack: Stack, named: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The arguments of a block of ``stack`` in a forward under way, by name, as this rank's block gets them."""
         ...
 
     def unpadded(self, transformer: nn.Module, x: Tensor, spread: bool = True) -> tuple[Tensor, int]:
@@ -62,7 +69,12 @@ class SingleProcess:
     def runs_elsewhere(self, transformer: nn.Module) -> bool:
         return False
 
-    def local_args(self, transformer: nn.Module, named: Mapping[str, Any]) -> Mapping[str, Any]:
+    def begin(
+        self, transformer: nn.Module, stack: Stack, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return args, kwargs
+
+    def local_args(self, transformer: nn.Module, stack: Stack, named: Mapping[str, Any]) -> Mapping[str, Any]:
         return named
 
     def unpadded(self, transformer: nn.Module, x: Tensor, spread: bool = True) -> tuple[Tensor, int]:
