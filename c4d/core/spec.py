@@ -142,9 +142,9 @@ class ShardingPlan:
     ``tokens``: the module whose output they are (:meth:`Split.tokens`), or the path of a stack, whose loop then begins
     with a part of ``hidden_states``. ``gather``: the module whose output [B, S, C] is gathered; from the blocks to
     there everything is done token by token. ``outputs`` maps the path of another module (such as that of the rotary
-    tables) to what its output becomes, ``cut(output, split)``. ``arguments`` maps a path to what arguments become, by name: of
-    the module there, of every block if a stack is there, of the transformer itself if the path is ``""`` (before it
-    knows how many tokens there are: :func:`sequence` for what joins the tokens between the blocks).
+    tables) to what its output becomes, ``cut(output, split)``. ``arguments`` maps a path to what arguments become, by
+    name: of the module there, of every block if a stack is there, of the transformer itself if the path is ``""``
+    (nobody knows then how many tokens there are: :func:`sequence` for what joins them between the blocks).
     """
 
     tokens: str
