@@ -211,7 +211,7 @@ def sharded(
         )
     job = start(chosen, how.timeout)
     degrees = how.degrees(job.world, node=job.node, heads=session.heads, branches=branches)
-    passed_on = partial_kernels(session, chosen, kernel) if degrees.ring > 1 else []
+    passed_on = partial_kernels(session, chosen, kernel, degrees)
     scheduler: Any = None if isinstance(model, nn.Module) else model.scheduler
     if degrees.cfg > 1 and scheduler is not None and not hasattr(scheduler, "step_index"):
         raise ValueError(

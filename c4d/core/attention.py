@@ -52,6 +52,7 @@ class AttentionRuntime:
     def __init__(self, primitives: AttentionPrimitives, kernel: str) -> None:
         self.primitives, self._kernel = primitives, kernel
         self.spread: AttendAll | None = None  # where tokens are spread over ranks
+        self.spread_keys: Attend | None = None  # the same for queries that every rank has
         self.reset()
 
     def reset(self) -> None:
@@ -89,6 +90,12 @@ class AttentionRuntime:
         q, k = q.to(v.dtype), k.to(v.dtype)
         return self.spread(q, k, v, mask, self._absent, text_first)
 
+    def attend_keys(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """[B, Sq, H, D] for q that every rank has, where k and v [B, S, H, D] may be a rank's part of the tokens."""
+        if self.spread_keys is None:
+            return self.attend(q, k, v, mask)
+        return self.spread_keys(q.to(v.dtype), k.to(v.dtype), v, mask)
+
     def _any(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         return self.primitives.attention(q, k, v, mask=mask, kernel=self._kernel)
 
@@ -97,11 +104,13 @@ class Processor:
     """Stands in for the processor of one attention module; a copy or a pickle of it is the one that was there before.
 
     A subclass is one shape of attention: ``__call__`` takes what the model's attention gives its processor.
-    ``replaces`` are the full names of the stock classes that it can stand in for, ``kind`` is what reports call it.
+    ``replaces`` are the full names of the stock classes that it can stand in for, ``kind`` is what reports call it, and
+    ``merges`` says that it needs partial results wherever tokens are spread over ranks (``attend_keys``).
     """
 
     replaces: tuple[str, ...] = ()
     kind = "attention"
+    merges = False
 
     def __init__(self, work: AttentionRuntime, before: Any) -> None:
         self.work, self.before = work, before

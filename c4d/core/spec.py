@@ -115,7 +115,7 @@ class Split(Protocol):
         ...
 
     def rows(self, x: Tensor) -> Tensor:
-        """Of [B S, D], one row for each token, this rank's; [B, D], one for each sample, as it is."""
+        """Of [B S, D], one row for each token, this rank's; [B, D] or [1, D], one for each sample, as it is."""
         ...
 
     def before(self, count: int) -> int:
@@ -133,6 +133,11 @@ Cut = Callable[[Any, Split], Any]  # what all ranks have, as one of them gets it
 def sequence(x: Any, split: Split) -> Any:
     """The cut of tensors [B, S, ...], one or a list of them; None stays."""
     return tree_map_only(Tensor, lambda part: split(part, 1), x)
+
+
+def everyone(mask: Any, split: Split) -> None:
+    """The cut of a mask [B, S] of tokens."""
+    return split.everyone(mask)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ SPECS = (
     ModelSpec(
         "AuraFlowTransformer2DModel",
         stacks=(
-            replace(DUAL, path="joint_transformer_blocks"),
+            replace(DUAL, path="joint_transformer_blocks", attention={}),
             Stack(
                 "single_transformer_blocks",
                 takes=("hidden_states",),

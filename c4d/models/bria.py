@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from c4d.core.spec import ModelSpec, OutputOf, Site, Stack
 from c4d.core.types import Signal
-from c4d.models.flux import DUAL, SINGLE, grid
+from c4d.models.flux import DUAL, SINGLE, SPREAD, grid
 from c4d.models.grids import patches
 from c4d.models.signals import whole
 
@@ -14,6 +14,7 @@ SPECS = (
         stacks=(DUAL, SINGLE),
         exit="norm_out",
         signals={Signal.TIME_EMBEDDING: OutputOf("time_embed", whole)},
+        sharding=SPREAD,
         grid=grid,
         about="Bria 3.2",
         known_as=("bria-3",),

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 from c4d.core.spec import ModelSpec, Site, Stack
-from c4d.models.flux import grid
+from c4d.models.flux import DUAL, grid
+from c4d.models.processors import FluxSingle
 
 SPECS = (
     ModelSpec(
         "ChromaTransformer2DModel",
         stacks=(
+            DUAL,
             Stack(
-                "transformer_blocks",
+                "single_transformer_blocks",
                 takes=("hidden_states",),
-                returns=("encoder_hidden_states", "hidden_states"),
-                sites={
-                    "attn": (Site("attn"),),
-                    "mlp": (
-                        Site("ff"),
-                        Site("ff_context"),
-                    ),
-                },
-            ),
-            Stack(
-                "single_transformer_blocks", takes=("hidden_states",), sites={"attn": (Site("attn"),)}, joined="last"
+                sites={"attn": (Site("attn"),)},
+                attention={"attn": FluxSingle},
+                joined="last",
             ),
         ),
         exit="norm_out",

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from c4d.core.spec import ModelSpec, Site, Stack
+from c4d.core.spec import ModelSpec
 from c4d.models.grids import patches
-from c4d.models.wan import SIGNALS
+from c4d.models.wan import BLOCKS, SIGNALS, SPREAD
 
 SPECS = (
     ModelSpec(
         "ChronoEditTransformer3DModel",
-        stacks=(
-            Stack(
-                "blocks",
-                takes=("hidden_states", "encoder_hidden_states", "temb", "rotary_emb"),
-                sites={"attn": (Site("attn1"),), "cross_attn": (Site("attn2"),), "mlp": (Site("ffn"),)},
-            ),
-        ),
+        stacks=(BLOCKS,),
         exit="norm_out",
         signals=SIGNALS,
+        sharding=SPREAD,
         grid=patches,
         about="ChronoEdit",
         known_as=("chronoedit",),

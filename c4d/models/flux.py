@@ -47,8 +47,15 @@ TOTAL = Site("proj_out", bypasses={"attn": keep_stream, "proj_mlp": no_features,
 SITES = {"attn": (Site("attn"),), "mlp": (Site("ff"), Site("ff_context"))}
 
 # The stacks of its relatives, whose blocks take other arguments besides.
-DUAL = Stack("transformer_blocks", takes=("hidden_states",), returns=RETURNS, sites=SITES)
-SINGLE = Stack("single_transformer_blocks", takes=("hidden_states",), returns=RETURNS, sites={"attn": (Site("attn"),)})
+DUAL = Stack("transformer_blocks", takes=("hidden_states",), returns=RETURNS, sites=SITES, attention={"attn": FluxDual})
+SINGLE = Stack(
+    "single_transformer_blocks",
+    takes=("hidden_states",),
+    returns=RETURNS,
+    sites={"attn": (Site("attn"),)},
+    attention={"attn": FluxSingle},
+)
+SPREAD = ShardingPlan("x_embedder", "proj_out", outputs={"pos_embed": tables})
 
 SPECS = (
     ModelSpec(

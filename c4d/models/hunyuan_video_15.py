@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from c4d.core.spec import AtEntry, ModelSpec, OutputOf, Site, Stack
+from c4d.core.spec import AtEntry, ModelSpec, OutputOf, ShardingPlan, Site, Stack
 from c4d.core.types import Signal
 from c4d.models.flux import modulated_input
 from c4d.models.grids import patches
+from c4d.models.hunyuan_video import tables
+from c4d.models.processors import HunyuanVideo15
 from c4d.models.signals import whole
 
 SPECS = (
@@ -23,6 +25,7 @@ SPECS = (
                         Site("ff_context"),
                     ),
                 },
+                attention={"attn": HunyuanVideo15},
             ),
         ),
         exit="norm_out",
@@ -30,6 +33,7 @@ SPECS = (
             Signal.TIME_EMBEDDING: OutputOf("time_embed", whole),
             Signal.MODULATED_INPUT: AtEntry(modulated_input),
         },
+        sharding=ShardingPlan("x_embedder", "proj_out", outputs={"rope": tables}),
         grid=patches,
         about="HunyuanVideo 1.5, text and image to video",
         known_as=("hunyuanvideo-1.5",),

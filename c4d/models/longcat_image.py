@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from c4d.core.spec import ModelSpec, OutputOf
 from c4d.core.types import Signal
-from c4d.models.flux import DUAL, SINGLE, grid
+from c4d.models.flux import DUAL, SINGLE, SPREAD, grid
 from c4d.models.signals import whole
 
 SPECS = (
@@ -13,6 +13,7 @@ SPECS = (
         stacks=(DUAL, SINGLE),
         exit="norm_out",
         signals={Signal.TIME_EMBEDDING: OutputOf("time_embed", whole)},
+        sharding=SPREAD,
         grid=grid,
         about="LongCat-Image, and its editing",
         known_as=("longcat-image",),

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from c4d.core.spec import ModelSpec, Site, Stack
+from torch import Tensor
+
+from c4d.core.spec import ModelSpec, ShardingPlan, Site, Split, Stack
+from c4d.models.ltx_video import conditions
+from c4d.models.packed_processors import LTX2, LTX2Local, LTX2VideoToAudio
+
+
+def tables(rotary: tuple[Tensor, Tensor], split: Split) -> tuple[Tensor, ...]:
+    """Cosines and sines, [B, S, H * D] or [B, H, S, D / 2]."""
+    return tuple(split(table, -2) for table in rotary)
+
 
 STREAMS = ("hidden_states", "audio_hidden_states")
 
@@ -24,10 +34,29 @@ SPECS = (
                     ),
                     "mlp": (Site("ff"), Site("audio_ff")),
                 },
+                attention={
+                    "attn1": LTX2,
+                    "audio_attn1": LTX2Local,
+                    "attn2": LTX2Local,
+                    "audio_attn2": LTX2Local,
+                    "audio_to_video_attn": LTX2Local,
+                    "video_to_audio_attn": LTX2VideoToAudio,
+                },
             ),
         ),
         exit="norm_out",
         other_exits={"audio_hidden_states": "audio_norm_out"},
+        sharding=ShardingPlan(  # of the video; every rank has all of the audio
+            "proj_in",
+            "proj_out",
+            outputs={
+                "rope": tables,
+                "cross_attn_rope": tables,
+                "time_embed": conditions,
+                "av_cross_attn_video_scale_shift": conditions,
+                "av_cross_attn_video_a2v_gate": conditions,
+            },
+        ),
         latents=STREAMS,
         about="LTX-2, video and audio",
         known_as=("ltx-2",),

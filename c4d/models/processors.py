@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from c4d.core.attention import Processor
@@ -70,11 +71,20 @@ class Fused(Processor):
         """[B, S, H * D], over the tokens of all ranks; text stands behind (or before) them, and every rank has it."""
         return self.work.attend_all(q, k, v, mask, text_first).flatten(2)
 
+    def attend_keys(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        """[B, Sq, H * D], of queries that every rank has over the tokens of all ranks."""
+        return self.work.attend_keys(q, k, v, mask).flatten(2)
+
 
 class Wan(Fused):
     """Self- or cross-attention with norms over all heads; in image-to-video the image's tokens precede the text's."""
 
-    replaces = ("diffusers.models.transformers.transformer_wan.WanAttnProcessor",)
+    replaces: tuple[str, ...] = (
+        "diffusers.models.transformers.transformer_wan.WanAttnProcessor",
+        "diffusers.models.transformers.transformer_wan_animate.WanAttnProcessor",
+        "diffusers.models.transformers.transformer_chronoedit.WanAttnProcessor",
+        "diffusers.models.transformers.transformer_skyreels_v2.SkyReelsV2AttnProcessor",
+    )
     kind = "self-attention"
     across = True
 
@@ -122,7 +132,7 @@ class WanCross(Wan):
 class HunyuanVideoDual(Fused):
     """Image tokens, then text tokens with projections of their own; the image alone is turned."""
 
-    replaces = (
+    replaces: tuple[str, ...] = (
         "diffusers.models.transformers.transformer_hunyuan_video.HunyuanVideoAttnProcessor2_0",
         "diffusers.models.transformers.transformer_hunyuanimage.HunyuanImageAttnProcessor",
     )
@@ -171,7 +181,13 @@ class HunyuanVideoSingle(Fused):
 class FluxDual(Fused):
     """Text tokens with projections of their own, then image tokens; all are turned."""
 
-    replaces = ("diffusers.models.transformers.transformer_flux.FluxAttnProcessor",)
+    replaces: tuple[str, ...] = (
+        "diffusers.models.transformers.transformer_flux.FluxAttnProcessor",
+        "diffusers.models.transformers.transformer_flux2.Flux2AttnProcessor",
+        "diffusers.models.transformers.transformer_bria.BriaAttnProcessor",
+        "diffusers.models.transformers.transformer_longcat_image.LongCatImageAttnProcessor",
+        "diffusers.models.transformers.transformer_ovis_image.OvisImageAttnProcessor",
+    )
     kind = "dual-stream attention"
 
     def __call__(
@@ -213,6 +229,47 @@ class FluxSingle(Fused):
         q, k, v = self.heads(attn, *projected(attn, hidden_states))
         q, k = self.normed(attn.norm_q, q, turn), self.normed(attn.norm_k, k, turn)
         return self.attend_all(q, k, v, attention_mask, text_first=True)
+
+
+class Flux2Single(Fused):
+    """One sequence of text and image tokens; projections that are those of the MLP, too."""
+
+    replaces = ("diffusers.models.transformers.transformer_flux2.Flux2ParallelSelfAttnProcessor",)
+    kind = "single-stream attention"
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        image_rotary_emb: Tables | None = None,
+    ) -> Tensor:
+        turn, x = tables(image_rotary_emb), attn.to_qkv_mlp_proj(hidden_states)
+        of_attention, of_mlp = 3 * attn.inner_dim, attn.mlp_hidden_dim * attn.mlp_mult_factor
+        width = x.shape[-1] * of_attention // (of_attention + of_mlp)  # a rank of tensor parallelism has a part of both
+        qkv, mlp = x.split((width, x.shape[-1] - width), -1)
+        q, k, v = self.heads(attn, *qkv.chunk(3, -1))
+        q, k = self.normed(attn.norm_q, q, turn), self.normed(attn.norm_k, k, turn)
+        out = self.attend_all(q, k, v, attention_mask, text_first=True)
+        return attn.to_out(torch.cat((out, attn.mlp_act_fn(mlp)), -1))
+
+
+class HunyuanVideo15(HunyuanVideoDual):
+    """The mask is of text alone, [B, T]. Masked text attends, too, where the stock one lets it not: nobody sees it."""
+
+    replaces = ("diffusers.models.transformers.transformer_hunyuan_video15.HunyuanVideo15AttnProcessor2_0",)
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        image_rotary_emb: Tables | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        if attention_mask is not None:
+            attention_mask = F.pad(attention_mask.bool(), (hidden_states.shape[1], 0), value=True)[:, None, None]
+        return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, image_rotary_emb)
 
 
 def projected(attn: Any, x: Tensor) -> tuple[Tensor, ...]:

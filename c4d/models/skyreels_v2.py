@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
-from c4d.core.spec import ModelSpec, Site, Stack
+from typing import Any
+
+from c4d.core.spec import ModelSpec, ShardingPlan, Split, Stack
 from c4d.models.grids import patches
-from c4d.models.wan import SIGNALS
+from c4d.models.wan import ATTENTION, SIGNALS, SITES, tables
+
+
+def conditions(embedded: tuple[Any, ...], split: Split) -> tuple[Any, ...]:
+    """One timestep of a sample stays, and so do text and image."""
+    if embedded[0].shape[0] not in (1, split.batch):
+        raise ValueError(
+            "diffusion forcing gives each frame a timestep of its own, which is not spread over ranks: use one rank"
+        )
+    return embedded
+
 
 SPECS = (
     ModelSpec(
@@ -13,11 +25,13 @@ SPECS = (
             Stack(
                 "blocks",
                 takes=("hidden_states", "encoder_hidden_states", "temb", "rotary_emb", "attention_mask"),
-                sites={"attn": (Site("attn1"),), "cross_attn": (Site("attn2"),), "mlp": (Site("ffn"),)},
+                sites=SITES,
+                attention=ATTENTION,
             ),
         ),
         exit="norm_out",
         signals=SIGNALS,
+        sharding=ShardingPlan("patch_embedding", "proj_out", {"rope": tables, "condition_embedder": conditions}),
         grid=patches,
         about="SkyReels-V2, text and image to video, and diffusion forcing",
         known_as=("skyreels-v2",),

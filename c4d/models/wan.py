@@ -80,7 +80,7 @@ SPECS = (
     ),
     ModelSpec(
         "WanAnimateTransformer3DModel",
-        stacks=(Stack("blocks", takes=STREAMS, sites=SITES),),  # what the face adds between them is skipped with them
+        stacks=(BLOCKS,),  # what the face adds between them is skipped with them
         exit="norm_out",
         signals=SIGNALS,
         grid=grid,

@@ -102,6 +102,24 @@ def sp_attention(
     return out, said
 
 
+def over_all_keys(q: Tensor, k: Tensor, v: Tensor, lse: AttendLse, group: Group) -> Tensor:
+    """Queries [B, T, H, D] that every rank has, over keys and values of which this rank has [B, n, H, D], n >= 0.
+
+    Each attends to its own; the partial results of all merge in the order of the ranks, so that the ranks' copies of
+    the result stay the same bits. What is sent does not grow with the keys.
+    """
+    if k.shape[1]:
+        out, total = lse(q, k, v, None)
+    else:
+        out, total = torch.zeros_like(q), q.new_full((q.shape[0], q.shape[2], q.shape[1]), -torch.inf).float()
+    outs, totals = gather(out, group), gather(total.float(), group)
+    parts = zip(outs, totals, strict=True)
+    merge: Part = next(parts)
+    for part in parts:
+        merge = merged(merge, part)
+    return merge[0].to(q.dtype)
+
+
 def to_heads(qkv: QKV, group: Group) -> QKV:
     """[B, n, H, D] of this rank's tokens -> [B, U·n, h, D] of all tokens and this rank's heads, h = ⌈H/U⌉."""
     by_rank = [_filled(x, group).unflatten(2, (group.size, -1)).permute(2, 0, 1, 3, 4) for x in qkv]

@@ -24,6 +24,7 @@ from c4d.core.types import Step
 from c4d.parallel.agree import Agreement
 from c4d.parallel.attention import Kernels
 from c4d.parallel.branches import PAIRS, CFGParallel
+from c4d.parallel.degrees import Degrees
 from c4d.parallel.mesh import Mesh
 from c4d.parallel.sharding import Sharding, check_whole
 
@@ -33,7 +34,7 @@ class Parallel(Entered, Unsaved):
 
     Every rank gets the whole result. What it holds of a cache is its own part of the tokens. ``join()`` makes the mesh,
     ``ungroup`` ends a group of it; ``scheduler`` (None: a loop of one's own) tells the steps; ``passed_on``: the
-    kernels that give the partial results of a ring.
+    kernels that give partial results (of a ring).
     """
 
     def __init__(
@@ -124,8 +125,9 @@ class Parallel(Entered, Unsaved):
         return fsum(numbers) / len(numbers)
 
     def said(self) -> str:
-        """How ranks are divided, who made their groups, and which kernels give the partial results of a ring."""
-        through = f"; attention in the ring through {' and '.join(self._passed_on)}" if self._passed_on else ""
+        """How ranks are divided, who made their groups, and which kernels give partial results."""
+        where = "attention in the ring" if self.mesh.degrees.ring > 1 else "partial results"
+        through = f"; {where} through {' and '.join(self._passed_on)}" if self._passed_on else ""
         return f"{self.mesh.degrees}; groups by {self.mesh.made_by}{through}"
 
     def lines(self) -> list[str]:
@@ -194,16 +196,19 @@ class Parallel(Entered, Unsaved):
 
 
 def partial_kernels(
-    attention: AttentionSession, backend: Backend, kernel: str, dtype: torch.dtype | None = None
+    attention: AttentionSession, backend: Backend, kernel: str, degrees: Degrees, dtype: torch.dtype | None = None
 ) -> list[str]:
-    """The names of those that give a ring its partial results, for the heads of every attention.
+    """The names of those that give partial results where these degrees ask for some, for the heads of every attention.
 
     ``dtype``: what they compute in, None: what the transformers do. Raises :class:`UnsupportedError` if there are none.
     """
+    if degrees.sequence == 1:
+        return []
     kernels = backend.attention_kernels
     calls = {
         Call(dtype or compute_dtype(None, fitting.transformer), size, lse=True, heads=heads)
         for fitting in attention.fittings
+        if degrees.ring > 1 or fitting.merges
         for heads, size in fitting.heads_of
     }
     return sorted({name_of(kernels, choose(kernels, call, kernel)) for call in calls})

@@ -19,7 +19,7 @@ from c4d.core.integration.processor_patch import ProcessorPatch
 from c4d.core.runtime.signals import check_grid, exact
 from c4d.core.spec import STREAM, Cut, Stack
 from c4d.parallel.agree import refuse_alone
-from c4d.parallel.attention import Kernels, Text, sp_attention
+from c4d.parallel.attention import Kernels, Text, over_all_keys, sp_attention
 from c4d.parallel.collectives import gather
 from c4d.parallel.mesh import Mesh
 
@@ -60,7 +60,7 @@ class TokenShard:
         return self(x, 1) if x.ndim == 3 else self(x.flatten(2), 2).unflatten(2, (-1, *[1] * (x.ndim - 3)))
 
     def rows(self, x: Tensor) -> Tensor:
-        return x if x.shape[0] == self.batch else self(x.unflatten(0, (self.batch, -1)), 1).flatten(0, 1)
+        return x if x.shape[0] in (1, self.batch) else self(x.unflatten(0, (self.batch, -1)), 1).flatten(0, 1)
 
     def everyone(self, mask: Tensor | None) -> None:
         if mask is not None and mask is not self._whole:
@@ -139,11 +139,11 @@ class Sharding(Unsaved):
                 before(get(path), self.join, parameters(get(path)), cuts)
         after(get(self._plan.gather), self.leave)
         for work in self._fitting.works:
-            work.spread = self.attend
+            work.spread, work.spread_keys = self.attend, self.attend_keys
 
     def remove(self) -> None:
         for work in self._fitting.works:
-            work.spread = None
+            work.spread = work.spread_keys = None
         self._hooks.remove()
 
     def unpadded(self, x: Tensor, spread: bool) -> tuple[Tensor, int]:
@@ -234,3 +234,11 @@ class Sharding(Unsaved):
         out, said = sp_attention(tokens, length, self._kernels, self._mesh.ulysses, self._mesh.ring, text)
         assert said is not None
         return torch.cat((said, out) if text_first else (out, said), 1)
+
+    def attend_keys(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        if mask is not None:
+            raise RuntimeError(
+                f"{self.spec.transformer} has a mask {list(mask.shape)} of tokens that are spread over ranks: leave it "
+                "away, or use one rank"
+            )
+        return over_all_keys(q, k[:, : self.cut.here], v[:, : self.cut.here], self._kernels.lse, self._group)

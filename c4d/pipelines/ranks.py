@@ -30,11 +30,10 @@ def check_ranks(
         raise InputError(str(error)) from error
     if degrees.sequence > 1 and kernel == OWN:
         raise InputError("--attention own sees a part of the tokens alone on several ranks; name a kernel, or auto")
-    if degrees.ring > 1:
-        try:
-            partial_kernels(session, backend, kernel, dtype)
-        except UnsupportedError as error:
-            raise InputError(f"--attention {kernel!r} in a ring: {error}") from error
+    try:
+        partial_kernels(session, backend, kernel, degrees, dtype)
+    except UnsupportedError as error:
+        raise InputError(f"--attention {kernel!r} on several ranks: {error}") from error
     lacking = [fitting.spec.transformer for fitting in session.fittings if fitting.spec.sharding is None]
     if degrees.sequence > 1 and lacking:
         raise InputError(

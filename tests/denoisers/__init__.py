@@ -5,6 +5,8 @@ A class of diffusers that is neither here nor there is in :data:`NOT_DENOISERS`,
 
 from __future__ import annotations
 
+from torch import nn
+
 from c4d.core.example import Example as Denoiser
 from c4d.core.example import noise as rand
 from c4d.models import SPECS
@@ -14,4 +16,14 @@ OWN = tuple(spec.example for spec in SPECS.values() if spec.example is not None)
 ENTRIES: tuple[Denoiser, ...] = (*images.ENTRIES, *videos.ENTRIES, *others.ENTRIES, *others.VARIANTS, *OWN)
 NOT_DENOISERS = {**images.NOT_DENOISERS, **videos.NOT_DENOISERS, **others.NOT_DENOISERS}
 
-__all__ = ["ENTRIES", "NOT_DENOISERS", "Denoiser", "rand"]
+
+def lively(entry: Denoiser) -> nn.Module:
+    """Its model with norms in its attentions whose weights are not one, which would hide what is wrong with them."""
+    model = entry.build()
+    for i, (name, weight) in enumerate(model.named_parameters()):
+        if ".norm_" in name and weight.ndim == 1:
+            weight.data = 1.0 + 0.3 * rand(*weight.shape, seed=i)
+    return model
+
+
+__all__ = ["ENTRIES", "NOT_DENOISERS", "Denoiser", "lively", "rand"]

@@ -26,6 +26,7 @@ from tests.parallel import (
     agreement,
     calibration,
     decisions,
+    examples,
     forwards,
     generations,
     guidance,
@@ -36,7 +37,19 @@ from tests.parallel import (
 )
 from tests.parallel.job import CPU, Case
 
-PARTS = (forwards, generations, guidance, decisions, agreement, traffic, methods, neighbours, calibration, leaving)
+PARTS = (
+    forwards,
+    examples,
+    generations,
+    guidance,
+    decisions,
+    agreement,
+    traffic,
+    methods,
+    neighbours,
+    calibration,
+    leaving,
+)
 
 
 FAILED = "a case failed"

@@ -44,7 +44,7 @@ def test_a_ring_needs_a_kernel_for_the_heads_of_this_model(pipe):
 
     how = SequenceParallel(1, 2, cfg=1)
     assert checked(pipe, how, backend=of(size)) == Degrees(1, 2)
-    with pytest.raises(InputError, match=rf"in a ring: .*math takes head sizes {size + 8}, not {size}"):
+    with pytest.raises(InputError, match=rf"on several ranks: .*math takes head sizes {size + 8}, not {size}"):
         checked(pipe, how, backend=of(size + 8))
-    with pytest.raises(InputError, match=r"--attention 'sdpa' in a ring: .*does not give the log-sum-exp"):
+    with pytest.raises(InputError, match=r"--attention 'sdpa' on several ranks: .*does not give the log-sum-exp"):
         checked(pipe, how, "sdpa")

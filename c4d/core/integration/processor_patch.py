@@ -97,6 +97,11 @@ class ProcessorPatch(Unsaved):
         return list(self._works)
 
     @property
+    def merges(self) -> bool:
+        """Whether an attention needs partial results wherever tokens are spread over ranks."""
+        return any(cls.merges for _, cls in self._ours)
+
+    @property
     def left(self) -> list[str]:
         """Attentions whose processor is another one than ours now, by the name of its class."""
         self._look()

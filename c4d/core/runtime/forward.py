@@ -302,7 +302,7 @@ class Forward:
         if self.action is REUSE:
             base = x if base is None and rule.residual else base
             history = self.branch.histories[key]
-            return self.forecast(history, rule, None if base is None else [base])[0].to(x.dtype)
+            return self.forecast(history, rule, None if base is None else [base], stream)[0].to(x.dtype)
         if base is None and rule.residual:
             raise RuntimeError(
                 f"{self.spec.transformer}: the exit was reached without entering a block; its spec is wrong"
@@ -371,9 +371,11 @@ class Forward:
         """True if this forward forecasts the module there (and the modules that this bypasses hand out fillers)."""
         return self.actions[place.rule] is REUSE and place.key in self.branch.histories
 
-    def forecast(self, history: History, rule: Rule, base: Sequence[Tensor] | None = None) -> list[Tensor]:
-        """Every tensor of ``history`` forecast for now, plus its ``base``."""
-        valid = partial(self._unpadded, spread=isinstance(rule, BlocksRule))
+    def forecast(
+        self, history: History, rule: Rule, base: Sequence[Tensor] | None = None, stream: str = STREAM
+    ) -> list[Tensor]:
+        """Every tensor of ``history``, which is of ``stream``, forecast for now, plus its ``base``."""
+        valid = partial(self._unpadded, spread=isinstance(rule, BlocksRule) and stream == STREAM)
         field = FeatureOps(self.tools, history, self.call.ranks, valid, self._band)
         latents: list[tuple[Tensor, Tensor]] = []
         if then := history.beside:

@@ -1,0 +1,163 @@
+"""The processors of models whose blocks take one sequence: of text and image, or of video alone. As `processors.py`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from c4d.models.processors import Fused, Tables, projected
+
+
+class ZImage(Fused):
+    """One sequence; complex tables [B, S, D/2] turn it, another one for each sample."""
+
+    replaces = ("diffusers.models.transformers.transformer_z_image.ZSingleStreamAttnProcessor",)
+    kind = "single-stream attention"
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        freqs_cis: Tensor | None = None,
+    ) -> Tensor:
+        x = hidden_states
+        q, k, v = self.heads(attn, attn.to_q(x), attn.to_k(x), attn.to_v(x))
+        q, k = self.turned(attn.norm_q, q, freqs_cis), self.turned(attn.norm_k, k, freqs_cis)
+        if attention_mask is not None and attention_mask.ndim == 2:
+            attention_mask = attention_mask[:, None, None]
+        x = self.attend_all(q, k, v, attention_mask)
+        for module in attn.to_out:
+            x = module(x)
+        return x
+
+    def turned(self, norm: Any, x: Tensor, rotary: Tensor | None) -> Tensor:
+        if rotary is None:
+            return self.normed(norm, x)
+        each = zip(x.split(1), rotary, strict=True)
+        return torch.cat([self.normed(norm, one, (angles.real, angles.imag)) for one, angles in each])
+
+
+class MiniMaxH3(Fused):
+    """One sequence; the leading channels of each head are turned, the first half of them with the second."""
+
+    replaces = ("diffusers.models.transformers.transformer_minimax_h3.MiniMaxH3AttnProcessor",)
+    kind = "self-attention"
+
+    def __call__(
+        self, attn: Any, hidden_states: Tensor, rotary_emb: Tables | None = None, attention_mask: Tensor | None = None
+    ) -> Tensor:
+        q, k, v = self.heads(attn, *projected(attn, hidden_states))
+        q, k = self.normed(attn.norm_q, q), self.normed(attn.norm_k, k)
+        if rotary_emb is not None:
+            q, k = self.turned(q, *rotary_emb), self.turned(k, *rotary_emb)
+        x = self.attend_all(q, k, v, attention_mask)
+        return attn.to_out[1](attn.to_out[0](x))
+
+    def turned(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """``cos`` and ``sin`` [S, R] hold every angle twice, R/2 apart; the channels from R on stay."""
+        width = cos.shape[-1]
+        angles = [table[:, : width // 2] for table in (cos, sin)]
+        turned = self.work.primitives.rotary(x[..., :width], *angles, interleaved=False)
+        return torch.cat((turned, x[..., width:]), -1)
+
+
+class LTXVideo(Fused):
+    """Self- or cross-attention; norms and tables [B, S, H * D] take all heads of a token together."""
+
+    replaces = ("diffusers.models.transformers.transformer_ltx.LTXVideoAttnProcessor",)
+    kind = "self-attention"
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        image_rotary_emb: Tables | None = None,
+    ) -> Tensor:
+        alone = encoder_hidden_states is None
+        source = hidden_states if alone else encoder_hidden_states
+        q, k = attn.norm_q(attn.to_q(hidden_states)), attn.norm_k(attn.to_k(source))
+        if image_rotary_emb is not None:
+            q, k = turned_pairs(q, image_rotary_emb), turned_pairs(k, image_rotary_emb)
+        q, k, v = self.heads(attn, q, k, attn.to_v(source))
+        attend = self.attend_all if alone else self.attend
+        x = attend(q, k, v, of_all_heads(attention_mask))
+        return attn.to_out[1](attn.to_out[0](x))
+
+
+class LTXVideoCross(LTXVideo):
+    kind = "cross-attention"
+
+
+class LTX2(LTXVideo):
+    """Self-attention of the video. In LTX-2 each head may be turned by tables of its own, and its output be gated."""
+
+    replaces = ("diffusers.models.transformers.transformer_ltx2.LTX2AudioVideoAttnProcessor",)
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        query_rotary_emb: Tables | None = None,
+        key_rotary_emb: Tables | None = None,
+    ) -> Tensor:
+        source = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        q, k = attn.norm_q(attn.to_q(hidden_states)), attn.norm_k(attn.to_k(source))
+        if query_rotary_emb is not None:
+            turned = turned_pairs if attn.rope_type == "interleaved" else turned_halves
+            q, k = turned(q, query_rotary_emb), turned(k, key_rotary_emb or query_rotary_emb)
+        q, k, v = self.heads(attn, q, k, attn.to_v(source))
+        x = self.over(q, k, v, of_all_heads(attention_mask))
+        if attn.to_gate_logits is not None:
+            gates = 2.0 * torch.sigmoid(attn.to_gate_logits(hidden_states))
+            x = (x.unflatten(-1, (gates.shape[-1], -1)) * gates.unsqueeze(-1)).flatten(2)
+        return attn.to_out[1](attn.to_out[0](x))
+
+    def over(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        return self.attend_all(q, k, v, mask)
+
+
+class LTX2Local(LTX2):
+    """Over what every rank has: text, and audio, of which there is little."""
+
+    kind = "cross-attention"
+
+    def over(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        return self.attend(q, k, v, mask)
+
+
+class LTX2VideoToAudio(LTX2):
+    """Of the audio, which every rank has, over the video."""
+
+    kind = "cross-attention"
+    merges = True
+
+    def over(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        return self.attend_keys(q, k, v, mask)
+
+
+def of_all_heads(mask: Tensor | None) -> Tensor | None:
+    """[B, 1, Q, K] of what is added to the scores of all heads, [B, Q, K]."""
+    return None if mask is None else mask[:, None]
+
+
+def turned_pairs(x: Tensor, rotary: Tables) -> Tensor:
+    """[B, S, C], each even channel with the next odd one, by tables [B, S, C] that hold every angle twice in a row."""
+    cos, sin = rotary
+    real, imaginary = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    across = torch.stack((-imaginary, real), -1).flatten(-2)
+    return (x.float() * cos + across * sin).to(x.dtype)
+
+
+def turned_halves(x: Tensor, rotary: Tables) -> Tensor:
+    """[B, S, C] of H heads, the first half of the channels of each with the second, by tables [B, H, S, C / 2H]."""
+    cos, sin = (table.transpose(1, 2).float() for table in rotary)
+    first, second = x.float().unflatten(-1, (cos.shape[2], 2, -1)).unbind(-2)
+    return torch.stack((first * cos - second * sin, second * cos + first * sin), -2).flatten(2).to(x.dtype)

@@ -1,0 +1,93 @@
+"""Every described family with a sharding plan, by its example: on several ranks it gives, and caches, what one does."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import c4d
+from c4d import SequenceParallel
+from c4d.models import SPECS
+from tests.denoisers import ENTRIES, Denoiser, rand
+from tests.parallel.job import BOTH, WAYS, Case, bits, error, passes, same, sharded
+
+EXACT = 5e-6
+TIMES = (900.0, 700.0, 500.0, 300.0)
+METHODS = {
+    "no cache": None,
+    "output": "taylorseer-lite:interval=2,last=0",
+    "blocks": "taylorseer-lite:interval=2,order=1,last=0@blocks",
+    "first block": "first-block:threshold=0.2,last=0",
+    "inside": "fora:interval=2,last=0",
+}
+
+
+def changed(name: str, latents: tuple[int, ...] | None = None, config: Any = (), **arguments: Any) -> Denoiser:
+    """An example with other latents, configuration and arguments."""
+    entry = ENTRY[name]
+
+    def given(x: Tensor, t: float) -> dict[str, Any]:
+        return {**entry.arguments(x, t), **arguments}
+
+    config = {**entry.config, **dict(config)}
+    return replace(entry, latents=latents or entry.latents, config=config, arguments=given)
+
+
+ENTRY = {entry.name: entry for entry in ENTRIES if entry.name in SPECS and SPECS[entry.name].sharding}
+EACH = torch.tensor([[0.0] * 3 + [400.0] * 6])  # timesteps of each token: the first frame is given
+FAMILIES = {
+    **ENTRY,
+    "HunyuanVideo 1.5, uneven": changed("HunyuanVideo15Transformer3DModel", (1, 4, 3, 3, 5)),
+    "SkyReels-V2, uneven, batch of 2": changed(
+        "SkyReelsV2Transformer3DModel", (2, 4, 3, 6, 10), encoder_hidden_states=rand(2, 6, 8, seed=1)
+    ),
+    "LTX-Video, timesteps of each token": changed(
+        "LTXVideoTransformer3DModel", (1, 9, 8), num_frames=3, height=1, width=3, timestep=EACH
+    ),
+    "LTX-2, timesteps of each token, gates, halves turned": changed(
+        "LTX2VideoTransformer3DModel",
+        config=dict(rope_type="split", gated_attn=True, audio_gated_attn=True),
+        timestep=torch.tensor([[0.0] * 4 + [400.0] * 8]),
+        audio_timestep=torch.tensor([400.0]),
+    ),
+}
+
+
+def loop(entry: Denoiser, model: Any, method: str | None) -> tuple[list[Tensor], list[Any]]:
+    """Predictions of a few steps, and what the cache did."""
+    x = rand(*entry.latents, seed=3)
+
+    def steps() -> list[Tensor]:
+        return [out for k, t in enumerate(TIMES) for out in entry.run(model, (1.0 + 0.01 * k) * x, t)]
+
+    if method is None:
+        return steps(), []
+    with c4d.cached(model, method) as session:
+        session.begin(TIMES)
+        return steps(), passes(session)
+
+
+@functools.cache
+def alone(name: str) -> tuple[Any, dict[str, tuple[list[Tensor], list[Any]]]]:
+    model = FAMILIES[name].build()
+    return model, {what: loop(FAMILIES[name], model, method) for what, method in METHODS.items()}
+
+
+def family(name: str, how: SequenceParallel) -> None:
+    model, wanted = alone(name)
+    for what, method in METHODS.items():
+        want, did = wanted[what]
+        with sharded(model, how):
+            got, done = loop(FAMILIES[name], model, method)
+        same(bits(*got))
+        assert done == did, (what, done, did)
+        assert error(got, want) <= EXACT, (what, error(got, want))
+
+
+def cases(world: int) -> dict[str, Case]:
+    ways = WAYS[world] if world == 2 else {BOTH[world]: WAYS[world][BOTH[world]]}
+    return {f"{way}, {name}": functools.partial(family, name, how) for way, how in ways.items() for name in FAMILIES}
