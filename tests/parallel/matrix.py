@@ -27,6 +27,7 @@ from tests.parallel import (
     calibration,
     decisions,
     examples,
+    families,
     forwards,
     generations,
     guidance,
@@ -40,6 +41,7 @@ from tests.parallel.job import CPU, Case
 PARTS = (
     forwards,
     examples,
+    families,
     generations,
     guidance,
     decisions,
