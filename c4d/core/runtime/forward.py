@@ -62,10 +62,7 @@ class Forward:
         self.weighed: list[float | None] = [None] * len(method.rules)
         self.started = time.perf_counter()
         self.readings: dict[Signal, Tensor] = {}
-        if not method.signals:
-            self.decide({})
-        elif any(signal.outside for signal in method.signals):
-            self._arrive()
+        self.arrive()
 
     @property
     def action(self) -> Action | None:
@@ -98,16 +95,23 @@ class Forward:
 
     # -- deciding
 
-    def _arrive(self) -> None:
+    def arrive(self) -> None:
         """Before the forward: what can be known of its arguments alone is; that may decide the forward."""
-        signals, latents = self.method.signals, self._latents()
+        self.look()
+        if all(signal.outside for signal in self.method.signals):
+            self.decide(self.readings)
+
+    def look(self) -> None:
+        """Reads the signals that are known of the arguments alone."""
+        signals = self.method.signals
+        if not any(signal.outside for signal in signals):
+            return
+        latents = self._latents()
         if wanted := {Signal.INPUT, Signal.INPUT_SINCE} & signals:  # a loop may go on to change its latents in place
             self.readings.update(dict.fromkeys(wanted, joined(latents).clone()))
         if Signal.SPECTRUM in signals:
             parts = [evolved(x, self._grid()[0], self.call.noise()) for x in latents]
             self.readings[Signal.SPECTRUM] = joined(parts)
-        if all(signal.outside for signal in signals):
-            self.decide(self.readings)
 
     def read_signal(self, signal: Signal, value: Tensor) -> None:
         """A signal that became known before the blocks; when all are in, the forward is decided."""
@@ -148,9 +152,27 @@ class Forward:
         return self.branch.grid
 
     def decide(self, now: Mapping[Signal, Tensor]) -> None:
+        now, pairs, wholes = self.pairs(now)
+        self.settle(now, self.tools.meter.read(pairs, wholes))
+
+    def pairs(
+        self, now: Mapping[Signal, Tensor]
+    ) -> tuple[dict[Signal, Tensor], dict[Signal, tuple[Tensor, Tensor]], dict[Signal, int]]:
+        """The signals without padding, what each is compared with, and how many numbers of it all ranks have."""
         parts = {signal: self._unpadded(value, not signal.outside) for signal, value in now.items()}
         now, wholes = {p: x for p, (x, _) in parts.items()}, {p: n for p, (_, n) in parts.items()}
-        broken, states = bool(now) and self._measure(now, wholes), self.branch.states
+        before = self.branch.before
+        pairs = {p: (x, before[p]) for p, x in now.items() if p in before and before[p].shape == x.shape}
+        if now and self.branch.outputs is not None:
+            pairs[Signal.OUTPUT], self.branch.outputs = self.branch.outputs, None
+            wholes[Signal.OUTPUT] = self._unpadded(pairs[Signal.OUTPUT][0], False)[1]
+        return dict(now), pairs, wholes
+
+    def settle(self, now: Mapping[Signal, Tensor], seen: Mapping[Signal, RelativeL1]) -> None:
+        """Decides by what was ``seen`` to have changed."""
+        self.seen, states = seen, self.branch.states
+        broken = sum(not change.finite for change in seen.values())
+        self.tools.nonfinite += broken
         for i, rule in enumerate(self.rules):
             ready = self._ready(rule)
             state = states[i] if ready and not broken else rule.policy.init()
@@ -164,18 +186,6 @@ class Forward:
         for signal, value in now.items():
             if not signal.anchored or COMPUTE in self.actions:
                 self.branch.before[signal] = value
-
-    def _measure(self, now: Mapping[Signal, Tensor], wholes: Mapping[Signal, int]) -> bool:
-        """Fills ``seen``; True if any of it is not finite."""
-        before = self.branch.before
-        pairs = {p: (x, before[p]) for p, x in now.items() if p in before and before[p].shape == x.shape}
-        if self.branch.outputs is not None:
-            pairs[Signal.OUTPUT], self.branch.outputs = self.branch.outputs, None
-            wholes = {**wholes, Signal.OUTPUT: self._unpadded(pairs[Signal.OUTPUT][0], False)[1]}
-        self.seen = self.tools.meter.read(pairs, wholes)
-        broken = sum(not change.finite for change in self.seen.values())
-        self.tools.nonfinite += broken
-        return broken > 0
 
     def _unpadded(self, x: Tensor, spread: bool = True) -> tuple[Tensor, int]:
         return self.call.ranks.unpadded(self.call.transformer, x, spread)
