@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import c4d
 from c4d.core.integration.hooks import named
 from c4d.core.spec import ModelSpec
-from c4d.core.types import BLOCKS, OUTPUT
+from c4d.core.types import BLOCKS, MODULE_KINDS, OUTPUT
 
 Forward = Callable[[nn.Module], list[Tensor]]
 
@@ -123,11 +123,13 @@ def _apart(a: Tensor, b: Tensor) -> float:
     return float((a.float() - b.float()).norm() / b.float().norm().clamp_min(1e-12))
 
 
-def proven(build: Callable[[], nn.Module], spec: ModelSpec, forward: Forward) -> ModelSpec:
-    """``spec`` without the kinds of sites that do not fit."""
-    wrong = {finding.what.partition(" ")[0] for finding in check(build, spec, forward) if finding.wrong}
+def proven(build: Callable[[], nn.Module], spec: ModelSpec, forward: Forward) -> tuple[ModelSpec, list[Finding]]:
+    """``spec`` without the kinds of sites that do not fit, and what was found of the rest."""
+    findings = list(check(build, spec, forward))
+    wrong = {kind for kind in MODULE_KINDS for each in findings if each.wrong and each.what.startswith(f"{kind} ")}
     stacks = [
         replace(stack, sites={kind: sites for kind, sites in stack.sites.items() if kind not in wrong})
         for stack in spec.stacks
     ]
-    return replace(spec, stacks=tuple(stacks))
+    left = [each for each in findings if each.what.partition(" ")[0] not in wrong]
+    return replace(spec, stacks=tuple(stacks)), left

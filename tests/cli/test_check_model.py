@@ -57,6 +57,17 @@ def test_what_is_derived_fits(theirs):
     assert outcome.out.count("  ok  ") == 6 and outcome.out.endswith("the description fits\n")
 
 
+def test_what_is_derived_is_checked_once_and_leaves_out_the_sites_that_do_not_fit(c4d, tmp_path):
+    text = MODEL.replace("x = x + self.attn(x)", "x = x + self.attn.weight[0]").replace("make=Theirs", "make=made")
+    text = text.replace("EXAMPLE =", "def made():\n    print('built')\n    return Theirs()\n\nEXAMPLE =")
+    (tmp_path / "once.py").write_text(text)
+    outcome = c4d("check-model", tmp_path / "once.py")
+    assert outcome.code == 0 and "Site('mlp')" in outcome.out and "Site('attn')" not in outcome.out
+    assert outcome.out.count("  ok  ") == 5 and " attn in the blocks" not in outcome.out
+    # one to watch, two uncached, one to look at, one for each method
+    assert outcome.out.count("built") == 4 + 6
+
+
 def test_what_is_right_passes(theirs):
     outcome = theirs(GOOD)
     assert outcome.code == 0 and "NO" not in outcome.out and "no description yet" not in outcome.out
