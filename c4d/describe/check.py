@@ -86,7 +86,7 @@ def _grid(model: nn.Module, spec: ModelSpec, forward: Forward) -> str | None:
     finally:
         for handle in handles:
             handle.remove()
-    places, tokens = sum(math.prod(box) for box in boxes), at_exit[-1][1]
+    places, tokens = sum(math.prod(box) for box in boxes), math.prod(at_exit[-1][1:-1])
     return None if places == tokens else f"the grid {boxes} has {places} places for {tokens} tokens"
 
 

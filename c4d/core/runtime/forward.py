@@ -104,7 +104,7 @@ class Forward:
         if wanted := {Signal.INPUT, Signal.INPUT_SINCE} & signals:  # a loop may go on to change its latents in place
             self.readings.update(dict.fromkeys(wanted, joined(latents).clone()))
         if Signal.SPECTRUM in signals:
-            parts = [evolved(x, self._grid()[0], self.call.noise()) for x in latents]
+            parts = [evolved(self._channels_first(x), self._grid()[0], self.call.noise()) for x in latents]
             self.readings[Signal.SPECTRUM] = joined(parts)
         if all(signal.outside for signal in signals):
             self.decide(self.readings)
@@ -125,6 +125,9 @@ class Forward:
                 f"{', '.join(inputs)}); its spec names the argument that is denoised: latents="
             )
         return [x.detach() for x in leaves]
+
+    def _channels_first(self, x: Tensor) -> Tensor:
+        return x if x.ndim <= 3 else x.movedim(self.spec.channels, 1)
 
     def _like(self, shapes: Sequence[Sequence[int]], cut: Callable[[Tensor, Sequence[int]], Tensor]) -> list[Tensor]:
         """The latents, each cut to the shape of the output that it is beside."""
@@ -295,9 +298,7 @@ class Forward:
         rule, key = self.whole, BLOCKS if stream == STREAM else f"{BLOCKS}:{stream}"
         if not isinstance(rule, BlocksRule) or rule.last_blocks:
             return x
-        base = self.base.get(stream) if rule.residual else None
-        if base is not None and self.base_of is not None:
-            base = self.base_of.image(base, x.shape[1])
+        base = self._base(stream, x) if rule.residual else None
         if self.action is REUSE:
             base = x if base is None and rule.residual else base
             history = self.branch.histories[key]
@@ -317,6 +318,14 @@ class Forward:
         feature = x if base is None else (x - base).to(base.dtype)
         self.record(key, rule, [feature])
         return x
+
+    def _base(self, stream: str, x: Tensor) -> Tensor | None:
+        """What the feature of ``x`` at the exit is relative to, as it lies there; None if no block was entered."""
+        if self.base_of is None or stream not in self.base:
+            return None
+        if stream == STREAM and self.spec.at_exit is not None:
+            return self.spec.at_exit(self.call.transformer, self.call.inputs(), self.base)
+        return self.base_of.image(self.base[stream], x.shape[1])
 
     # -- modules
 
@@ -383,10 +392,10 @@ class Forward:
         return self.tools.forecast(history, forecaster, self.time(rule), field, base, latents)
 
     def _band(self, x: Tensor, cutoff: float) -> Tensor:
-        """Of tokens [B, S, D] at the exit, what changes slowly over their grid."""
+        """Of tokens [B, S, D] at the exit (or [B, *sides, D]), what changes slowly over their grid."""
         grid = self._grid()
         basis = self.tools.basis(grid, cutoff, x.device)
-        return self.call.ranks.project(self.call.transformer, basis, x)
+        return self.call.ranks.project(self.call.transformer, basis, x.flatten(1, -2)).reshape(x.shape)
 
     def record(self, key: str, rule: Rule, tensors: Sequence[Tensor]) -> History:
         history, now = self.branch.histories.get(key), self.step.index
