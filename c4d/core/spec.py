@@ -40,7 +40,8 @@ class Stack:
     attention module in each block to the processor that can stand in for its own. A ``side`` stack only feeds the
     others (VACE hints): it is skipped with them but carries no part of the feature. ``joined``: its blocks take text
     and image as one sequence, of whose tokens the ``"first"`` or the ``"last"`` ones are the image, which alone reaches
-    the exit.
+    the exit. ``filled``: on a reused forward its loop runs with a filler in each block's place, for what stands behind
+    it reads what its body leaves, or adds to the stream what came to the blocks.
     """
 
     path: str
@@ -50,6 +51,7 @@ class Stack:
     attention: Mapping[str, type[Processor]] = field(default_factory=dict)
     side: bool = False
     joined: str | None = None
+    filled: bool = False
 
     def __post_init__(self) -> None:
         if strange := [kind for kind in self.sites if kind not in MODULE_KINDS]:

@@ -97,7 +97,7 @@ def _wrong(
         with c4d.cached(model, method, spec=spec, backend="cpu") as session:
             session.begin([2.0, 2.0])
             outs = [forward(model), forward(model)]
-    except (AttributeError, RuntimeError, TypeError, ValueError) as error:
+    except (AttributeError, NameError, RuntimeError, TypeError, ValueError) as error:
         return " ".join(str(error).split())
     line = "".join("C" if entry.computed else "r" for entry in session.trace)
     blocks = tuple(entry.blocks for entry in session.trace)

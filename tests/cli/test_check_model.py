@@ -116,6 +116,25 @@ def test_a_list_that_is_looped_over_twice_is_told_by_the_blocks_that_it_enters(c
     assert outcome.code == 1 and "the forwards entered 6 and 0 blocks, and should have entered 4 and 0" in outcome.out
 
 
+@pytest.mark.parametrize(
+    ("inside", "behind", "said"),
+    [
+        ("kept = text", "x = x * kept.mean()", "local variable 'kept'"),  # what the body leaves is read
+        ("pass", "x = x + began", "away from the uncached one"),  # a long skip around the blocks
+    ],
+)
+def test_what_stands_behind_a_loop_may_need_its_body(c4d, tmp_path, inside, behind, said):
+    loop = "        for block in self.dual:\n"
+    text = MODEL.replace(loop, f"        began = x\n{loop}            {inside}\n")
+    text = text.replace("        return self.out", f"        {behind}\n        return self.out")
+    for filled, code in (("", 1), (", filled=True", 0)):
+        spec = f"SPEC = c4d.ModelSpec('Theirs', stacks=({GOOD}), exit='final', example=EXAMPLE)"
+        (tmp_path / "theirs.py").write_text(f"{text}\n{spec.replace('**BOTH', f'**BOTH{filled}', 1)}\n")
+        outcome = c4d("check-model", tmp_path / "theirs.py")
+        assert outcome.code == code, outcome.out
+        assert (said in outcome.out) == bool(code)
+
+
 def test_names_alone_are_enough_to_write_a_description(c4d, fails, tmp_path):
     """Of a forward whose arguments have other names; without them the error says how they are told."""
     text = MODEL.replace("hidden_states, timestep, text", "soup, hour, text").replace("hidden_states=x", "soup=x")

@@ -193,7 +193,7 @@ class Forward:
         """What a loop over one of the spec's stacks runs in this forward.
 
         Nothing if it is reused; with a rule that keeps blocks at the end, the others' places are held by fillers, for
-        a loop's body may count. Blocks at which something is to be noted or put in have a stand-in. A loop that calls
+        a loop's body may count, and so are those of a stack that says it. Blocks at which something is to be noted or put in have a stand-in. A loop that calls
         none (it looks at their processors) does not count: the next one over the same stack begins where it began.
         """
         path, *counts = self.looked_at
@@ -210,7 +210,7 @@ class Forward:
     def _planned(self, stack: Stack, blocks: list[nn.Module]) -> Iterator[Any]:
         rule = self.whole
         last_blocks = rule.last_blocks if isinstance(rule, BlocksRule) else 0
-        if self.action is REUSE and not last_blocks:
+        if self.action is REUSE and not (last_blocks or stack.filled):
             return
         if stack.side or not isinstance(rule, BlocksRule):
             self.passed += len(blocks) * (not stack.side)
@@ -221,12 +221,12 @@ class Forward:
             i = self.passed
             self.passed += 1
             if self.action is REUSE and i < resumed:
-                yield BlockProxy(block, lambda _, args, kwargs: unbind(stack, bind(stack, args, kwargs)))
+                yield BlockProxy(block, partial(self._pass_over, stack, i == 0))
             elif last_blocks and i == resumed:
                 yield BlockProxy(block, partial(self._resume_blocks, stack, rule))
             elif self.action is None and i == max(0, rule.first_blocks - 1):
                 yield BlockProxy(block, partial(self._measure_blocks, stack))
-                if self.action is REUSE and not last_blocks:
+                if self.action is REUSE and not (last_blocks or stack.filled):
                     return
             elif i == 0 and (self.action is None or (self.action is COMPUTE and rule.residual)):
                 yield BlockProxy(block, partial(self._enter_blocks, stack))
@@ -247,6 +247,15 @@ class Forward:
         self.base, self.base_of = bind(stack, args, kwargs), stack
         self.blocks += 1
         return block(*args, **kwargs)
+
+    def _pass_over(
+        self, stack: Stack, first: bool, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """In place of a block that a reused forward skips: hands on what it gets."""
+        named = bind(stack, args, kwargs)
+        if first:
+            self.base, self.base_of = named, stack
+        return unbind(stack, named)
 
     def _measure_blocks(self, stack: Stack, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Decides at the first block: before it if its input is enough; for HEAD, after the last block of the head."""
