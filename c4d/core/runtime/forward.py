@@ -193,8 +193,9 @@ class Forward:
         """What a loop over one of the spec's stacks runs in this forward.
 
         Nothing if it is reused; with a rule that keeps blocks at the end, the others' places are held by fillers, for
-        a loop's body may count, and so are those of a stack that says it. Blocks at which something is to be noted or put in have a stand-in. A loop that calls
-        none (it looks at their processors) does not count: the next one over the same stack begins where it began.
+        a loop's body may count (and so they are in a stack that says it). Blocks at which something is to be noted or
+        put in have a stand-in. A loop that calls none (it looks at their processors) does not count: the next one over
+        the same stack begins where it began.
         """
         path, *counts = self.looked_at
         if path == stack.path:
