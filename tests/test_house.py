@@ -131,12 +131,19 @@ def test_hardware_is_named_in_backends_alone():
 
 
 def code_lines(path):
-    """Lines that are neither blank, nor a comment, nor of a docstring, nor closing brackets alone."""
+    """Lines that are neither blank, nor a comment, nor of a docstring or an example, nor closing brackets alone."""
     text = path.read_text()
     docs = {
         line
         for node in ast.walk(ast.parse(text))
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        for line in range(node.lineno, node.end_lineno + 1)
+    }
+    docs |= {
+        line
+        for node in ast.parse(text).body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call)
+        if getattr(node.value.func, "id", "") == "Example"
         for line in range(node.lineno, node.end_lineno + 1)
     }
     said = (line.strip() for n, line in enumerate(text.splitlines(), 1) if n not in docs)

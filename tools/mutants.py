@@ -258,9 +258,21 @@ MUTANTS = (
         ),
         (
             "forward: the image's tokens are not cut out of a joined sequence",
-            "base = self.base_of.image(base, x.shape[1])",
-            "base = self.base_of.image(base, base.shape[1])",
+            "return self.base_of.image(self.base[stream], x.shape[1])",
+            "return self.base[stream]",
             "seam/test_any.py::test_a_description_fits_its_model",
+        ),
+        (
+            "forward: a base lies as in the blocks, not as at the exit",
+            "if stream == STREAM and self.spec.at_exit is not None:",
+            "if stream != STREAM and self.spec.at_exit is not None:",
+            "seam/test_methods.py::test_how_tokens_lie_at_the_exit_changes_nothing",
+        ),
+        (
+            "forward: a spectrum over the wrong sides",
+            "x.movedim(self.spec.channels, 1)",
+            "x",
+            "seam/test_methods.py::test_how_tokens_lie_at_the_exit_changes_nothing",
         ),
         (
             "forward: latents of several streams are matched in the wrong order",

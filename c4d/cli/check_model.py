@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from c4d.core.example import Example
 from c4d.core.spec import ModelSpec
-from c4d.describe.check import check, proven
+from c4d.describe.check import Finding, check, proven
 from c4d.describe.derive import DerivationError, derive, text_of
 from c4d.models import SPECS, UnsupportedModelError
 from c4d.pipelines import InputError
@@ -22,10 +23,13 @@ def run(target: str) -> int:
     """Checks what ``target`` names (a class that c4d knows, FILE.py or a module); 1 if anything is wrong."""
     wrong = 0
     for spec, example in described(target):
+        findings: Iterable[Finding]
         if spec is None or not spec.stacks:
-            spec = derived(example, spec)
+            spec, findings = derived(example, spec)
+        else:
+            findings = check(example.build, spec, example.forward)
         print(f"{spec.transformer}: {len(spec.stacks)} list(s) of blocks, exit {spec.exit!r}")
-        for finding in check(example.build, spec, example.forward):
+        for finding in findings:
             print(f"  {'ok ' if finding.wrong is None else 'NO '} {finding.what}")
             if finding.wrong is not None:
                 print(f"       {finding.wrong}")
@@ -52,8 +56,9 @@ def described(target: str) -> list[tuple[ModelSpec | None, Example]]:
     return [(specs.get(name), example) for name, example in examples.items()]
 
 
-def derived(example: Example, known: ModelSpec | None) -> ModelSpec:
-    """A description of blocks that have none, printed. Raises :class:`InputError` where none can be told."""
+def derived(example: Example, known: ModelSpec | None) -> tuple[ModelSpec, list[Finding]]:
+    """A description of blocks that have none, printed, and what was found of it. Raises :class:`InputError` where none
+    can be told."""
     model = example.build()
     try:
         found = derive(model, lambda: example.forward(model), known)
@@ -61,9 +66,9 @@ def derived(example: Example, known: ModelSpec | None) -> ModelSpec:
         raise InputError(f"{error} (a SPEC in that file, with example=)") from error
     except DerivationError as error:
         raise InputError(f"{error}. Describe its blocks by hand ({PAGE}); its output can be cached without") from error
-    spec = proven(example.build, found, example.forward)
+    spec, findings = proven(example.build, found, example.forward)
     print(f"no description yet; one forward shows this:\n\n{text_of(spec)}\n")
-    return spec
+    return spec, findings
 
 
 def loaded(target: str) -> ModuleType:

@@ -41,7 +41,8 @@ class Stack:
     attention module in each block to the processor that can stand in for its own. A ``side`` stack only feeds the
     others (VACE hints): it is skipped with them but carries no part of the feature. ``joined``: its blocks take text
     and image as one sequence, of whose tokens the ``"first"`` or the ``"last"`` ones are the image, which alone reaches
-    the exit.
+    the exit. ``filled``: on a reused forward its loop runs with a filler in each block's place, for what stands behind
+    it reads what its body leaves, or adds to the stream what came to the blocks.
     """
 
     path: str
@@ -51,6 +52,7 @@ class Stack:
     attention: Mapping[str, type[Processor]] = field(default_factory=dict)
     side: bool = False
     joined: str | None = None
+    filled: bool = False
 
     def __post_init__(self) -> None:
         if strange := [kind for kind in self.sites if kind not in MODULE_KINDS]:
@@ -170,7 +172,10 @@ class ModelSpec:
     ``example`` is a small model, with which ``c4d check-model`` proves the description.
 
     ``other_exits`` maps the name of another stream of the blocks that is returned (audio beside video) to the module
-    that it enters after them. Without ``stacks`` (and then without ``exit``) its output alone can be cached.
+    that it enters after them. ``at_exit(transformer, arguments by name, streams by name)`` makes of the streams that
+    the blocks have what the exit gets of them, where that is not the stream's tokens in their order: they lie in a box
+    [B, *sides, D] there, or behind the text. ``channels`` is the side of the latents that counts channels, if it is not
+    the first behind the batch. Without ``stacks`` (and then without ``exit``) its output alone can be cached.
     """
 
     transformer: str
@@ -180,7 +185,9 @@ class ModelSpec:
     signals: Mapping[Signal, OutputOf | AtEntry] = field(default_factory=dict)
     padding: tuple[Padding, ...] = ()
     sharding: ShardingPlan | None = None
+    at_exit: Callable[[nn.Module, Mapping[str, Any], Mapping[str, Any]], Tensor] | None = None
     latents: str | tuple[str, ...] = "hidden_states"
+    channels: int = 1
     timestep: str = "timestep"
     like_latents: bool = True
     grid: Callable[[nn.Module, Mapping[str, Any]], tuple[tuple[int, ...], ...]] | None = None

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import c4d
 from c4d.core.integration.hooks import named
 from c4d.core.spec import ModelSpec
-from c4d.core.types import BLOCKS, OUTPUT
+from c4d.core.types import BLOCKS, MODULE_KINDS, OUTPUT
 
 Forward = Callable[[nn.Module], list[Tensor]]
 
@@ -86,7 +86,7 @@ def _grid(model: nn.Module, spec: ModelSpec, forward: Forward) -> str | None:
     finally:
         for handle in handles:
             handle.remove()
-    places, tokens = sum(math.prod(box) for box in boxes), at_exit[-1][1]
+    places, tokens = sum(math.prod(box) for box in boxes), math.prod(at_exit[-1][1:-1])
     return None if places == tokens else f"the grid {boxes} has {places} places for {tokens} tokens"
 
 
@@ -97,7 +97,7 @@ def _wrong(
         with c4d.cached(model, method, spec=spec, backend="cpu") as session:
             session.begin([2.0, 2.0])
             outs = [forward(model), forward(model)]
-    except (AttributeError, RuntimeError, TypeError, ValueError) as error:
+    except (AttributeError, NameError, RuntimeError, TypeError, ValueError) as error:
         return " ".join(str(error).split())
     line = "".join("C" if entry.computed else "r" for entry in session.trace)
     blocks = tuple(entry.blocks for entry in session.trace)
@@ -123,11 +123,13 @@ def _apart(a: Tensor, b: Tensor) -> float:
     return float((a.float() - b.float()).norm() / b.float().norm().clamp_min(1e-12))
 
 
-def proven(build: Callable[[], nn.Module], spec: ModelSpec, forward: Forward) -> ModelSpec:
-    """``spec`` without the kinds of sites that do not fit."""
-    wrong = {finding.what.partition(" ")[0] for finding in check(build, spec, forward) if finding.wrong}
+def proven(build: Callable[[], nn.Module], spec: ModelSpec, forward: Forward) -> tuple[ModelSpec, list[Finding]]:
+    """``spec`` without the kinds of sites that do not fit, and what was found of the rest."""
+    findings = list(check(build, spec, forward))
+    wrong = {kind for kind in MODULE_KINDS for each in findings if each.wrong and each.what.startswith(f"{kind} ")}
     stacks = [
         replace(stack, sites={kind: sites for kind, sites in stack.sites.items() if kind not in wrong})
         for stack in spec.stacks
     ]
-    return replace(spec, stacks=tuple(stacks))
+    left = [each for each in findings if each.what.partition(" ")[0] not in wrong]
+    return replace(spec, stacks=tuple(stacks)), left

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from c4d.core.spec import ModelSpec
 
-BOTH = ("hidden_states", "audio_hidden_states")
-
 SPECS = (
-    ModelSpec("Kandinsky6Transformer3DModel", latents=BOTH, about="Kandinsky 6: its output alone, video and audio"),
     ModelSpec(
         "RFD4ProteinaTransformer",
         latents=("bb_ca", "local_latents"),

@@ -57,6 +57,17 @@ def test_what_is_derived_fits(theirs):
     assert outcome.out.count("  ok  ") == 6 and outcome.out.endswith("the description fits\n")
 
 
+def test_what_is_derived_is_checked_once_and_leaves_out_the_sites_that_do_not_fit(c4d, tmp_path):
+    text = MODEL.replace("x = x + self.attn(x)", "x = x + self.attn.weight[0]").replace("make=Theirs", "make=made")
+    text = text.replace("EXAMPLE =", "def made():\n    print('built')\n    return Theirs()\n\nEXAMPLE =")
+    (tmp_path / "once.py").write_text(text)
+    outcome = c4d("check-model", tmp_path / "once.py")
+    assert outcome.code == 0 and "Site('mlp')" in outcome.out and "Site('attn')" not in outcome.out
+    assert outcome.out.count("  ok  ") == 5 and " attn in the blocks" not in outcome.out
+    # one to watch, two uncached, one to look at, one for each method
+    assert outcome.out.count("built") == 4 + 6
+
+
 def test_what_is_right_passes(theirs):
     outcome = theirs(GOOD)
     assert outcome.code == 0 and "NO" not in outcome.out and "no description yet" not in outcome.out
@@ -103,6 +114,25 @@ def test_a_list_that_is_looped_over_twice_is_told_by_the_blocks_that_it_enters(c
     )
     outcome = c4d("check-model", tmp_path / "twice.py")
     assert outcome.code == 1 and "the forwards entered 6 and 0 blocks, and should have entered 4 and 0" in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("inside", "behind", "said"),
+    [
+        ("kept = text", "x = x * kept.mean()", "local variable 'kept'"),  # what the body leaves is read
+        ("pass", "x = x + began", "away from the uncached one"),  # a long skip around the blocks
+    ],
+)
+def test_what_stands_behind_a_loop_may_need_its_body(c4d, tmp_path, inside, behind, said):
+    loop = "        for block in self.dual:\n"
+    text = MODEL.replace(loop, f"        began = x\n{loop}            {inside}\n")
+    text = text.replace("        return self.out", f"        {behind}\n        return self.out")
+    for filled, code in (("", 1), (", filled=True", 0)):
+        spec = f"SPEC = c4d.ModelSpec('Theirs', stacks=({GOOD}), exit='final', example=EXAMPLE)"
+        (tmp_path / "theirs.py").write_text(f"{text}\n{spec.replace('**BOTH', f'**BOTH{filled}', 1)}\n")
+        outcome = c4d("check-model", tmp_path / "theirs.py")
+        assert outcome.code == code, outcome.out
+        assert (said in outcome.out) == bool(code)
 
 
 def test_names_alone_are_enough_to_write_a_description(c4d, fails, tmp_path):

@@ -340,32 +340,6 @@ ENTRIES: tuple[Denoiser, ...] = (
         ),
     ),
     Denoiser(
-        name="HiDreamImageTransformer2DModel",
-        config=dict(
-            patch_size=2,
-            in_channels=4,
-            num_layers=1,
-            num_single_layers=1,
-            attention_head_dim=6,
-            num_attention_heads=2,
-            caption_channels=[12, 10],
-            text_emb_dim=6,
-            num_routed_experts=2,
-            num_activated_experts=1,
-            axes_dims_rope=(2, 2, 2),
-            max_resolution=(8, 8),
-            llama_layers=[0, 1],
-        ),
-        latents=LATENTS,
-        arguments=lambda x, t: dict(
-            hidden_states=x,
-            timesteps=at(t),
-            encoder_hidden_states_t5=text(12),
-            encoder_hidden_states_llama3=rand(2, 1, TEXT, 10, seed=12),  # layers first
-            pooled_embeds=rand(1, 6, seed=14),
-        ),
-    ),
-    Denoiser(
         name="HunyuanDiT2DModel",
         config=dict(
             **PATCHES,

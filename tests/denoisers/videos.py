@@ -232,41 +232,6 @@ def _hunyuan15(x: Tensor, t: float) -> Mapping[str, Any]:
     )
 
 
-def _kandinsky5(x: Tensor, t: float) -> Mapping[str, Any]:
-    """Channels last."""
-    return dict(
-        hidden_states=x,
-        encoder_hidden_states=rand(1, 6, 8, seed=1),
-        pooled_projections=rand(1, 8, seed=2),
-        timestep=_time(t),
-        visual_rope_pos=[torch.arange(3), torch.arange(4), torch.arange(4)],
-        text_rope_pos=torch.arange(6),
-        scale_factor=(1.0, 2.0, 2.0),
-        sparse_params=None,
-    )
-
-
-def _kandinsky6(x: Tensor, t: float) -> Mapping[str, Any]:
-    """Channels last; the sound beside the video."""
-    return dict(
-        hidden_states=torch.cat([x, torch.zeros_like(x), torch.zeros_like(x[..., :1])], dim=-1),
-        audio_hidden_states=x.reshape(1, -1, 4)[:, :10],
-        encoder_hidden_states=rand(1, 6, 8, seed=1),
-        pooled_projections=rand(1, 8, seed=2),
-        timestep=_time(t),
-        visual_rope_pos=(torch.arange(3), torch.arange(4), torch.arange(4)),
-        encoder_attention_mask=None,
-        visual_token_type_ids=None,
-    )
-
-
-def _kandinsky6_sr(x: Tensor, t: float) -> Mapping[str, Any]:
-    return dict(
-        hidden_states=torch.cat([x, torch.zeros_like(x), torch.zeros_like(x[..., :1])], dim=-1),
-        timestep=_time(t),
-    )
-
-
 def _latte(x: Tensor, t: float) -> Mapping[str, Any]:
     return dict(
         hidden_states=x,
@@ -653,57 +618,6 @@ ENTRIES: tuple[Denoiser, ...] = (
         ),
         (1, 4, 2, 8, 8),
         _framepack,
-    ),
-    Denoiser(
-        "Kandinsky5Transformer3DModel",
-        dict(
-            in_text_dim=8,
-            in_text_dim2=8,
-            time_dim=16,
-            model_dim=32,
-            ff_dim=48,
-            num_text_blocks=1,
-            num_visual_blocks=3,
-            axes_dims=(4, 6, 6),
-        ),
-        (1, 3, 8, 8, 4),
-        _kandinsky5,
-        prepare=_fill,
-    ),
-    Denoiser(
-        "Kandinsky6SRTransformer3DModel",
-        dict(
-            in_visual_dim=4,
-            out_visual_dim=4,
-            time_dim=16,
-            model_dim=32,
-            ff_dim=48,
-            num_visual_blocks=3,
-            axes_dims=(4, 6, 6),
-        ),
-        (1, 2, 8, 8, 4),
-        _kandinsky6_sr,
-        prepare=_fill,
-    ),
-    Denoiser(
-        "Kandinsky6Transformer3DModel",
-        dict(
-            in_visual_dim=4,
-            out_visual_dim=4,
-            in_text_dim=8,
-            in_text_dim2=8,
-            time_dim=16,
-            model_dim=32,
-            ff_dim=48,
-            num_text_blocks=1,
-            num_visual_blocks=3,
-            axes_dims=(4, 6, 6),
-            in_audio_dim=4,
-            out_audio_dim=4,
-        ),
-        (1, 3, 8, 8, 4),
-        _kandinsky6,
-        prepare=_fill,
     ),
     Denoiser(
         "LTX2VideoTransformer3DModel",

@@ -230,6 +230,28 @@ def longcat():
     return pipe, lambda seed: dict(prompt=("a red dot", "two lines")[seed], enable_prompt_rewrite=False, **SMALL)
 
 
+def hidream():
+    """Guidance in one batch; behind the tokens of a picture that is not square stand some that are none."""
+    from diffusers import HiDreamImagePipeline
+
+    none = {f"{part}{i}": None for part in ("text_encoder", "tokenizer") for i in ("", "_2", "_3", "_4")}
+    pipe = HiDreamImagePipeline(
+        **none, vae=image_vae(shift_factor=0.1), scheduler=flow(),
+        transformer=denoiser("HiDreamImageTransformer2DModel"),
+    )  # fmt: skip
+    pipe.default_sample_size = 8  # every request is brought to as many pixels
+
+    def request(seed):
+        asked = dict(height=48, width=80)
+        for prefix, at in (("", 100 + seed), ("negative_", 20)):
+            asked[f"{prefix}prompt_embeds_t5"] = rand(1, 7, 12, seed=at)
+            asked[f"{prefix}prompt_embeds_llama3"] = rand(2, 1, 7, 10, seed=at + 1)
+            asked[f"{prefix}pooled_prompt_embeds"] = rand(1, 6, seed=at + 2)
+        return asked
+
+    return pipe, request
+
+
 def sdxl():
     """A U-Net; guidance in one batch, and latents that are scaled for the model."""
     from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
@@ -265,6 +287,7 @@ FAMILIES = {
     lumina2: {"0", "1"},
     pixart_sigma: {"0"},
     longcat: {"cond", "uncond"},
+    hidream: {"0"},
     sdxl: {"0"},
 }
 FIRST_APART = {flux2_klein_kv, qwen21}  # the first step fills what the others read, and nothing of it is reused

@@ -6,12 +6,14 @@ Each builder returns the pipeline and a function that makes a request, told apar
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 
 import pytest
 import torch
 from PIL import Image
 
 import c4d
+from c4d.describe.check import check
 from c4d.models import spec_for
 from tests.denoisers import ENTRIES, rand
 from tests.pipes import reader
@@ -244,6 +246,28 @@ def mochi():
     return pipe, request
 
 
+def kandinsky5():
+    """Latents with their channels last, which its loop changes in place; two calls a step, without names."""
+    from diffusers import AutoencoderKLHunyuanVideo, FlowMatchEulerDiscreteScheduler, Kandinsky5T2VPipeline
+
+    vae = seeded(
+        AutoencoderKLHunyuanVideo, latent_channels=4, block_out_channels=(8, 8, 8, 8), layers_per_block=1,
+        norm_num_groups=2,
+    )  # fmt: skip
+    none = dict.fromkeys(("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"))
+    pipe = Kandinsky5T2VPipeline(
+        **none, vae=vae, transformer=ENTRY["Kandinsky5Transformer3DModel"].build(),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=5.0),
+    )  # fmt: skip
+
+    def request(prompt):
+        lengths = dict.fromkeys(("prompt_cu_seqlens", "negative_prompt_cu_seqlens"), torch.tensor([0, 6]))
+        pooled = {name: x[:, 0] for name, x in words(prompt, "prompt_embeds_clip").items()}
+        return dict(**words(prompt, "prompt_embeds_qwen"), **pooled, **lengths, height=32, width=48, num_frames=5)
+
+    return pipe, request
+
+
 class Safe(torch.nn.Module):
     """In place of the safety checker of Cosmos, which is another package and large models."""
 
@@ -345,7 +369,7 @@ def cosmos3_omni():
 PIPELINES = {f.__name__: f for f in (
     hunyuan_video15, ltx2, skyreels_v2, wan_animate, wan_animate_in_segments, ltx,
     cogvideox, cogvideox_dpm, mochi, cosmos, minimax_h3,
-    cosmos3_omni,
+    cosmos3_omni, kandinsky5,
 )}  # fmt: skip
 BRANCHES = {
     "hunyuan_video15": {"pred_cond", "pred_uncond"},
@@ -360,6 +384,7 @@ BRANCHES = {
     "cosmos": {"0", "1"},
     "minimax_h3": {"0"},
     "cosmos3_omni": {"cond", "uncond"},
+    "kandinsky5": {"0", "1"},
 }
 _BUILT = {}  # name -> pipeline, request, what it makes without a cache
 
@@ -477,6 +502,27 @@ def test_a_modular_pipeline_still_sees_what_the_transformer_takes():
     takes = inspect.signature(pipe.transformer.forward)
     with pytest.warns(RuntimeWarning, match="saw no forward"), c4d.cached(pipe, "taylorseer-lite:interval=2"):
         assert "forward" in vars(pipe.transformer) and inspect.signature(pipe.transformer.forward) == takes
+
+
+def test_sparse_attention_of_kandinsky5_has_its_tokens_tile_by_tile():
+    """Two rows of two tiles."""
+    from diffusers.models.attention_dispatch import AttentionBackendName
+
+    whole = ENTRY["Kandinsky5Transformer3DModel"]
+
+    def prepare(model):
+        whole.prepare(model)
+        for processor in model.attn_processors.values():  # set_attention_backend would be for every model to come
+            processor._attention_backend = AttentionBackendName.FLEX
+
+    sparse = dict(sta_mask=torch.eye(4, dtype=torch.bool)[None, None], to_fractal=True, P=0.5)
+    places = [torch.arange(n) for n in (1, 16, 16)]
+    example = replace(
+        whole, latents=(1, 1, 32, 32, 4), prepare=prepare,
+        arguments=lambda x, t: {**whole.arguments(x, t), "visual_rope_pos": places, "sparse_params": sparse},
+    )  # fmt: skip
+    findings = list(check(example.build, spec_for(example.build()), example.forward))
+    assert len(findings) == 9 and [finding for finding in findings if finding.wrong] == []
 
 
 def test_a_second_request_is_not_changed_by_the_first(family):

@@ -357,6 +357,62 @@ def test_freqca_holds_the_slow_part_and_extrapolates_the_rest():
     torch.testing.assert_close(out[0], (5.0 * slow + 7.0 * fast).double(), atol=1e-4, rtol=1e-4)
 
 
+class Tokens(nn.Module):
+    """Latents [B, C, H, W] whose tokens go through two blocks, row by row.
+
+    ``boxed``: its latents are [B, H, W, C], its blocks have the tokens column by column, and its exit in a box.
+    """
+
+    def __init__(self, boxed):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers, self.final, self.boxed = nn.ModuleList(nn.Linear(4, 4) for _ in range(2)), nn.Identity(), boxed
+
+    def forward(self, hidden_states, timestep):
+        x = hidden_states.transpose(1, 2).flatten(1, 2) if self.boxed else hidden_states.flatten(2).mT
+        for block in self.layers:
+            x = x + block(x).tanh() * timestep
+        if self.boxed:
+            return self.final(x.unflatten(1, hidden_states.shape[2:0:-1]).transpose(1, 2))
+        return self.final(x).mT.unflatten(2, hidden_states.shape[2:])
+
+    def run(self, method):
+        def grid(model, named):
+            return (tuple(named["hidden_states"].shape[1:3] if self.boxed else named["hidden_states"].shape[2:]),)
+
+        def at_exit(model, named, streams):
+            return streams["hidden_states"].unflatten(1, named["hidden_states"].shape[2:0:-1]).transpose(1, 2)
+
+        more = dict(at_exit=at_exit, channels=-1) if self.boxed else {}
+        spec = c4d.ModelSpec("Tokens", stacks=(c4d.Stack("layers"),), exit="final", grid=grid, **more)
+        outs = []
+        with c4d.cached(self, method, spec=spec) as session:
+            session.begin(range(8), [1.0 - i / 8 for i in range(8)])
+            for i in range(8):
+                x = (1 - 0.1 * i) * rand(2, 4, 5, 6) + 0.02 * i * rand(2, 4, 5, 6, seed=i)
+                out = self(x.movedim(1, -1) if self.boxed else x, torch.tensor(1 - 0.1 * i))
+                outs.append(out.movedim(-1, 1) if self.boxed else out)
+        seen = [change.ratio for entry in session.trace for change in entry.seen.values()]
+        return torch.stack(outs), torch.tensor(seen), session.report().timelines["0"]
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "freqca:interval=2,warmup=1",
+        "first-block:threshold=0.3",
+        "taylorseer-lite:interval=2@blocks",
+        "dmd:interval=2@blocks",
+        "seacache:threshold=0.3",
+    ],
+)
+def test_how_tokens_lie_at_the_exit_changes_nothing(method):
+    (plain, seen, line), (boxed, same, again) = Tokens(False).run(method), Tokens(True).run(method)
+    assert line == again and {"C", "r"} <= set(line)
+    torch.testing.assert_close(boxed, plain, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(same, seen, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("sigma", [0.95, 0.5, 0.05])
 def test_the_spectrum_is_wieners_filter(sigma):
     """By Fourier transforms, as the paper has it; its mean gain is 1."""

@@ -110,7 +110,7 @@ class Forward:
         if wanted := {Signal.INPUT, Signal.INPUT_SINCE} & signals:  # a loop may go on to change its latents in place
             self.readings.update(dict.fromkeys(wanted, joined(latents).clone()))
         if Signal.SPECTRUM in signals:
-            parts = [evolved(x, self._grid()[0], self.call.noise()) for x in latents]
+            parts = [evolved(self._channels_first(x), self._grid()[0], self.call.noise()) for x in latents]
             self.readings[Signal.SPECTRUM] = joined(parts)
 
     def read_signal(self, signal: Signal, value: Tensor) -> None:
@@ -129,6 +129,9 @@ class Forward:
                 f"{', '.join(inputs)}); its spec names the argument that is denoised: latents="
             )
         return [x.detach() for x in leaves]
+
+    def _channels_first(self, x: Tensor) -> Tensor:
+        return x if x.ndim <= 3 else x.movedim(self.spec.channels, 1)
 
     def _like(self, shapes: Sequence[Sequence[int]], cut: Callable[[Tensor, Sequence[int]], Tensor]) -> list[Tensor]:
         """The latents, each cut to the shape of the output that it is beside."""
@@ -200,8 +203,9 @@ class Forward:
         """What a loop over one of the spec's stacks runs in this forward.
 
         Nothing if it is reused; with a rule that keeps blocks at the end, the others' places are held by fillers, for
-        a loop's body may count. Blocks at which something is to be noted or put in have a stand-in. A loop that calls
-        none (it looks at their processors) does not count: the next one over the same stack begins where it began.
+        a loop's body may count (and so they are in a stack that says it). Blocks at which something is to be noted or
+        put in have a stand-in. A loop that calls none (it looks at their processors) does not count: the next one over
+        the same stack begins where it began.
         """
         path, *counts = self.looked_at
         if path == stack.path:
@@ -218,7 +222,7 @@ class Forward:
     def _planned(self, stack: Stack, blocks: list[nn.Module]) -> Iterator[Any]:
         rule = self.whole
         last_blocks = rule.last_blocks if isinstance(rule, BlocksRule) else 0
-        if self.action is REUSE and not last_blocks:
+        if self.action is REUSE and not (last_blocks or stack.filled):
             return
         if stack.side or not isinstance(rule, BlocksRule):
             self.passed += len(blocks) * (not stack.side)
@@ -229,12 +233,12 @@ class Forward:
             i = self.passed
             self.passed += 1
             if self.action is REUSE and i < resumed:
-                yield BlockProxy(block, lambda _, args, kwargs: unbind(stack, bind(stack, args, kwargs)))
+                yield BlockProxy(block, partial(self._pass_over, stack, i == 0))
             elif last_blocks and i == resumed:
                 yield BlockProxy(block, partial(self._resume_blocks, stack, rule))
             elif self.action is None and i == max(0, rule.first_blocks - 1):
                 yield BlockProxy(block, partial(self._measure_blocks, stack))
-                if self.action is REUSE and not last_blocks:
+                if self.action is REUSE and not (last_blocks or stack.filled):
                     return
             elif i == 0 and (self.action is None or (self.action is COMPUTE and rule.residual)):
                 yield BlockProxy(block, partial(self._enter_blocks, stack))
@@ -255,6 +259,15 @@ class Forward:
         self.base, self.base_of = bind(stack, args, kwargs), stack
         self.blocks += 1
         return block(*args, **kwargs)
+
+    def _pass_over(
+        self, stack: Stack, first: bool, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """In place of a block that a reused forward skips: hands on what it gets."""
+        named = bind(stack, args, kwargs)
+        if first:
+            self.base, self.base_of = named, stack
+        return unbind(stack, named)
 
     def _measure_blocks(self, stack: Stack, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Decides at the first block: before it if its input is enough; for HEAD, after the last block of the head."""
@@ -306,9 +319,7 @@ class Forward:
         rule, key = self.whole, BLOCKS if stream == STREAM else f"{BLOCKS}:{stream}"
         if not isinstance(rule, BlocksRule) or rule.last_blocks:
             return x
-        base = self.base.get(stream) if rule.residual else None
-        if base is not None and self.base_of is not None:
-            base = self.base_of.image(base, x.shape[1])
+        base = self._base(stream, x) if rule.residual else None
         if self.action is REUSE:
             base = x if base is None and rule.residual else base
             history = self.branch.histories[key]
@@ -328,6 +339,14 @@ class Forward:
         feature = x if base is None else (x - base).to(base.dtype)
         self.record(key, rule, [feature])
         return x
+
+    def _base(self, stream: str, x: Tensor) -> Tensor | None:
+        """What the feature of ``x`` at the exit is relative to, as it lies there; None if no block was entered."""
+        if self.base_of is None or stream not in self.base:
+            return None
+        if stream == STREAM and self.spec.at_exit is not None:
+            return self.spec.at_exit(self.call.transformer, self.call.inputs(), self.base)
+        return self.base_of.image(self.base[stream], x.shape[1])
 
     # -- modules
 
@@ -396,10 +415,10 @@ class Forward:
         return self.tools.forecast(history, forecaster, self.time(rule), field, base, latents)
 
     def _band(self, x: Tensor, cutoff: float) -> Tensor:
-        """Of tokens [B, S, D] at the exit, what changes slowly over their grid."""
+        """Of tokens [B, S, D] at the exit (or [B, *sides, D]), what changes slowly over their grid."""
         grid = self._grid()
         basis = self.tools.basis(grid, cutoff, x.device)
-        return self.call.ranks.project(self.call.transformer, basis, x)
+        return self.call.ranks.project(self.call.transformer, basis, x.flatten(1, -2)).reshape(x.shape)
 
     def record(self, key: str, rule: Rule, tensors: Sequence[Tensor]) -> History:
         history, now = self.branch.histories.get(key), self.step.index
