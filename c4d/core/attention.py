@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -63,7 +63,14 @@ class AttentionRuntime:
 
         ``absent``: how many of the last keys of each sample the model's masks leave out, None if that is not known.
         """
-        self._plain, self._masked, self._absent = plain, masked or self._any, absent
+        self._plain, self._masked, self._absents = plain, masked or self._any, absent
+        self.rows: Sequence[int] | None = None  # the samples that attend, where a part of the batch is computed
+
+    @property
+    def _absent(self) -> tuple[int, ...] | None:
+        if self._absents is None or self.rows is None:
+            return self._absents
+        return tuple(self._absents[i] for i in self.rows)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """[B, Sq, H, D] for q [B, Sq, H, D] and k, v [B, Sk, H, D]."""

@@ -160,6 +160,14 @@ class ShardingPlan:
     arguments: Mapping[str, Mapping[str, Cut]] = field(default_factory=dict)
 
 
+def never(transformer: nn.Module) -> bool:
+    return False
+
+
+def always(transformer: nn.Module) -> bool:
+    return True
+
+
 @dataclass(frozen=True)
 class ModelSpec:
     """One transformer class as data: its stacks, the module the hidden state enters after them, signals, padding.
@@ -175,7 +183,10 @@ class ModelSpec:
     that it enters after them. ``at_exit(transformer, arguments by name, streams by name)`` makes of the streams that
     the blocks have what the exit gets of them, where that is not the stream's tokens in their order: they lie in a box
     [B, *sides, D] there, or behind the text. ``channels`` is the side of the latents that counts channels, if it is not
-    the first behind the batch. Without ``stacks`` (and then without ``exit``) its output alone can be cached.
+    the first behind the batch. ``whole_batch(transformer)``: blocks
+    get something that has a batch, but no row for each sample, so that they cannot run on some of the samples.
+    ``shared``: arguments of the forward without a batch, however many rows they have. Without ``stacks`` (and then
+    without ``exit``) its output alone can be cached.
     """
 
     transformer: str
@@ -190,6 +201,8 @@ class ModelSpec:
     channels: int = 1
     timestep: str = "timestep"
     like_latents: bool = True
+    whole_batch: Callable[[nn.Module], bool] = never
+    shared: tuple[str, ...] = ("img_ids", "txt_ids")
     grid: Callable[[nn.Module, Mapping[str, Any]], tuple[tuple[int, ...], ...]] | None = None
     about: str = ""
     known_as: tuple[str, ...] = ()

@@ -35,6 +35,7 @@ SPECS = (
         exit="norm_out",
         signals={Signal.TIME_EMBEDDING: OutputOf("time_text_embed", first)},
         grid=patches,
+        shared=tuple(f"indices_latents{part}" for part in ("", "_clean", "_history_2x", "_history_4x")),
         about="HunyuanVideo FramePack",
         known_as=("framepack",),
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from c4d.core.spec import ModelSpec, OutputOf, ShardingPlan, Site, Split, Stack
+from c4d.core.spec import ModelSpec, OutputOf, ShardingPlan, Site, Split, Stack, always
 from c4d.core.types import Signal
 from c4d.models.hunyuan_video import tables
 from c4d.models.packed_processors import MiniMaxH3
@@ -36,6 +36,8 @@ SPECS = (
         ),
         signals={Signal.TIME_EMBEDDING: OutputOf("time_embedder", whole)},
         latents=("hidden_states", "audio_hidden_states"),
+        whole_batch=always,  # a row of modulations for each distinct timestep
+        shared=("timestep",),
         about="MiniMax-H3, video and audio",
         known_as=("minimax-h3",),
     ),

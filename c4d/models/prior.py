@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from c4d.core.spec import ModelSpec, Site, Stack
+from c4d.core.spec import ModelSpec, Site, Stack, always
 
 SPECS = (
     ModelSpec(
@@ -13,6 +13,7 @@ SPECS = (
             ),
         ),
         exit="norm_out",
+        whole_batch=always,  # a mask for each head of each sample
         about="the priors of Kandinsky 2 and unCLIP",
     ),
 )

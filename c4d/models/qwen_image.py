@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from c4d.core.spec import AtEntry, ModelSpec, Padding, ShardingPlan, Site, Split, Stack, sequence
+from c4d.core.spec import AtEntry, ModelSpec, Padding, ShardingPlan, Site, Split, Stack, always, sequence
 from c4d.core.types import Signal
 from c4d.models.image_processors import QwenImage
 
@@ -41,6 +41,11 @@ def grid(transformer: nn.Module, named: Mapping[str, Any]) -> tuple[tuple[int, .
     return tuple(map(tuple, first if isinstance(first, list) else [first]))
 
 
+def given_images(transformer: nn.Module) -> bool:
+    """True if given images have timestep 0, whose modulations follow in rows of their own."""
+    return bool(getattr(transformer.config, "zero_cond_t", False))
+
+
 SPECS = (
     ModelSpec(
         "QwenImageTransformer2DModel",
@@ -61,6 +66,7 @@ SPECS = (
             outputs={"pos_embed": tables},
             arguments={"": {"controlnet_block_samples": sequence}, "transformer_blocks": {"modulate_index": sequence}},
         ),
+        whole_batch=given_images,
         grid=grid,
         padding=(Padding("encoder_hidden_states", "encoder_hidden_states_mask"),),
         about="Qwen-Image, Qwen-Image-Edit and Edit-Plus (given images at timestep 0), with or without a ControlNet",
@@ -71,6 +77,7 @@ SPECS = (
         stacks=(Stack("transformer_blocks", sites={"attn": (Site("attn"),)}),),
         exit="norm_out",
         like_latents=False,  # it returns the text's tokens, too
+        whole_batch=always,  # one more row of modulations, of timestep 0
         about="Qwen-Image 2.1, one sequence of text and image, on one device",
         known_as=("qwen-image-2.1",),
     ),

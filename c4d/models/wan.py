@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from c4d.core.spec import ModelSpec, OutputOf, ShardingPlan, Site, Split, Stack
+from c4d.core.spec import ModelSpec, OutputOf, ShardingPlan, Site, Split, Stack, always
 from c4d.core.types import Signal
 from c4d.models.processors import Wan, WanCross
 
@@ -81,6 +81,7 @@ SPECS = (
     ModelSpec(
         "WanAnimateTransformer3DModel",
         stacks=(BLOCKS,),  # what the face adds between them is skipped with them
+        whole_batch=always,
         exit="norm_out",
         signals=SIGNALS,
         grid=grid,

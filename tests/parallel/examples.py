@@ -21,7 +21,7 @@ METHODS = {
     "no cache": None,
     "output": "taylorseer-lite:interval=2,last=0",
     "blocks": "taylorseer-lite:interval=2,order=1,last=0@blocks",
-    "first block": "first-block:threshold=0.2,last=0",
+    "first block": "first-block:threshold=0.2,last=0,batch=each",
     "inside": "fora:interval=2,last=0",
 }
 

@@ -143,6 +143,7 @@ class ModuleRule(Rule):
             )
 
 
+BATCHES = ("mean", "worst", "each")
 NEEDS_MEASURING = f"blocks that always run need a policy that measures them, at @{BLOCKS} (first-block)"
 
 
@@ -165,18 +166,32 @@ def remade(rule: Rule, sites: tuple[str, ...] | None = None, forecast: Forecaste
 
 @dataclass(frozen=True)
 class CacheMethod:
-    """A caching method: its name (the text that makes it) and its rules."""
+    """A caching method: its name (the text that makes it), its rules, and how the samples of a ``batch`` decide.
+
+    ``"mean"``: all alike, by the sums over all of them, as published. ``"worst"``: all alike, by the sample that
+    changed most. ``"each"``: each for itself, so that it gets what it gets alone; a step computes the samples that need
+    it. Of methods that measure nothing, all samples are alike.
+    """
 
     name: str
     rules: tuple[Rule, ...]
+    batch: str = "mean"
 
     def __post_init__(self) -> None:
         if not self.rules:
             raise ValueError(f"{self.name}: a method needs at least one rule")
+        if self.batch not in BATCHES:
+            raise ValueError(f"{self.name}: batch is {self.batch!r}; known are {', '.join(BATCHES)}")
         sites = self.sites
         alone = any(isinstance(rule, ForwardRule) for rule in self.rules)
         if len(sites) != len(set(sites)) or (len(self.rules) > 1 and alone):
             raise ValueError(f"{self.name}: rules overlap at {', '.join(sites)}; each site takes one rule")
+
+    def batched(self, batch: str) -> CacheMethod:
+        """The same, with samples that decide so. Raises ValueError if it measures nothing, or for an unknown one."""
+        if not self.signals:
+            raise ValueError(f"{self.name} decides by the step alone, the same for every sample: leave batch out")
+        return replace(self, batch=batch)
 
     @property
     def sites(self) -> tuple[str, ...]:

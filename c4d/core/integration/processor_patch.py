@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -137,6 +138,17 @@ class ProcessorPatch(Unsaved):
                 work.select(plain, absent=absent)
         self._names = names
         return args, kwargs
+
+    @contextmanager
+    def on(self, rows: Sequence[int]) -> Iterator[None]:
+        """While these samples of the batch alone are computed."""
+        for work in self._works.values():
+            work.rows = rows
+        try:
+            yield
+        finally:
+            for work in self._works.values():
+                work.rows = None
 
     def _give_way(self) -> None:
         """For one forward, where a guider perturbs attention: it counts on the stock processor."""

@@ -86,6 +86,15 @@ class Forward:
                 f"{self.spec.transformer}: a reused forward did not reach {self.spec.exit!r}; its spec is wrong"
             )
 
+    @property
+    def held(self) -> list[CacheState]:
+        """What it remembers for later steps."""
+        return [self.branch]
+
+    def entries(self, run: int) -> list[Entry]:
+        """What it did, for the trace: one of each sample that decided for itself."""
+        return [self.entry(run)]
+
     def entry(self, run: int) -> Entry:
         """What it did, for the trace."""
         seconds = time.perf_counter() - self.started
@@ -226,7 +235,7 @@ class Forward:
             return
         if stack.side or not isinstance(rule, BlocksRule):
             self.passed += len(blocks) * (not stack.side)
-            yield from self._counted(blocks)
+            yield from self._counted(stack, blocks)
             return
         resumed = self._chain_length() - last_blocks
         for block in blocks:
@@ -243,22 +252,29 @@ class Forward:
             elif i == 0 and (self.action is None or (self.action is COMPUTE and rule.residual)):
                 yield BlockProxy(block, partial(self._enter_blocks, stack))
             else:
-                yield from self._counted([block])
+                yield from self._counted(stack, [block])
 
     def _chain_length(self) -> int:
         """Blocks in the chain."""
         paths = [stack.path for stack in self.spec.stacks if not stack.side]
         return sum(len(list(self.call.transformer.get_submodule(path).children())) for path in paths)
 
-    def _counted(self, blocks: Sequence[nn.Module]) -> Iterator[nn.Module]:
+    def _counted(self, stack: Stack, blocks: Sequence[nn.Module]) -> Iterator[Any]:
         for block in blocks:
             self.blocks += 1
             yield block
 
-    def _enter_blocks(self, stack: Stack, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        self.base, self.base_of = bind(stack, args, kwargs), stack
+    def _note(self, stack: Stack, named: Mapping[str, Any]) -> None:
+        """The features of ``stack`` are relative to these streams."""
+        self.base, self.base_of = named, stack
+
+    def _run_block(self, stack: Stack, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self.blocks += 1
         return block(*args, **kwargs)
+
+    def _enter_blocks(self, stack: Stack, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self._note(stack, bind(stack, args, kwargs))
+        return self._run_block(stack, block, args, kwargs)
 
     def _pass_over(
         self, stack: Stack, first: bool, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -266,7 +282,7 @@ class Forward:
         """In place of a block that a reused forward skips: hands on what it gets."""
         named = bind(stack, args, kwargs)
         if first:
-            self.base, self.base_of = named, stack
+            self._note(stack, named)
         return unbind(stack, named)
 
     def _measure_blocks(self, stack: Stack, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -284,14 +300,17 @@ class Forward:
         if Signal.FIRST_BLOCKS not in signals:
             self.decide(now)
             if self.action is REUSE:
-                self.base, self.base_of = named, stack
+                self._note(stack, named)
                 return unbind(stack, named)
             return self._enter_blocks(stack, block, args, kwargs)
         start = self.base.get("hidden_states", named["hidden_states"])  # of the first block
-        out = block(*args, **kwargs)
-        self.blocks += 1
-        self.base, self.base_of = streams(stack, out), stack
+        out = self._run_block(stack, block, args, kwargs)
+        self._note(stack, streams(stack, out))
         self.decide({**now, Signal.FIRST_BLOCKS: (self.base["hidden_states"] - start).detach()})
+        return self._handed_on(out)
+
+    def _handed_on(self, out: Any) -> Any:
+        """Of what the block returned at which the forward was decided: what the next one gets."""
         return out
 
     def _resume_blocks(

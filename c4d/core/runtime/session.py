@@ -17,11 +17,13 @@ from c4d.core.integration.offload import Bridge, tracing
 from c4d.core.integration.transformers import transformers_of
 from c4d.core.runtime.forward import Forward, ForwardContext
 from c4d.core.runtime.history import HistoryConfig
+from c4d.core.runtime.outputs import samples_of
 from c4d.core.runtime.ownership import ThreadOwnership
 from c4d.core.runtime.progress_bar import Loop, ProgressBar
 from c4d.core.runtime.report import Entry, Report, scales, timeline, why
+from c4d.core.runtime.samples import SampledForward
 from c4d.core.runtime.signals import DecisionSync, SignalReader, SingleProcess
-from c4d.core.runtime.state import Run, Runtime, signature_of
+from c4d.core.runtime.state import CacheState, Run, Runtime, signature_of
 from c4d.core.runtime.steps import CountingTracker, SchedulerTracker, StepTracker, check_order
 from c4d.core.spec import ModelSpec, Stack
 from c4d.core.types import Action, Primitives, Signal
@@ -215,20 +217,25 @@ class Session(Entered, Unsaved):
             return
         attachment.wake()
         rules = self.method.rules
-        branch = self._run.branches[step.branch, expert]
+        branches = self._memories(attachment.spec, step.branch, expert, given)
         # But for the timestep, which may hold one value in one step and two in the next (MiniMax-H3).
         signature = signature_of([given[name] for name in sorted(given) if name != attachment.spec.timestep])
-        restarted = branch.signature is not None and branch.signature != signature
-        if branch.signature != signature:
-            branch.reset(rules)
-            branch.signature = signature
-        if tracing(attachment.transformer):
-            branch.reset(rules)
+        restarted = branches[0].signature is not None and branches[0].signature != signature
+        traced = tracing(attachment.transformer)
+        for branch in branches:
+            if branch.signature != signature or traced:
+                branch.reset(rules)
+            branch.signature, branch.last = signature, step.index
+        if traced:
             attachment.refresh(self.method)
-        branch.last = step.index
         inputs = partial(named, attachment.transformer, args, kwargs)
         call = ForwardContext(attachment.transformer, inputs, clock.noise, self._ranks)
-        self.current = current = Forward(attachment.spec, self.method, branch, step, self._tools, call)
+        parts = (step, self._tools, call)
+        self.current = current = (
+            Forward(attachment.spec, self.method, branches[0], *parts)
+            if len(branches) == 1
+            else SampledForward(attachment.spec, self.method, branches, *parts)
+        )
         current.restarted, current.noise = restarted, clock.noise_on_host()
         if attachment.offloaded and current.whole and current.action is Action.REUSE:
             current.bridge = Bridge(attachment.offloaded, attachment.blocks)
@@ -287,14 +294,22 @@ class Session(Entered, Unsaved):
             )
         current.finish(output)
         assert self._run is not None
-        self._trace.append(current.entry(self._run.number))
+        self._trace.extend(current.entries(self._run.number))
         if current.step.index >= current.step.total - 1:
             self._peak = max(self._peak, self.bytes())
-            self._run.release(current.branch, self.method.rules)  # what follows (the VAE) gets the memory
+            for branch in current.held:
+                self._run.release(branch, self.method.rules)  # what follows (the VAE) gets the memory
             if not self._run.bytes():
                 self._tools.bases.clear()
 
     # -- inside
+
+    def _memories(self, spec: ModelSpec, branch: str, expert: int, given: Mapping[str, Any]) -> list[CacheState]:
+        """What the samples of a forward remember: all of them one thing, or each its own if each decides for itself."""
+        assert self._run is not None
+        size = samples_of(given.get(spec.denoised[0])) if self.method.signals and self.method.batch != "mean" else 1
+        names = [branch] if size == 1 else [f"{branch}#{i}" for i in range(size)]
+        return [self._run.branches[name, expert] for name in names]
 
     def _refuse_exchanged(self, pipeline: Any) -> None:
         ours = [attachment.transformer for attachment in self._attachments]

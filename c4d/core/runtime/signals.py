@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from c4d.core.spec import Stack
-from c4d.core.types import Primitives, RelativeL1, Signal, Step
+from c4d.core.types import Primitives, RelativeL1, Step
+
+K = TypeVar("K")  # a signal, or a sample and a signal
 
 
 class DecisionSync(Protocol):
@@ -110,9 +112,7 @@ class SignalReader:
         self._backend, self._ranks = backend, ranks
         self.host_reads = 0
 
-    def read(
-        self, pairs: Mapping[Signal, tuple[Tensor, Tensor]], wholes: Mapping[Signal, int]
-    ) -> dict[Signal, RelativeL1]:
+    def read(self, pairs: Mapping[K, tuple[Tensor, Tensor]], wholes: Mapping[K, int]) -> dict[K, RelativeL1]:
         """{signal: (now, before)} -> {signal: change summed over the ranks}; no pairs, no read.
 
         ``wholes``: how many numbers all ranks have of each.

@@ -81,7 +81,10 @@ def names_of(method: str) -> str:
 def _compose(text: str) -> CacheMethod:
     rest, at, sites = text.partition("@")
     head, *forecast = re.split(r"[+](?![0-9])", rest, maxsplit=1)  # a digit follows where it belongs to 1e+16
+    head, batch = _batch(head)
     method: CacheMethod = make_part(head, METHODS, "method")
+    if batch is not None:
+        method = method.batched(batch)
     other = make_part(forecast[0], FORECASTERS, "forecaster") if forecast else None
     where: tuple[str, ...] | None = None
     if at:
@@ -130,6 +133,19 @@ def make_part(part: str, known: Mapping[str, Callable[..., Any]], what: str) -> 
     if missing:
         raise ValueError(f"{name} needs {', '.join(missing)} ({name}:{describe(make)})")
     return make(**values)
+
+
+def _batch(head: str) -> tuple[str, str | None]:
+    """A method without its option ``batch``, which every one has that measures something; and its value."""
+    name, _, options = head.partition(":")
+    pairs = [option.partition("=") for option in options.split(",")]
+    values = [value.strip() for key, equals, value in pairs if key.strip() == "batch" and equals]
+    if not values:
+        return head, None
+    if len(values) > 1:
+        raise ValueError("batch is given twice; keep one")
+    rest = ",".join("".join(pair) for pair in pairs if pair[0].strip() != "batch")
+    return f"{name}:{rest}" if rest else name, values[0]
 
 
 def _word(hints: Mapping[str, Any], parameters: Mapping[str, Any]) -> str:
