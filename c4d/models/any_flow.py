@@ -2,7 +2,25 @@
 
 from __future__ import annotations
 
+import torch
+
+from c4d.core.example import Example, noise
 from c4d.core.spec import ModelSpec, Site, Stack
+from c4d.models.wan import SIZES
+
+EXAMPLE = Example(
+    "AnyFlowTransformer3DModel",
+    config={**SIZES, "in_channels": 4, "out_channels": 4, "num_layers": 3},
+    latents=(1, 3, 4, 8, 8),
+    # A timestep a frame, and the one at which the step ends.
+    arguments=lambda x, t: {
+        "hidden_states": x,
+        "timestep": torch.full(x.shape[:2], t),
+        "r_timestep": torch.full(x.shape[:2], max(t - 100, 0.0)),
+        "encoder_hidden_states": noise(1, 6, 8, seed=1),
+        "attention_kwargs": None,
+    },
+)
 
 SPECS = (
     ModelSpec(
@@ -17,5 +35,6 @@ SPECS = (
         exit="norm_out",
         about="AnyFlow",
         known_as=("anyflow",),
+        example=EXAMPLE,
     ),
 )

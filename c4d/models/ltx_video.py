@@ -2,7 +2,36 @@
 
 from __future__ import annotations
 
+import torch
+
+from c4d.core.example import Example, noise
 from c4d.core.spec import ModelSpec, Site, Stack
+from c4d.models.examples import at
+
+EXAMPLE = Example(
+    "LTXVideoTransformer3DModel",
+    config={
+        "in_channels": 8,
+        "out_channels": 8,
+        "num_attention_heads": 2,
+        "attention_head_dim": 16,
+        "cross_attention_dim": 32,
+        "num_layers": 3,
+        "caption_channels": 8,
+    },
+    latents=(1, 12, 8),
+    arguments=lambda x, t: {
+        "hidden_states": x,
+        "encoder_hidden_states": noise(1, 5, 8, seed=1),
+        "timestep": at(t),
+        "encoder_attention_mask": torch.tensor([[1, 1, 1, 1, 0]]),
+        "num_frames": 3,
+        "height": 2,
+        "width": 2,
+        "rope_interpolation_scale": (8 / 25, 32, 32),
+        "attention_kwargs": None,
+    },
+)
 
 SPECS = (
     ModelSpec(
@@ -17,5 +46,6 @@ SPECS = (
         exit="norm_out",
         about="LTX-Video",
         known_as=("ltx-video",),
+        example=EXAMPLE,
     ),
 )

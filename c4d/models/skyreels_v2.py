@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+import torch
+
+from c4d.core.example import Example, noise
 from c4d.core.spec import ModelSpec, Site, Stack
 from c4d.models.grids import patches
-from c4d.models.wan import SIGNALS
+from c4d.models.wan import SIGNALS, SIZES
+
+EXAMPLE = Example(
+    "SkyReelsV2Transformer3DModel",
+    config={**SIZES, "in_channels": 4, "out_channels": 4, "num_layers": 3},
+    latents=(1, 4, 3, 8, 8),
+    arguments=lambda x, t: {
+        "hidden_states": x,
+        "timestep": torch.tensor([int(t)]),
+        "encoder_hidden_states": noise(1, 6, 8, seed=1),
+        "attention_kwargs": None,
+    },
+)
 
 SPECS = (
     ModelSpec(
@@ -21,5 +36,6 @@ SPECS = (
         grid=patches,
         about="SkyReels-V2, text and image to video, and diffusion forcing",
         known_as=("skyreels-v2",),
+        example=EXAMPLE,
     ),
 )
