@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from c4d.core.example import Example, noise
-from c4d.core.spec import ModelSpec, Site, Stack
-from c4d.models.wan import SIZES
+from c4d.core.spec import ModelSpec, Stack
+from c4d.models.wan import SITES, SIZES
 
 EXAMPLE = Example(
     "AnyFlowTransformer3DModel",
@@ -29,7 +29,7 @@ SPECS = (
             Stack(
                 "blocks",
                 takes=("hidden_states", "encoder_hidden_states", "temb", "rotary_emb", "attention_mask"),
-                sites={"attn": (Site("attn1"),), "cross_attn": (Site("attn2"),), "mlp": (Site("ffn"),)},
+                sites=SITES,
             ),
         ),
         exit="norm_out",

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 
 from c4d.core.example import Example, noise
-from c4d.core.spec import ModelSpec, Site, Stack
+from c4d.core.spec import ModelSpec, Stack
 from c4d.models.examples import at
 from c4d.models.grids import patches
-from c4d.models.wan import SIGNALS, SIZES
+from c4d.models.wan import SIGNALS, SITES, SIZES
 
 EXAMPLE = Example(
     "ChronoEditTransformer3DModel",
@@ -30,7 +30,7 @@ SPECS = (
             Stack(
                 "blocks",
                 takes=("hidden_states", "encoder_hidden_states", "temb", "rotary_emb"),
-                sites={"attn": (Site("attn1"),), "cross_attn": (Site("attn2"),), "mlp": (Site("ffn"),)},
+                sites=SITES,
             ),
         ),
         exit="norm_out",

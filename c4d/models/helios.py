@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from c4d.core.example import Example, noise
-from c4d.core.spec import ModelSpec, Site, Stack
+from c4d.core.spec import ModelSpec, Stack
 from c4d.models.examples import at
-from c4d.models.wan import SIZES
+from c4d.models.wan import SITES, SIZES
 
 
 def arguments(x: Tensor, t: float) -> Mapping[str, Any]:
@@ -53,7 +53,7 @@ SPECS = (
             Stack(
                 "blocks",
                 takes=("hidden_states", "encoder_hidden_states", "temb", "rotary_emb", "original_context_length"),
-                sites={"attn": (Site("attn1"),), "cross_attn": (Site("attn2"),), "mlp": (Site("ffn"),)},
+                sites=SITES,
             ),
         ),
         exit="norm_out",
