@@ -54,13 +54,13 @@ def rotary(tokens: int, dim: int) -> tuple[Tensor, Tensor]:
     return angles.cos(), angles.sin()
 
 
-def stir(model: nn.Module, size: float = 0.2, seed: int = 5) -> None:
+def stir(model: nn.Module) -> None:
     """Random numbers for every parameter that starts as zeros: a gate, or a last layer."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for weight in model.parameters():
             if not weight.any():
-                weight.normal_(0.0, size, generator=generator)
+                weight.normal_(0.0, 0.2, generator=generator)
 
 
 def strengthen(model: nn.Module, factor: float = 1.5) -> None:

@@ -31,7 +31,7 @@ EXAMPLE = Example(
         "encoder_attention_mask": torch.tensor([[True, True, True, True, False, False]]),
         "attention_kwargs": None,
     },
-    prepare=lambda model: stir(model, seed=17),
+    prepare=stir,
 )
 
 SPECS = (

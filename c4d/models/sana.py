@@ -7,7 +7,7 @@ import torch
 from c4d.core.example import Example, noise
 from c4d.core.spec import ModelSpec, OutputOf, Site, Stack
 from c4d.core.types import Signal
-from c4d.models.examples import SIDE, at, mask, stir, text
+from c4d.models.examples import SIDE, at, mask, text
 from c4d.models.grids import patches
 from c4d.models.signals import first
 
@@ -57,7 +57,6 @@ EXAMPLE_VIDEO = Example(
         "timestep": at(t),
         "attention_kwargs": None,
     },
-    prepare=lambda model: stir(model, seed=17),
 )
 
 SPECS = (

@@ -66,7 +66,7 @@ EXAMPLE_3 = Example(
         "global_hidden_states": noise(1, 16, seed=2),
         "encoder_attention_mask": torch.ones(1, 6, dtype=torch.long),
     },
-    prepare=lambda model: stir(model, size=0.1, seed=1),
+    prepare=stir,
 )
 
 SPECS = (

@@ -11,15 +11,7 @@ from torch import Tensor, nn
 
 from c4d.core.example import Example as Denoiser
 from c4d.core.example import noise as rand
-
-
-def fill_zeros(model: nn.Module) -> None:
-    """Small random numbers into every weight that starts as zeros: last layers, gates and modulations."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if not parameter.any():
-                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+from c4d.models.examples import stir
 
 
 def fewer_groups(model: nn.Module) -> None:
@@ -175,7 +167,7 @@ ENTRIES: tuple[Denoiser, ...] = (
             "image_embeddings": rand(1, 1, 16, seed=3),
             "cross_attention_kwargs": None,
         },
-        fill_zeros,
+        stir,
     ),
     Denoiser(
         "Kandinsky3UNet",
@@ -195,7 +187,7 @@ ENTRIES: tuple[Denoiser, ...] = (
             "encoder_hidden_states": rand(1, 6, 12, seed=1),
             "encoder_attention_mask": torch.ones(1, 6, dtype=torch.long),
         },
-        fill_zeros,
+        stir,
     ),
     Denoiser(
         "LongCatAudioDiTTransformer",
@@ -209,7 +201,7 @@ ENTRIES: tuple[Denoiser, ...] = (
             "attention_mask": torch.ones(1, 16, dtype=torch.bool),
             "latent_cond": torch.zeros(1, 16, 8),
         },
-        fill_zeros,
+        stir,
     ),
     Denoiser(
         "RFD4ProteinaTransformer",
@@ -307,7 +299,7 @@ ENTRIES: tuple[Denoiser, ...] = (
             "encoder_hidden_states": rand(1, 6, 16, seed=1),
             "cross_attention_kwargs": None,
         },
-        fill_zeros,
+        stir,
     ),
     Denoiser(
         "UNetMotionModel",

@@ -14,10 +14,6 @@ from c4d.models import any_flow
 from c4d.models.examples import at, rotary, stir
 
 
-def _fill(model: nn.Module) -> None:
-    stir(model, seed=17)
-
-
 def _mask_uncompiled(model: nn.Module) -> None:
     """Its first step would compile the mask of its attention, which takes seconds and a compiler."""
     from diffusers.models.transformers import transformer_wan_animate_2 as module
@@ -228,7 +224,7 @@ ENTRIES: tuple[Denoiser, ...] = (
         ),
         (1, 3, 8, 8, 4),
         _kandinsky5,
-        prepare=_fill,
+        prepare=stir,
     ),
     Denoiser(
         "Kandinsky6SRTransformer3DModel",
@@ -243,7 +239,7 @@ ENTRIES: tuple[Denoiser, ...] = (
         ),
         (1, 2, 8, 8, 4),
         _kandinsky6_sr,
-        prepare=_fill,
+        prepare=stir,
     ),
     Denoiser(
         "Kandinsky6Transformer3DModel",
@@ -263,7 +259,7 @@ ENTRIES: tuple[Denoiser, ...] = (
         ),
         (1, 3, 8, 8, 4),
         _kandinsky6,
-        prepare=_fill,
+        prepare=stir,
     ),
     Denoiser(
         "LatteTransformer3DModel",
@@ -306,7 +302,6 @@ ENTRIES: tuple[Denoiser, ...] = (
         ),
         (1, 4, 3, 8, 8),
         _motif,
-        prepare=_fill,
     ),
     Denoiser(
         "SanaWMLTX2RefinerTransformer3DModel",
@@ -342,7 +337,7 @@ ENTRIES: tuple[Denoiser, ...] = (
         ),
         (1, 4, 3, 4, 4),
         _sana_wm,
-        prepare=_fill,
+        prepare=stir,
     ),
     Denoiser(
         "WanAnimate2Transformer3DModel",
