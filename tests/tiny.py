@@ -10,37 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from c4d.core.example import Example
+from c4d.core.example import noise as rand
+from c4d.models import dit, flux, hunyuan_image, hunyuan_video, qwen_image, wan
 
-def rand(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-WAN = dict(
-    patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4, text_dim=16,
-    freq_dim=32, ffn_dim=32, num_layers=4, cross_attn_norm=True, qk_norm="rms_norm_across_heads", rope_max_seq_len=32,
-)  # fmt: skip
-HUNYUAN = dict(
-    in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=10, num_layers=2, num_single_layers=3,
-    num_refiner_layers=1, patch_size=1, patch_size_t=1, guidance_embeds=True, text_embed_dim=16,
-    pooled_projection_dim=8, rope_axes_dim=(2, 4, 4),
-)  # fmt: skip
-FLUX = dict(
-    in_channels=16, num_layers=2, num_single_layers=3, attention_head_dim=12, num_attention_heads=2,
-    joint_attention_dim=16, pooled_projection_dim=8, guidance_embeds=True, axes_dims_rope=(4, 4, 4),
-)  # fmt: skip
-
-HUNYUAN_IMAGE = dict(
-    in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=10, num_layers=2, num_single_layers=3,
-    num_refiner_layers=1, patch_size=(1, 1), text_embed_dim=16, rope_axes_dim=(4, 6),
-)  # fmt: skip
-QWEN = dict(
-    in_channels=16, out_channels=4, num_layers=4, attention_head_dim=12, num_attention_heads=2, joint_attention_dim=16,
-    axes_dims_rope=(4, 4, 4),
-)  # fmt: skip
-DIT = dict(
-    num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=8, num_layers=4, sample_size=8,
-    num_embeds_ada_norm=1000,
-)  # fmt: skip
+WAN, HUNYUAN, FLUX, HUNYUAN_IMAGE, QWEN, DIT = (
+    dict(family.EXAMPLE.config) for family in (wan, hunyuan_video, flux, hunyuan_image, qwen_image, dit)
+)
 
 
 @dataclass(frozen=True)
@@ -102,74 +78,15 @@ def branch(model: nn.Module, name: str, **place: Any) -> AbstractContextManager[
     return model.cache_context(name, **place) if hasattr(model, "cache_context") else nullcontext()
 
 
-def _wan(**config: Any) -> nn.Module:
-    from diffusers import WanTransformer3DModel
-
-    return WanTransformer3DModel(**{**WAN, **config})
-
-
-def _vace(**config: Any) -> nn.Module:
-    from diffusers import WanVACETransformer3DModel
-
-    return WanVACETransformer3DModel(**{**WAN, **config}, vace_layers=[0, 2], vace_in_channels=6)
+def given(example: Example) -> dict[str, Any]:
+    """The inputs of a family's example besides hidden_states and timestep."""
+    found = example.arguments(rand(*example.latents), 0.0)
+    return {name: value for name, value in found.items() if name not in ("hidden_states", "timestep")}
 
 
-def _hunyuan(**config: Any) -> nn.Module:
-    from diffusers import HunyuanVideoTransformer3DModel
-
-    return HunyuanVideoTransformer3DModel(**{**HUNYUAN, **config})
-
-
-def _flux(**config: Any) -> nn.Module:
-    from diffusers import FluxTransformer2DModel
-
-    return FluxTransformer2DModel(**{**FLUX, **config})
-
-
-def _hunyuan_image(**config: Any) -> nn.Module:
-    from diffusers import HunyuanImageTransformer2DModel
-
-    return HunyuanImageTransformer2DModel(**{**HUNYUAN_IMAGE, **config})
-
-
-def _qwen(**config: Any) -> nn.Module:
-    from diffusers import QwenImageTransformer2DModel
-
-    return QwenImageTransformer2DModel(**{**QWEN, **config})
-
-
-def _dit(**config: Any) -> nn.Module:
-    from diffusers import DiTTransformer2DModel
-
-    model = DiTTransformer2DModel(**{**DIT, **config})
-    model.proj_out_1.weight.data *= 4  # a plain LayerNorm before it would hide what the blocks do
-    return model
-
-
-def _wan_text() -> dict[str, Any]:
-    return dict(encoder_hidden_states=rand(1, 12, 16, seed=1))
-
-
-def _hunyuan_inputs() -> dict[str, Any]:
-    mask = torch.ones(1, 12)
-    mask[:, 9:] = 0
-    return dict(
-        encoder_hidden_states=rand(1, 12, 16, seed=1),
-        encoder_attention_mask=mask,
-        pooled_projections=rand(1, 8, seed=2),
-        guidance=torch.tensor([6000.0]),
-    )
-
-
-def _flux_inputs() -> dict[str, Any]:
-    places = torch.cartesian_prod(torch.zeros(1), torch.arange(4.0), torch.arange(5.0))
-    return dict(
-        encoder_hidden_states=rand(1, 7, 16, seed=1),
-        pooled_projections=rand(1, 8, seed=2),
-        txt_ids=torch.arange(21.0).reshape(7, 3),  # zeros in the pipelines, which turn no text
-        img_ids=places,
-        guidance=torch.tensor([3.5]),
-    )
+def plain(name: str, example: Example, **how: Any) -> Case:
+    """A family's example as it is."""
+    return Case(name, example.build, example.latents, lambda: given(example), **how)
 
 
 def text(*lengths: int, tokens: int = 12, seed: int = 1, suffix: str = "", mask: str = "encoder_attention_mask") -> Any:
@@ -191,10 +108,10 @@ def qwen_inputs(*images: tuple[int, int, int], lengths: tuple[int, ...] = (), ba
 CASES = {
     case.name: case
     for case in (
-        Case("wan-t2v", _wan, (1, 4, 2, 16, 16), _wan_text),
+        plain("wan-t2v", wan.EXAMPLE),
         Case(
             "wan-i2v",
-            lambda **config: _wan(in_channels=8, image_dim=20, **{"added_kv_proj_dim": 24, **config}),
+            lambda **config: wan.EXAMPLE.build(in_channels=8, image_dim=20, **{"added_kv_proj_dim": 24, **config}),
             (1, 8, 2, 16, 16),
             lambda: dict(
                 # The processor cuts the last 512 tokens off as text, whatever the text's length.
@@ -202,42 +119,37 @@ CASES = {
                 encoder_hidden_states_image=rand(1, 5, 20, seed=2),
             ),
         ),
-        Case("wan-ti2v", _wan, (1, 4, 2, 16, 16), _wan_text, per_token=True),
-        Case(
-            "wan-vace",
-            _vace,
-            (1, 4, 2, 16, 16),
-            lambda: dict(**_wan_text(), control_hidden_states=3.0 * rand(1, 6, 2, 16, 16, seed=5)),
-        ),
-        Case("hunyuan-t2v", _hunyuan, (1, 4, 2, 4, 4), _hunyuan_inputs),
+        plain("wan-ti2v", wan.EXAMPLE, per_token=True),
+        plain("wan-vace", wan.EXAMPLE_VACE),
+        plain("hunyuan-t2v", hunyuan_video.EXAMPLE),
         Case(
             "hunyuan-i2v-concat",
-            lambda **config: _hunyuan(in_channels=9, image_condition_type="latent_concat", **config),
+            lambda **config: hunyuan_video.EXAMPLE.build(in_channels=9, image_condition_type="latent_concat", **config),
             (1, 9, 2, 4, 4),
-            _hunyuan_inputs,
+            lambda: given(hunyuan_video.EXAMPLE),
         ),
         Case(
             "hunyuan-i2v-replace",
-            lambda **config: _hunyuan(image_condition_type="token_replace", **config),
+            lambda **config: hunyuan_video.EXAMPLE.build(image_condition_type="token_replace", **config),
             (1, 4, 2, 4, 4),
-            _hunyuan_inputs,
+            lambda: given(hunyuan_video.EXAMPLE),
         ),
-        Case("flux", _flux, (1, 20, 16), _flux_inputs, unit=1e-3),
+        plain("flux", flux.EXAMPLE, unit=1e-3),
         Case(
             "flux-controlnet",
-            _flux,
+            flux.EXAMPLE.build,
             (1, 20, 16),
             lambda: dict(
-                **_flux_inputs(),
+                **given(flux.EXAMPLE),
                 controlnet_block_samples=[rand(1, 20, 24, seed=5)],
                 controlnet_single_block_samples=[rand(1, 20, 24, seed=6), rand(1, 20, 24, seed=7)],
             ),
             unit=1e-3,
         ),
-        Case("hunyuan-image", _hunyuan_image, (1, 4, 4, 5), lambda: text(9), alike=True),
+        Case("hunyuan-image", hunyuan_image.EXAMPLE.build, (1, 4, 4, 5), lambda: text(9), alike=True),
         Case(
             "hunyuan-image-two-texts",
-            lambda **config: _hunyuan_image(
+            lambda **config: hunyuan_image.EXAMPLE.build(
                 text_embed_2_dim=16, guidance_embeds=True, **{"use_meanflow": True, **config}
             ),
             (1, 4, 4, 5),
@@ -251,25 +163,31 @@ CASES = {
         ),
         Case(
             "hunyuan-image-refiner",
-            lambda **config: _hunyuan_image(
+            lambda **config: hunyuan_image.EXAMPLE.build(
                 in_channels=8, patch_size=(1, 1, 1), rope_axes_dim=(2, 4, 4), guidance_embeds=True, **config
             ),
             (1, 8, 1, 4, 5),
             lambda: dict(**text(9), guidance=torch.tensor([4000.0])),
             alike=True,
         ),
-        Case("qwen", _qwen, (1, 20, 16), lambda: qwen_inputs((1, 4, 5)), unit=1e-3),
-        Case("qwen-masked", _qwen, (1, 20, 16), lambda: qwen_inputs((1, 4, 5), lengths=(9,)), unit=1e-3),
+        plain("qwen", qwen_image.EXAMPLE, unit=1e-3),
+        Case(
+            "qwen-masked",
+            qwen_image.EXAMPLE.build,
+            (1, 20, 16),
+            lambda: qwen_inputs((1, 4, 5), lengths=(9,)),
+            unit=1e-3,
+        ),
         Case(
             "qwen-edit",
-            lambda **config: _qwen(zero_cond_t=True, **config),
+            lambda **config: qwen_image.EXAMPLE.build(zero_cond_t=True, **config),
             (1, 32, 16),
             lambda: qwen_inputs((1, 4, 5), (1, 2, 3), (1, 3, 2), lengths=(9,)),
             unit=1e-3,
         ),
         Case(
             "qwen-controlnet",
-            _qwen,
+            qwen_image.EXAMPLE.build,
             (1, 20, 16),
             lambda: dict(
                 **qwen_inputs((1, 4, 5)),
@@ -277,7 +195,7 @@ CASES = {
             ),
             unit=1e-3,
         ),
-        Case("dit", _dit, (2, 4, 8, 8), lambda: dict(class_labels=torch.tensor([7, 1000]))),
+        plain("dit", dit.EXAMPLE),
     )
 }
 

@@ -43,7 +43,10 @@ def described(target: str) -> list[tuple[ModelSpec | None, Example]]:
     if target in SPECS:
         spec = SPECS[target]
         if spec.example is None:
-            raise InputError(f"the description of {target} brings no example=, and is checked by c4d's own tests")
+            raise InputError(
+                f"the description of {target} brings no example= to check it with; give a FILE.py with a c4d.Example "
+                f"of that name ({PAGE})"
+            )
         return [(spec, spec.example)]
     values = [each for value in vars(loaded(target)).values() for each in _each(value)]
     specs = {spec.transformer: spec for spec in values if isinstance(spec, ModelSpec)}
@@ -53,7 +56,7 @@ def described(target: str) -> list[tuple[ModelSpec | None, Example]]:
         raise InputError(f"{target}: the description of {lacking[0]} has no example= to check it with; {PAGE}")
     if not examples:
         raise InputError(f"{target} has neither a c4d.ModelSpec with an example= nor a c4d.Example; {PAGE}")
-    return [(specs.get(name), example) for name, example in examples.items()]
+    return [(specs.get(name, SPECS.get(name)), example) for name, example in examples.items()]
 
 
 def derived(example: Example, known: ModelSpec | None) -> tuple[ModelSpec, list[Finding]]:
@@ -85,7 +88,8 @@ def loaded(target: str) -> ModuleType:
         return importlib.import_module(target)
     except ModuleNotFoundError as error:
         raise InputError(
-            f"{target!r} is neither a class that c4d describes (c4d models lists them) nor a module; a file ends in .py"
+            f"{target!r} is neither a class that c4d describes (c4d models lists them) nor a module; for any other "
+            f"class give a FILE.py with a c4d.Example ({PAGE})"
         ) from error
 
 

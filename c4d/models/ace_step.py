@@ -2,7 +2,35 @@
 
 from __future__ import annotations
 
+import torch
+
+from c4d.core.example import Example, noise
 from c4d.core.spec import ModelSpec, Site, Stack
+
+EXAMPLE = Example(
+    "AceStepTransformer1DModel",
+    config={
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "in_channels": 24,
+        "audio_acoustic_hidden_dim": 8,
+        "sliding_window": 4,
+        "encoder_hidden_size": 16,
+    },
+    latents=(1, 16, 8),
+    arguments=lambda x, t: {
+        "hidden_states": x,
+        "timestep": torch.tensor([t / 1000]),
+        "timestep_r": torch.tensor([t / 1000]),
+        "encoder_hidden_states": noise(1, 6, 16, seed=1),
+        "context_latents": noise(1, 16, 16, seed=2),
+        "attention_kwargs": None,
+    },
+)
 
 SPECS = (
     ModelSpec(
@@ -17,5 +45,6 @@ SPECS = (
         exit="norm_out",
         about="ACE-Step",
         known_as=("ace-step",),
+        example=EXAMPLE,
     ),
 )

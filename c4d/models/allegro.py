@@ -2,10 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from c4d.core.example import Example, noise
 from c4d.core.spec import ModelSpec, OutputOf, Site, Stack
 from c4d.core.types import Signal
+from c4d.models.examples import at, cells
 from c4d.models.grids import patches
 from c4d.models.signals import first
+
+
+def arguments(x: Tensor, t: float) -> Mapping[str, Any]:
+    _, _, frames, height, width = x.shape
+    sides = (frames, height // 2, width // 2)
+    angles = [noise(side, 4, seed=40 + axis).repeat(1, 2) for axis, side in enumerate(sides)]
+    return {
+        "hidden_states": x,
+        "encoder_hidden_states": noise(1, 6, 8, seed=1),
+        "encoder_attention_mask": torch.tensor([[1, 1, 1, 1, 0, 0]]),
+        "timestep": at(t),
+        "image_rotary_emb": (tuple((angle.cos(), angle.sin()) for angle in angles), tuple(cells(*sides).T[:, None])),
+    }
+
+
+EXAMPLE = Example(
+    "AllegroTransformer3DModel",
+    config={
+        "num_attention_heads": 2,
+        "attention_head_dim": 24,
+        "num_layers": 3,
+        "cross_attention_dim": 48,
+        "sample_height": 8,
+        "sample_width": 8,
+        "sample_frames": 3,
+        "caption_channels": 8,
+    },
+    latents=(1, 4, 3, 8, 8),
+    arguments=arguments,
+)
 
 SPECS = (
     ModelSpec(
@@ -22,5 +60,6 @@ SPECS = (
         grid=patches,
         about="Allegro",
         known_as=("allegro",),
+        example=EXAMPLE,
     ),
 )

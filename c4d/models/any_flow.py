@@ -2,7 +2,25 @@
 
 from __future__ import annotations
 
-from c4d.core.spec import ModelSpec, Site, Stack
+import torch
+
+from c4d.core.example import Example, noise
+from c4d.core.spec import ModelSpec, Stack
+from c4d.models.wan import SITES, SIZES
+
+EXAMPLE = Example(
+    "AnyFlowTransformer3DModel",
+    config={**SIZES, "in_channels": 4, "out_channels": 4, "num_layers": 3},
+    latents=(1, 3, 4, 8, 8),
+    # A timestep a frame, and the one at which the step ends.
+    arguments=lambda x, t: {
+        "hidden_states": x,
+        "timestep": torch.full(x.shape[:2], t),
+        "r_timestep": torch.full(x.shape[:2], max(t - 100, 0.0)),
+        "encoder_hidden_states": noise(1, 6, 8, seed=1),
+        "attention_kwargs": None,
+    },
+)
 
 SPECS = (
     ModelSpec(
@@ -11,11 +29,12 @@ SPECS = (
             Stack(
                 "blocks",
                 takes=("hidden_states", "encoder_hidden_states", "temb", "rotary_emb", "attention_mask"),
-                sites={"attn": (Site("attn1"),), "cross_attn": (Site("attn2"),), "mlp": (Site("ffn"),)},
+                sites=SITES,
             ),
         ),
         exit="norm_out",
         about="AnyFlow",
         known_as=("anyflow",),
+        example=EXAMPLE,
     ),
 )

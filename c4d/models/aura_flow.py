@@ -4,11 +4,30 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from c4d.core.example import Example
 from c4d.core.spec import ModelSpec, OutputOf, Site, Stack
 from c4d.core.types import Signal
+from c4d.models.examples import LATENTS, PATCHES, at, text
 from c4d.models.flux import DUAL
 from c4d.models.grids import patches
 from c4d.models.signals import whole
+
+EXAMPLE = Example(
+    "AuraFlowTransformer2DModel",
+    config={
+        **PATCHES,
+        "num_mmdit_layers": 2,
+        "num_single_dit_layers": 2,
+        "attention_head_dim": 8,
+        "num_attention_heads": 2,
+        "joint_attention_dim": 12,
+        "caption_projection_dim": 16,
+        "out_channels": 4,
+        "pos_embed_max_size": 16,
+    },
+    latents=LATENTS,
+    arguments=lambda x, t: {"hidden_states": x, "encoder_hidden_states": text(12), "timestep": at(t, 1e-3)},
+)
 
 SPECS = (
     ModelSpec(
@@ -27,5 +46,6 @@ SPECS = (
         grid=patches,
         about="AuraFlow",
         known_as=("auraflow",),
+        example=EXAMPLE,
     ),
 )

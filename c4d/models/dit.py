@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from c4d.core.example import Example
 from c4d.core.spec import AtEntry, ModelSpec, Site, Stack
 from c4d.core.types import Signal
 from c4d.models.image_processors import SelfAttention
@@ -40,6 +42,31 @@ def grid(transformer: nn.Module, named: Mapping[str, Any]) -> tuple[tuple[int, .
     return (tuple(n // patch for n in named["hidden_states"].shape[2:]),)
 
 
+def strengthen_last(model: nn.Module) -> None:
+    """A plain LayerNorm before it would hide what the blocks do."""
+    model.get_parameter("proj_out_1.weight").data *= 4
+
+
+EXAMPLE = Example(
+    "DiTTransformer2DModel",
+    config={
+        "num_attention_heads": 2,
+        "attention_head_dim": 12,
+        "in_channels": 4,
+        "out_channels": 8,
+        "num_layers": 4,
+        "sample_size": 8,
+        "num_embeds_ada_norm": 1000,
+    },
+    latents=(2, 4, 8, 8),
+    arguments=lambda x, t: {
+        "hidden_states": x,
+        "timestep": torch.full(x.shape[:1], t),
+        "class_labels": torch.tensor([7, 1000]),  # a class, and none
+    },
+    prepare=strengthen_last,
+)
+
 SPECS = (
     ModelSpec(
         "DiTTransformer2DModel",
@@ -57,5 +84,6 @@ SPECS = (
         like_latents=False,  # it returns the variances of the noise, too
         about="DiT-XL/2, class to image, guided in one batch; 256 or 1024 tokens, so not over ranks",
         known_as=("dit-",),
+        example=EXAMPLE,
     ),
 )

@@ -6,10 +6,17 @@ from collections.abc import Mapping
 from itertools import groupby
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from c4d.core.example import Example, noise
+from c4d.core.spec import AtEntry, ModelSpec, ShardingPlan, Site, Split, Stack
 from c4d.core.spec import AtEntry, ModelSpec, ShardingPlan, Site, Split, Stack, sequence
+
+
+
 from c4d.core.types import Signal
+from c4d.models.examples import at, cells
 from c4d.models.hunyuan_video import no_features
 from c4d.models.processors import FluxDual, FluxSingle
 
@@ -57,6 +64,31 @@ SINGLE = Stack(
 )
 SPREAD = ShardingPlan("x_embedder", "proj_out", outputs={"pos_embed": tables})
 
+EXAMPLE = Example(
+    "FluxTransformer2DModel",
+    config={
+        "in_channels": 16,
+        "num_layers": 2,
+        "num_single_layers": 3,
+        "attention_head_dim": 12,
+        "num_attention_heads": 2,
+        "joint_attention_dim": 16,
+        "pooled_projection_dim": 8,
+        "guidance_embeds": True,
+        "axes_dims_rope": (4, 4, 4),
+    },
+    latents=(1, 20, 16),
+    arguments=lambda x, t: {
+        "hidden_states": x,
+        "timestep": at(t, 1e-3),
+        "encoder_hidden_states": noise(1, 7, 16, seed=1),
+        "pooled_projections": noise(1, 8, seed=2),
+        "txt_ids": torch.arange(21.0).reshape(7, 3),  # zeros in the pipelines, which turn no text
+        "img_ids": cells(1, 4, 5).float(),
+        "guidance": torch.tensor([3.5]),
+    },
+)
+
 SPECS = (
     ModelSpec(
         "FluxTransformer2DModel",
@@ -87,5 +119,6 @@ SPECS = (
         grid=grid,
         about="FLUX.1 and FLUX.1 Kontext, with or without a ControlNet",
         known_as=("flux.",),
+        example=EXAMPLE,
     ),
 )

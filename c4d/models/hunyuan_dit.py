@@ -2,10 +2,43 @@
 
 from __future__ import annotations
 
+import torch
+
+from c4d.core.example import Example, noise
 from c4d.core.spec import ModelSpec, OutputOf, Site, Stack
 from c4d.core.types import Signal
+from c4d.models.examples import LATENTS, PATCHES, TEXT, TOKENS, at, mask, text
 from c4d.models.grids import patches
 from c4d.models.signals import whole
+
+EXAMPLE = Example(
+    "HunyuanDiT2DModel",
+    config={
+        **PATCHES,
+        "num_attention_heads": 2,
+        "attention_head_dim": 8,
+        "hidden_size": 16,
+        "num_layers": 4,
+        "mlp_ratio": 2.0,
+        "cross_attention_dim": 12,
+        "cross_attention_dim_t5": 8,
+        "pooled_projection_dim": 6,
+        "text_len": TEXT,
+        "text_len_t5": TEXT,
+    },
+    latents=LATENTS,
+    arguments=lambda x, t: {
+        "hidden_states": x,
+        "timestep": at(t).round(),
+        "encoder_hidden_states": text(12),
+        "text_embedding_mask": mask(torch.long),
+        "encoder_hidden_states_t5": text(8),
+        "text_embedding_mask_t5": mask(torch.long),
+        "image_meta_size": torch.tensor([[64.0, 64.0, 64.0, 64.0, 0.0, 0.0]]),
+        "style": torch.tensor([0]),
+        "image_rotary_emb": ((3 * noise(TOKENS, 8, seed=13)).cos(), (3 * noise(TOKENS, 8, seed=13)).sin()),
+    },
+)
 
 SPECS = (
     ModelSpec(
@@ -23,5 +56,6 @@ SPECS = (
         grid=patches,
         about="Hunyuan-DiT",
         known_as=("hunyuan-dit",),
+        example=EXAMPLE,
     ),
 )

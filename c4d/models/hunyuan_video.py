@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from c4d.core.attention import Processor
+from c4d.core.example import Example, noise
 from c4d.core.spec import AtEntry, ModelSpec, Padding, ShardingPlan, Site, Split, Stack
 from c4d.core.types import Signal
+from c4d.models.examples import at
 from c4d.models.processors import HunyuanVideoDual, HunyuanVideoSingle
 
 STREAMS = (
@@ -71,6 +74,34 @@ def chain(takes: tuple[str, ...], dual: type[Processor], single: type[Processor]
     )
 
 
+EXAMPLE = Example(
+    "HunyuanVideoTransformer3DModel",
+    config={
+        "in_channels": 4,
+        "out_channels": 4,
+        "num_attention_heads": 2,
+        "attention_head_dim": 10,
+        "num_layers": 2,
+        "num_single_layers": 3,
+        "num_refiner_layers": 1,
+        "patch_size": 1,
+        "patch_size_t": 1,
+        "guidance_embeds": True,
+        "text_embed_dim": 16,
+        "pooled_projection_dim": 8,
+        "rope_axes_dim": (2, 4, 4),
+    },
+    latents=(1, 4, 2, 4, 4),
+    arguments=lambda x, t: {
+        "hidden_states": x,
+        "timestep": at(t),
+        "encoder_hidden_states": noise(1, 12, 16, seed=1),
+        "encoder_attention_mask": torch.tensor([[1.0] * 9 + [0.0] * 3]),
+        "pooled_projections": noise(1, 8, seed=2),
+        "guidance": torch.tensor([6000.0]),
+    },
+)
+
 SPECS = (
     ModelSpec(
         "HunyuanVideoTransformer3DModel",
@@ -90,5 +121,6 @@ SPECS = (
         padding=(Padding("encoder_hidden_states", "encoder_attention_mask"),),
         about="HunyuanVideo T2V and I2V (latent concatenation and token replacement)",
         known_as=("hunyuanvideo",),
+        example=EXAMPLE,
     ),
 )

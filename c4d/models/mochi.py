@@ -2,10 +2,37 @@
 
 from __future__ import annotations
 
+import torch
+
+from c4d.core.example import Example, noise
 from c4d.core.spec import AtEntry, ModelSpec, OutputOf, Site, Stack
 from c4d.core.types import Signal
+from c4d.models.examples import at, stir
 from c4d.models.grids import patches
 from c4d.models.signals import first, modulated_by_temb
+
+EXAMPLE = Example(
+    "MochiTransformer3DModel",
+    config={
+        "num_attention_heads": 2,
+        "attention_head_dim": 16,
+        "num_layers": 3,
+        "pooled_projection_dim": 16,
+        "in_channels": 4,
+        "text_embed_dim": 16,
+        "time_embed_dim": 16,
+        "max_sequence_length": 6,
+    },
+    latents=(1, 4, 3, 8, 8),
+    arguments=lambda x, t: {
+        "hidden_states": x,
+        "encoder_hidden_states": noise(1, 6, 16, seed=1),
+        "timestep": at(1000 - t),  # upwards
+        "encoder_attention_mask": torch.tensor([[True, True, True, True, False, False]]),
+        "attention_kwargs": None,
+    },
+    prepare=stir,
+)
 
 SPECS = (
     ModelSpec(
@@ -26,5 +53,6 @@ SPECS = (
         grid=patches,
         about="Mochi 1",
         known_as=("mochi",),
+        example=EXAMPLE,
     ),
 )

@@ -2,10 +2,30 @@
 
 from __future__ import annotations
 
+from c4d.core.example import Example
 from c4d.core.spec import ModelSpec, OutputOf
 from c4d.core.types import Signal
+from c4d.models.examples import PACKED, TWO_HEADS, TWO_STREAMS, at, diagonal, places, text
+from c4d.models.flux import DUAL, SINGLE, grid
 from c4d.models.flux import DUAL, SINGLE, SPREAD, grid
+
+
+
 from c4d.models.signals import whole
+
+EXAMPLE = Example(
+    "OvisImageTransformer2DModel",
+    config={**TWO_STREAMS, **TWO_HEADS, "out_channels": 8, "axes_dims_rope": (2, 2, 4)},
+    latents=PACKED,
+    arguments=lambda x, t: {
+        "hidden_states": x,
+        "timestep": at(t, 1e-3),
+        "encoder_hidden_states": text(16),
+        "txt_ids": diagonal(),
+        "img_ids": places(),
+        "joint_attention_kwargs": {},
+    },
+)
 
 SPECS = (
     ModelSpec(
@@ -17,5 +37,6 @@ SPECS = (
         grid=grid,
         about="Ovis-Image",
         known_as=("ovis-image",),
+        example=EXAMPLE,
     ),
 )

@@ -2,10 +2,41 @@
 
 from __future__ import annotations
 
+import torch
+
+from c4d.core.example import Example
 from c4d.core.spec import ModelSpec, OutputOf, Site, Stack
 from c4d.core.types import Signal
+from c4d.models.examples import LATENTS, PATCHES, at, mask, text
 from c4d.models.grids import patches
 from c4d.models.signals import first
+
+EXAMPLE = Example(
+    "PixArtTransformer2DModel",
+    config={
+        **PATCHES,
+        "num_attention_heads": 2,
+        "attention_head_dim": 8,
+        "out_channels": 8,
+        "num_layers": 3,
+        "cross_attention_dim": 16,
+        "attention_bias": True,
+        "activation_fn": "gelu-approximate",
+        "num_embeds_ada_norm": 1000,
+        "norm_type": "ada_norm_single",
+        "norm_elementwise_affine": False,
+        "norm_eps": 1e-6,
+        "caption_channels": 12,
+    },
+    latents=LATENTS,
+    arguments=lambda x, t: {
+        "hidden_states": x,
+        "encoder_hidden_states": text(12),
+        "encoder_attention_mask": mask(torch.long),
+        "timestep": at(t).round().long(),
+        "added_cond_kwargs": {"resolution": None, "aspect_ratio": None},
+    },
+)
 
 SPECS = (
     ModelSpec(
@@ -23,5 +54,6 @@ SPECS = (
         grid=patches,
         about="PixArt-Alpha and PixArt-Sigma",
         known_as=("pixart",),
+        example=EXAMPLE,
     ),
 )

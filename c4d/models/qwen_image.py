@@ -5,10 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from c4d.core.example import Example, noise
+from c4d.core.spec import AtEntry, ModelSpec, Padding, ShardingPlan, Site, Split, Stack
 from c4d.core.spec import AtEntry, ModelSpec, Padding, ShardingPlan, Site, Split, Stack, always, sequence
+
+
+
 from c4d.core.types import Signal
+from c4d.models.examples import PACKED, SIDE, TEXT, TOKENS, at, strengthen, text
 from c4d.models.image_processors import QwenImage
 
 TAKES = (
@@ -46,6 +53,52 @@ def given_images(transformer: nn.Module) -> bool:
     return bool(getattr(transformer.config, "zero_cond_t", False))
 
 
+EXAMPLE = Example(
+    "QwenImageTransformer2DModel",
+    config={
+        "in_channels": 16,
+        "out_channels": 4,
+        "num_layers": 4,
+        "attention_head_dim": 12,
+        "num_attention_heads": 2,
+        "joint_attention_dim": 16,
+        "axes_dims_rope": (4, 4, 4),
+    },
+    latents=(1, 20, 16),
+    arguments=lambda x, t: {
+        "hidden_states": x,
+        "timestep": at(t, 1e-3),
+        "encoder_hidden_states": noise(1, 7, 16, seed=1),
+        "img_shapes": [[(1, 4, 5)]],
+    },
+)
+
+EXAMPLE_21 = Example(
+    "QwenImage21Transformer2DModel",
+    config={
+        "patch_size": 1,
+        "in_channels": 8,
+        "out_channels": 8,
+        "num_layers": 3,
+        "attention_head_dim": 8,
+        "num_attention_heads": 2,
+        "context_in_dim": 12,
+        "mlp_ratio": 2,
+        "axes_dims_rope": (2, 2, 4),
+    },
+    latents=PACKED,
+    # Each place of an image in the prompt is 2 x 2 tokens. Its pipeline adds kv_cache unless use_kv_cache=False.
+    arguments=lambda x, t: {
+        "hidden_states": x,
+        "timestep": at(t, 1e-3),
+        "encoder_hidden_states": text(12),
+        "encoder_hidden_states_mask": None,
+        "img_shapes": [[(1, SIDE, SIDE)]],
+        "img_mask": torch.tensor([[False] * TEXT + [True] * (TOKENS // 4)]),
+    },
+    prepare=strengthen,
+)
+
 SPECS = (
     ModelSpec(
         "QwenImageTransformer2DModel",
@@ -71,6 +124,7 @@ SPECS = (
         padding=(Padding("encoder_hidden_states", "encoder_hidden_states_mask"),),
         about="Qwen-Image, Qwen-Image-Edit and Edit-Plus (given images at timestep 0), with or without a ControlNet",
         known_as=("qwen-image",),
+        example=EXAMPLE,
     ),
     ModelSpec(
         "QwenImage21Transformer2DModel",
@@ -80,5 +134,6 @@ SPECS = (
         whole_batch=always,  # one more row of modulations, of timestep 0
         about="Qwen-Image 2.1, one sequence of text and image, on one device",
         known_as=("qwen-image-2.1",),
+        example=EXAMPLE_21,
     ),
 )

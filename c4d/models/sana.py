@@ -2,10 +2,62 @@
 
 from __future__ import annotations
 
+import torch
+
+from c4d.core.example import Example, noise
 from c4d.core.spec import ModelSpec, OutputOf, Site, Stack
 from c4d.core.types import Signal
+from c4d.models.examples import SIDE, at, mask, text
 from c4d.models.grids import patches
 from c4d.models.signals import first
+
+EXAMPLE = Example(
+    "SanaTransformer2DModel",
+    config={
+        "in_channels": 8,
+        "out_channels": 8,
+        "num_attention_heads": 2,
+        "attention_head_dim": 8,
+        "num_layers": 3,
+        "num_cross_attention_heads": 2,
+        "cross_attention_head_dim": 8,
+        "cross_attention_dim": 16,
+        "caption_channels": 12,
+        "mlp_ratio": 2.0,
+        "sample_size": SIDE,
+    },
+    latents=(1, 8, SIDE, SIDE),
+    arguments=lambda x, t: {
+        "hidden_states": x,
+        "encoder_hidden_states": text(12),
+        "encoder_attention_mask": mask(torch.long),
+        "timestep": at(t),
+    },
+)
+
+EXAMPLE_VIDEO = Example(
+    "SanaVideoTransformer3DModel",
+    config={
+        "in_channels": 4,
+        "out_channels": 4,
+        "num_attention_heads": 2,
+        "attention_head_dim": 12,
+        "num_layers": 3,
+        "num_cross_attention_heads": 2,
+        "cross_attention_head_dim": 12,
+        "cross_attention_dim": 24,
+        "caption_channels": 8,
+        "sample_size": 8,
+    },
+    latents=(1, 4, 3, 8, 8),
+    arguments=lambda x, t: {
+        "hidden_states": x,
+        "encoder_hidden_states": noise(1, 6, 8, seed=1),
+        "encoder_attention_mask": torch.tensor([[1, 1, 1, 1, 0, 0]]),
+        "timestep": at(t),
+        "attention_kwargs": None,
+    },
+)
 
 SPECS = (
     ModelSpec(
@@ -30,6 +82,7 @@ SPECS = (
         grid=patches,
         about="Sana 1.0, 1.5 and Sprint",
         known_as=("sana",),
+        example=EXAMPLE,
     ),
     ModelSpec(
         "SanaVideoTransformer3DModel",
@@ -54,5 +107,6 @@ SPECS = (
         grid=patches,
         about="Sana-Video",
         known_as=("sana-video",),
+        example=EXAMPLE_VIDEO,
     ),
 )

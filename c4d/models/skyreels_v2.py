@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import torch
+from c4d.core.example import Example, noise
+from c4d.core.spec import ModelSpec, Stack
+from c4d.models.grids import patches
+from c4d.models.wan import SIGNALS, SITES, SIZES
 from typing import Any
-
 from c4d.core.spec import ModelSpec, ShardingPlan, Split, Stack
 from c4d.models.grids import patches
 from c4d.models.wan import ATTENTION, SIGNALS, SITES, tables
@@ -17,6 +21,18 @@ def conditions(embedded: tuple[Any, ...], split: Split) -> tuple[Any, ...]:
         )
     return embedded
 
+
+EXAMPLE = Example(
+    "SkyReelsV2Transformer3DModel",
+    config={**SIZES, "in_channels": 4, "out_channels": 4, "num_layers": 3},
+    latents=(1, 4, 3, 8, 8),
+    arguments=lambda x, t: {
+        "hidden_states": x,
+        "timestep": torch.tensor([int(t)]),
+        "encoder_hidden_states": noise(1, 6, 8, seed=1),
+        "attention_kwargs": None,
+    },
+)
 
 SPECS = (
     ModelSpec(
@@ -35,5 +51,6 @@ SPECS = (
         grid=patches,
         about="SkyReels-V2, text and image to video, and diffusion forcing",
         known_as=("skyreels-v2",),
+        example=EXAMPLE,
     ),
 )

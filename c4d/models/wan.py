@@ -5,10 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from c4d.core.example import Example, noise
+from c4d.core.spec import ModelSpec, OutputOf, ShardingPlan, Site, Split, Stack
 from c4d.core.spec import ModelSpec, OutputOf, ShardingPlan, Site, Split, Stack, always
+
+
+
 from c4d.core.types import Signal
+from c4d.models.examples import at
 from c4d.models.processors import Wan, WanCross
 
 STREAMS = ("hidden_states", "encoder_hidden_states", "temb", "rotary_emb")
@@ -57,6 +64,72 @@ SIGNALS = {
     Signal.TIME_PROJECTION: OutputOf("condition_embedder", timestep_proj),
 }
 
+SIZES = {"num_attention_heads": 2, "attention_head_dim": 12, "text_dim": 8, "freq_dim": 16, "ffn_dim": 32}
+
+EXAMPLE = Example(
+    "WanTransformer3DModel",
+    config={
+        **SIZES,
+        "patch_size": (1, 2, 2),
+        "in_channels": 4,
+        "out_channels": 4,
+        "text_dim": 16,
+        "freq_dim": 32,
+        "num_layers": 4,
+        "cross_attn_norm": True,
+        "qk_norm": "rms_norm_across_heads",
+        "rope_max_seq_len": 32,
+    },
+    latents=(1, 4, 2, 16, 16),
+    arguments=lambda x, t: {
+        "hidden_states": x,
+        "timestep": at(t),
+        "encoder_hidden_states": noise(1, 12, 16, seed=1),
+    },
+)
+
+EXAMPLE_VACE = Example(
+    "WanVACETransformer3DModel",
+    config={**EXAMPLE.config, "vace_layers": [0, 2], "vace_in_channels": 6},
+    latents=EXAMPLE.latents,
+    arguments=lambda x, t: {
+        **EXAMPLE.arguments(x, t),
+        "control_hidden_states": 3.0 * noise(1, 6, 2, 16, 16, seed=5),
+    },
+)
+
+EXAMPLE_ANIMATE = Example(
+    "WanAnimateTransformer3DModel",
+    config={
+        **SIZES,
+        "in_channels": 12,
+        "latent_channels": 4,
+        "out_channels": 4,
+        "num_layers": 4,
+        "image_dim": 8,
+        "added_kv_proj_dim": 24,
+        "motion_encoder_channel_sizes": {"4": 8, "8": 8, "16": 8},
+        "motion_encoder_size": 16,
+        "motion_style_dim": 8,
+        "motion_dim": 4,
+        "motion_encoder_dim": 8,
+        "face_encoder_hidden_dim": 8,
+        "face_encoder_num_heads": 2,
+        "inject_face_latents_blocks": 2,
+    },
+    latents=(1, 4, 3, 8, 8),
+    arguments=lambda x, t: {
+        "hidden_states": torch.cat([x, noise(1, 8, 3, 8, 8, seed=1)], dim=1),
+        "timestep": torch.tensor([int(t)]),
+        "encoder_hidden_states": noise(1, 512, 8, seed=2),  # with images, the last 512 tokens are the text
+        "encoder_hidden_states_image": noise(1, 3, 8, seed=3),
+        "pose_hidden_states": noise(1, 4, 2, 8, 8, seed=4),
+        "face_pixel_values": noise(1, 3, 5, 16, 16, seed=5),
+        "motion_encode_batch_size": None,
+        "attention_kwargs": None,
+    },
+)
+
 SPECS = (
     ModelSpec(
         "WanTransformer3DModel",
@@ -67,6 +140,7 @@ SPECS = (
         grid=grid,
         about="Wan 2.1 T2V and I2V, Wan 2.2 A14B (two experts) and TI2V-5B",
         known_as=("wan",),
+        example=EXAMPLE,
     ),
     ModelSpec(
         "WanVACETransformer3DModel",
@@ -77,6 +151,7 @@ SPECS = (
         grid=grid,
         about="Wan VACE: the hints' blocks are skipped together with those they feed",
         known_as=("wan2.1-vace",),
+        example=EXAMPLE_VACE,
     ),
     ModelSpec(
         "WanAnimateTransformer3DModel",
@@ -87,5 +162,6 @@ SPECS = (
         grid=grid,
         about="Wan 2.2 Animate, on one device",
         known_as=("wan2.2-animate",),
+        example=EXAMPLE_ANIMATE,
     ),
 )

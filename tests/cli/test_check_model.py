@@ -89,10 +89,19 @@ def test_what_is_wrong_is_found(theirs, stacks, end, said):
     assert said in outcome.out
 
 
+def test_a_class_that_c4d_describes_is_named_or_brought_with_an_example(c4d, tmp_path):
+    """By its name with the example of its family's file; by an example of one's own, which brings no description."""
+    named = c4d("check-model", "DiTTransformer2DModel")
+    (tmp_path / "mine.py").write_text("from c4d.models.dit import EXAMPLE\n")
+    for outcome in (named, c4d("check-model", tmp_path / "mine.py")):
+        assert outcome.code == 0 and outcome.out.startswith("DiTTransformer2DModel: 1 list(s)"), outcome.out
+    assert outcome.out == named.out and named.out.count("  ok  ") == 9
+
+
 def test_what_cannot_be_checked_is_said(fails, theirs, tmp_path):
-    fails(["check-model", "NoSuchModel"], 2, "NoSuchModel", "c4d models", ".py")
+    fails(["check-model", "NoSuchModel"], 2, "NoSuchModel", "c4d models", "FILE.py", "docs/adding_a_model.md")
     fails(["check-model", tmp_path / "none.py"], 2, "none.py", "is no file")
-    fails(["check-model", "FluxTransformer2DModel"], 2, "no example=")
+    fails(["check-model", "T5FilmDecoder"], 2, "T5FilmDecoder", "no example=", "FILE.py", "docs/adding_a_model.md")
     (tmp_path / "empty.py").write_text("import c4d\n")
     fails(["check-model", tmp_path / "empty.py"], 2, "empty.py", "c4d.Example", "docs/adding_a_model.md")
     (tmp_path / "lone.py").write_text("import c4d\nSPEC = c4d.ModelSpec('Lone')\n")

@@ -1,4 +1,4 @@
-"""UNets, and the transformers of audio, music and molecules."""
+"""UNets, and the transformers of audio, music and molecules whose blocks no spec describes."""
 
 from __future__ import annotations
 
@@ -11,15 +11,7 @@ from torch import Tensor, nn
 
 from c4d.core.example import Example as Denoiser
 from c4d.core.example import noise as rand
-
-
-def fill_zeros(model: nn.Module) -> None:
-    """Small random numbers into every weight that starts as zeros: last layers, gates and modulations."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if not parameter.any():
-                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+from c4d.models.examples import stir
 
 
 def fewer_groups(model: nn.Module) -> None:
@@ -111,18 +103,6 @@ def stable_cascade(x: Tensor, t: float) -> Mapping[str, Any]:
     }
 
 
-def stable_audio(x: Tensor, t: float) -> Mapping[str, Any]:
-    from diffusers.models.embeddings import get_1d_rotary_pos_embed
-
-    return {
-        "hidden_states": x,
-        "timestep": torch.tensor([t / 1000]),
-        "encoder_hidden_states": rand(1, 6, 16, seed=1),
-        "global_hidden_states": rand(1, 1, 24, seed=2),
-        "rotary_embedding": get_1d_rotary_pos_embed(8, x.shape[2] + 1, use_real=True, repeat_interleave_real=False),
-    }
-
-
 def molecules(x: Tensor, t: float) -> Mapping[str, Any]:
     """A chain of tokens: coordinates of the backbone and latents of each token, with times that rise to 1."""
     tokens = x.shape[1]
@@ -149,30 +129,6 @@ def molecules(x: Tensor, t: float) -> Mapping[str, Any]:
 
 
 ENTRIES: tuple[Denoiser, ...] = (
-    Denoiser(
-        "AceStepTransformer1DModel",
-        {
-            "hidden_size": 32,
-            "intermediate_size": 48,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "head_dim": 8,
-            "in_channels": 24,
-            "audio_acoustic_hidden_dim": 8,
-            "sliding_window": 4,
-            "encoder_hidden_size": 16,
-        },
-        (1, 16, 8),
-        lambda x, t: {
-            "hidden_states": x,
-            "timestep": torch.tensor([t / 1000]),
-            "timestep_r": torch.tensor([t / 1000]),
-            "encoder_hidden_states": rand(1, 6, 16, seed=1),
-            "context_latents": rand(1, 16, 16, seed=2),
-            "attention_kwargs": None,
-        },
-    ),
     Denoiser(
         "DreamLiteUNetModel",
         UNET
@@ -211,7 +167,7 @@ ENTRIES: tuple[Denoiser, ...] = (
             "image_embeddings": rand(1, 1, 16, seed=3),
             "cross_attention_kwargs": None,
         },
-        fill_zeros,
+        stir,
     ),
     Denoiser(
         "Kandinsky3UNet",
@@ -231,7 +187,7 @@ ENTRIES: tuple[Denoiser, ...] = (
             "encoder_hidden_states": rand(1, 6, 12, seed=1),
             "encoder_attention_mask": torch.ones(1, 6, dtype=torch.long),
         },
-        fill_zeros,
+        stir,
     ),
     Denoiser(
         "LongCatAudioDiTTransformer",
@@ -245,26 +201,7 @@ ENTRIES: tuple[Denoiser, ...] = (
             "attention_mask": torch.ones(1, 16, dtype=torch.bool),
             "latent_cond": torch.zeros(1, 16, 8),
         },
-        fill_zeros,
-    ),
-    Denoiser(
-        "MiniMaxMusic3Transformer1DModel",
-        {
-            "in_channels": 8,
-            "condition_dim": 16,
-            "num_layers": 3,
-            "num_attention_heads": 4,
-            "attention_head_dim": 8,
-            "ff_inner_dim": 48,
-            "rotary_dim": 4,
-            "fourier_embedding_dim": 16,
-        },
-        (1, 8, 16),
-        lambda x, t: {
-            "hidden_states": x,
-            "timestep": torch.tensor([1 - t / 1000]),  # 0 is noise
-            "encoder_hidden_states": rand(1, 16, 16, seed=1),
-        },
+        stir,
     ),
     Denoiser(
         "RFD4ProteinaTransformer",
@@ -288,48 +225,6 @@ ENTRIES: tuple[Denoiser, ...] = (
         },
         (1, 12, 11),
         molecules,
-    ),
-    Denoiser(
-        "StableAudio3DiTModel",
-        {
-            "io_channels": 8,
-            "embed_dim": 32,
-            "depth": 3,
-            "num_heads": 4,
-            "cond_token_dim": 16,
-            "global_cond_dim": 16,
-            "local_add_cond_dim": 9,
-            "timestep_features_dim": 16,
-            "ff_mult": 2.0,
-            "num_memory_tokens": 4,
-        },
-        (1, 8, 16),
-        lambda x, t: {
-            "hidden_states": x,
-            "timestep": torch.tensor([t / 1000]),
-            "encoder_hidden_states": rand(1, 6, 16, seed=1),
-            "global_hidden_states": rand(1, 16, seed=2),
-            "encoder_attention_mask": torch.ones(1, 6, dtype=torch.long),
-        },
-        fill_zeros,
-    ),
-    Denoiser(
-        "StableAudioDiTModel",
-        {
-            "sample_size": 16,
-            "in_channels": 8,
-            "num_layers": 3,
-            "attention_head_dim": 16,
-            "num_attention_heads": 2,
-            "num_key_value_attention_heads": 1,
-            "out_channels": 8,
-            "cross_attention_dim": 16,
-            "time_proj_dim": 16,
-            "global_states_input_dim": 24,
-            "cross_attention_input_dim": 16,
-        },
-        (1, 8, 16),
-        stable_audio,
     ),
     Denoiser(  # as the prior of Stable Cascade; its decoder is among the VARIANTS
         "StableCascadeUNet",
@@ -404,7 +299,7 @@ ENTRIES: tuple[Denoiser, ...] = (
             "encoder_hidden_states": rand(1, 6, 16, seed=1),
             "cross_attention_kwargs": None,
         },
-        fill_zeros,
+        stir,
     ),
     Denoiser(
         "UNetMotionModel",

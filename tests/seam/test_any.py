@@ -28,6 +28,7 @@ METHODS = {
     "latents": "profile:universal,computed=6",
 }
 WIDER = {
+    "DiTTransformer2DModel",
     "HunyuanDiT2DModel",
     "LatteTransformer3DModel",
     "LuminaNextDiT2DModel",
@@ -58,7 +59,7 @@ def classes_of_diffusers():
 
 
 def test_every_denoiser_of_diffusers_is_covered():
-    """A new class of a new diffusers shows here: give it an entry in tests/denoisers, or say why it has none."""
+    """A new class of a new diffusers shows here: describe it, give it an entry in tests/denoisers, or say why not."""
     there = classes_of_diffusers()
     assert len(there) > 60
     assert there.keys() - SPECS.keys() - {entry.name for entry in ENTRIES} - NOT_DENOISERS.keys() == set()
@@ -239,6 +240,13 @@ def test_whether_an_output_is_like_the_latents_is_right():
             for one, other in zip(latents, outs, strict=True)
         )
         assert entry.name not in SPECS or alike == spec.like_latents, entry.name
+
+
+def test_every_description_of_blocks_brings_its_example():
+    lacking = [
+        name for name, spec in SPECS.items() if spec.stacks and (spec.example is None or spec.example.name != name)
+    ]
+    assert lacking == []
 
 
 @pytest.mark.parametrize("entry", EXAMPLES, ids=lambda entry: entry.name)
