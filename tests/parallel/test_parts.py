@@ -168,6 +168,16 @@ def test_a_change_is_that_of_all_ranks():
     assert measured == {Signal.INPUT: RelativeL1(6.0, 14.0)} and both.told == ([(2, 4)], False)
 
 
+def test_ranks_measure_their_signals_in_one_order():
+    """Sets of signals have another one in each process."""
+    now, told = {Signal.OUTPUT: torch.zeros(3), Signal.INPUT: torch.zeros(2)}, []
+    for signals in (list(now), list(now)[::-1]):
+        both, wholes = Two(), {signal: 2 * len(now[signal]) for signal in signals}
+        SignalReader(Reference(), both).read({signal: (now[signal], now[signal]) for signal in signals}, wholes)
+        told.append(both.told)
+    assert told == [([(2, 4), (3, 6)], False)] * 2
+
+
 def test_the_other_ranks_are_told_before_a_failure_is_raised():
     both, now = Two(), torch.zeros(2)
     with pytest.raises(ValueError):

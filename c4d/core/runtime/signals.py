@@ -116,10 +116,12 @@ class SignalReader:
         """{signal: (now, before)} -> {signal: change summed over the ranks}; no pairs, no read.
 
         ``wholes``: how many numbers all ranks have of each.
-        The partial sums of all signals travel as one [signals, 2] fp32 tensor.
+        The partial sums of all signals travel as one [signals, 2] fp32 tensor, in the order of their names: that of a
+        set differs from process to process.
         """
         if not pairs:
             return {}
+        pairs = {signal: pairs[signal] for signal in sorted(pairs, key=lambda signal: signal.value)}
         failure = None
         try:
             changes = [self._backend.change(now, before) for now, before in pairs.values()]
