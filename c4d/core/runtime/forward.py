@@ -206,8 +206,8 @@ class Forward:
 
     def _planned(self, stack: Stack, blocks: list[nn.Module]) -> Iterator[Any]:
         rule = self.whole
-        last_blocks = rule.last_blocks if isinstance(rule, BlocksRule) else 0
-        if self.action is REUSE and not last_blocks:
+        first_blocks, last_blocks = (rule.first_blocks, rule.last_blocks) if isinstance(rule, BlocksRule) else (0, 0)
+        if self.action is REUSE and not last_blocks and self.passed >= first_blocks:
             return
         if stack.side or not isinstance(rule, BlocksRule):
             self.passed += len(blocks) * (not stack.side)
@@ -217,14 +217,16 @@ class Forward:
         for block in blocks:
             i = self.passed
             self.passed += 1
-            if self.action is REUSE and i < resumed:
-                yield BlockProxy(block, lambda _, args, kwargs: unbind(stack, bind(stack, args, kwargs)))
-            elif last_blocks and i == resumed:
+            if last_blocks and i == resumed:
                 yield BlockProxy(block, partial(self._resume_blocks, stack, rule))
-            elif self.action is None and i == max(0, rule.first_blocks - 1):
-                yield BlockProxy(block, partial(self._measure_blocks, stack))
-                if self.action is REUSE and not last_blocks:
+            elif self.action is REUSE and first_blocks <= i < resumed:
+                if not last_blocks:
                     return
+                yield BlockProxy(block, partial(self._pass_over, stack, i == 0))
+            elif self.action is None and i == max(0, first_blocks - 1):
+                yield BlockProxy(block, partial(self._measure_blocks, stack))
+            elif i < resumed and i == first_blocks - 1:
+                yield BlockProxy(block, partial(self._leave_first, stack))
             elif i == 0 and (self.action is None or (self.action is COMPUTE and rule.residual)):
                 yield BlockProxy(block, partial(self._enter_blocks, stack))
             else:
@@ -241,9 +243,29 @@ class Forward:
             yield block
 
     def _enter_blocks(self, stack: Stack, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        self.base, self.base_of = bind(stack, args, kwargs), stack
+        self._begin_at(stack, bind(stack, args, kwargs))
         self.blocks += 1
         return block(*args, **kwargs)
+
+    def _begin_at(self, stack: Stack, named: Mapping[str, Any]) -> None:
+        """What is stored is relative to these streams, of all that a block of ``stack`` was given."""
+        self.base, self.base_of = {name: named[name] for name in stack.returns if name in named}, stack
+
+    def _leave_first(self, stack: Stack, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The last of the first blocks that always run, in a forward that is decided."""
+        out = block(*args, **kwargs)
+        self.blocks += 1
+        self.base, self.base_of = streams(stack, out), stack
+        return out
+
+    def _pass_over(
+        self, stack: Stack, first: bool, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """A block of a reused forward whose last ones run: hands on what it gets."""
+        named = bind(stack, args, kwargs)
+        if first:
+            self._begin_at(stack, named)
+        return unbind(stack, named)
 
     def _measure_blocks(self, stack: Stack, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Decides at the first block: before it if its input is enough; for HEAD, after the last block of the head."""
@@ -260,7 +282,7 @@ class Forward:
         if Signal.FIRST_BLOCKS not in signals:
             self.decide(now)
             if self.action is REUSE:
-                self.base, self.base_of = named, stack
+                self._begin_at(stack, named)
                 return unbind(stack, named)
             return self._enter_blocks(stack, block, args, kwargs)
         start = self.base.get("hidden_states", named["hidden_states"])  # of the first block
@@ -379,7 +401,7 @@ class Forward:
             latents = list(zip(self._like(history.shapes, like_output), then, strict=True))
         forecaster = rule.forecast
         if isinstance(forecaster, LinearForecaster):
-            forecaster = forecaster.of_run(self.step.total)
+            forecaster = self.tools.of_run(forecaster, self.step.total)
         return self.tools.forecast(history, forecaster, self.time(rule), field, base, latents)
 
     def _band(self, x: Tensor, cutoff: float) -> Tensor:
