@@ -97,6 +97,12 @@ def test_every_method_text_in_the_readme_parses():
     assert {parse(t).name.partition(":")[0] for t in found} == set(METHODS)
 
 
+def test_every_method_text_of_the_page_for_migrants_parses():
+    cells = re.findall(r"^\|[^|]*\|([^|]*)", (ROOT / "docs/migration.md").read_text(), re.MULTILINE)
+    texts = [text for cell in cells for text in re.findall(r"`([a-z][a-z-]*(?:[:+@][^`( ]*)?)`", cell)]
+    assert len([parse(text) for text in texts]) > 20
+
+
 def test_the_readme_names_every_public_name_it_uses():
     for name in set(re.findall(r"\bc4d\.(\w+)", (ROOT / "README.md").read_text())):
         assert hasattr(c4d, name) or find_spec(f"c4d.{name}"), name

@@ -30,20 +30,11 @@ from c4d.core.caching.forecasters import FoCa, Reuse
 from c4d.core.caching.policies import StepMask
 from c4d.core.caching.rules import BlocksRule, CacheMethod, ModuleRule, OutputRule, Rule
 from c4d.core.methods.magcache import MagCachePolicy, published_curves
-from c4d.core.types import Forecaster, Predicted, Signal
+from c4d.core.types import Forecaster, Predicted
 
 INTERVAL, WARMUP, THRESHOLD = 4, 3, 0.12
 CURVE = "wan2.1-t2v-1.3b"
 LATE = 2  # cache-dit's TaylorSeer forms no difference with a feature from before this step
-
-
-@dataclass(frozen=True)
-class MaskAfterHead(StepMask):
-    """A fixed schedule whose skipped steps still run the first block, as cache-dit's masks do."""
-
-    @property
-    def signals(self) -> frozenset[Signal]:
-        return frozenset({Signal.FIRST_BLOCKS})
 
 
 @dataclass(frozen=True)
@@ -206,7 +197,7 @@ def _cache_dit(steps: int) -> Iterator[Pair]:
             (
                 (
                     f"the same decisions, differences from step {LATE} on (start={LATE})",
-                    CacheMethod("equal", (BlocksRule(policy, Taylor(order), drop_before=LATE),)),
+                    CacheMethod("equal", (BlocksRule(policy, Taylor(order), drop_before=LATE, first_blocks=1),)),
                     "its first difference appears at step 3, one order a computed step after",
                 ),
                 (plain, plain, "no guard: the same, differences from step 0 on"),
@@ -217,7 +208,7 @@ def _cache_dit(steps: int) -> Iterator[Pair]:
         (None, Reuse(), "hold"),
         ("TaylorSeer 1", Taylor(1), "taylor:order=1"),
     ):
-        after = CacheMethod("equal", (BlocksRule(MaskAfterHead(computed), forecast, drop_before=LATE),))
+        after = CacheMethod("equal", (BlocksRule(StepMask(computed), forecast, drop_before=LATE, first_blocks=1),))
         own = "c4d's own: no block runs on a skipped step, the residual is that of the whole stack"
         yield Pair(
             f"cache-dit steps mask F1B0, 17 of {steps}{f' + {calibrator}' if calibrator else ''}",
@@ -244,7 +235,7 @@ def _blocks_and_calibrators(steps: int) -> Iterator[Pair]:
         ("FoCa", Undivided(), "slopes undivided", "foca", "slopes are over the steps between features"),
         ("DMD", StaleSlope(), "its line over two gaps", "dmd", "until the modes its line is over the last gap"),
     ):
-        theirs = CacheMethod("equal", (BlocksRule(policy, forecast),))
+        theirs = CacheMethod("equal", (BlocksRule(policy, forecast, first_blocks=1),))
         yield Pair(
             f"cache-dit DBCache F1B0 W4 R={THRESHOLD} + {calibrator}",
             _peer(steps, calibrator, **DYNAMIC),

@@ -126,7 +126,8 @@ def recording(model: Any, opened: Opened, signals: frozenset[Signal], *, noise: 
     of two experts.
     """
     run, hooks = Run(), Hooks(Layer.CACHE)
-    method = CacheMethod("calibration", (BlocksRule(Watch(signals, noise), Reuse()),))
+    first = int(Signal.FIRST_BLOCKS in signals)
+    method = CacheMethod("calibration", (BlocksRule(Watch(signals, noise), Reuse(), first_blocks=first),))
     try:
         with opened(method) as session, torch.no_grad():
             recorder = Recorder(session, run, features)

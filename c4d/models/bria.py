@@ -8,11 +8,7 @@ from c4d.core.example import Example
 from c4d.core.spec import ModelSpec, OutputOf, Site, Stack
 from c4d.core.types import Signal
 from c4d.models.examples import LATENTS, PACKED, TEXT, TWO_HEADS, TWO_STREAMS, at, mask, places, stir, text
-from c4d.models.flux import DUAL, SINGLE, grid
 from c4d.models.flux import DUAL, SINGLE, SPREAD, grid
-
-
-
 from c4d.models.grids import patches
 from c4d.models.signals import whole
 

@@ -7,12 +7,8 @@ import torch
 from c4d.core.example import Example
 from c4d.core.spec import ModelSpec, Site, Stack
 from c4d.models.examples import PACKED, TEXT, TOKENS, TWO_HEADS, TWO_STREAMS, at, places, text
-from c4d.models.flux import grid
 from c4d.models.flux import DUAL, grid
 from c4d.models.processors import FluxSingle
-
-
-
 
 EXAMPLE = Example(
     "ChromaTransformer2DModel",

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import torch
+
 from c4d.core.example import Example, noise
-from c4d.core.spec import ModelSpec, Stack
+from c4d.core.spec import ModelSpec
 from c4d.models.examples import at
 from c4d.models.grids import patches
-from c4d.models.wan import SIGNALS, SITES, SIZES
-from c4d.core.spec import ModelSpec
-from c4d.models.grids import patches
-from c4d.models.wan import BLOCKS, SIGNALS, SPREAD
-
+from c4d.models.wan import BLOCKS, SIGNALS, SIZES, SPREAD
 
 EXAMPLE = Example(
     "ChronoEditTransformer3DModel",

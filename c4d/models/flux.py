@@ -10,11 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from c4d.core.example import Example, noise
-from c4d.core.spec import AtEntry, ModelSpec, ShardingPlan, Site, Split, Stack
 from c4d.core.spec import AtEntry, ModelSpec, ShardingPlan, Site, Split, Stack, sequence
-
-
-
 from c4d.core.types import Signal
 from c4d.models.examples import at, cells
 from c4d.models.hunyuan_video import no_features

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+
 from c4d.core.example import Example
-from c4d.core.spec import ModelSpec, OutputOf, Site, Stack
-from c4d.core.types import Signal
-from c4d.models.examples import PACKED, TEXT, TWO_HEADS, TWO_STREAMS, at, places, strengthen, text
-from c4d.models.flux import DUAL, grid
 from c4d.core.spec import ModelSpec, OutputOf, ShardingPlan, Site, Stack
 from c4d.core.types import Signal
+from c4d.models.examples import PACKED, TEXT, TWO_HEADS, TWO_STREAMS, at, places, strengthen, text
 from c4d.models.flux import DUAL, SINGLE, grid, tables
 from c4d.models.processors import Flux2Single
-
-
-
 from c4d.models.signals import whole
 
 EXAMPLE = Example(

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import torch
+
 from c4d.core.example import Example, noise
-from c4d.core.spec import AtEntry, ModelSpec, OutputOf, Site, Stack
 from c4d.core.spec import AtEntry, ModelSpec, OutputOf, ShardingPlan, Site, Stack
-
-
-
 from c4d.core.types import Signal
 from c4d.models.examples import at
 from c4d.models.flux import modulated_input

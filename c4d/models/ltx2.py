@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+
 import torch
 from torch import Tensor
+
 from c4d.core.example import Example, noise
-from c4d.core.spec import ModelSpec, Site, Stack
-from c4d.models.examples import at, cells
-from torch import Tensor
 from c4d.core.spec import ModelSpec, ShardingPlan, Site, Split, Stack
+from c4d.models.examples import at, cells
 from c4d.models.ltx_video import conditions
 from c4d.models.packed_processors import LTX2, LTX2Local, LTX2VideoToAudio
 
@@ -18,6 +18,7 @@ from c4d.models.packed_processors import LTX2, LTX2Local, LTX2VideoToAudio
 def tables(rotary: tuple[Tensor, Tensor], split: Split) -> tuple[Tensor, ...]:
     """Cosines and sines, [B, S, H * D] or [B, H, S, D / 2]."""
     return tuple(split(table, -2) for table in rotary)
+
 
 STREAMS = ("hidden_states", "audio_hidden_states")
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-from c4d.core.example import Example, noise
-from c4d.core.spec import ModelSpec, Site, Stack
-from c4d.models.examples import at
 from torch import Tensor
+
+from c4d.core.example import Example, noise
 from c4d.core.spec import ModelSpec, ShardingPlan, Site, Split, Stack
+from c4d.models.examples import at
 from c4d.models.packed_processors import LTXVideo, LTXVideoCross
 
 

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+
 import torch
 from torch import Tensor
+
 from c4d.core.example import Example, noise
-from c4d.core.spec import ModelSpec, OutputOf, Site, Stack
-from c4d.core.types import Signal
-from c4d.models.examples import cells
-from c4d.models.signals import whole
-from torch import Tensor
 from c4d.core.spec import ModelSpec, OutputOf, ShardingPlan, Site, Split, Stack, always
 from c4d.core.types import Signal
+from c4d.models.examples import cells
 from c4d.models.hunyuan_video import tables
 from c4d.models.packed_processors import MiniMaxH3
 from c4d.models.signals import whole

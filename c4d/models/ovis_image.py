@@ -6,11 +6,7 @@ from c4d.core.example import Example
 from c4d.core.spec import ModelSpec, OutputOf
 from c4d.core.types import Signal
 from c4d.models.examples import PACKED, TWO_HEADS, TWO_STREAMS, at, diagonal, places, text
-from c4d.models.flux import DUAL, SINGLE, grid
 from c4d.models.flux import DUAL, SINGLE, SPREAD, grid
-
-
-
 from c4d.models.signals import whole
 
 EXAMPLE = Example(

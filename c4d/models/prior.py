@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from c4d.core.example import Example, noise
-from c4d.core.spec import ModelSpec, Site, Stack
-from c4d.models.examples import TEXT, at, mask, stir, text
 from c4d.core.spec import ModelSpec, Site, Stack, always
-
+from c4d.models.examples import TEXT, at, mask, stir, text
 
 EXAMPLE = Example(
     "PriorTransformer",

@@ -9,11 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from c4d.core.example import Example, noise
-from c4d.core.spec import AtEntry, ModelSpec, Padding, ShardingPlan, Site, Split, Stack
 from c4d.core.spec import AtEntry, ModelSpec, Padding, ShardingPlan, Site, Split, Stack, always, sequence
-
-
-
 from c4d.core.types import Signal
 from c4d.models.examples import PACKED, SIDE, TEXT, TOKENS, at, strengthen, text
 from c4d.models.image_processors import QwenImage

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import torch
-from c4d.core.example import Example, noise
-from c4d.core.spec import ModelSpec, Stack
-from c4d.models.grids import patches
-from c4d.models.wan import SIGNALS, SITES, SIZES
 from typing import Any
+
+import torch
+
+from c4d.core.example import Example, noise
 from c4d.core.spec import ModelSpec, ShardingPlan, Split, Stack
 from c4d.models.grids import patches
-from c4d.models.wan import ATTENTION, SIGNALS, SITES, tables
+from c4d.models.wan import ATTENTION, SIGNALS, SITES, SIZES, tables
 
 
 def conditions(embedded: tuple[Any, ...], split: Split) -> tuple[Any, ...]:

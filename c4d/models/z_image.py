@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 from c4d.core.example import Example
-from c4d.core.spec import ModelSpec, OutputOf, Site, Stack
-from c4d.core.types import Signal
-from c4d.models.examples import SIDE, at, stir, text
 from c4d.core.spec import ModelSpec, OutputOf, ShardingPlan, Site, Stack, everyone, sequence
 from c4d.core.types import Signal
+from c4d.models.examples import SIDE, at, stir, text
 from c4d.models.packed_processors import ZImage
-
-
-
 from c4d.models.signals import whole
 
 EXAMPLE = Example(

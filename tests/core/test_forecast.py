@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from c4d.core.caching.feature_forecasters import evenly_spaced
 from c4d.core.caching.finite_differences import Hermite, Taylor, backward_differences
-from c4d.core.caching.forecasters import FoCa, LinearExtrapolation, Newton, Reuse
+from c4d.core.caching.forecasters import Chebyshev, FoCa, LinearExtrapolation, Newton, Reuse
 from c4d.core.types import Predicted
 
 SMOOTH = [
@@ -91,6 +91,37 @@ def test_each_rung_of_the_ladder_is_over_the_newest_gap():
 )
 def test_times_are_evenly_spaced_as_far_as_their_gaps_are_the_last(times, even):
     assert evenly_spaced(times) == even
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.5, 0.0])
+@pytest.mark.parametrize("computed", [[0, 1, 2, 3, 4], [0, 1, 2, 3, 4, 6, 8, 11, 15, 20], [3], [0, 7]])
+def test_spectrum_is_the_published_ridge_regression(computed, weight):
+    """As least squares of one row more for each polynomial, by cosines; blended with the line of the last two."""
+    total, t, lam = 50, computed[-1] + 3, 0.1
+    features = torch.randn(len(computed), 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def row(s):
+        angle = math.acos(2 * s / total - 1)
+        return [math.cos(m * angle) for m in range(5)]
+
+    rows = torch.tensor([row(s) for s in computed], dtype=torch.float64)
+    rows = torch.cat((rows, math.sqrt(lam) * torch.eye(5, dtype=torch.float64)))
+    known = torch.cat((features, torch.zeros(5, 6, dtype=torch.float64)))
+    wanted = torch.tensor(row(t), dtype=torch.float64) @ torch.linalg.lstsq(rows, known).solution
+    line = features[-1]
+    if len(computed) > 1:
+        line = line + 3 / (computed[-1] - computed[-2]) * (features[-1] - features[-2])
+    wanted = weight * wanted + (1 - weight) * line
+    for forecaster in (Chebyshev(weight=weight).of_run(total), Chebyshev(weight=weight, steps=total).of_run(9)):
+        weights = torch.tensor(forecaster.weights(list(map(float, computed)), float(t)), dtype=torch.float64)
+        torch.testing.assert_close(weights @ features, wanted)
+
+
+def test_spectrum_s_ridge_takes_a_part_of_a_constant():
+    """That is the published fit: a reused feature that does not change is a little less, the less the smaller it is."""
+    of_five = [sum(Chebyshev(ridge=ridge).of_run(50).weights([0, 1, 2, 3, 4], 5)) for ridge in (0.1, 1e-3, 1e-9)]
+    assert of_five[0] == pytest.approx(0.9387, abs=1e-4) and of_five == sorted(of_five)
+    assert of_five[2] == pytest.approx(1.0, abs=1e-4)
 
 
 @pytest.mark.parametrize("make", [lambda: Taylor(-1), lambda: Taylor(1.5), lambda: Newton(9), lambda: Newton(True)])

@@ -26,6 +26,8 @@ EXAMPLES = {
     **{name: method.example for name, method in METHODS.items()},
     "teacache": "teacache:threshold=0.08,fit=wan2.1-t2v-1.3b",
     "first-block": "first-block:threshold=0.1,max_skips=3",
+    "dbcache": "dbcache:Fn=8,Bn=0,threshold=0.12,warmup=8,max_cached_steps=9,scm=1110,scm_policy=dynamic",
+    "spectrum": "spectrum:window=2.0,alpha=3.0,weight=0.5",
     "pab": "pab:attn=2,cross_attn=6",
     "dpcache": f"dpcache:path={PROFILES}/dpcache.json,budget=4",
     "l2p": f"l2p:path={PROFILES}/l2p.json",
@@ -53,9 +55,9 @@ def arguments(text):
             tuple(int(v) for v in value.split("/"))
             if "/" in value and key != "path"
             else value
-            if key in ("fit", "curve", "path")
+            if key in ("fit", "curve", "path", "scm", "scm_policy")
             else float(value)
-            if key in ("threshold", "weight")
+            if key in ("threshold", "weight", "window", "alpha")
             else int(value)
         )
     return out
@@ -130,7 +132,7 @@ def test_an_output_is_not_a_residual():
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "unknown method ''.*known are dpcache"),
+        ("", "unknown method ''.*known are dbcache"),
         ("  ", "unknown method ''"),
         ("@", "unknown method ''"),
         ("+", "unknown method ''"),
@@ -215,8 +217,22 @@ def test_an_output_is_not_a_residual():
         ("fora:interval=3@blocks+taylor", "unknown site 'blocks[+]taylor' after @ .which comes last"),
         ("fora:interval=3@attn,mlp,attn", "site attn is given twice"),
         ("fora:interval=3@blocks,attn", "reaches no other site"),
-        ("first-block:threshold=0.1@output", "decides before the transformer runs.*@blocks"),
-        ("first-block:threshold=0.1@attn", "once for the whole forward.*@blocks"),
+        (
+            "first-block:threshold=0.1@output",
+            "first_blocks=1, last_blocks=0: blocks that always run belong to.*@blocks",
+        ),
+        (
+            "teacache:threshold=0.1,coefficients=1/0,signal=time_embedding@output",
+            "before the transformer runs.*@blocks",
+        ),
+        ("teacache:threshold=0.1,coefficients=1/0,signal=time_embedding@attn", "once for the whole forward.*@blocks"),
+        ("dbcache:scm=0110", "a digit a step, 1 computed and 0 reused, and begins with 1, as 1110100001; got 0110"),
+        ("dbcache:scm_policy=static", "scm_policy=static needs a mask of steps"),
+        ("dbcache:scm=10,scm_policy=slow", "unknown scm_policy 'slow': known are dynamic, static"),
+        ("dbcache:max_cached_steps=-1", "max_reused must be a whole number of at least 0, got -1"),
+        ("spectrum:window=0.5", "window must be at least 1"),
+        ("spectrum:weight=1.5", "weight must be from 0"),
+        ("spectrum:ridge=0", "ridge must be a finite number above 0"),
         ("first-block:threshold=x", "threshold takes a number, got 'x'"),
         ("first-block:threshold=nan", "takes a number, got 'nan'"),
         ("first-block:threshold=inf", "finite number above 0, got inf"),
@@ -297,7 +313,17 @@ VALUES = {
     "warmup": st.integers(2, 100),
     "last": st.integers(0, 100),
     "max_skips": st.integers(1, 100),
-    "weight": st.floats(-2.0, 2.0),
+    "weight": st.floats(0.0, 1.0),
+    "degree": st.integers(1, 9),
+    "ridge": st.floats(1e-6, 10.0),
+    "features": st.integers(1, 100),
+    "alpha": st.floats(0.0, 9.0),
+    "Fn": st.integers(1, 9),
+    "Bn": st.integers(0, 9),
+    "max_cached_steps": st.integers(0, 100),
+    "max_continuous_cached_steps": st.integers(1, 100),
+    "scm": st.text("01", max_size=9).map("1".__add__),
+    "scm_policy": st.just("dynamic"),
     "attn": st.integers(1, 9),
     "cross_attn": st.integers(1, 9),
     "low": st.floats(0.0, 499.0),

@@ -12,6 +12,7 @@ from c4d.core.caching.curves import of_ratios
 from c4d.core.caching.policies import Accumulate, Bounded, Interval, StepMask, Threshold
 from c4d.core.methods.magcache import MagCachePolicy, published_curves
 from c4d.core.methods.pab import PyramidPolicy
+from c4d.core.methods.spectrum import GrowingInterval
 from c4d.core.methods.teacache import published_fits
 from c4d.core.text.grammar import parse
 from c4d.core.types import Action, RelativeL1, Signal, Step
@@ -24,6 +25,8 @@ POLICIES = [
     Threshold(0.2),
     Bounded(Accumulate(0.2, TIME), 2, 1, 2),
     Bounded(Interval(4), 1, 1),
+    Bounded(Threshold(0.2), 1, 0, 2, 3, StepMask(frozenset({0, 1, 4}))),
+    GrowingInterval(2.0, 0.75, 2),
 ]
 
 
@@ -72,6 +75,15 @@ def test_an_interval_may_compute_the_last_steps_too(last, line):
         assert play(policy, 12) == line
     with pytest.raises(ValueError, match="last must be a whole number of at least 0, got -1"):
         Interval(3, last=-1)
+
+
+@pytest.mark.parametrize(
+    ("alpha", "steps"),
+    [(0.75, [0, 1, 2, 3, 4, 6, 8, 11, 15, 20, 25, 31, 38, 46]), (3.0, [0, 1, 2, 3, 4, 6, 11, 19, 30, 44])],
+)
+def test_spectrum_has_the_published_schedule(alpha, steps):
+    assert full(play(GrowingInterval(2.0, alpha, 5), 50)) == steps
+    assert full(play(GrowingInterval(2.0, alpha, 5, 1), 50)) == sorted({*steps, 49})
 
 
 def test_step_mask():
@@ -139,6 +151,21 @@ def test_bounds():
     assert play(Bounded(Interval(4), 6, 0), 9) == "CCCCCCrrr"
 
 
+def test_a_mask_of_steps_and_a_limit_in_all():
+    """As cache-dit: a mask shortens the warm-up to the steps that it begins with, and its length is the run's."""
+    still = [0.0] * 10
+    assert play(parse("dbcache:Fn=1").rules[0].policy, 10, still) == "CCCCCCCCrr"
+    dynamic = parse("dbcache:Fn=1,scm=1100010000,max_continuous_cached_steps=3").rules[0].policy
+    assert play(dynamic, 10, still) == "CCrrrCrrrC" and dynamic.steps == 10
+    assert play(dynamic, 10, [0, 0, 0.5, 0, 0, 0, 0, 0.09, 0.08, 0]) == "CCCrrCrCrr"
+    assert play(parse("dbcache:Fn=1,warmup=2,max_cached_steps=3").rules[0].policy, 10, still) == "CCrrrCCCCC"
+    static = parse("dbcache:Fn=1,scm=1100010000,scm_policy=static").rules[0].policy
+    assert play(static, 10) == "CCrrrCrrrr" and not static.signals
+    for policy in (dynamic, static):
+        with pytest.raises(ValueError, match="made for 10 steps, and the run has 9"):
+            play(policy, 9, still)
+
+
 def test_a_forced_step_restarts_the_sum():
     policy = Bounded(Accumulate(1.0, TIME), 3, 0)
     assert play(policy, 6, [0, 0.9, 0.9, 0.9, 0.05, 0.9]) == "CCCrrC"
@@ -182,6 +209,9 @@ def test_change_ratio():
         (lambda: Bounded(Interval(2), 0), "first"),
         (lambda: Bounded(Interval(2), 1, -1), "last"),
         (lambda: Bounded(Interval(2), 1, 1, 0), "max_skips"),
+        (lambda: Bounded(Interval(2), 1, 1, None, -1), "max_reused"),
+        (lambda: GrowingInterval(0.5, 1.0, 1), "window"),
+        (lambda: GrowingInterval(2.0, -1.0, 1), "alpha"),
     ],
 )
 def test_nonsense_is_refused_by_name(make, names):

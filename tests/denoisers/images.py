@@ -6,7 +6,6 @@ import torch
 from torch import nn
 
 from c4d.core.example import Example as Denoiser
-from c4d.core.example import noise as rand
 from c4d.models import pixart
 from c4d.models.examples import LATENTS, PACKED, TEXT, TOKENS, TWO_HEADS, TWO_STREAMS, at, places, strengthen, text
 

@@ -36,6 +36,9 @@ EVERY = [
     "pab:attn=1",
     "fastercache:weight=0.5,attn=1",
     "lemica:computed=0/1/2/3/4/5,steps=6",
+    "dbcache:Fn=2,Bn=1,threshold=1e-9,warmup=1",
+    "dbcache:Fn=2,Bn=1,scm=111111,scm_policy=static",
+    "spectrum:window=1,alpha=0",
 ]
 WHOLE = ("wan-t2v", "hunyuan-t2v", EVERY[0], EVERY[2], EVERY[3], EVERY[5], EVERY[6])
 

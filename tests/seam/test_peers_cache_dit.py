@@ -29,14 +29,14 @@ BLOCKS = {
 LATE = 2  # cache-dit's TaylorSeer forms no difference with a feature from before this step
 
 
-def dbcache(name, threshold, head=1, tail=0, calibrator=None, warmup=4):
+def dbcache(name, threshold, head=1, tail=0, calibrator=None, warmup=4, **more):
     pytest.importorskip("cache_dit")
 
     def open_(model):
         blocks = {"Fn_compute_blocks": head, "Bn_compute_blocks": tail, "max_warmup_steps": warmup}
         found = peers.adapter_of(model, *BLOCKS[name])
         return peers.cache_dit(
-            model, STEPS, calibrator=calibrator, adapter=found, residual_diff_threshold=threshold, **blocks
+            model, STEPS, calibrator=calibrator, adapter=found, residual_diff_threshold=threshold, **blocks, **more
         )
 
     return open_
@@ -66,6 +66,22 @@ def test_dbcache_equals_cache_dit(name, head, tail, order):
     theirs = dbcache(name, threshold, head, tail, order and f"TaylorSeer {order}")
     found = sides(CASES[name], first_block(threshold, head, tail, forecast, LATE), theirs, STEPS, tail=tail)
     same(found, 1e-6 * max(1, order or 0))
+
+
+MASK = [1, 1, 0, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 1, 0, 1]
+
+
+@pytest.mark.parametrize(("name", "head", "tail"), SHAPES)
+@pytest.mark.parametrize("rule", ["dynamic", "static"])
+def test_masks_and_limits_by_cache_dit_s_names(name, head, tail, rule):
+    """The warm-up of 4 steps is shortened to the mask's first two; the limits hold where the threshold decides."""
+    limits = {"max_cached_steps": 7, "max_continuous_cached_steps": 2}
+    given = {"steps_computation_mask": MASK, "steps_computation_policy": rule, **limits}
+    said = {"scm": "".join(map(str, MASK)), "scm_policy": rule, **limits}
+    mine = c4d.methods.dbcache(head, tail, THRESHOLDS[name], warmup=4, **said)
+    found = sides(CASES[name], mine, dbcache(name, THRESHOLDS[name], head, tail, **given), STEPS, tail=tail)
+    same(found)
+    assert (found.reused == 2 * MASK.count(0)) == (rule == "static")
 
 
 def test_cache_dit_runs_blocks_twice_where_head_and_tail_overlap():

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import torch
 
 from c4d.core.caching.finite_differences import Hermite, Ordered, Taylor, Vector, combine, one_hot, slope
+from c4d.core.caching.policies import positive, whole_number
 from c4d.core.types import LinearForecaster, Predicted
 
 
@@ -112,6 +115,54 @@ class LearnedWeights(LinearForecaster):
         return list(learned)
 
 
+@dataclass(frozen=True)
+class Chebyshev(LinearForecaster):
+    """Spectrum: ridge regression on Chebyshev polynomials over the run, of the last ``features`` computed ones.
+
+    F(t) = w x(t) (X'X + ridge I)^-1 X'F + (1 - w) (F_n + (t - t_n) / (t_n - t_{n-1}) (F_n - F_{n-1})), with rows x =
+    (T_0, ..., T_degree) at 2 t / T - 1 (arXiv 2603.01623), in fp64. w is ``weight``; T is ``steps``, or the steps of
+    the run. The ridge holds the constant down, too: of features that do not change it gives a little less.
+    """
+
+    degree: int = 4
+    ridge: float = 0.1
+    weight: float = 1.0
+    features: int = 100
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        whole_number("degree", self.degree, 1)
+        whole_number("features", self.features, 1)
+        positive("ridge", self.ridge)
+        if isinstance(self.weight, bool) or not 0.0 <= self.weight <= 1.0:
+            raise ValueError(f"weight must be from 0 (the line alone) to 1 (the polynomials alone), got {self.weight}")
+        if self.steps is not None:
+            whole_number("steps", self.steps, 1)
+
+    @property
+    def num_features(self) -> int:
+        return self.features
+
+    def of_run(self, total: int) -> Chebyshev:
+        return self if self.steps is not None else replace(self, steps=total)
+
+    def weights(self, times: Sequence[float], t: float) -> Vector:
+        X, now = torch.tensor([self._row(time) for time in times], dtype=torch.float64), self._row(t)
+        gram = X.T @ X + self.ridge * torch.eye(self.degree + 1, dtype=torch.float64)
+        smooth = torch.linalg.solve(gram, torch.tensor(now, dtype=torch.float64)) @ X.T
+        few = times[-2:]
+        line = [0.0] * (len(times) - len(few)) + Newton(1).weights(few, t)
+        return combine([(self.weight, smooth.tolist()), (1.0 - self.weight, line)])
+
+    def _row(self, t: float) -> Vector:
+        assert self.steps is not None  # of_run
+        place = 2.0 * t / self.steps - 1.0
+        row = [1.0, place]
+        while len(row) <= self.degree:
+            row.append(2.0 * place * row[-1] - row[-2])
+        return row
+
+
 FORECASTERS = {
     "reuse": Reuse,
     "taylor": Taylor,
@@ -119,4 +170,5 @@ FORECASTERS = {
     "foca": FoCa,
     "trend": LinearExtrapolation,
     "newton": Newton,
+    "chebyshev": Chebyshev,
 }

@@ -212,38 +212,50 @@ class Threshold(Policy[bool]):
 
 
 @dataclass(frozen=True)
-class Bounded(Wrapper[tuple[Any, int]]):
-    """Limits on another policy: the ``first`` and ``last`` steps are computed, and never more than ``max_skips``
-    steps in a row are reused (``None``: no limit). A forced step restarts the inner policy."""
+class Bounded(Wrapper[tuple[Any, int, int]]):
+    """Limits on another policy: the ``first`` and ``last`` steps are computed, and those that ``always`` lists; never
+    more than ``max_skips`` steps in a row are reused, and ``max_reused`` in all (``None``: no limit). A forced step
+    restarts the inner policy."""
 
     inner: Policy[Any]
     first: int = 1
     last: int = 1
     max_skips: int | None = None
+    max_reused: int | None = None
+    always: StepMask | None = None
 
     def __post_init__(self) -> None:
         whole_number("first", self.first, 1)
         whole_number("last", self.last, 0)
-        if self.max_skips is not None:
-            whole_number("max_skips", self.max_skips, 1)
+        for name, most, least in (("max_skips", self.max_skips, 1), ("max_reused", self.max_reused, 0)):
+            if most is not None:
+                whole_number(name, most, least)
 
-    def init(self) -> tuple[Any, int]:
-        return self.inner.init(), 0
+    @property
+    def steps(self) -> int | None:
+        return self.inner.steps if self.always is None else self.always.steps
+
+    def init(self) -> tuple[Any, int, int]:
+        return self.inner.init(), 0, 0  # and how many were reused in a row, and in all
 
     def decide(
-        self, state: tuple[Any, int], step: Step, seen: Mapping[Signal, RelativeL1]
-    ) -> tuple[Action, tuple[Any, int]]:
+        self, state: tuple[Any, int, int], step: Step, seen: Mapping[Signal, RelativeL1]
+    ) -> tuple[Action, tuple[Any, int, int]]:
         action, inner = self.inner.decide(self._within(state, step), step, seen)
-        return action, (inner, state[1] + 1 if action is REUSE else 0)
+        _, skipped, reused = state
+        return action, (inner, skipped + 1, reused + 1) if action is REUSE else (inner, 0, reused)
 
-    def weigh(self, state: tuple[Any, int], step: Step, seen: Mapping[Signal, RelativeL1]) -> float | None:
+    def weigh(self, state: tuple[Any, int, int], step: Step, seen: Mapping[Signal, RelativeL1]) -> float | None:
         return self.inner.weigh(self._within(state, step), step, seen)
 
-    def _within(self, state: tuple[Any, int], step: Step) -> Any:
+    def _within(self, state: tuple[Any, int, int], step: Step) -> Any:
         """The inner policy's state: a fresh one where the limits force a step to be computed."""
-        inner, skipped = state
+        inner, skipped, reused = state
+        listed = self.always is not None and self.always.decide(True, step, {})[0] is COMPUTE
         edge = step.index < self.first or step.index >= step.total - self.last
-        return self.inner.init() if edge or (self.max_skips is not None and skipped >= self.max_skips) else inner
+        over = (self.max_skips, skipped), (self.max_reused, reused)
+        enough = any(most is not None and count >= most for most, count in over)
+        return self.inner.init() if listed or edge or enough else inner
 
     def idle(self, total: int, measured: Measured) -> str:
         if self.first + self.last >= total:

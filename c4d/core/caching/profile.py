@@ -186,7 +186,6 @@ class Calibrated(LinearForecaster):
     plans: Plans
     coordinate: Coordinate
     plan: Plan | None = None
-    made: dict[int, Calibrated] = field(default_factory=dict, compare=False, repr=False)  # by the length of runs
 
     over = "sigma"
     reads_latents = True
@@ -196,9 +195,7 @@ class Calibrated(LinearForecaster):
         return FEATURES
 
     def of_run(self, total: int) -> Calibrated:
-        if total not in self.made:
-            self.made[total] = replace(self, plan=self.plans(total), made={})
-        return self.made[total]
+        return replace(self, plan=self.plans(total))
 
     def weights(self, times: Sequence[float], t: float) -> list[float]:
         assert self.plan is not None  # of_run: a run without a plan reuses nothing

@@ -70,11 +70,11 @@ class ForwardRule(Rule):
 class BlocksRule(ForwardRule):
     """At ``"blocks"``: the hidden state after all blocks; on a cached step none of them runs.
 
-    The first ``first_blocks`` and the last ``last_blocks`` blocks run on every step, also on a cached one; that needs a
-    policy that measures them (``Signal.FIRST_BLOCKS``).
+    The first ``first_blocks`` and the last ``last_blocks`` blocks run on every step, also on a cached one; what is
+    stored is that of the blocks between. A policy may decide by the first ones (``Signal.FIRST_BLOCKS``).
     """
 
-    first_blocks: int = field(default=1, kw_only=True)
+    first_blocks: int = field(default=0, kw_only=True)
     last_blocks: int = field(default=0, kw_only=True)
 
     @property
@@ -89,13 +89,17 @@ class BlocksRule(ForwardRule):
                 f"{type(self.forecast).__name__} works on the grid of image tokens, and before the last {last} "
                 "blocks text is forecast, too: use last_blocks=0"
             )
-        if (first != 1 or last) and Signal.FIRST_BLOCKS not in self.policy.signals:
-            raise ValueError(f"first_blocks={first}, last_blocks={last}: {NEEDS_MEASURING}")
+        measured = Signal.FIRST_BLOCKS in self.policy.signals
+        if (first or last) and not measured and (late := [p.value for p in self.policy.signals if not p.outside]):
+            raise ValueError(
+                f"first_blocks={first}, last_blocks={last}: blocks that always run need a decision before them or by "
+                f"them, and {type(self.policy).__name__} measures {', '.join(sorted(late))}"
+            )
         if last and not self.residual:
             raise ValueError(f"before the last {last} blocks what is stored is a residual: use residual=True")
-        if first < 1 or last < 0:
+        if first < measured or last < 0:
             raise ValueError(
-                f"first_blocks must be at least 1 and last_blocks at least 0, got first_blocks={first}, "
+                f"first_blocks must be at least {int(measured)} and last_blocks at least 0, got first_blocks={first}, "
                 f"last_blocks={last}"
             )
 
@@ -144,15 +148,14 @@ class ModuleRule(Rule):
 
 
 BATCHES = ("mean", "worst", "each")
-NEEDS_MEASURING = f"blocks that always run need a policy that measures them, at @{BLOCKS} (first-block)"
 
 
 def remade(rule: Rule, sites: tuple[str, ...] | None = None, forecast: Forecaster | None = None) -> Rule:
     """``rule`` at other ``sites`` or with another ``forecast``. Raises ValueError for what does not go together."""
     sites, forecast = sites or rule.sites, forecast or rule.forecast
-    if isinstance(rule, BlocksRule) and sites != (BLOCKS,) and (rule.first_blocks != 1 or rule.last_blocks):
+    if isinstance(rule, BlocksRule) and sites != (BLOCKS,) and (rule.first_blocks or rule.last_blocks):
         given = f"first_blocks={rule.first_blocks}, last_blocks={rule.last_blocks}"
-        raise ValueError(f"{given}: {NEEDS_MEASURING}")
+        raise ValueError(f"{given}: blocks that always run belong to a cache of blocks, @{BLOCKS}")
     if sites == rule.sites:
         return replace(rule, forecast=forecast)
     parts, drop_before = (rule.policy, forecast), rule.drop_before

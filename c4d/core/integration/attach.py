@@ -75,7 +75,7 @@ class Attachment:
         rule, chain = method.whole, [stack for stack in self.spec.stacks if not stack.side]
         counts = [len(list(self.transformer.get_submodule(stack.path).children())) for stack in chain]
         there = sum(counts)
-        if not isinstance(rule, BlocksRule) or Signal.FIRST_BLOCKS not in rule.policy.signals:
+        if not isinstance(rule, BlocksRule) or not (rule.first_blocks or rule.last_blocks):
             return
         if chain[0].joined != chain[-1].joined and (rule.last_blocks or rule.first_blocks > counts[0]):
             raise ValueError(

@@ -230,8 +230,9 @@ class Forward:
 
     def _planned(self, stack: Stack, blocks: list[nn.Module]) -> Iterator[Any]:
         rule = self.whole
-        last_blocks = rule.last_blocks if isinstance(rule, BlocksRule) else 0
-        if self.action is REUSE and not (last_blocks or stack.filled):
+        first_blocks, last_blocks = (rule.first_blocks, rule.last_blocks) if isinstance(rule, BlocksRule) else (0, 0)
+        held = last_blocks or stack.filled
+        if self.action is REUSE and not held and self.passed >= first_blocks:
             return
         if stack.side or not isinstance(rule, BlocksRule):
             self.passed += len(blocks) * (not stack.side)
@@ -241,14 +242,16 @@ class Forward:
         for block in blocks:
             i = self.passed
             self.passed += 1
-            if self.action is REUSE and i < resumed:
-                yield BlockProxy(block, partial(self._pass_over, stack, i == 0))
-            elif last_blocks and i == resumed:
+            if last_blocks and i == resumed:
                 yield BlockProxy(block, partial(self._resume_blocks, stack, rule))
-            elif self.action is None and i == max(0, rule.first_blocks - 1):
-                yield BlockProxy(block, partial(self._measure_blocks, stack))
-                if self.action is REUSE and not (last_blocks or stack.filled):
+            elif self.action is REUSE and first_blocks <= i < resumed:
+                if not held:
                     return
+                yield BlockProxy(block, partial(self._pass_over, stack, i == 0))
+            elif self.action is None and i == max(0, first_blocks - 1):
+                yield BlockProxy(block, partial(self._measure_blocks, stack))
+            elif i < resumed and i == first_blocks - 1:
+                yield BlockProxy(block, partial(self._leave_first, stack))
             elif i == 0 and (self.action is None or (self.action is COMPUTE and rule.residual)):
                 yield BlockProxy(block, partial(self._enter_blocks, stack))
             else:
@@ -265,8 +268,8 @@ class Forward:
             yield block
 
     def _note(self, stack: Stack, named: Mapping[str, Any]) -> None:
-        """The features of ``stack`` are relative to these streams."""
-        self.base, self.base_of = named, stack
+        """What is stored is relative to these streams, of all that a block of ``stack`` was given."""
+        self.base, self.base_of = {name: named[name] for name in stack.returns if name in named}, stack
 
     def _run_block(self, stack: Stack, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self.blocks += 1
@@ -275,6 +278,12 @@ class Forward:
     def _enter_blocks(self, stack: Stack, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._note(stack, bind(stack, args, kwargs))
         return self._run_block(stack, block, args, kwargs)
+
+    def _leave_first(self, stack: Stack, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The last of the first blocks that always run, in a forward that is decided."""
+        out = self._run_block(stack, block, args, kwargs)
+        self._note(stack, streams(stack, out))
+        return out
 
     def _pass_over(
         self, stack: Stack, first: bool, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -430,7 +439,7 @@ class Forward:
             latents = list(zip(self._like(history.shapes, like_output), then, strict=True))
         forecaster = rule.forecast
         if isinstance(forecaster, LinearForecaster):
-            forecaster = forecaster.of_run(self.step.total)
+            forecaster = self.tools.of_run(forecaster, self.step.total)
         return self.tools.forecast(history, forecaster, self.time(rule), field, base, latents)
 
     def _band(self, x: Tensor, cutoff: float) -> Tensor:

@@ -98,8 +98,8 @@ class SampledForward(Forward):
     def decide(self, now: Mapping[Signal, Any]) -> None:
         """``now``: the signals of the whole batch; what a sample has read itself it knows."""
         each: list[dict[Signal, Tensor]] = []
-        pairs: dict[Any, tuple[Tensor, Tensor]] = {}
-        wholes: dict[Any, int] = {}
+        pairs: dict[tuple[int, Signal], tuple[Tensor, Tensor]] = {}
+        wholes: dict[tuple[int, Signal], int] = {}
         for i, sample in enumerate(self.samples):
             mine = {p: sample.readings[p] if p in sample.readings else self._row(x, i) for p, x in now.items()}
             mine, compared, counts = sample.pairs(mine)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from c4d.core.spec import Stack
-from c4d.core.types import Primitives, RelativeL1, Step
+from c4d.core.types import Primitives, RelativeL1, Signal, Step
 
-K = TypeVar("K")  # a signal, or a sample and a signal
+K = TypeVar("K", Signal, tuple[int, Signal])  # of a whole batch, or of one of its samples
 
 
 class DecisionSync(Protocol):
@@ -121,7 +121,7 @@ class SignalReader:
         """
         if not pairs:
             return {}
-        pairs = {signal: pairs[signal] for signal in sorted(pairs, key=lambda signal: signal.value)}
+        pairs = {signal: pairs[signal] for signal in sorted(pairs, key=_place)}
         failure = None
         try:
             changes = [self._backend.change(now, before) for now, before in pairs.values()]
@@ -135,3 +135,8 @@ class SignalReader:
         if failure is not None:
             raise failure
         return {signal: RelativeL1(delta, base) for signal, (delta, base) in zip(pairs, rows, strict=True)}
+
+
+def _place(key: Signal | tuple[int, Signal]) -> tuple[int, str]:
+    sample, signal = key if isinstance(key, tuple) else (0, key)
+    return sample, signal.value

@@ -18,6 +18,7 @@ from c4d.core.caching.finite_differences import ANCHORS, SMOOTHINGS
 from c4d.core.caching.forecasters import FORECASTERS as BY_TIME
 from c4d.core.caching.rules import CacheMethod, remade
 from c4d.core.methods import METHODS, published
+from c4d.core.methods.dbcache import SCM_POLICIES
 from c4d.core.methods.magcache import published_curves
 from c4d.core.methods.teacache import RULES, SIGNALS, published_fits
 from c4d.core.registry import Registry
@@ -61,6 +62,7 @@ def choices(make: Callable[..., Any]) -> dict[str, tuple[str, ...]]:
         "curve": tuple(published_curves()),
         "signal": SIGNALS,
         "rule": RULES,
+        "scm_policy": SCM_POLICIES,
         "over": AXES,
         "smoothing": SMOOTHINGS,
         "anchor": ANCHORS,
