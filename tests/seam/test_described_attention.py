@@ -45,4 +45,6 @@ def test_the_result_is_that_of_the_model_alone(entry):
 def test_the_test_above_would_notice_norms(entry):
     """Fresh norms have weights of one, which hide what is wrong with them."""
     x = rand(*entry.latents, seed=3)
+    if not any(".norm_q" in name for name, _ in entry.build().named_parameters()):
+        pytest.skip("its attention has none")
     assert error(entry.run(entry.build(), x, 700.0), entry.run(lively(entry), x, 700.0)) > 1e-4
