@@ -23,8 +23,8 @@ from c4d.pipelines.output import write_text
 
 PAGE = ROOT / "docs" / "measurements" / "batches.md"
 METHODS = {
-    "wan-tiny": ("seacache:threshold=0.3", "first-block:threshold=0.2", "easycache:threshold=0.1"),
-    "flux-tiny": ("seacache:threshold=0.3", "first-block:threshold=0.2", "easycache:threshold=0.1"),
+    "wan-tiny": ("seacache:threshold=0.3", "first-block:threshold=0.2", "easycache:threshold=0.1,warmup=5"),
+    "flux-tiny": ("seacache:threshold=0.3", "first-block:threshold=0.2", "easycache:threshold=0.1,warmup=5"),
     "glyph-dit": ("first-block:threshold=0.2", "teacache:threshold=0.3,coefficients=1/0,signal=input"),
 }
 WAYS = ("alone", "mean", "worst", "each")
@@ -72,8 +72,8 @@ def main() -> None:
     torch.set_grad_enabled(False)
     lines = ["# A sample, and those that share its batch", "", *stamp("python -m bench.batches", asked.threads), ""]
     lines += [
-        f"{asked.samples} held-out samples of each yardstick, one by one (alone) and {asked.batch} in a batch. PSNR to the "
-        "uncached sample in dB, mean / worst, and what part of the forwards was computed.",
+        f"{asked.samples} held-out samples of each yardstick, one by one (alone) and {asked.batch} in a batch. PSNR to "
+        "the uncached sample in dB, mean / worst, and what part of the forwards was computed.",
         "",
         "| model | method | " + " | ".join(f"{way} | computed" for way in WAYS) + " |",
         "|---|---|" + "---|---|" * len(WAYS),
