@@ -164,7 +164,7 @@ def _run(arguments: list[str]) -> int:
     checking.add_argument(
         "target",
         metavar="CLASS|FILE.py|MODULE",
-        help="where c4d.ModelSpec and c4d.Example are (docs/adding_a_model.md)",
+        help="a class that c4d models lists, or where c4d.ModelSpec and c4d.Example are (docs/adding_a_model.md)",
     )
     telling = command("explain", "draw which steps of a generation were computed, by which values, and say why")
     telling.add_argument("folder", type=path_to, metavar="DIR", help="folder that generate made, of one prompt or more")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from c4d.core.example import Example, noise
 from c4d.core.spec import ModelSpec, OutputOf, Site, Stack
@@ -10,6 +14,22 @@ from c4d.core.types import Signal
 from c4d.models.examples import LATENTS, PATCHES, TEXT, TOKENS, at, mask, text
 from c4d.models.grids import patches
 from c4d.models.signals import whole
+
+
+def arguments(x: Tensor, t: float) -> Mapping[str, Any]:
+    angles = 3 * noise(TOKENS, 8, seed=13)
+    return {
+        "hidden_states": x,
+        "timestep": at(t).round(),
+        "encoder_hidden_states": text(12),
+        "text_embedding_mask": mask(torch.long),
+        "encoder_hidden_states_t5": text(8),
+        "text_embedding_mask_t5": mask(torch.long),
+        "image_meta_size": torch.tensor([[64.0, 64.0, 64.0, 64.0, 0.0, 0.0]]),
+        "style": torch.tensor([0]),
+        "image_rotary_emb": (angles.cos(), angles.sin()),
+    }
+
 
 EXAMPLE = Example(
     "HunyuanDiT2DModel",
@@ -27,17 +47,7 @@ EXAMPLE = Example(
         "text_len_t5": TEXT,
     },
     latents=LATENTS,
-    arguments=lambda x, t: {
-        "hidden_states": x,
-        "timestep": at(t).round(),
-        "encoder_hidden_states": text(12),
-        "text_embedding_mask": mask(torch.long),
-        "encoder_hidden_states_t5": text(8),
-        "text_embedding_mask_t5": mask(torch.long),
-        "image_meta_size": torch.tensor([[64.0, 64.0, 64.0, 64.0, 0.0, 0.0]]),
-        "style": torch.tensor([0]),
-        "image_rotary_emb": ((3 * noise(TOKENS, 8, seed=13)).cos(), (3 * noise(TOKENS, 8, seed=13)).sin()),
-    },
+    arguments=arguments,
 )
 
 SPECS = (

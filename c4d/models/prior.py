@@ -16,7 +16,7 @@ EXAMPLE = Example(
         "num_embeddings": TEXT,
         "additional_embeddings": 4,
     },
-    latents=(1, 12),
+    latents=(1, 12),  # the embedding of an image
     arguments=lambda x, t: {
         "hidden_states": x,
         "timestep": at(t)[0].round().long(),

@@ -60,6 +60,7 @@ SIGNALS = {
     Signal.TIME_PROJECTION: OutputOf("condition_embedder", timestep_proj),
 }
 
+# Of small models of this family, and of those that have its blocks.
 SIZES = {"num_attention_heads": 2, "attention_head_dim": 12, "text_dim": 8, "freq_dim": 16, "ffn_dim": 32}
 
 EXAMPLE = Example(

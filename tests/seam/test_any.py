@@ -27,16 +27,12 @@ METHODS = {
     "curve": "magcache:curve=flux.1-dev,threshold=9,max_skips=2@output",
     "latents": "profile:universal,computed=6",
 }
-WIDER = {
-    "DiTTransformer2DModel",
-    "HunyuanDiT2DModel",
-    "LatteTransformer3DModel",
-    "LuminaNextDiT2DModel",
-    "PixArtTransformer2DModel",
-    "Transformer2DModel",
-}  # fmt: skip - they return the variances of the noise, too
-UNLIKE = {"AnyFlowFARTransformer3DModel", "QwenImage21Transformer2DModel", "RFD4ProteinaTransformer"}
-REFUSED = {"residual": WIDER | UNLIKE, "latents": UNLIKE - {"QwenImage21Transformer2DModel"}}
+# Whose outputs are not like their latents: a spec says it, which is checked below; of the others these are not.
+REFUSED = {
+    "residual": {name for name, spec in SPECS.items() if not spec.like_latents}
+    | {"AnyFlowFARTransformer3DModel", "LatteTransformer3DModel", "Transformer2DModel"},
+    "latents": {"AnyFlowFARTransformer3DModel", "RFD4ProteinaTransformer"},
+}
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -12,11 +13,10 @@ from torch.utils._pytree import tree_map_only
 
 import c4d
 from c4d.backends import UnsupportedError
-from tests import tiny
 from tests.methods import REUSING, SIGMAS, STEPS
 from tests.sampled import sampled
 from tests.subjects import passes
-from tests.tiny import CASES, rand
+from tests.tiny import CASES, rand, signal_of
 
 INFER, FUSION = "aclnnFusedInferAttentionScoreV2", "aclnnFlashAttentionScore"
 NORM, TURN = "aclnnRmsNorm", "aclnnRotaryPositionEmbeddingV2"
@@ -32,9 +32,9 @@ WORK = {
     "dit": (4, 0, 0),
 }
 SIXTEEN = {
-    "wan-t2v": (tiny.WAN, dict(attention_head_dim=16)),
-    "hunyuan-t2v": (tiny.HUNYUAN, dict(attention_head_dim=16, rope_axes_dim=(4, 6, 6))),
-    "flux": (tiny.FLUX, dict(attention_head_dim=16, axes_dims_rope=(4, 6, 6))),
+    "wan-t2v": dict(attention_head_dim=16),
+    "hunyuan-t2v": dict(attention_head_dim=16, rope_axes_dim=(4, 6, 6)),
+    "flux": dict(attention_head_dim=16, axes_dims_rope=(4, 6, 6)),
 }
 METHODS = {
     "stack": ("taylorseer-lite:interval=3@blocks", {}),
@@ -128,11 +128,9 @@ def test_forward(trace, name, dtype):
 
 
 @pytest.mark.parametrize("name", SIXTEEN)
-def test_head_sizes_in_steps_of_16_take_the_kernel_for_inference(trace, monkeypatch, name):
-    sizes, sixteen = SIXTEEN[name]
-    for key, value in sixteen.items():
-        monkeypatch.setitem(sizes, key, value)
-    done = compared(CASES[name], torch.bfloat16, trace)
+def test_head_sizes_in_steps_of_16_take_the_kernel_for_inference(trace, name):
+    case = replace(CASES[name], make=partial(CASES[name].make, **SIXTEEN[name]))
+    done = compared(case, torch.bfloat16, trace)
     assert done.kernels == {INFER: WORK[name][0], NORM: WORK[name][1], TURN: WORK[name][2]}
     assert done.lines[0].endswith("through infer"), done.lines
 
@@ -183,7 +181,7 @@ class There:
 def test_a_cached_loop(simulation, name, how):
     case, (text, storage) = CASES[name], METHODS[how]
     signal, head = (0.6, 0.1) if name.startswith("wan") else (0.15, 0.27)
-    text = text.format(of=tiny.signal_of(name), signal=signal, head=head)
+    text = text.format(of=signal_of(name), signal=signal, head=head)
     model = case.build()
     with c4d.cached(model, text, backend="cpu", **storage) as here:
         wanted = case.loop(model, 8, here.begin)
