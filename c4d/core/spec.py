@@ -38,10 +38,12 @@ class Stack:
     ``takes`` and ``returns`` name the streams a block threads, in call and in return order; the first of the chain's
     streams is ``hidden_states``. ``sites`` maps a kind to its sites in each block, ``attention`` the path of an
     attention module in each block to the processor that can stand in for its own. A ``side`` stack only feeds the
-    others (VACE hints): it is skipped with them but carries no part of the feature. ``joined``: its blocks take text
-    and image as one sequence, of whose tokens the ``"first"`` or the ``"last"`` ones are the image, which alone reaches
-    the exit. ``filled``: on a reused forward its loop runs with a filler in each block's place, for what stands behind
-    it reads what its body leaves, or adds to the stream what came to the blocks.
+    others (VACE hints): it is skipped with them but carries no part of the feature. Nor does an ``interleaved`` one,
+    whose blocks stand between those of the chain, in one loop with them (Latte's temporal ones), iterated over or taken
+    by their number; each is skipped with the one before it. ``joined``: its blocks take text and image as one sequence,
+    of whose tokens the ``"first"`` or the ``"last"`` ones are the image, which alone reaches the exit. ``filled``: on a
+    reused forward its loop runs with a filler in each block's place, for what stands behind it reads what its body
+    leaves, or adds to the stream what came to the blocks.
     """
 
     path: str
@@ -50,6 +52,7 @@ class Stack:
     sites: Mapping[str, tuple[Site, ...]] = field(default_factory=dict)
     attention: Mapping[str, type[Processor]] = field(default_factory=dict)
     side: bool = False
+    interleaved: bool = False
     joined: str | None = None
     filled: bool = False
 
@@ -175,6 +178,11 @@ class ModelSpec:
                 f"the spec of {self.transformer} has {'an exit' if self.exit else 'stacks'} alone: stacks= and exit= "
                 "describe the blocks together, and without both the output alone is cached"
             )
+
+    @property
+    def chain(self) -> tuple[Stack, ...]:
+        """The stacks through whose blocks the stream goes, one after the other."""
+        return tuple(stack for stack in self.stacks if not (stack.side or stack.interleaved))
 
     @property
     def exits(self) -> Mapping[str, str]:

@@ -80,7 +80,10 @@ SPECS = (
     ),
     ModelSpec(
         "WanAnimateTransformer3DModel",
-        stacks=(Stack("blocks", takes=STREAMS, sites=SITES),),  # what the face adds between them is skipped with them
+        stacks=(
+            Stack("blocks", takes=STREAMS, sites=SITES),
+            Stack("face_adapter", takes=("hidden_states", "motion_vec"), interleaved=True),
+        ),
         exit="norm_out",
         signals=SIGNALS,
         grid=grid,

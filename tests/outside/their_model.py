@@ -1,6 +1,5 @@
 """A family of models of another package: its transformer, and what c4d is told of its blocks."""
 
-import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import nn

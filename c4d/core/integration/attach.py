@@ -72,7 +72,7 @@ class Attachment:
                 )
 
     def _check_blocks(self, method: CacheMethod) -> None:
-        rule, chain = method.whole, [stack for stack in self.spec.stacks if not stack.side]
+        rule, chain = method.whole, self.spec.chain
         counts = [len(list(self.transformer.get_submodule(stack.path).children())) for stack in chain]
         there = sum(counts)
         if not isinstance(rule, BlocksRule) or Signal.FIRST_BLOCKS not in rule.policy.signals:
