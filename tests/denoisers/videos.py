@@ -232,15 +232,6 @@ def _hunyuan15(x: Tensor, t: float) -> Mapping[str, Any]:
     )
 
 
-def _latte(x: Tensor, t: float) -> Mapping[str, Any]:
-    return dict(
-        hidden_states=x,
-        encoder_hidden_states=rand(1, 6, 8, seed=1),
-        timestep=torch.tensor([int(t)]),
-        enable_temporal_attentions=True,
-    )
-
-
 def _ltx(x: Tensor, t: float) -> Mapping[str, Any]:
     return dict(
         hidden_states=x,
@@ -651,29 +642,6 @@ ENTRIES: tuple[Denoiser, ...] = (
         ),
         (1, 12, 8),
         _ltx,
-    ),
-    Denoiser(
-        "LatteTransformer3DModel",
-        dict(
-            num_attention_heads=2,
-            attention_head_dim=16,
-            in_channels=4,
-            out_channels=8,  # the variance too, which its pipeline drops
-            num_layers=2,
-            cross_attention_dim=32,
-            attention_bias=True,
-            sample_size=8,
-            patch_size=2,
-            activation_fn="gelu-approximate",
-            num_embeds_ada_norm=1000,
-            norm_type="ada_norm_single",
-            norm_elementwise_affine=False,
-            norm_eps=1e-6,
-            caption_channels=8,
-            video_length=3,
-        ),
-        (1, 4, 3, 8, 8),
-        _latte,
     ),
     Denoiser(
         "MiniMaxH3Transformer3DModel",
