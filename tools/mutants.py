@@ -952,6 +952,12 @@ MUTANTS = (
             "cli/test_check_model.py",
         ),
         (
+            "check: long skips are not told",
+            "sorted({1, length - 2}",
+            "sorted({1}",
+            "cli/test_check_model.py",
+        ),
+        (
             "check: lists that take turns are not told",
             "        if path not in described:",
             "        if path in described:",

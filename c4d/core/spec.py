@@ -151,8 +151,10 @@ class ModelSpec:
     ``other_exits`` maps the name of another stream of the blocks that is returned (audio beside video) to the module
     that it enters after them. ``at_exit(transformer, arguments by name, streams by name)`` makes of the streams that
     the blocks have what the exit gets of them, where that is not the stream's tokens in their order: they lie in a box
-    [B, *sides, D] there, or behind the text. ``channels`` is the side of the latents that counts channels, if it is not
-    the first behind the batch. Without ``stacks`` (and then without ``exit``) its output alone can be cached.
+    [B, *sides, D] there, or behind the text. ``long_skips``: later blocks read what earlier ones returned, beside the
+    stream (Hunyuan-DiT), so that no forward can begin in the middle of them. ``channels`` is the side of the latents
+    that counts channels, if it is not the first behind the batch. Without ``stacks`` (and then without ``exit``) its
+    output alone can be cached.
     """
 
     transformer: str
@@ -162,6 +164,7 @@ class ModelSpec:
     signals: Mapping[Signal, OutputOf | AtEntry] = field(default_factory=dict)
     padding: tuple[Padding, ...] = ()
     sharding: ShardingPlan | None = None
+    long_skips: bool = False
     at_exit: Callable[[nn.Module, Mapping[str, Any], Mapping[str, Any]], Tensor] | None = None
     latents: str | tuple[str, ...] = "hidden_states"
     channels: int = 1

@@ -86,13 +86,15 @@ def _methods(model: nn.Module, spec: ModelSpec, order: list[str]) -> Iterator[tu
         chain, side = {stack.path for stack in spec.chain}, {stack.path for stack in spec.stacks if stack.side}
         order = [path for path in order if path in counts]
         places = [i for i, path in enumerate(order) if path in chain] or [0]
-        head, tail = places[0] + 1, len(order) - places[-1]
+        head = places[0] + 1
         yield f"all {whole} {BLOCKS}, reused", "schedule:computed=0", (whole, 0)
         yield f"the {BLOCKS} behind the first one, reused", "first-block:threshold=1e9,last=0", (whole, head)
-        if spec.chain[0].joined == spec.chain[-1].joined and length > 2:
-            both = "first-block:threshold=1e9,last=0,last_blocks=1"
-            more = sum(path in side for path in order[head : places[-1]])
-            yield f"the {BLOCKS} between the first and the last, reused", both, (whole, head + more + tail)
+        resumed = spec.chain[0].joined == spec.chain[-1].joined and not spec.long_skips
+        for last in sorted({1, length - 2} if resumed and length > 2 else ()):
+            what = f"the {BLOCKS} between the first and the last" if last == 1 else f"the second of the {BLOCKS} alone"
+            start = places[-last:][0]
+            entered = head + sum(path in side for path in order[head:start]) + len(order) - start
+            yield f"{what}, reused", f"first-block:threshold=1e9,last=0,last_blocks={last}", (whole, entered)
         for signal in spec.signals:
             how = f"teacache:threshold=1e9,coefficients=1/0,signal={signal.value},last=0"
             yield f"the {BLOCKS}, by the {signal.value}", how, (whole, 0)

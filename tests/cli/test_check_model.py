@@ -54,7 +54,7 @@ def test_what_is_derived_fits(theirs):
     assert outcome.code == 0, outcome.out
     for part in ("Stack('dual'", "Stack('single'", "returns=('text', 'hidden_states')", "exit='final'", "Site('attn')"):
         assert part in outcome.out
-    assert outcome.out.count("  ok  ") == 7 and outcome.out.endswith("the description fits\n")
+    assert outcome.out.count("  ok  ") == 8 and outcome.out.endswith("the description fits\n")
 
 
 def test_what_is_derived_is_checked_once_and_leaves_out_the_sites_that_do_not_fit(c4d, tmp_path):
@@ -63,9 +63,9 @@ def test_what_is_derived_is_checked_once_and_leaves_out_the_sites_that_do_not_fi
     (tmp_path / "once.py").write_text(text)
     outcome = c4d("check-model", tmp_path / "once.py")
     assert outcome.code == 0 and "Site('mlp')" in outcome.out and "Site('attn')" not in outcome.out
-    assert outcome.out.count("  ok  ") == 6 and " attn in the blocks" not in outcome.out
+    assert outcome.out.count("  ok  ") == 7 and " attn in the blocks" not in outcome.out
     # one to watch, two uncached, two to look at, one for each method
-    assert outcome.out.count("built") == 5 + 6
+    assert outcome.out.count("built") == 5 + 7
 
 
 def test_what_is_right_passes(theirs):
@@ -158,6 +158,24 @@ def test_lists_that_take_turns_are_told(c4d, tmp_path, loop, call):
         (tmp_path / "turns.py").write_text(f"{text}\n{spec}\n")
         outcome = c4d("check-model", tmp_path / "turns.py")
         assert outcome.code == code and said in outcome.out, outcome.out
+
+
+def test_long_skips_are_told(c4d, tmp_path):
+    """The third block reads what the second returned: with fillers in its place it would read what the first did."""
+    once = "        for block in self.dual:\n            text, x = block(x, text)\n"
+    text = MODEL.replace(once, f"{once}            skip = x\n").replace(
+        "            text, x = block(x, text)\n        return",
+        "            text, x = block(x + skip, text)\n        return",
+    )
+    for skips, said, code in (
+        ("", "the second of the blocks alone, reused\n       the reused output is", 1),
+        (", long_skips=True", "the description fits", 0),
+    ):
+        spec = f"SPEC = c4d.ModelSpec('Theirs', stacks=({GOOD}), exit='final', example=EXAMPLE{skips})"
+        (tmp_path / "skips.py").write_text(f"{text}\n{spec}\n")
+        outcome = c4d("check-model", tmp_path / "skips.py")
+        assert outcome.code == code and said in outcome.out, outcome.out
+        assert ("between the first and the last" in outcome.out) == bool(code)
 
 
 def test_names_alone_are_enough_to_write_a_description(c4d, fails, tmp_path):

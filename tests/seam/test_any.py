@@ -245,3 +245,13 @@ def test_whether_an_output_is_like_the_latents_is_right():
 def test_a_description_fits_its_model(entry):
     findings = list(check(entry.build, SPECS[entry.name], entry.forward))
     assert len(findings) >= 3 and [finding for finding in findings if finding.wrong] == []
+
+
+def test_last_blocks_are_refused_where_they_read_what_earlier_ones_returned():
+    entry = next(entry for entry in EXAMPLES if SPECS[entry.name].long_skips)
+    words = f"the last blocks of {entry.name} read what earlier ones returned, .* use last_blocks=0"
+    with (
+        pytest.raises(ValueError, match=words),
+        c4d.cached(entry.build(), "first-block:threshold=1,last_blocks=1"),
+    ):
+        pass

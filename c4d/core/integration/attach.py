@@ -83,6 +83,11 @@ class Attachment:
                 f"a forecast cannot begin in {chain[0].path!r} and end there: use last_blocks=0 and first_blocks of at "
                 f"most {counts[0]}"
             )
+        if self.spec.long_skips and rule.last_blocks:
+            raise ValueError(
+                f"{method.name}: the last blocks of {self.spec.transformer} read what earlier ones returned, and "
+                "cannot run without those: use last_blocks=0"
+            )
         if rule.first_blocks + rule.last_blocks >= there:
             raise ValueError(
                 f"{method.name}: first_blocks={rule.first_blocks} and last_blocks={rule.last_blocks} leave none of the "
