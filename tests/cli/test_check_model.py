@@ -105,6 +105,26 @@ def test_a_model_without_lists_of_blocks_is_said(fails, tmp_path):
     fails(["check-model", tmp_path / "flat.py"], 2, "loops over no nn.ModuleList", "its output can be cached without")
 
 
+def test_a_list_of_the_parts_of_an_mlp_is_none_of_blocks(c4d, tmp_path):
+    text = MODEL.replace(
+        "class Theirs",
+        """class Bend(nn.Module):
+    def forward(self, bent):
+        return bent.tanh()
+
+class Theirs""",
+    ).replace(
+        "self.embed, self",
+        "self.parts = nn.ModuleList([Bend(), nn.Dropout(0.0), nn.Linear(8, 8)])\n        self.embed, self",
+    )
+    embed = "x = self.embed(hidden_states) * timestep"
+    assert embed in text
+    text = text.replace(embed, f"{embed}\n        for part in self.parts:\n            x = part(x)")
+    (tmp_path / "parts.py").write_text(text)
+    outcome = c4d("check-model", tmp_path / "parts.py")
+    assert outcome.code == 0 and "Stack('dual'" in outcome.out and "parts" not in outcome.out
+
+
 def test_a_list_that_is_looped_over_twice_is_told_by_the_blocks_that_it_enters(c4d, tmp_path):
     once = "        for block in self.dual:\n            text, x = block(x, text)\n"
     assert once in MODEL
