@@ -315,31 +315,6 @@ ENTRIES: tuple[Denoiser, ...] = (
         prepare=strengthen,
     ),
     Denoiser(
-        name="GlmImageTransformer2DModel",
-        config=dict(
-            patch_size=2,
-            in_channels=4,
-            out_channels=4,
-            num_layers=3,
-            attention_head_dim=8,
-            num_attention_heads=2,
-            text_embed_dim=12,
-            time_embed_dim=16,
-            condition_dim=8,
-            prior_vq_quantizer_codebook_size=TOKENS,
-        ),
-        latents=LATENTS,
-        arguments=lambda x, t: dict(
-            hidden_states=x,
-            encoder_hidden_states=text(12),
-            prior_token_id=torch.arange(TOKENS)[None],
-            prior_token_drop=torch.zeros(1, TOKENS, dtype=torch.bool),
-            timestep=at(t) - 1,
-            target_size=SIZES["target_size"],
-            crop_coords=SIZES["crop_coords"],
-        ),
-    ),
-    Denoiser(
         name="HunyuanDiT2DModel",
         config=dict(
             **PATCHES,
