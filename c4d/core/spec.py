@@ -24,7 +24,8 @@ class Site:
     """A sub-module (``""``: the block itself) whose output can be forecast, and the others that its reuse bypasses.
 
     ``bypasses`` maps a module's path in the block to the filler that replaces its forward on a reused forward; a filler
-    gets the module's arguments and must return something of a shape that the block's code accepts.
+    gets the module's arguments and must return something of a shape that the block's code accepts. A block in which
+    None stands in its place was made without it.
     """
 
     output: str
