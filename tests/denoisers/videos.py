@@ -317,16 +317,6 @@ def _mochi(x: Tensor, t: float) -> Mapping[str, Any]:
     )
 
 
-def _motif(x: Tensor, t: float) -> Mapping[str, Any]:
-    return dict(
-        hidden_states=torch.cat([x, torch.zeros_like(x), torch.zeros_like(x[:, :1])], dim=1),
-        timestep=_time(t),
-        attention_kwargs=None,
-        encoder_hidden_states=rand(1, 6, 8, seed=1),
-        encoder_attention_mask=torch.tensor([[1, 1, 1, 1, 0, 0]]),
-    )
-
-
 def _sana_video(x: Tensor, t: float) -> Mapping[str, Any]:
     return dict(
         hidden_states=x,
@@ -677,26 +667,6 @@ ENTRIES: tuple[Denoiser, ...] = (
         ),
         (1, 4, 3, 8, 8),
         _mochi,
-        prepare=_fill,
-    ),
-    Denoiser(
-        "MotifVideoTransformer3DModel",
-        dict(
-            in_channels=9,
-            out_channels=4,
-            num_attention_heads=2,
-            attention_head_dim=16,
-            num_layers=2,
-            num_single_layers=3,
-            num_decoder_layers=1,
-            mlp_ratio=2.0,
-            text_embed_dim=8,
-            rope_axes_dim=(4, 6, 6),
-            enable_text_cross_attention_dual=True,
-            enable_text_cross_attention_single=True,
-        ),
-        (1, 4, 3, 8, 8),
-        _motif,
         prepare=_fill,
     ),
     Denoiser(

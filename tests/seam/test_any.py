@@ -255,3 +255,20 @@ def test_last_blocks_are_refused_where_they_read_what_earlier_ones_returned():
         c4d.cached(entry.build(), "first-block:threshold=1,last_blocks=1"),
     ):
         pass
+
+
+def test_a_part_that_a_model_was_made_without_is_no_site():
+    """Motif's decoder never has cross-attention, and a model may be made without any."""
+    entry = next(entry for entry in EXAMPLES if entry.name == "MotifVideoTransformer3DModel")
+    names = ("enable_text_cross_attention_dual", "enable_text_cross_attention_single")
+    model, without = entry.build(), entry.build(**dict.fromkeys(names, False))
+    for built, reused in ((model, 5 + 4 + 4), (without, 5 + 4)):
+        with c4d.cached(built, "fora:interval=2") as session:
+            session.begin([2.0, 2.0])
+            assert [len(entry.forward(built)) for _ in range(2)] == [1, 1]
+        assert session.report().modules_reused == reused
+    with (
+        pytest.raises(ValueError, match="caches at cross_attn, and this MotifVideoTransformer3DModel was made without"),
+        c4d.cached(without, "pab:attn=2,cross_attn=6"),
+    ):
+        pass
