@@ -114,19 +114,6 @@ def _cogvideox(x: Tensor, t: float) -> Mapping[str, Any]:
     )
 
 
-def _consisid(x: Tensor, t: float) -> Mapping[str, Any]:
-    _, frames, _, height, width = x.shape
-    return dict(
-        hidden_states=torch.cat([x, rand(1, 3, 4, 8, 8, seed=1)], dim=2),
-        encoder_hidden_states=rand(1, 6, 8, seed=2),
-        timestep=torch.tensor([int(t)]),
-        image_rotary_emb=_rotary(frames * height * width // 4, 24),
-        attention_kwargs=None,
-        id_vit_hidden=[rand(1, 4, 8, seed=3 + scale) for scale in range(5)],
-        id_cond=rand(1, 8, seed=9),
-    )
-
-
 def _cosmos(x: Tensor, t: float) -> Mapping[str, Any]:
     """Of Cosmos 2.5: a timestep a frame, 1..0, and a mask of the frames that are given (here none)."""
     batch, _, frames, height, width = x.shape
@@ -464,37 +451,6 @@ ENTRIES: tuple[Denoiser, ...] = (
         ),
         (1, 3, 4, 8, 8),
         _cogvideox,
-    ),
-    Denoiser(
-        "ConsisIDTransformer3DModel",
-        dict(
-            num_attention_heads=2,
-            attention_head_dim=24,
-            in_channels=8,
-            out_channels=4,
-            time_embed_dim=8,
-            text_embed_dim=8,
-            num_layers=4,
-            sample_width=8,
-            sample_height=8,
-            sample_frames=9,
-            max_text_seq_length=6,
-            use_rotary_positional_embeddings=True,
-            is_train_face=True,
-            cross_attn_dim_head=8,
-            cross_attn_num_heads=2,
-            LFE_id_dim=8,
-            LFE_vit_dim=8,
-            LFE_depth=5,
-            LFE_dim_head=4,
-            LFE_num_heads=2,
-            LFE_num_id_token=2,
-            LFE_num_querie=3,
-            LFE_output_dim=32,
-            LFE_ff_mult=2,
-        ),
-        (1, 3, 4, 8, 8),
-        _consisid,
     ),
     Denoiser(
         "Cosmos3OmniTransformer",
