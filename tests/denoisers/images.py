@@ -173,21 +173,6 @@ ENTRIES: tuple[Denoiser, ...] = (
         prepare=stir,
     ),
     Denoiser(
-        name="BriaFiboTransformer2DModel",
-        config=dict(**TWO_STREAMS, **TWO_HEADS, axes_dims_rope=[2, 2, 4], text_encoder_dim=12),
-        latents=PACKED,
-        # One set of text features for each block.
-        arguments=lambda x, t: dict(
-            hidden_states=x,
-            timestep=at(t),
-            encoder_hidden_states=text(16),
-            text_encoder_layers=[text(12) * (1 + block) for block in range(4)],
-            joint_attention_kwargs={},
-            txt_ids=torch.zeros(TEXT, 3),
-            img_ids=grid(),
-        ),
-    ),
-    Denoiser(
         name="BriaTransformer2DModel",
         config=dict(**TWO_STREAMS, **TWO_HEADS, axes_dims_rope=[2, 2, 4]),
         latents=PACKED,

@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 import c4d
+from c4d.core.types import Signal
 from c4d.describe.check import check
 from c4d.models import SPECS, UnsupportedModelError, spec_for, undescribed
 from tests.denoisers import ENTRIES, NOT_DENOISERS, rand
@@ -272,3 +273,17 @@ def test_a_part_that_a_model_was_made_without_is_no_site():
         c4d.cached(without, "pab:attn=2,cross_attn=6"),
     ):
         pass
+
+
+def test_a_signal_is_what_its_module_returned():
+    """To the embedded timestep Bria Fibo adds the guidance, in place."""
+    entry = next(entry for entry in EXAMPLES if entry.name == "BriaFiboTransformer2DModel")
+    model, x, embedded = entry.build(), rand(*entry.latents), []
+    model.time_embed.register_forward_hook(lambda module, args, out: embedded.append(out.clone()))
+    with c4d.cached(model, "teacache:threshold=9,coefficients=1/0,signal=time_embedding") as session:
+        session.begin([900.0, 700.0])
+        for t in (900.0, 700.0):
+            entry.run(model, x, t)
+    before, now = embedded
+    seen = session.trace[1].seen[Signal.TIME_EMBEDDING].ratio
+    assert seen == pytest.approx(((now - before).abs().sum() / before.abs().sum()).item())
