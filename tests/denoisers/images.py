@@ -278,28 +278,6 @@ ENTRIES: tuple[Denoiser, ...] = (
         prepare=strengthen,
     ),
     Denoiser(
-        name="Flux3Transformer2DModel",
-        config=dict(
-            **TWO_HEADS,
-            in_channels=8,
-            cond_in_channels=8,
-            num_layers=1,
-            num_single_layers=3,
-            timestep_channels=16,
-            mlp_ratio=2.0,
-            axes_dims_rope=(2, 2, 2, 2),
-        ),
-        latents=PACKED,
-        arguments=lambda x, t: dict(
-            hidden_states=x,
-            timestep=at(t, 1e-3),
-            encoder_hidden_states=text(16),
-            txt_ids=nn.functional.pad(torch.arange(TEXT).view(TEXT, 1), (3, 0)),
-            img_ids=nn.functional.pad(grid() * 0.5, (0, 1)),
-        ),
-        prepare=strengthen,
-    ),
-    Denoiser(
         name="HunyuanDiT2DModel",
         config=dict(
             **PATCHES,
