@@ -41,18 +41,6 @@ _WAN: dict[str, Any] = dict(num_attention_heads=2, attention_head_dim=12, text_d
 _WAN_TEXT = 512  # with images, a Wan's cross-attention takes the last 512 tokens for the text
 
 
-def _mask_uncompiled(model: nn.Module) -> None:
-    """Its first step would compile the mask of its attention, which takes seconds and a compiler."""
-    from diffusers.models.transformers import transformer_wan_animate_2 as module
-
-    create = module.create_block_mask
-    module.create_block_mask = lambda *args, **kwargs: create(*args, **{**kwargs, "_compile": False})
-    try:
-        model.block_masks[3, 16] = model.create_mask(3, 16, torch.device("cpu"))
-    finally:
-        module.create_block_mask = create
-
-
 def _allegro(x: Tensor, t: float) -> Mapping[str, Any]:
     _, _, frames, height, width = x.shape
     sides = (frames, height // 2, width // 2)
@@ -314,46 +302,6 @@ def _sana_video(x: Tensor, t: float) -> Mapping[str, Any]:
     )
 
 
-def _sana_wm(x: Tensor, t: float) -> Mapping[str, Any]:
-    """A timestep a frame: the first one is given, and its timestep 0."""
-    poses = torch.eye(4).repeat(1, 3, 1, 1)
-    poses[..., :3, 3] = 0.1 * rand(1, 3, 3, seed=2)
-    lens = torch.tensor([4.0, 4.0, 2.0, 2.0]).expand(1, 3, 4)
-    return dict(
-        hidden_states=x,
-        timestep=torch.tensor([[[0.0, t, t]]]),
-        encoder_hidden_states=rand(1, 6, 8, seed=1),
-        data_info={"img_hw": torch.tensor([[128.0, 128.0]])},
-        mask=torch.tensor([[1, 1, 1, 1, 0, 0]]),
-        camera_conditions=torch.cat([poses.flatten(2), lens], dim=-1),
-        chunk_plucker=rand(1, 12, 3, 4, 4, seed=3),
-    )
-
-
-def _sana_wm_refiner(x: Tensor, t: float) -> Mapping[str, Any]:
-    """The keys and values of a first block and of the ones shortly before are given."""
-    from diffusers.models.transformers.transformer_sana_wm_refiner import SanaWMRefinerKVCache
-
-    def rotary(seed: int) -> tuple[Tensor, Tensor]:
-        angles = rand(1, 8, 16, seed=seed).repeat_interleave(2, dim=-1)
-        return angles.cos(), angles.sin()
-
-    cache = SanaWMRefinerKVCache(3)
-    cache.sink_pe = rotary(31)
-    for layer in range(3):
-        cache.get(layer).store_sink(rand(1, 8, 32, seed=50 + layer), rand(1, 8, 32, seed=60 + layer))
-        cache.get(layer).store_history(rand(1, 8, 32, seed=70 + layer), rand(1, 8, 32, seed=80 + layer))
-    return dict(
-        hidden_states=x,
-        encoder_hidden_states=rand(1, 6, 8, seed=1),
-        timestep=torch.full(x.shape[:2], t),
-        video_rotary_emb=rotary(32),
-        encoder_attention_mask=torch.tensor([[1, 1, 1, 1, 0, 0]]),
-        kv_cache=cache,
-        kv_cache_mode="inject",
-    )
-
-
 def _skyreels(x: Tensor, t: float) -> Mapping[str, Any]:
     return dict(
         hidden_states=x,
@@ -373,29 +321,6 @@ def _wan_animate(x: Tensor, t: float) -> Mapping[str, Any]:
         face_pixel_values=rand(1, 3, 5, 16, 16, seed=5),
         motion_encode_batch_size=None,
         attention_kwargs=None,
-    )
-
-
-def _wan_animate2(x: Tensor, t: float) -> Mapping[str, Any]:
-    """A step; the keys and values of the driving video, which another forward fills in, are given."""
-    from diffusers.models.transformers.transformer_wan_animate_2 import WanAnimate2KVCache
-
-    cache = WanAnimate2KVCache(3)
-    for layer in range(3):
-        cache.get(layer).store(rand(1, 48, 2, 12, seed=50 + layer), rand(1, 48, 2, 12, seed=60 + layer))
-    return dict(
-        hidden_states=list(x),
-        timestep=torch.tensor([int(t)]),
-        encoder_hidden_states=[rand(6, 8, seed=1)],
-        condition_latents=[rand(8, 4, 8, 8, seed=2)],
-        kv_cache=cache,
-        kv_cache_mode="cached",
-        seq_len=64,
-        encoder_hidden_states_image=rand(1, 3, 1280, seed=3),
-        reference_grid_sizes=torch.tensor([[3, 4, 4]]),
-        origin_len=9,
-        origin_area=[64, 64],
-        is_uncondtion=False,
     )
 
 
@@ -644,53 +569,10 @@ ENTRIES: tuple[Denoiser, ...] = (
         prepare=_fill,
     ),
     Denoiser(
-        "SanaWMLTX2RefinerTransformer3DModel",
-        dict(
-            in_channels=8,
-            out_channels=8,
-            num_attention_heads=2,
-            attention_head_dim=16,
-            cross_attention_dim=32,
-            audio_in_channels=8,
-            audio_out_channels=8,
-            audio_num_attention_heads=2,
-            audio_attention_head_dim=8,
-            audio_cross_attention_dim=16,
-            num_layers=3,
-            caption_channels=8,
-        ),
-        (1, 8, 8),
-        _sana_wm_refiner,
-    ),
-    Denoiser(
-        "SanaWMTransformer3DModel",
-        dict(
-            in_channels=4,
-            num_layers=4,
-            hidden_size=32,
-            num_attention_heads=2,
-            linear_head_dim=16,
-            chunk_plucker_channels=12,
-            chunk_plucker_post_attn_blocks=4,
-            image_size=128,
-            caption_channels=8,
-        ),
-        (1, 4, 3, 4, 4),
-        _sana_wm,
-        prepare=_fill,
-    ),
-    Denoiser(
         "SkyReelsV2Transformer3DModel",
         dict(**_WAN, in_channels=4, out_channels=4, num_layers=3),
         (1, 4, 3, 8, 8),
         _skyreels,
-    ),
-    Denoiser(
-        "WanAnimate2Transformer3DModel",
-        dict(text_len=8, in_dim=12, dim=24, ffn_dim=32, freq_dim=16, text_dim=8, out_dim=4, num_heads=2, num_layers=3),
-        (1, 4, 4, 8, 8),
-        _wan_animate2,
-        prepare=_mask_uncompiled,
     ),
     Denoiser(
         "WanAnimateTransformer3DModel",
