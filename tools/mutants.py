@@ -269,6 +269,12 @@ MUTANTS = (
             "seam/test_methods.py::test_how_tokens_lie_at_the_exit_changes_nothing",
         ),
         (
+            "forward: interleaved blocks of the tail are passed over",
+            "if self.action is REUSE and self.passed <= self._resumed():",
+            "if self.action is REUSE:",
+            "seam/test_any.py::test_a_description_fits_its_model[LatteTransformer3DModel]",
+        ),
+        (
             "forward: a spectrum over the wrong sides",
             "x.movedim(self.spec.channels, 1)",
             "x",
@@ -943,6 +949,18 @@ MUTANTS = (
             "check: an output that is far away passes",
             "if far > 1e-5:",
             "if far > 1e5:",
+            "cli/test_check_model.py",
+        ),
+        (
+            "check: long skips are not told",
+            "sorted({1, length - 2}",
+            "sorted({1}",
+            "cli/test_check_model.py",
+        ),
+        (
+            "check: lists that take turns are not told",
+            "        if path not in described:",
+            "        if path in described:",
             "cli/test_check_model.py",
         ),
         (

@@ -25,7 +25,8 @@ class Site:
     """A sub-module (``""``: the block itself) whose output can be forecast, and the others that its reuse bypasses.
 
     ``bypasses`` maps a module's path in the block to the filler that replaces its forward on a reused forward; a filler
-    gets the module's arguments and must return something of a shape that the block's code accepts.
+    gets the module's arguments and must return something of a shape that the block's code accepts. A block in which
+    None stands in its place was made without it.
     """
 
     output: str
@@ -39,10 +40,12 @@ class Stack:
     ``takes`` and ``returns`` name the streams a block threads, in call and in return order; the first of the chain's
     streams is ``hidden_states``. ``sites`` maps a kind to its sites in each block, ``attention`` the path of an
     attention module in each block to the processor that can stand in for its own. A ``side`` stack only feeds the
-    others (VACE hints): it is skipped with them but carries no part of the feature. ``joined``: its blocks take text
-    and image as one sequence, of whose tokens the ``"first"`` or the ``"last"`` ones are the image, which alone reaches
-    the exit. ``filled``: on a reused forward its loop runs with a filler in each block's place, for what stands behind
-    it reads what its body leaves, or adds to the stream what came to the blocks.
+    others (VACE hints): it is skipped with them but carries no part of the feature. Nor does an ``interleaved`` one,
+    whose blocks stand between those of the chain, in one loop with them (Latte's temporal ones), iterated over or taken
+    by their number; each is skipped with the one before it. ``joined``: its blocks take text and image as one sequence,
+    of whose tokens the ``"first"`` or the ``"last"`` ones are the image, which alone reaches the exit. ``filled``: on a
+    reused forward its loop runs with a filler in each block's place, for what stands behind it reads what its body
+    leaves, or adds to the stream what came to the blocks.
     """
 
     path: str
@@ -51,6 +54,7 @@ class Stack:
     sites: Mapping[str, tuple[Site, ...]] = field(default_factory=dict)
     attention: Mapping[str, type[Processor]] = field(default_factory=dict)
     side: bool = False
+    interleaved: bool = False
     joined: str | None = None
     filled: bool = False
 
@@ -182,11 +186,12 @@ class ModelSpec:
     ``other_exits`` maps the name of another stream of the blocks that is returned (audio beside video) to the module
     that it enters after them. ``at_exit(transformer, arguments by name, streams by name)`` makes of the streams that
     the blocks have what the exit gets of them, where that is not the stream's tokens in their order: they lie in a box
-    [B, *sides, D] there, or behind the text. ``channels`` is the side of the latents that counts channels, if it is not
-    the first behind the batch. ``whole_batch(transformer)``: blocks
-    get something that has a batch, but no row for each sample, so that they cannot run on some of the samples.
-    ``shared``: arguments of the forward without a batch, however many rows they have. Without ``stacks`` (and then
-    without ``exit``) its output alone can be cached.
+    [B, *sides, D] there, or behind the text. ``long_skips``: later blocks read what earlier ones returned, beside the
+    stream (Hunyuan-DiT), so that no forward can begin in the middle of them. ``channels`` is the side of the latents
+    that counts channels, if it is not the first behind the batch. ``whole_batch(transformer)``: blocks get something
+    that has a batch, but no row for each sample, so that they cannot run on some of the samples. ``shared``: arguments
+    of the forward without a batch, however many rows they have. Without ``stacks`` (and then without ``exit``) its
+    output alone can be cached.
     """
 
     transformer: str
@@ -196,6 +201,7 @@ class ModelSpec:
     signals: Mapping[Signal, OutputOf | AtEntry] = field(default_factory=dict)
     padding: tuple[Padding, ...] = ()
     sharding: ShardingPlan | None = None
+    long_skips: bool = False
     at_exit: Callable[[nn.Module, Mapping[str, Any], Mapping[str, Any]], Tensor] | None = None
     latents: str | tuple[str, ...] = "hidden_states"
     channels: int = 1
@@ -214,6 +220,11 @@ class ModelSpec:
                 f"the spec of {self.transformer} has {'an exit' if self.exit else 'stacks'} alone: stacks= and exit= "
                 "describe the blocks together, and without both the output alone is cached"
             )
+
+    @property
+    def chain(self) -> tuple[Stack, ...]:
+        """The stacks through whose blocks the stream goes, one after the other."""
+        return tuple(stack for stack in self.stacks if not (stack.side or stack.interleaved))
 
     @property
     def exits(self) -> Mapping[str, str]:

@@ -42,21 +42,59 @@ def check(build: Callable[[], nn.Module], spec: ModelSpec, forward: Forward) -> 
             return
         if spec.stacks and spec.grid is not None:
             yield Finding("the grid and the tokens at the exit", _grid(build(), spec, forward))
-        for what, method, entered in _methods(build(), spec):
+        order = _order(build(), forward)
+        if spec.stacks:
+            yield Finding("the lists that take part, and their order", _between(spec, order))
+        for what, method, entered in _methods(build(), spec, order):
             yield Finding(what, _wrong(build(), spec, forward, method, entered, uncached))
 
 
-def _methods(model: nn.Module, spec: ModelSpec) -> Iterator[tuple[str, str, tuple[int, int]]]:
+def _order(model: nn.Module, forward: Forward) -> list[str]:
+    """The lists whose blocks a forward calls, one for each call."""
+    calls: list[str] = []
+    lists = [path for path, module in model.named_modules() if isinstance(module, nn.ModuleList)]
+    for path in lists:
+        if not any(path.startswith(f"{other}.") for other in lists):
+            for block in model.get_submodule(path).children():
+                block.register_forward_pre_hook(lambda *_, path=path: calls.append(path))
+    forward(model)
+    return calls
+
+
+def _between(spec: ModelSpec, order: list[str]) -> str | None:
+    chain, described = {stack.path for stack in spec.chain}, {stack.path for stack in spec.stacks}
+    side = {stack.path for stack in spec.stacks if stack.side}
+    places = [i for i, path in enumerate(order) if path in chain] or [0]
+    for path in order[places[0] : places[-1]]:
+        if path not in described:
+            return (
+                f"blocks of {path!r} run between those of {order[places[0]]!r}, and would do so without effect where "
+                "last_blocks= skips those: describe them, Stack(…, interleaved=True)"
+            )
+    for path in order[places[-1] :]:
+        if path in side:
+            return f"blocks of {path!r} run behind the last of {order[places[-1]]!r}, where a side stack feeds nothing"
+    return None
+
+
+def _methods(model: nn.Module, spec: ModelSpec, order: list[str]) -> Iterator[tuple[str, str, tuple[int, int]]]:
     """What is looked at, the method, and how many blocks the computed and the reused forward should enter."""
-    counts = [(stack, len(list(model.get_submodule(stack.path).children()))) for stack in spec.stacks]
-    whole, beside = sum(count for _, count in counts), sum(count for stack, count in counts if stack.side)
+    counts = {stack.path: len(list(model.get_submodule(stack.path).children())) for stack in spec.stacks}
+    whole, length = sum(counts.values()), sum(counts[stack.path] for stack in spec.chain)
     yield f"the {OUTPUT}, reused", "taylorseer-lite:interval=2,order=0", (whole, 0)
     if spec.stacks:
+        chain, side = {stack.path for stack in spec.chain}, {stack.path for stack in spec.stacks if stack.side}
+        order = [path for path in order if path in counts]
+        places = [i for i, path in enumerate(order) if path in chain] or [0]
+        head = places[0] + 1
         yield f"all {whole} {BLOCKS}, reused", "schedule:computed=0", (whole, 0)
-        yield f"the {BLOCKS} behind the first one, reused", "first-block:threshold=1e9,last=0", (whole, 1 + beside)
-        if spec.stacks[0].joined == spec.stacks[-1].joined and whole > 2:
-            both = "first-block:threshold=1e9,last=0,last_blocks=1"
-            yield f"the {BLOCKS} between the first and the last, reused", both, (whole, 2 + beside)
+        yield f"the {BLOCKS} behind the first one, reused", "first-block:threshold=1e9,last=0", (whole, head)
+        resumed = spec.chain[0].joined == spec.chain[-1].joined and not spec.long_skips
+        for last in sorted({1, length - 2} if resumed and length > 2 else ()):
+            what = f"the {BLOCKS} between the first and the last" if last == 1 else f"the second of the {BLOCKS} alone"
+            start = places[-last:][0]
+            entered = head + sum(path in side for path in order[head:start]) + len(order) - start
+            yield f"{what}, reused", f"first-block:threshold=1e9,last=0,last_blocks={last}", (whole, entered)
         for signal in spec.signals:
             how = f"teacache:threshold=1e9,coefficients=1/0,signal={signal.value},last=0"
             yield f"the {BLOCKS}, by the {signal.value}", how, (whole, 0)

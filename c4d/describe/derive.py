@@ -119,14 +119,18 @@ def derive(model: nn.Module, forward: Callable[[], Any], known: ModelSpec | None
 
 
 def _lists(model: nn.Module, calls: Sequence[Call]) -> Iterator[tuple[str, list[Call]]]:
-    """The lists whose blocks are each called once, in their order, outside of other lists; by when they end."""
+    """The lists whose blocks are each called once, in their order, outside of other lists; by when they end.
+
+    The parts of an MLP may lie in a list as well; blocks have an argument of the same name.
+    """
     found: list[tuple[str, list[Call]]] = []
     for path, module in model.named_modules():
         if not isinstance(module, nn.ModuleList) or any(path.startswith(f"{other}.") for other, _ in found):
             continue
         paths = [f"{path}.{name}" for name in module._modules]
         theirs = [call for call in calls if call.path in paths]
-        if paths and [call.path for call in theirs] == paths:
+        common = set.intersection(*(set(call.named) for call in theirs)) if theirs else set()
+        if common and [call.path for call in theirs] == paths:
             found.append((path, theirs))
     yield from sorted(found, key=lambda each: each[1][-1].ended)
 

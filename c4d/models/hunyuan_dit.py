@@ -63,6 +63,7 @@ SPECS = (
         exit="norm_out",
         signals={Signal.TIME_EMBEDDING: OutputOf("time_extra_emb", whole)},
         like_latents=False,
+        long_skips=True,
         grid=patches,
         about="Hunyuan-DiT",
         known_as=("hunyuan-dit",),

@@ -14,6 +14,12 @@ def whole(output: Any) -> Tensor:
     return found
 
 
+def copied(output: Any) -> Tensor:
+    """The same as it is now: the forward goes on to change it in place."""
+    found: Tensor = output.clone()
+    return found
+
+
 def first(output: Any) -> Tensor:
     """The first of several."""
     found: Tensor = output[0]

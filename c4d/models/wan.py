@@ -152,7 +152,7 @@ SPECS = (
     ),
     ModelSpec(
         "WanAnimateTransformer3DModel",
-        stacks=(BLOCKS,),  # what the face adds between them is skipped with them
+        stacks=(BLOCKS, Stack("face_adapter", takes=("hidden_states", "motion_vec"), interleaved=True)),
         whole_batch=always,
         exit="norm_out",
         signals=SIGNALS,

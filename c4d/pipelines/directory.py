@@ -13,6 +13,7 @@ import torch
 from safetensors import safe_open
 
 from c4d.bundled.models import BUNDLED, INDEX, bundled_model
+from c4d.core.integration.transformers import NAMES as TRANSFORMERS
 from c4d.pipelines.errors import InputError
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -76,7 +77,7 @@ def check_directory(folder: Path, *, allow_pickle: bool) -> dict[str, Shapes]:
             elif file.suffix in TEXTS:
                 _fetched(file)
         # Tokenizers, schedulers and processors have a configuration of another name, and no weights.
-        if library in STEMS and (part / "config.json").is_file():
+        if (library in STEMS or name in TRANSFORMERS) and (part / "config.json").is_file():
             held[name] = _shapes(part, library, allow_pickle)
         elif found := [file.name for file in part.iterdir() if file.suffix in (SAFE, *PICKLES)]:
             raise _broken(part, f"has {found[0]} but no config.json")
@@ -84,9 +85,10 @@ def check_directory(folder: Path, *, allow_pickle: bool) -> dict[str, Shapes]:
 
 
 def _shapes(part: Path, library: str, allow_pickle: bool) -> Shapes:
-    """The tensors of the file or shards that the library will read."""
+    """The tensors of the file or shards that the library will read; a class of another package is one of diffusers'."""
+    stems = STEMS.get(library, STEMS["diffusers"])
     for suffix in (SAFE, PICKLE) if allow_pickle else (SAFE,):
-        single = part / f"{STEMS[library][suffix]}{suffix}"
+        single = part / f"{stems[suffix]}{suffix}"
         index = single.with_name(f"{single.name}.index.json")
         if index.is_file() and not (library == "transformers" and single.is_file()):
             return _sharded(part, index)
@@ -97,9 +99,9 @@ def _shapes(part: Path, library: str, allow_pickle: bool) -> Shapes:
         raise InputError(
             f"{str(part)!r} has only pickled weights ({', '.join(others)}), which can run code when they are opened: "
             "convert them to safetensors"
-            + ("" if allow_pickle else f", or trust a {STEMS[library][PICKLE]}{PICKLE} with --allow-pickle")
+            + ("" if allow_pickle else f", or trust a {stems[PICKLE]}{PICKLE} with --allow-pickle")
         )
-    wanted = f"{STEMS[library][SAFE]}{SAFE}"
+    wanted = f"{stems[SAFE]}{SAFE}"
     raise _broken(part, f"has no {wanted}" + (f", only {', '.join(others)}" if others else " and no other weights"))
 
 

@@ -49,7 +49,7 @@ def _skeleton(model: str, allow_pickle: bool) -> Any:
     parts = {
         name: _part(model, source, local, name, cls, held.get(name))
         for name, cls in classes.items()
-        if components(index)[name][0] == "diffusers"
+        if components(index)[name][0] == "diffusers" or name in TRANSFORMERS
     }
     cls = _class("pipeline", model, index.get("_class_name"))
     try:
@@ -120,13 +120,14 @@ def _config(cls: Any, source: str, **where: Any) -> Mapping[str, Any]:
 
 
 def _supported(model: str, index: Mapping[str, Any]) -> dict[str, Any]:
-    """Component -> class of diffusers or transformers; each transformer has a spec, and there is one."""
+    """Component -> class of diffusers or transformers, or whose a transformer is; that has a spec, and there is one."""
     named = components(index)
     if not any(name in named for name in TRANSFORMERS):
         raise InputError(
             f"model {model!r} ({index.get('_class_name')}) has none of {', '.join(TRANSFORMERS)}: nothing to cache"
         )
-    classes = {name: _class(name, model, cls, lib) for name, (lib, cls) in named.items() if lib in STEMS}
+    wanted = {name: pair for name, pair in named.items() if pair[0] in STEMS or name in TRANSFORMERS}
+    classes = {name: _class(name, model, cls, library) for name, (library, cls) in wanted.items()}
     for name in TRANSFORMERS:
         if (cls := classes.get(name)) is not None:
             try:
@@ -141,8 +142,9 @@ def _class(what: str, model: str, name: Any, library: str = "diffusers") -> Any:
         module = import_module(library)
         cls = getattr(module, name, None) if isinstance(name, str) else None  # imports what it is made of
     if cls is None:
+        version = getattr(module, "__version__", "").strip()
         raise InputError(
-            f"the {what} of model {model!r} is of class {name!r}, which {library} {module.__version__} does not know; "
+            f"the {what} of model {model!r} is of class {name!r}, which {library} {version} does not know; "
             f"upgrade {library}, or give another model"
         )
     return cls

@@ -54,7 +54,7 @@ def test_what_is_derived_fits(theirs):
     assert outcome.code == 0, outcome.out
     for part in ("Stack('dual'", "Stack('single'", "returns=('text', 'hidden_states')", "exit='final'", "Site('attn')"):
         assert part in outcome.out
-    assert outcome.out.count("  ok  ") == 6 and outcome.out.endswith("the description fits\n")
+    assert outcome.out.count("  ok  ") == 8 and outcome.out.endswith("the description fits\n")
 
 
 def test_what_is_derived_is_checked_once_and_leaves_out_the_sites_that_do_not_fit(c4d, tmp_path):
@@ -63,9 +63,9 @@ def test_what_is_derived_is_checked_once_and_leaves_out_the_sites_that_do_not_fi
     (tmp_path / "once.py").write_text(text)
     outcome = c4d("check-model", tmp_path / "once.py")
     assert outcome.code == 0 and "Site('mlp')" in outcome.out and "Site('attn')" not in outcome.out
-    assert outcome.out.count("  ok  ") == 5 and " attn in the blocks" not in outcome.out
-    # one to watch, two uncached, one to look at, one for each method
-    assert outcome.out.count("built") == 4 + 6
+    assert outcome.out.count("  ok  ") == 7 and " attn in the blocks" not in outcome.out
+    # one to watch, two uncached, two to look at, one for each method
+    assert outcome.out.count("built") == 5 + 7
 
 
 def test_what_is_right_passes(theirs):
@@ -114,6 +114,26 @@ def test_a_model_without_lists_of_blocks_is_said(fails, tmp_path):
     fails(["check-model", tmp_path / "flat.py"], 2, "loops over no nn.ModuleList", "its output can be cached without")
 
 
+def test_a_list_of_the_parts_of_an_mlp_is_none_of_blocks(c4d, tmp_path):
+    text = MODEL.replace(
+        "class Theirs",
+        """class Bend(nn.Module):
+    def forward(self, bent):
+        return bent.tanh()
+
+class Theirs""",
+    ).replace(
+        "self.embed, self",
+        "self.parts = nn.ModuleList([Bend(), nn.Dropout(0.0), nn.Linear(8, 8)])\n        self.embed, self",
+    )
+    embed = "x = self.embed(hidden_states) * timestep"
+    assert embed in text
+    text = text.replace(embed, f"{embed}\n        for part in self.parts:\n            x = part(x)")
+    (tmp_path / "parts.py").write_text(text)
+    outcome = c4d("check-model", tmp_path / "parts.py")
+    assert outcome.code == 0 and "Stack('dual'" in outcome.out and "parts" not in outcome.out
+
+
 def test_a_list_that_is_looped_over_twice_is_told_by_the_blocks_that_it_enters(c4d, tmp_path):
     once = "        for block in self.dual:\n            text, x = block(x, text)\n"
     assert once in MODEL
@@ -142,6 +162,49 @@ def test_what_stands_behind_a_loop_may_need_its_body(c4d, tmp_path, inside, behi
         outcome = c4d("check-model", tmp_path / "theirs.py")
         assert outcome.code == code, outcome.out
         assert (said in outcome.out) == bool(code)
+
+
+@pytest.mark.parametrize(
+    ("loop", "call"),
+    [
+        ("for block, turn in zip(self.dual, self.turns)", "turn(x, text)"),
+        ("for i, block in enumerate(self.dual)", "self.turns[i](x, text)"),
+    ],
+)
+def test_lists_that_take_turns_are_told(c4d, tmp_path, loop, call):
+    """Described as such, their blocks are passed over with those of the chain."""
+    text = MODEL.replace("self.dual, self.single =", "self.dual, self.single, self.turns =")
+    text = text.replace("range(2)) for _ in range(2))", "range(2)) for _ in range(3))")
+    once = "for block in self.dual:\n            text, x = block(x, text)\n"
+    assert once in text
+    text = text.replace(once, f"{loop}:\n            text, x = block(x, text)\n            text, x = {call}\n")
+    for turns, said, code in (
+        ("", "blocks of 'turns' run between those of 'dual'", 1),
+        (", c4d.Stack('turns', **BOTH, side=True)", "should have entered", 1),
+        (", c4d.Stack('turns', **BOTH, interleaved=True)", "the description fits", 0),
+    ):
+        spec = f"SPEC = c4d.ModelSpec('Theirs', stacks=({GOOD}{turns}), exit='final', example=EXAMPLE)"
+        (tmp_path / "turns.py").write_text(f"{text}\n{spec}\n")
+        outcome = c4d("check-model", tmp_path / "turns.py")
+        assert outcome.code == code and said in outcome.out, outcome.out
+
+
+def test_long_skips_are_told(c4d, tmp_path):
+    """The third block reads what the second returned: with fillers in its place it would read what the first did."""
+    once = "        for block in self.dual:\n            text, x = block(x, text)\n"
+    text = MODEL.replace(once, f"{once}            skip = x\n").replace(
+        "            text, x = block(x, text)\n        return",
+        "            text, x = block(x + skip, text)\n        return",
+    )
+    for skips, said, code in (
+        ("", "the second of the blocks alone, reused\n       the reused output is", 1),
+        (", long_skips=True", "the description fits", 0),
+    ):
+        spec = f"SPEC = c4d.ModelSpec('Theirs', stacks=({GOOD}), exit='final', example=EXAMPLE{skips})"
+        (tmp_path / "skips.py").write_text(f"{text}\n{spec}\n")
+        outcome = c4d("check-model", tmp_path / "skips.py")
+        assert outcome.code == code and said in outcome.out, outcome.out
+        assert ("between the first and the last" in outcome.out) == bool(code)
 
 
 def test_names_alone_are_enough_to_write_a_description(c4d, fails, tmp_path):

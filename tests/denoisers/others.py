@@ -190,20 +190,6 @@ ENTRIES: tuple[Denoiser, ...] = (
         stir,
     ),
     Denoiser(
-        "LongCatAudioDiTTransformer",
-        {"dit_dim": 32, "dit_depth": 3, "dit_heads": 4, "dit_text_dim": 16, "latent_dim": 8, "ff_mult": 2.0},
-        (1, 16, 8),
-        lambda x, t: {
-            "hidden_states": x,
-            "encoder_hidden_states": rand(1, 6, 16, seed=1),
-            "encoder_attention_mask": torch.ones(1, 6, dtype=torch.bool),
-            "timestep": torch.tensor([t / 1000]),
-            "attention_mask": torch.ones(1, 16, dtype=torch.bool),
-            "latent_cond": torch.zeros(1, 16, 8),
-        },
-        stir,
-    ),
-    Denoiser(
         "RFD4ProteinaTransformer",
         {
             "nlayers": 4,

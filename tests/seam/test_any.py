@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 import c4d
+from c4d.core.types import Signal
 from c4d.describe.check import check
 from c4d.models import SPECS, UnsupportedModelError, spec_for, undescribed
 from tests.denoisers import ENTRIES, NOT_DENOISERS, rand
@@ -249,3 +250,44 @@ def test_every_description_of_blocks_brings_its_example():
 def test_a_description_fits_its_model(entry):
     findings = list(check(entry.build, SPECS[entry.name], entry.forward))
     assert len(findings) >= 3 and [finding for finding in findings if finding.wrong] == []
+
+
+def test_last_blocks_are_refused_where_they_read_what_earlier_ones_returned():
+    entry = next(entry for entry in EXAMPLES if SPECS[entry.name].long_skips)
+    words = f"the last blocks of {entry.name} read what earlier ones returned, .* use last_blocks=0"
+    with (
+        pytest.raises(ValueError, match=words),
+        c4d.cached(entry.build(), "first-block:threshold=1,last_blocks=1"),
+    ):
+        pass
+
+
+def test_a_part_that_a_model_was_made_without_is_no_site():
+    """Motif's decoder never has cross-attention, and a model may be made without any."""
+    entry = next(entry for entry in EXAMPLES if entry.name == "MotifVideoTransformer3DModel")
+    names = ("enable_text_cross_attention_dual", "enable_text_cross_attention_single")
+    model, without = entry.build(), entry.build(**dict.fromkeys(names, False))
+    for built, reused in ((model, 5 + 4 + 4), (without, 5 + 4)):
+        with c4d.cached(built, "fora:interval=2") as session:
+            session.begin([2.0, 2.0])
+            assert [len(entry.forward(built)) for _ in range(2)] == [1, 1]
+        assert session.report().modules_reused == reused
+    with (
+        pytest.raises(ValueError, match="caches at cross_attn, and this MotifVideoTransformer3DModel was made without"),
+        c4d.cached(without, "pab:attn=2,cross_attn=6"),
+    ):
+        pass
+
+
+def test_a_signal_is_what_its_module_returned():
+    """To the embedded timestep Bria Fibo adds the guidance, in place."""
+    entry = next(entry for entry in EXAMPLES if entry.name == "BriaFiboTransformer2DModel")
+    model, x, embedded = entry.build(), rand(*entry.latents), []
+    model.time_embed.register_forward_hook(lambda module, args, out: embedded.append(out.clone()))
+    with c4d.cached(model, "teacache:threshold=9,coefficients=1/0,signal=time_embedding") as session:
+        session.begin([900.0, 700.0])
+        for t in (900.0, 700.0):
+            entry.run(model, x, t)
+    before, now = embedded
+    seen = session.trace[1].seen[Signal.TIME_EMBEDDING].ratio
+    assert seen == pytest.approx(((now - before).abs().sum() / before.abs().sum()).item())

@@ -268,6 +268,22 @@ def kandinsky5():
     return pipe, request
 
 
+def latte():
+    """Guidance in one batch, whose frames are samples of the spatial blocks; the variances are dropped."""
+    from diffusers import AutoencoderKL, DDIMScheduler, LattePipeline
+
+    vae = seeded(
+        AutoencoderKL, block_out_channels=(4,) * 4, norm_num_groups=4, layers_per_block=1,
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+    )  # fmt: skip
+    pipe = LattePipeline(
+        text_encoder=None, tokenizer=None, vae=vae, transformer=ENTRY["LatteTransformer3DModel"].build(),
+        scheduler=DDIMScheduler(),
+    )  # fmt: skip
+    asked = dict(negative_prompt=None, clean_caption=False, height=32, width=48, video_length=3)
+    return pipe, lambda prompt: words(prompt, "prompt_embeds") | asked
+
+
 class Safe(torch.nn.Module):
     """In place of the safety checker of Cosmos, which is another package and large models."""
 
@@ -369,7 +385,7 @@ def cosmos3_omni():
 PIPELINES = {f.__name__: f for f in (
     hunyuan_video15, ltx2, skyreels_v2, wan_animate, wan_animate_in_segments, ltx,
     cogvideox, cogvideox_dpm, mochi, cosmos, minimax_h3,
-    cosmos3_omni, kandinsky5,
+    cosmos3_omni, kandinsky5, latte,
 )}  # fmt: skip
 BRANCHES = {
     "hunyuan_video15": {"pred_cond", "pred_uncond"},
@@ -385,6 +401,7 @@ BRANCHES = {
     "minimax_h3": {"0"},
     "cosmos3_omni": {"cond", "uncond"},
     "kandinsky5": {"0", "1"},
+    "latte": {"0"},
 }
 _BUILT = {}  # name -> pipeline, request, what it makes without a cache
 
@@ -522,7 +539,7 @@ def test_sparse_attention_of_kandinsky5_has_its_tokens_tile_by_tile():
         arguments=lambda x, t: {**whole.arguments(x, t), "visual_rope_pos": places, "sparse_params": sparse},
     )  # fmt: skip
     findings = list(check(example.build, spec_for(example.build()), example.forward))
-    assert len(findings) == 9 and [finding for finding in findings if finding.wrong] == []
+    assert len(findings) == 10 and [finding for finding in findings if finding.wrong] == []
 
 
 def test_a_second_request_is_not_changed_by_the_first(family):

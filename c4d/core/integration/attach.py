@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from c4d.core.caching.rules import BlocksRule, CacheMethod, OutputRule
+from c4d.core.caching.rules import BlocksRule, CacheMethod, ModuleRule, OutputRule
 from c4d.core.integration.blocks import BlockStack
 from c4d.core.integration.hooks import CacheContext, ForwardPatch, Hooks, Layer, Listener, named
 from c4d.core.integration.offload import offload_hooks
-from c4d.core.spec import ModelSpec, OutputOf
+from c4d.core.spec import ModelSpec, OutputOf, Site
 from c4d.core.types import BLOCKS, OUTPUT, FeatureForecaster, Signal
 
 
@@ -42,6 +42,7 @@ class Attachment:
         self.attached = True
         self._check_paths()
         self._check_blocks(method)
+        self._check_sites(method)
         for stack in self.spec.stacks:
             blocks = transformer.get_submodule(stack.path)
             BlockStack.adopt(blocks, stack, session.plan)
@@ -72,7 +73,7 @@ class Attachment:
                 )
 
     def _check_blocks(self, method: CacheMethod) -> None:
-        rule, chain = method.whole, [stack for stack in self.spec.stacks if not stack.side]
+        rule, chain = method.whole, self.spec.chain
         counts = [len(list(self.transformer.get_submodule(stack.path).children())) for stack in chain]
         there = sum(counts)
         if not isinstance(rule, BlocksRule) or not (rule.first_blocks or rule.last_blocks):
@@ -83,11 +84,25 @@ class Attachment:
                 f"a forecast cannot begin in {chain[0].path!r} and end there: use last_blocks=0 and first_blocks of at "
                 f"most {counts[0]}"
             )
+        if self.spec.long_skips and rule.last_blocks:
+            raise ValueError(
+                f"{method.name}: the last blocks of {self.spec.transformer} read what earlier ones returned, and "
+                "cannot run without those: use last_blocks=0"
+            )
         if rule.first_blocks + rule.last_blocks >= there:
             raise ValueError(
                 f"{method.name}: first_blocks={rule.first_blocks} and last_blocks={rule.last_blocks} leave none of the "
                 f"{there} blocks of {self.spec.transformer} to skip"
             )
+
+    def _check_sites(self, method: CacheMethod) -> None:
+        """Raises ValueError for a rule for modules that no block of this model was made with."""
+        for rule in method.rules:
+            if isinstance(rule, ModuleRule) and next(self._sites(rule.sites), None) is None:
+                raise ValueError(
+                    f"{method.name} caches at {', '.join(rule.sites)}, and this {self.spec.transformer} was made "
+                    "without that"
+                )
 
     def refresh(self, method: CacheMethod) -> None:
         """Hooks the module sites, again where the model's modules were exchanged (LoRA injection replaces some)."""
@@ -160,18 +175,27 @@ class Attachment:
         wanted: dict[str, Callable[..., Any]] = {}
         if OUTPUT in rules:
             wanted[""] = site_forward(ModuleSite(rules[OUTPUT], OUTPUT))
+        for kind, block, site in self._sites(rules):
+            path = f"{block}.{site.output}".rstrip(".")
+            place = ModuleSite(rules[kind], f"{kind}:{path}")
+            wanted[path] = site_forward(place)
+            for bypassed, filler in site.bypasses.items():
+                wanted[f"{block}.{bypassed}"] = filler_forward(place, filler)
+        return wanted
+
+    def _sites(self, kinds: Collection[str]) -> Iterator[tuple[str, str, Site]]:
+        """The kind, the path of the block, and the site in it of each, but of those that a block was made without."""
         for stack in self.spec.stacks:
             for i in range(len(self.transformer.get_submodule(stack.path))):  # type: ignore[arg-type]
-                for kind, sites in stack.sites.items():
-                    if kind not in rules:
-                        continue
-                    for site in sites:
-                        path = f"{stack.path}.{i}.{site.output}".rstrip(".")
-                        place = ModuleSite(rules[kind], f"{kind}:{path}")
-                        wanted[path] = site_forward(place)
-                        for bypassed, filler in site.bypasses.items():
-                            wanted[f"{stack.path}.{i}.{bypassed}"] = filler_forward(place, filler)
-        return wanted
+                block = f"{stack.path}.{i}"
+                for kind in (kind for kind in stack.sites if kind in kinds):
+                    there = (site for site in stack.sites[kind] if not self._lacks(f"{block}.{site.output}"))
+                    yield from ((kind, block, site) for site in there)
+
+    def _lacks(self, path: str) -> bool:
+        """True if None stands there in place of a module."""
+        parent, _, name = path.rpartition(".")
+        return bool(name) and getattr(self.transformer.get_submodule(parent), name, self) is None
 
     def blocks(self) -> list[nn.Module]:
         return [block for stack in self._stacks for block in stack._modules.values() if block is not None]

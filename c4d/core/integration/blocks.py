@@ -13,9 +13,11 @@ Plan = Callable[[Stack, list[nn.Module]], Iterator[Any]]
 
 
 class BlockStack(nn.ModuleList):
-    """A ``nn.ModuleList`` for the time of a session: iterating it asks the plan what this forward runs.
+    """A ``nn.ModuleList`` for the time of a session: iterating it, or a slice of it, asks the plan what this forward
+    runs.
 
-    Modules, names, parameters, indexing and length stay those of the list; a copy or a pickle of it is a plain list.
+    Modules, names, parameters and length stay those of the list, and so does what stands at a number, but in an
+    interleaved stack. A copy or a pickle of it is a plain list.
     """
 
     _plan: Plan | None = None
@@ -35,6 +37,16 @@ class BlockStack(nn.ModuleList):
     def __iter__(self) -> Iterator[nn.Module]:
         blocks = list(self._modules.values())
         return iter(blocks) if self._plan is None else self._plan(self._stack, blocks)  # type: ignore[arg-type]
+
+    def __getitem__(self, at: Any) -> Any:
+        found = super().__getitem__(at)
+        if self._plan is None or self._stack is None:
+            return found
+        if isinstance(found, BlockStack):
+            found._plan, found._stack = self._plan, self._stack
+        elif self._stack.interleaved:
+            return next(self._plan(self._stack, [found]))
+        return found
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         state = {k: v for k, v in self.__dict__.items() if k not in ("_plan", "_stack")}

@@ -216,6 +216,9 @@ class Forward:
         put in have a stand-in. A loop that calls none (it looks at their processors) does not count: the next one over
         the same stack begins where it began.
         """
+        if stack.interleaved:
+            yield from (BlockProxy(block, partial(self._call_between, stack)) for block in blocks)
+            return
         path, *counts = self.looked_at
         if path == stack.path:
             self.blocks, self.passed = counts
@@ -228,6 +231,13 @@ class Forward:
         args, kwargs = self.call.ranks.begin(self.call.transformer, stack, args, kwargs)
         return block(*args, **kwargs)
 
+    def _call_between(self, stack: Stack, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A block that stands between those of the chain: on a reused forward only one of the tail has an effect."""
+        if self.action is REUSE and self.passed <= self._resumed():
+            return unbind(stack, bind(stack, args, kwargs))
+        self.blocks += 1
+        return block(*args, **kwargs)
+
     def _planned(self, stack: Stack, blocks: list[nn.Module]) -> Iterator[Any]:
         rule = self.whole
         first_blocks, last_blocks = (rule.first_blocks, rule.last_blocks) if isinstance(rule, BlocksRule) else (0, 0)
@@ -238,7 +248,7 @@ class Forward:
             self.passed += len(blocks) * (not stack.side)
             yield from self._counted(stack, blocks)
             return
-        resumed = self._chain_length() - last_blocks
+        resumed = self._resumed()
         for block in blocks:
             i = self.passed
             self.passed += 1
@@ -257,10 +267,11 @@ class Forward:
             else:
                 yield from self._counted(stack, [block])
 
-    def _chain_length(self) -> int:
-        """Blocks in the chain."""
-        paths = [stack.path for stack in self.spec.stacks if not stack.side]
-        return sum(len(list(self.call.transformer.get_submodule(path).children())) for path in paths)
+    def _resumed(self) -> int:
+        """The place in the chain from which on a reused forward runs the blocks again."""
+        last_blocks = self.whole.last_blocks if isinstance(self.whole, BlocksRule) else 0
+        paths = [stack.path for stack in self.spec.chain]
+        return sum(len(list(self.call.transformer.get_submodule(path).children())) for path in paths) - last_blocks
 
     def _counted(self, stack: Stack, blocks: Sequence[nn.Module]) -> Iterator[Any]:
         for block in blocks:
