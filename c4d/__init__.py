@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from c4d.core.caching.finite_differences import Hermite as Hermite
     from c4d.core.caching.finite_differences import Taylor as Taylor
     from c4d.core.caching.forecasters import LinearExtrapolation as LinearExtrapolation
+    from c4d.core.caching.forecasters import Nothing as Nothing
     from c4d.core.caching.forecasters import Reuse as Reuse
     from c4d.core.caching.method import method as method
     from c4d.core.caching.policies import Accumulate as Accumulate
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from c4d.core.caching.profile import ProfileError as ProfileError
     from c4d.core.caching.rules import BlocksRule as BlocksRule
     from c4d.core.caching.rules import CacheMethod as CacheMethod
+    from c4d.core.caching.rules import GuidanceRule as GuidanceRule
     from c4d.core.caching.rules import ModuleRule as ModuleRule
     from c4d.core.caching.rules import OutputRule as OutputRule
     from c4d.core.example import Example as Example
@@ -107,6 +109,7 @@ PLACES = {
     "BlocksRule": "c4d.core.caching.rules:BlocksRule",
     "OutputRule": "c4d.core.caching.rules:OutputRule",
     "ModuleRule": "c4d.core.caching.rules:ModuleRule",
+    "GuidanceRule": "c4d.core.caching.rules:GuidanceRule",
     "Policy": "c4d.core.types:Policy",
     "Wrapper": "c4d.core.types:Wrapper",
     "Action": "c4d.core.types:Action",
@@ -121,6 +124,7 @@ PLACES = {
     "LinearForecaster": "c4d.core.types:LinearForecaster",
     "FeatureForecaster": "c4d.core.types:FeatureForecaster",
     "Reuse": "c4d.core.caching.forecasters:Reuse",
+    "Nothing": "c4d.core.caching.forecasters:Nothing",
     "Taylor": "c4d.core.caching.finite_differences:Taylor",
     "Hermite": "c4d.core.caching.finite_differences:Hermite",
     "LinearExtrapolation": "c4d.core.caching.forecasters:LinearExtrapolation",

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 from c4d.core.methods import METHODS
+from c4d.core.text.grammar import parse
 
 STEPS = 8
 PROFILES = Path(__file__).parent / "core/profiles"
@@ -33,10 +37,33 @@ REUSING = {
     "l2p": f"l2p:path={PROFILES}/l2p.json",
     "profile": f"profile:{PROFILES}/flow.json",
     "fastercache": "fastercache:weight=0.5,attn=3,high=801",
+    "cfg-cache": "cfg-cache:interval=3,high=801",
+    "cfg-skip": "cfg-skip:ratio=0.4",
+    "guidance-interval": "guidance-interval:low=0.3,high=0.8",
 }
+BOTH = {"faster and guided": "fastercache:weight=0.5,attn=3,high=801+cfg-cache:interval=3,high=801"}
 MOVED = {
     f"taylor over sigma at {at}": f"taylorseer:interval=3+taylor:order=2,over=sigma@{at}" for at in ("blocks", "mlp")
 }
 SMOOTHED = {"smoothed": "taylorseer:interval=2+taylor:order=2,smoothing=exponential,alpha=0.7@blocks"}
 PAST = {"newton": "schedule:computed=0/1/3/4+newton:order=3", "modes at the stack": "schedule:computed=0/1/2/3+dmd"}
-EVERY = {**REUSING, **MOVED, **SMOOTHED, **PAST}
+EVERY = {**REUSING, **BOTH, **MOVED, **SMOOTHED, **PAST}
+
+
+def calls_of(model: Any, text: str) -> list[AbstractContextManager[Any]]:
+    """The calls of a step: for a method of guidance both by their names, else a single one without a name."""
+    guided = parse(text).guidance is not None
+    return [model.cache_context(name) for name in ("cond", "uncond")] if guided else [nullcontext()]
+
+
+def check_decisions(entries: Iterable[Any], text: str) -> None:
+    """The policies alone, given what each forward measured, decide what it did."""
+    method, states = parse(text), dict[Any, Any]()
+    for entry in entries:
+        asked = list(zip(method.inner, entry.actions, strict=True)) if entry.actions else []
+        for rule, did in [*asked, (method.guidance, entry.guidance)]:
+            if rule is None or did is None:
+                continue
+            key = entry.run, entry.step.branch, entry.step.expert, id(rule)
+            action, states[key] = rule.policy.decide(states.get(key, rule.policy.init()), entry.step, entry.seen)
+            assert did is action, entry

@@ -38,7 +38,8 @@ def methods_text(name: str | None = None) -> str:
         return _method_text(_known(name, METHODS, "method"))
     sites = list(dict.fromkeys(kind for spec in SPECS.values() for kind in spec.kinds()))
     parts = [
-        "A method is written name:key=value,...[+forecaster:key=value,...][@site,...]",
+        "A method is written name:key=value,...[+part:key=value,...][@site,...]. A part is a forecaster,",
+        "or a method of guidance that is added: cfg-cache, cfg-skip, guidance-interval.",
         "key=… must be given, key=value has that default, [key=…] may be given. Several numbers in one value: 0/1/5.",
         "published=MODEL stands for what a method's authors use on it; options beside it take their place.",
         "",

@@ -228,7 +228,9 @@ def _checked(
         check_method(pipe, method, backend=backend, steps=requests[0].steps)
     if settings.attention != OWN:
         check_attention(pipe, settings.attention, dtype, backend=backend)
-    degrees = check_ranks(pipe, how, job, requests[0], settings.attention, dtype, backend=backend)
+    degrees = check_ranks(
+        pipe, how, job, requests[0], settings.attention, dtype, backend=backend, method=settings.cache
+    )
     if callable(pipe):  # else only the whole pipeline can tell, in load
         call_arguments(pipe, requests[0])  # they differ in their prompts alone
     check_writable(options.out if options.out is not None else ROOT)

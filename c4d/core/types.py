@@ -13,7 +13,7 @@ from torch import Tensor
 
 S = TypeVar("S")
 
-BLOCKS, OUTPUT = "blocks", "output"
+BLOCKS, OUTPUT, GUIDANCE = "blocks", "output", "guidance"
 MODULE_KINDS = ("attn", "cross_attn", "mlp", "total")
 SITES = (BLOCKS, OUTPUT, *MODULE_KINDS)
 AXES = ("step", "sigma")
@@ -103,8 +103,8 @@ class Policy(ABC, Generic[S]):
     """When to compute. Pure and on the host: no tensors, no device.
 
     A fresh state (``init()``) must always decide COMPUTE: the session resets a policy to it whenever there is nothing
-    valid to reuse (first step, new expert, changed shape, non-finite measurement). What is optional has a default here,
-    and :class:`Wrapper` passes all of it on.
+    valid to reuse (first step, new expert, changed shape, non-finite measurement). Only a policy of guidance that
+    reuses nothing stored need not. What is optional has a default here, and :class:`Wrapper` passes all of it on.
     """
 
     @property
@@ -213,6 +213,11 @@ class Forecaster(ABC):
     def num_forecasts(self) -> int:
         return 0
 
+    @property
+    def timed(self) -> bool:
+        """Whether it reads the scheduler's timestep (``FeatureOps.step``)."""
+        return False
+
 
 class LinearForecaster(Forecaster):
     """A forecast that is a linear combination of the features, by their times alone: one ``lincomb`` on any backend."""
@@ -235,8 +240,17 @@ class FeatureOps(Protocol):
     """What a forecaster that reads the features may ask of them."""
 
     def lincomb(self, features: Sequence[Tensor], weights: Sequence[float]) -> Tensor: ...
+    @property
+    def step(self) -> Step:
+        """The step of the forecast; its timestep if the forecaster is ``timed``."""
+        ...
+
     def low(self, x: Tensor, cutoff: float) -> Tensor:
         """Of tokens [B, S, D], what changes over their grid no faster than ``cutoff`` of the fastest; a collective."""
+        ...
+
+    def slow_waves(self, x: Tensor, part: float) -> Tensor:
+        """Of an output, its Fourier waves over the last two sides up to ``part`` of the shorter one a picture; fp32."""
         ...
 
     def gram(self) -> list[Tensor]:

@@ -163,6 +163,10 @@ class Parallel(Entered, Unsaved):
             call = f"{method}, step {step.index + 1} of {step.total}, branch {step.branch}"
             self._together.check(call, named(transformer, args, kwargs))
 
+    @property
+    def branches_apart(self) -> bool:
+        return self.mesh.cfg is not None
+
     def runs_elsewhere(self, transformer: nn.Module) -> bool:
         return any(b.transformer is transformer and b.runs_elsewhere for b in self._branchings)
 

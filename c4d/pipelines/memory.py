@@ -32,7 +32,7 @@ def ways(backend: Backend, settings: Settings) -> list[str]:
     """What of a job takes less memory if it is changed, the cheapest change first."""
     said = []
     if settings.cache is not None:
-        if settings.cache.whole is None:
+        if settings.cache.inside:
             said.append("a --cache method @blocks, which keeps one feature where this keeps one for each module")
         if settings.history_on == "device":
             said.append("--history-on host")

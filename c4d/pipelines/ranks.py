@@ -9,6 +9,7 @@ import torch
 import c4d
 from c4d.backends import Backend, UnsupportedError
 from c4d.backends.kernels import OWN
+from c4d.core.caching.rules import CacheMethod
 from c4d.parallel import Degrees, Job, SequenceParallel
 from c4d.parallel.session import partial_kernels
 from c4d.pipelines.arguments import effective, parameters_of
@@ -18,13 +19,28 @@ from c4d.pipelines.skeleton import TRANSFORMERS
 
 
 def check_ranks(
-    pipe: Any, how: SequenceParallel, job: Job, request: Request, kernel: str, dtype: torch.dtype, *, backend: Backend
+    pipe: Any,
+    how: SequenceParallel,
+    job: Job,
+    request: Request,
+    kernel: str,
+    dtype: torch.dtype,
+    *,
+    backend: Backend,
+    method: CacheMethod | None = None,
 ) -> Degrees:
-    """How the ranks of ``job`` are divided for this pipeline; :class:`InputError` if they cannot be as asked for."""
+    """How the ranks of ``job`` are divided for this pipeline; :class:`InputError` if they cannot be as asked for.
+
+    Under a ``method`` of guidance both branches are of all ranks.
+    """
+    spares = method if method is not None and method.guidance is not None else None
+    if spares is not None and how.cfg == 2:
+        raise InputError(f"--cfg 2 does not go with {spares.name!r}, which spares one of the two: use --cfg 1")
     session = c4d.attention(pipe, backend=backend)
     session.unused = None  # it is only asked
     try:
         calls = branches(pipe, request) if callable(pipe) else how.cfg or 1  # else only the whole pipeline can tell
+        calls = 1 if spares is not None else calls
         degrees = how.degrees(job.world, node=job.node, heads=session.heads, branches=calls)
     except ValueError as error:
         raise InputError(str(error)) from error

@@ -52,7 +52,7 @@ class Settings:
             ):
                 if given:
                     raise InputError(f"{option} needs a method: add --cache TEXT (c4d methods lists them)")
-        elif self.compile and self.cache.whole is None:
+        elif self.compile and self.cache.inside:
             raise InputError(
                 f"--compile does not go with {self.cache.name!r}, which acts inside the blocks: add @blocks to the "
                 "method, or drop --compile"

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from c4d.core.caching.finite_differences import Hermite, Taylor
-from c4d.core.caching.forecasters import Newton, Reuse
+from c4d.core.caching.forecasters import Newton, Nothing, Reuse
 from c4d.core.caching.policies import Accumulate, Bounded, Interval, StepMask
-from c4d.core.caching.rules import BlocksRule, CacheMethod, ModuleRule, Rule
+from c4d.core.caching.rules import BlocksRule, CacheMethod, GuidanceRule, ModuleRule, Rule
 from c4d.core.methods import METHODS, published
 from c4d.core.methods.magcache import published_curves
 from c4d.core.methods.teacache import published_fits
@@ -57,7 +57,7 @@ def arguments(text):
             else value
             if key in ("fit", "curve", "path", "scm", "scm_policy")
             else float(value)
-            if key in ("threshold", "weight", "window", "alpha")
+            if key in ("threshold", "weight", "window", "alpha", "ratio", "low", "high")
             else int(value)
         )
     return out
@@ -132,7 +132,7 @@ def test_an_output_is_not_a_residual():
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "unknown method ''.*known are dbcache"),
+        ("", "unknown method ''.*known are cfg-skip"),
         ("  ", "unknown method ''"),
         ("@", "unknown method ''"),
         ("+", "unknown method ''"),
@@ -170,7 +170,7 @@ def test_an_output_is_not_a_residual():
         ("fora:interval=3+spline", "unknown forecaster 'spline'.*reuse, taylor, hermite"),
         ("fora:interval=3+", "unknown forecaster ''"),
         ("fora:interval=3+4", "whole number, got '3[+]4'"),
-        ("fora:interval=3+taylor+newton", "unknown forecaster 'taylor[+]newton'"),
+        ("fora:interval=3+taylor+newton", "[+]newton is one part too many: [+] adds one forecaster, and one"),
         ("fora:interval=3+reuse:order=1", "reuse takes no options; write reuse alone"),
         ("fora:interval=3+taylor:", "options expected after taylor.*order=1"),
         ("fora:interval=3+taylor:order", "needs a value for order"),
@@ -202,7 +202,7 @@ def test_an_output_is_not_a_residual():
         ("easycache:threshold=0.1", "easycache needs warmup"),
         ("teacache:threshold=0.1,fit=flux.1-dev,rule=loose", "unknown teacache rule 'loose': known are clamped"),
         ("pab:low=100", "pab needs a range for attn or cross_attn, such as attn=2"),
-        ("pab:attn=0", "the range of an attention must be a whole number of at least 1, got 0"),
+        ("pab:attn=0", "the range .every N-th step. must be a whole number of at least 1, got 0"),
         ("pab:attn=2,low=800,high=100", "low must be below high"),
         ("first-block:threshold=0.1,first_blocks=0", "first_blocks must be at least 1"),
         (
@@ -230,6 +230,12 @@ def test_an_output_is_not_a_residual():
         ("dbcache:scm_policy=static", "scm_policy=static needs a mask of steps"),
         ("dbcache:scm=10,scm_policy=slow", "unknown scm_policy 'slow': known are dynamic, static"),
         ("dbcache:max_cached_steps=-1", "max_reused must be a whole number of at least 0, got -1"),
+        ("fora:interval=2+cfg-cache+cfg-skip:ratio=0.1", "[+]cfg-skip:ratio=0.1 is one part too many"),
+        ("fora:interval=2+taylorseer:interval=3", "taylorseer cannot be added with [+], which takes a forecaster or a"),
+        ("cfg-cache@output", "guidance is of whole outputs and has no other site; leave @output out"),
+        ("cfg-cache+bands", "FrequencySplit reads the features of a whole forward, not guidance: use @blocks"),
+        ("cfg-skip:ratio=0", "ratio is a part of the steps, above 0 and at most 1, got 0.0"),
+        ("guidance-interval:low=0.5,high=0.5", "low must be below high"),
         ("spectrum:window=0.5", "window must be at least 1"),
         ("spectrum:weight=1.5", "weight must be from 0"),
         ("spectrum:ridge=0", "ridge must be a finite number above 0"),
@@ -314,6 +320,9 @@ VALUES = {
     "last": st.integers(0, 100),
     "max_skips": st.integers(1, 100),
     "weight": st.floats(0.0, 1.0),
+    "ratio": st.floats(0.01, 1.0),
+    "low_weight": st.floats(-2.0, 2.0),
+    "high_weight": st.floats(-2.0, 2.0),
     "degree": st.integers(1, 9),
     "ridge": st.floats(1e-6, 10.0),
     "features": st.integers(1, 100),
@@ -326,7 +335,7 @@ VALUES = {
     "scm_policy": st.just("dynamic"),
     "attn": st.integers(1, 9),
     "cross_attn": st.integers(1, 9),
-    "low": st.floats(0.0, 499.0),
+    "low": st.floats(0.0, 0.9),
     "high": st.floats(500.0, 1000.0),
     "scale": st.floats(0.01, 0.99),
     "cutoff": st.floats(0.01, 0.99),
@@ -348,6 +357,7 @@ VALUES = {
     "signal": st.sampled_from(["time_embedding", "time_projection", "modulated_input"]),
     "coefficients": st.lists(st.floats(0.001, 1e3), min_size=2, max_size=5).map(lambda c: "/".join(map(str, c))),
 }
+GUIDED = ("cfg-cache", "cfg-skip", "guidance-interval")
 NEEDED = ("fit", "coefficients", "signal", "attn", "curve")
 SITES_OF = {
     "fora": ["attn", "cross_attn,mlp", "total"],
@@ -374,15 +384,17 @@ def texts(draw):
     name = draw(st.sampled_from(sorted({*METHODS} - {"l2p", "profile"})))  # they read other profiles
     without = ("path",) if name != "dpcache" else ()  # the file there is is DPCache's
     without += draw(st.sampled_from([("fit",), ("coefficients", "signal")])) if name == "teacache" else ()
-    text = draw(part(name, METHODS[name], without))
+    text, guided = draw(part(name, METHODS[name], without)), name in GUIDED
+    if not guided and draw(st.booleans()):
+        text += "+" + draw(part(added := draw(st.sampled_from(GUIDED)), METHODS[added]))
     if draw(st.booleans()):
-        several = ",cross_attn=" in text or ":cross_attn=" in text
+        several = guided or ",cross_attn=" in text or ":cross_attn=" in text
         forecaster = draw(st.sampled_from(sorted({*FORECASTERS} - {"bands", "dmd"} if several else FORECASTERS)))
         text += "+" + draw(part(forecaster, FORECASTERS[forecaster], ("smoothing", "alpha", "anchor")))
         if forecaster in ("bands", "dmd"):
             return re.sub("last_blocks=[0-9]+,|,last_blocks=[0-9]+", "", text) + "@blocks"
-    if ",cross_attn=" in text or ":cross_attn=" in text:
-        return text  # of rules at several sites
+    if guided or ",cross_attn=" in text or ":cross_attn=" in text:
+        return text  # of rules at several sites, or of guidance
     return text + (f"@{draw(st.sampled_from(SITES_OF.get(name, ['blocks'])))}" if draw(st.booleans()) else "")
 
 
@@ -400,6 +412,19 @@ def test_a_text_with_a_slip_is_a_method_or_a_method_error(text, data):
 def test_describe_lists_every_parameter():
     assert describe(METHODS["taylorseer"]) == "interval=…,order=1,warmup=1,last=0"
     assert "[max_skips=…]" in describe(METHODS["first-block"])
+
+
+def test_a_rule_of_guidance_is_one_and_the_last():
+    guidance, rule = GuidanceRule(StepMask({0}), Nothing()), ModuleRule(Interval(2), Reuse(), ("attn",))
+    made = CacheMethod("mine", (rule, guidance))
+    assert (made.inner, made.guidance, made.whole, made.inside) == ((rule,), guidance, None, True)
+    whole = CacheMethod("mine", (BlocksRule(Interval(2), Reuse()), guidance))
+    assert whole.whole is whole.rules[0] and not whole.inside
+    for rules in ((guidance, rule), (guidance, guidance)):
+        with pytest.raises(ValueError, match="a rule of guidance is one, and the last of a method"):
+            CacheMethod("mine", rules)
+    with pytest.raises(ValueError, match="decides by the step alone, but Accumulate measures input"):
+        GuidanceRule(Accumulate(0.1, Signal.INPUT), Nothing())
 
 
 def test_overlapping_rules_are_refused():

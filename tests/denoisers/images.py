@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import torch
-from torch import nn
-
 from c4d.core.example import Example as Denoiser
 from c4d.models import pixart
-from c4d.models.examples import LATENTS, PACKED, TEXT, TOKENS, TWO_HEADS, TWO_STREAMS, at, places, strengthen, text
 
 ENTRIES: tuple[Denoiser, ...] = (
     Denoiser(

@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from c4d.core.example import Example as Denoiser
 from c4d.core.example import noise as rand
 from c4d.models import any_flow
-from c4d.models.examples import at, rotary, stir
-
-
 
 
 def _anyflow_far(x: Tensor, t: float) -> Mapping[str, Any]:
@@ -30,24 +26,6 @@ def _anyflow_far(x: Tensor, t: float) -> Mapping[str, Any]:
         },
         kv_cache_flag={"num_cached_chunks": 3, "is_cache_step": False},
     )
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
 
 
 ENTRIES: tuple[Denoiser, ...] = (

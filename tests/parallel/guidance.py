@@ -105,9 +105,18 @@ def own_loop(how: SequenceParallel) -> None:
         assert error(got, [want, want]) <= 1e-4 and not torch.isnan(got[1]).any()
 
 
+def spared(how: SequenceParallel) -> None:
+    """A method that makes one branch of the other would have its ranks wait: refused on all, before a forward."""
+    pipe = SUBJECTS["wan-tiny"].build()
+    with sharded(pipe, how):
+        said = raised(c4d.cached(pipe, "cfg-skip:ratio=0.5", backend="cpu").__enter__, RuntimeError)
+    assert "cfg=2 gives each ranks of its own" in said and "use cfg=1" in said, said
+
+
 def cases(world: int) -> dict[str, Case]:
     found: dict[str, Case] = {}
     for way, how in BRANCHED[world].items():
+        found[f"{way}, a branch that is made of the other"] = functools.partial(spared, how)
         for kind in ("stack", "head") if world == 2 else ("head",):
             found[f"{way}, model offload, {kind}"] = functools.partial(offloaded, kind, how)
         if world == 2 and not how.jointly:

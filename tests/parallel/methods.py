@@ -2,7 +2,8 @@
 
 A forward sends what its blocks and its final gather do (tests/parallel/traffic.py), and to decide and forecast
 
-- nothing, if its decisions are known beforehand (schedules, intervals, MagCache, PAB, FasterCache, learned ones);
+- nothing, if its decisions are known beforehand (schedules, intervals, MagCache, PAB, FasterCache, guidance, learned
+  ones), and of a call without condition that is spared not even the gather;
 - one gather of 5 numbers a signal (TeaCache, First-Block, SeaCache: 1; EasyCache: 2, and 3 after a computed forward);
 - one gather of the slow coefficients, [B, K, D] in fp32, for a forecast in bands (FreqCa);
 - one gather of K x K inner products and 3 numbers a sample, in fp64, after a computed forward, for dynamic modes.
@@ -21,13 +22,13 @@ from c4d.core.caching.feature_forecasters import DynamicModes, FrequencySplit
 from c4d.core.runtime.spectrum import low_pass
 from c4d.core.text.grammar import parse
 from c4d.core.types import OUTPUT, Action
-from tests.methods import EVERY, SIGMAS, STEPS
+from tests.methods import EVERY, SIGMAS, STEPS, calls_of
 from tests.parallel.forwards import VARIANTS, alone
 from tests.parallel.job import WAYS, Case, bits, error, passes, same, sharded
 from tests.parallel.traffic import Expected
 
 NAME = "wan"  # 75 tokens in a box of 3 x 5 x 5, 4 heads of 12
-COMPARED = (0, 1, 2, STEPS - 1)  # the steps whose calls ranks compare
+COMPARED = (0, 1, 2, STEPS - 1)  # the steps whose first call ranks compare; of the first one every call
 
 
 @functools.cache
@@ -42,9 +43,10 @@ def run(text: str, ranks: Any) -> tuple[Any, Any, list[tuple[int, int]]]:
     with c4d.cached(model, text, backend="cpu", ranks=ranks) as session:
         session.begin([700.0] * STEPS, SIGMAS)
         for step in range(STEPS):
-            with Wire() as wire:
-                outs.append(VARIANTS[NAME].run(model, (1.0 - 0.02 * step) * x, 700.0 - 10 * step))
-            sent.append((len(wire.sent), wire.bytes))
+            for call in calls_of(model, text):
+                with call, Wire() as wire:
+                    outs.append(VARIANTS[NAME].run(model, (1.0 - 0.02 * step) * x, 700.0 - 10 * step))
+                sent.append((len(wire.sent), wire.bytes))
     return outs, session, sent
 
 
@@ -56,12 +58,13 @@ def stated(text: str, session: Any, how: SequenceParallel) -> list[tuple[int, in
     attention = next((i for i, rule in enumerate(method.rules) if "attn" in rule.sites), None)
     found, stored, fresh = [], 0, False
     for entry in session.trace:
-        skipped = method.whole is None and attention is not None and entry.actions[attention] is Action.REUSE
+        spared = entry.guidance is Action.REUSE
+        skipped = entry.actions and attention is not None and entry.actions[attention] is Action.REUSE
         entered = 0 if skipped else entry.blocks
         calls, bytes_ = entered * expected.calls, entered * expected.block
-        if entry.computed or method.rules[0].sites != (OUTPUT,):
+        if not spared and (entry.computed or method.rules[0].sites != (OUTPUT,)):
             calls, bytes_ = calls + 1, bytes_ + expected.gather
-        if entry.step.index in COMPARED:
+        if entry.step.index in COMPARED and (entry.step.index == 0 or entry.step.branch != "uncond"):
             calls, bytes_ = calls + 1, bytes_ + 512 * others
         if entry.seen:
             calls, bytes_ = calls + 1, bytes_ + 20 * len(entry.seen) * others

@@ -9,6 +9,7 @@ import torch
 
 from c4d.backends.kernels import OWN
 from c4d.backends.reference import KERNELS, Reference
+from c4d.core.text.grammar import parse
 from c4d.parallel import Degrees, Job, SequenceParallel
 from c4d.pipelines import InputError, Request, check_ranks, skeleton
 
@@ -20,9 +21,17 @@ def pipe():
     return skeleton("wan-tiny")
 
 
-def checked(pipe, how, kernel="auto", backend=None):
-    request = Request(prompt="a red circle")
-    return check_ranks(pipe, how, Job(0, 2, 2), request, kernel, torch.float32, backend=backend or Reference())
+def checked(pipe, how, kernel="auto", backend=None, method=None):
+    request, chosen = Request(prompt="a red circle"), backend or Reference()
+    return check_ranks(pipe, how, Job(0, 2, 2), request, kernel, torch.float32, backend=chosen, method=method)
+
+
+def test_where_one_branch_is_made_of_the_other_both_are_of_all_ranks(pipe):
+    spares, does_not = parse("fora:interval=2+cfg-skip:ratio=0.2"), parse("fora:interval=2")
+    assert checked(pipe, SequenceParallel()) == checked(pipe, SequenceParallel(), method=does_not) == Degrees(1, 1, 2)
+    assert checked(pipe, SequenceParallel(), method=spares) == Degrees(2, 1, 1)
+    with pytest.raises(InputError, match=r"--cfg 2 does not go with 'fora:interval=2\+cfg-skip:ratio=0.2'.*--cfg 1"):
+        checked(pipe, SequenceParallel(1, 1, cfg=2), method=spares)
 
 
 @pytest.mark.parametrize("how", [SequenceParallel(2, 1, cfg=1), SequenceParallel(1, 2, cfg=1)], ids=["ulysses", "ring"])

@@ -39,6 +39,9 @@ EVERY = [
     "dbcache:Fn=2,Bn=1,threshold=1e-9,warmup=1",
     "dbcache:Fn=2,Bn=1,scm=111111,scm_policy=static",
     "spectrum:window=1,alpha=0",
+    "fora:interval=1+cfg-skip:ratio=0.001",
+    "cfg-cache:interval=1",
+    "guidance-interval",
 ]
 WHOLE = ("wan-t2v", "hunyuan-t2v", EVERY[0], EVERY[2], EVERY[3], EVERY[5], EVERY[6])
 

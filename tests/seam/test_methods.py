@@ -13,14 +13,15 @@ import torch
 from torch import nn
 
 import c4d
-from c4d.core.caching.forecasters import LearnedWeights
+from c4d.core.caching.feature_forecasters import GuidanceWaves
+from c4d.core.caching.forecasters import LearnedWeights, Nothing
 from c4d.core.caching.profile import Calibrated
 from c4d.core.methods import METHODS
 from c4d.core.runtime.spectrum import evolved, leading, low_pass
 from c4d.core.runtime.steps import NoiseLevel, noise_levels
 from c4d.core.text.grammar import FORECASTERS, parse
 from c4d.core.types import Action, RelativeL1, Signal, Step
-from tests.methods import EVERY, REUSING, SIGMAS, STEPS
+from tests.methods import EVERY, REUSING, SIGMAS, STEPS, calls_of, check_decisions
 from tests.sampled import sampled
 from tests.tiny import CASES, rand, signal_of
 
@@ -40,6 +41,11 @@ def on(case, text):
         pytest.skip(str(error))
 
 
+def named_run(case, model, x, call):
+    with call:
+        return case.run(model, x, 900.0)
+
+
 # A profile is also made of how latents moved; Spectrum's ridge takes a little of everything, by its definition.
 STILL = {kind: text for kind, text in EVERY.items() if kind not in ("profile", "spectrum")}
 
@@ -52,7 +58,7 @@ def test_on_the_same_input_a_reused_pass_equals_a_computed_one(name, kind):
     model, x = case.build(), rand(*case.latents)
     with c4d.cached(model, text) as session:
         session.begin([700.0] * STEPS, SIGMAS)
-        first, *others = (case.run(model, x, 900.0) for _ in range(STEPS))
+        first, *others = (named_run(case, model, x, call) for _ in range(STEPS) for call in calls_of(model, text))
     assert session.report().reused > 0 or session.report().modules_reused > 0
     assert max((first - other).norm() for other in others) <= 2e-6 * first.norm()
 
@@ -67,13 +73,7 @@ def test_decisions_are_those_of_the_pure_policy_and_a_second_run_equals_the_firs
         first = case.loop(model, STEPS, lambda timesteps: session.begin(timesteps, SIGMAS))
         second = case.loop(model, STEPS, lambda timesteps: session.begin(timesteps, SIGMAS))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-    rules = parse(text).rules
-    states = {}
-    for entry in session.trace:
-        for i, rule in enumerate(rules):
-            key = entry.run, entry.step.branch, i
-            action, states[key] = rule.policy.decide(states.get(key, rule.policy.init()), entry.step, entry.seen)
-            assert entry.actions[i] is action, entry
+    check_decisions(session.trace, text)
     runs = [[e._replace(run=0, seconds=0.0) for e in session.trace if e.run == run] for run in (0, 1)]
     assert runs[0] == runs[1]
 
@@ -312,7 +312,8 @@ def test_a_pass_dies_at_its_end(kind):
         gc.disable()
         try:
             for _ in range(STEPS):
-                case.run(model, x, 700.0)
+                for call in calls_of(model, session.method.name):
+                    named_run(case, model, x, call)
             assert passes and not any(ref() for ref in passes)
         finally:
             gc.enable()
@@ -609,4 +610,4 @@ def test_every_forecaster_is_tried():
     tried = {
         type(rule.forecast) for text in EVERY.values() for rule in parse(text.format(signal="time_embedding")).rules
     }
-    assert tried == {*FORECASTERS.values(), LearnedWeights, Calibrated}
+    assert tried == {*FORECASTERS.values(), LearnedWeights, Calibrated, GuidanceWaves, Nothing}

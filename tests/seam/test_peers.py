@@ -15,9 +15,8 @@ from c4d.core.caching.forecasters import Reuse
 from c4d.core.caching.policies import StepMask
 from c4d.core.caching.rules import BlocksRule, CacheMethod, ModuleRule, OutputRule
 from c4d.core.methods.magcache import MagCachePolicy, published_curves
-from c4d.core.types import Step
 from tests.seam.peers import apart, same, sides, uncached
-from tests.tiny import CASES
+from tests.tiny import CASES, rand
 
 pytestmark = pytest.mark.parity
 
@@ -116,7 +115,8 @@ def test_magcache_at_other_step_counts_is_another_curve_in_diffusers():
     ratios = published_curves()["flux.1-kontext-dev"]["cond"]
     theirs = math.prod(magcache(ratios, 50, 0.24, 5).mag_ratios.tolist())
     ours = by_curve(ratios, 0.24, 5)
-    assert ours.rules[0].policy._grown(Step(49, 50, "cond"), 0) == pytest.approx(math.prod(ratios), rel=1e-9)
+    (curve, *_) = ours.rules[0].policy.curves
+    assert math.exp(curve.at(1.0) - curve.at(0.0)) == pytest.approx(math.prod(ratios), rel=1e-9)
     assert (math.prod(ratios), theirs) == pytest.approx((1.192, 1.522), abs=1e-3)
     found = sides(CASES["flux"], ours, hooks(magcache(ratios, 50, 0.24, 5)), 50)
     assert found.reused == found.theirs and found.apart > 1e-2  # as many steps, but others
@@ -221,6 +221,51 @@ def test_fastercache_equals_diffusers(name, attn, window, weight):
     method = f"fastercache:weight={weight},attn={attn},low={window[0]},high={window[1]}"
     theirs = faster(CASES[name], attn, window, weight, **ONLY.get(name, {}))
     same(sides(CASES[name], method, theirs, 20, guided=False))
+
+
+@pytest.mark.parametrize(("interval", "window", "weights"), [(5, (-1, 641), (1.1, 1.1)), (3, (-1, 1001), (1.2, 0.8))])
+def test_cfg_cache_equals_diffusers(interval, window, weights):
+    """There both branches are one batch, the unconditional one first; here two calls, the conditional one first."""
+    case, steps = CASES["wan-t2v"], 20
+    times, text = [1000.0 * (1 - k / steps) for k in range(steps)], rand(2, 12, 16, seed=1)
+    fields = {
+        "spatial_attention_block_skip_range": None,
+        "unconditional_batch_skip_range": interval,
+        "unconditional_batch_timestep_skip_range": window,
+        "alpha_low_frequency": weights[0],
+        "alpha_high_frequency": weights[1],
+        "attention_weight_callback": lambda _: 0.5,
+    }
+
+    def call(model, x, t, *branches):
+        words = torch.cat([text[i : i + 1] for i in branches])
+        batch = dict(hidden_states=x.repeat(len(branches), 1, 1, 1, 1), timestep=torch.full((len(branches),), t))
+        return model(**batch, encoder_hidden_states=words, return_dict=False)[0]
+
+    def loop(both):
+        x, outs = rand(*case.latents, seed=3), []
+        for t in times:
+            uncond, cond = both(x, t)
+            outs.append(torch.cat((uncond, cond)))
+            x = x - (uncond + 2.0 * (cond - uncond)) / steps
+        return outs
+
+    def named(name, x, t):
+        with model.cache_context(name):
+            return call(model, x, t, int(name == "cond"))
+
+    model = case.build()
+    with timed(case, "FasterCacheConfig", **fields)(model) as begin:
+        begin()
+        theirs = loop(lambda x, t: call(model, x, t, 0, 1).chunk(2))
+    model = case.build()
+    text_of = f"low={window[0]},high={window[1]},low_weight={weights[0]},high_weight={weights[1]}"
+    with c4d.cached(model, f"cfg-cache:interval={interval},{text_of}") as session:
+        session.begin(times)
+        ours = loop(lambda x, t: (named("cond", x, t), named("uncond", x, t))[::-1])
+    plain = loop(lambda x, t: call(model, x, t, 0, 1).chunk(2))
+    assert session.report().reused > 4 and apart(ours, plain) > 1e-3
+    assert apart(ours, theirs) < 1e-5
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from c4d.core.caching.finite_differences import Hermite, Taylor
 from c4d.core.caching.forecasters import Reuse
-from c4d.core.types import BLOCKS, OUTPUT, FeatureForecaster, FeatureOps, LinearForecaster
+from c4d.core.types import BLOCKS, GUIDANCE, OUTPUT, FeatureForecaster, FeatureOps, LinearForecaster
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,41 @@ class FrequencySplit(FeatureForecaster):
         low, high = self.low.weights(times, t), self.high.weights(times, t)
         slow = field.lincomb(features, [a - b for a, b in zip(low, high, strict=True)])
         return field.lincomb([*features, field.low(slow, self.cutoff)], [*high, 1.0])
+
+
+@dataclass(frozen=True)
+class GuidanceWaves(FeatureForecaster):
+    """CFG-Cache: the difference of the two branches, its slow and its fast part grown apart (arXiv 2410.19355, eq. 9).
+
+    Slow are Fourier waves of up to a fifth of the shorter side of a picture. On every reused step they are multiplied
+    by ``low_weight`` if the timestep is in ``LOW``, the others by ``high_weight`` if it is in ``HIGH``, once more each
+    time (as in diffusers).
+    """
+
+    low_weight: float = 1.1
+    high_weight: float = 1.1
+
+    sites, num_forecasts, timed = (GUIDANCE,), 1, True
+    PART, LOW, HIGH = 0.2, (99.0, 901.0), (-1.0, 301.0)
+
+    def __post_init__(self) -> None:
+        for name, value in (("low_weight", self.low_weight), ("high_weight", self.high_weight)):
+            if isinstance(value, bool) or not math.isfinite(value):
+                raise ValueError(f"{name} must be a finite number, got {value!r}")
+
+    @property
+    def num_features(self) -> int:
+        return 1
+
+    def combine(self, features: Sequence[Tensor], times: Sequence[float], t: float, field: FeatureOps) -> Tensor:
+        last, timestep = features[-1], field.step.timestep
+        assert timestep is not None  # timed
+        low = self.low_weight if self.LOW[0] < timestep < self.LOW[1] else 1.0
+        high = self.high_weight if self.HIGH[0] < timestep < self.HIGH[1] else 1.0
+        if low == high:
+            return field.lincomb([last], [low])
+        slow = field.slow_waves(last, self.PART).to(last.dtype)
+        return field.lincomb([last, slow], [high, low - high])
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,18 @@ class Reuse(LinearForecaster):
 
 
 @dataclass(frozen=True)
+class Nothing(LinearForecaster):
+    """Nothing is stored, and nothing added: for rules of guidance, whose call without condition equals the other."""
+
+    @property
+    def num_features(self) -> int:
+        return 0
+
+    def weights(self, times: Sequence[float], t: float) -> Vector:
+        return []
+
+
+@dataclass(frozen=True)
 class Newton(Ordered):
     """Newton's interpolation through the stored features: exact on polynomials of its order over uneven times.
 

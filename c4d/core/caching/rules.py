@@ -9,6 +9,7 @@ from typing import Any
 
 from c4d.core.types import (
     BLOCKS,
+    GUIDANCE,
     MODULE_KINDS,
     OUTPUT,
     SITES,
@@ -147,11 +148,35 @@ class ModuleRule(Rule):
             )
 
 
+@dataclass(frozen=True)
+class GuidanceRule(Rule):
+    """At ``"guidance"``: the call without condition; on a cached step nothing of it runs.
+
+    Its output is made of what the conditional call returned in the same step, plus the forecast of the difference of
+    the two. So both have to be calls of their own, the conditional one first, with names (``cache_context``). With
+    :class:`~c4d.core.caching.forecasters.Nothing` the difference is none: guidance has no effect on such a step.
+    """
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        return (GUIDANCE,)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.policy.signals:
+            raise ValueError(
+                f"a rule of guidance decides by the step alone, but {type(self.policy).__name__} measures "
+                f"{', '.join(sorted(p.value for p in self.policy.signals))}"
+            )
+
+
 BATCHES = ("mean", "worst", "each")
 
 
 def remade(rule: Rule, sites: tuple[str, ...] | None = None, forecast: Forecaster | None = None) -> Rule:
     """``rule`` at other ``sites`` or with another ``forecast``. Raises ValueError for what does not go together."""
+    if isinstance(rule, GuidanceRule) and sites is not None:
+        raise ValueError(f"guidance is of whole outputs and has no other site; leave @{','.join(sites)} out")
     sites, forecast = sites or rule.sites, forecast or rule.forecast
     if isinstance(rule, BlocksRule) and sites != (BLOCKS,) and (rule.first_blocks or rule.last_blocks):
         given = f"first_blocks={rule.first_blocks}, last_blocks={rule.last_blocks}"
@@ -169,7 +194,8 @@ def remade(rule: Rule, sites: tuple[str, ...] | None = None, forecast: Forecaste
 
 @dataclass(frozen=True)
 class CacheMethod:
-    """A caching method: its name (the text that makes it), its rules, and how the samples of a ``batch`` decide.
+    """A caching method: its name (the text that makes it), its rules, one of guidance last, and how the samples of a
+    ``batch`` decide.
 
     ``"mean"``: all alike, by the sums over all of them, as published. ``"worst"``: all alike, by the sample that
     changed most. ``"each"``: each for itself, so that it gets what it gets alone; a step computes the samples that need
@@ -186,8 +212,10 @@ class CacheMethod:
         if self.batch not in BATCHES:
             raise ValueError(f"{self.name}: batch is {self.batch!r}; known are {', '.join(BATCHES)}")
         sites = self.sites
-        alone = any(isinstance(rule, ForwardRule) for rule in self.rules)
-        if len(sites) != len(set(sites)) or (len(self.rules) > 1 and alone):
+        alone = any(isinstance(rule, ForwardRule) for rule in self.inner)
+        if any(isinstance(rule, GuidanceRule) for rule in self.rules[:-1]):
+            raise ValueError(f"{self.name}: a rule of guidance is one, and the last of a method")
+        if len(sites) != len(set(sites)) or (len(self.inner) > 1 and alone):
             raise ValueError(f"{self.name}: rules overlap at {', '.join(sites)}; each site takes one rule")
 
     def batched(self, batch: str) -> CacheMethod:
@@ -207,7 +235,23 @@ class CacheMethod:
         return frozenset(signal for rule in self.rules for signal in rule.policy.signals)
 
     @cached_property
+    def guidance(self) -> GuidanceRule | None:
+        """The rule that spares calls without condition, None if there is none."""
+        rule = self.rules[-1]
+        return rule if isinstance(rule, GuidanceRule) else None
+
+    @cached_property
+    def inner(self) -> tuple[Rule, ...]:
+        """The rules of a forward that runs: all but that of guidance."""
+        return self.rules if self.guidance is None else self.rules[:-1]
+
+    @cached_property
     def whole(self) -> ForwardRule | None:
-        """The rule for the whole forward, None if the method acts at modules."""
+        """The rule for the whole forward, None if there is none."""
         rule = self.rules[0]
         return rule if isinstance(rule, ForwardRule) else None
+
+    @cached_property
+    def inside(self) -> bool:
+        """Whether it acts at modules inside the blocks."""
+        return any(isinstance(rule, ModuleRule) for rule in self.rules)

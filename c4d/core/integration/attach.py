@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from c4d.core.caching.rules import BlocksRule, CacheMethod, ModuleRule, OutputRule
+from c4d.core.caching.rules import BlocksRule, CacheMethod, GuidanceRule, ModuleRule, OutputRule
 from c4d.core.integration.blocks import BlockStack
-from c4d.core.integration.hooks import CacheContext, ForwardPatch, Hooks, Layer, Listener, named
+from c4d.core.integration.hooks import CacheContext, ForwardPatch, Hooks, Layer, Listener, named, pass_through
 from c4d.core.integration.offload import offload_hooks
 from c4d.core.spec import ModelSpec, OutputOf, Site
-from c4d.core.types import BLOCKS, OUTPUT, FeatureForecaster, Signal
+from c4d.core.types import BLOCKS, GUIDANCE, OUTPUT, FeatureForecaster, Signal
 
 
 class ModuleSite(NamedTuple):
@@ -154,7 +154,7 @@ class Attachment:
                 f"{type(self.transformer).__name__} is compiled as a whole, which would freeze one decision into the "
                 "graph: compile its blocks instead (transformer.compile_repeated_blocks(fullgraph=True), or --compile)"
             )
-        if method.whole is None and any(is_compiled(block) for block in self.blocks()):
+        if method.inside and any(is_compiled(block) for block in self.blocks()):
             raise RuntimeError(
                 f"{method.name} acts inside the blocks (at {', '.join(method.sites)}), "
                 "which are compiled: use the method at @blocks, or do not compile"
@@ -163,7 +163,7 @@ class Attachment:
     def refuse_recomputed(self, method: CacheMethod) -> None:
         """Before a forward: raises RuntimeError if backward would run its blocks again, where no decision is known."""
         again = torch.is_grad_enabled() and getattr(self.transformer, "gradient_checkpointing", False)
-        if again and method.whole is None:
+        if again and method.inside:
             raise RuntimeError(
                 f"{method.name} acts inside the blocks (at {', '.join(method.sites)}), "
                 "and gradient checkpointing runs them again on the way back, without its decisions: make rollouts "
@@ -175,6 +175,8 @@ class Attachment:
         wanted: dict[str, Callable[..., Any]] = {}
         if OUTPUT in rules:
             wanted[""] = site_forward(ModuleSite(rules[OUTPUT], OUTPUT))
+        if GUIDANCE in rules:
+            wanted[""] = guided_forward(ModuleSite(rules[GUIDANCE], GUIDANCE), wanted.get("", pass_through))
         for kind, block, site in self._sites(rules):
             path = f"{block}.{site.output}".rstrip(".")
             place = ModuleSite(rules[kind], f"{kind}:{path}")
@@ -244,6 +246,15 @@ def site_forward(place: ModuleSite) -> Callable[..., Any]:
     return around
 
 
+def guided_forward(place: ModuleSite, inner: Callable[..., Any]) -> Callable[..., Any]:
+    """Around the forward of a transformer, ``inner`` and all, whose calls without condition may be spared."""
+
+    def around(current: Any, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return current.answered_by(place, lambda: inner(current, original, args, kwargs))
+
+    return around
+
+
 def filler_forward(place: ModuleSite, filler: Callable[..., Any]) -> Callable[..., Any]:
     """Around the forward of a module that the reuse of the site at ``place`` bypasses."""
 
@@ -256,7 +267,7 @@ def filler_forward(place: ModuleSite, filler: Callable[..., Any]) -> Callable[..
 def check_fit(method: CacheMethod, spec: ModelSpec) -> None:
     """Raises ValueError, naming what the model offers, if the method would hook nothing or measure what it lacks."""
     for rule in method.rules:
-        if not set(rule.sites) & set(spec.kinds()):
+        if not isinstance(rule, GuidanceRule) and not set(rule.sites) & set(spec.kinds()):
             out = f", for its blocks are not described: use {OUTPUT!r} (…@{OUTPUT}), or describe them (spec=)"
             raise ValueError(
                 f"{method.name} caches at {', '.join(rule.sites)}, but {spec.transformer} offers "

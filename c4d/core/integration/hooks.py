@@ -252,12 +252,12 @@ class ForwardPatch:
         return _plain_forward, (self._module, self.before)
 
 
-def _pass_through(current: Any, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def pass_through(current: Any, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return original(*args, **kwargs)
 
 
 def _plain_forward(module: nn.Module, before: Any) -> ForwardPatch:
     plain = object.__new__(ForwardPatch)
-    plain._session, plain._module, plain._around, plain.before = None, module, _pass_through, before
+    plain._session, plain._module, plain._around, plain.before = None, module, pass_through, before
     plain._owner = weakref.ref(plain)  # type: ignore[arg-type]
     return plain

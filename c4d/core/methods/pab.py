@@ -29,7 +29,7 @@ class PyramidPolicy(Policy[bool]):
     high: float
 
     def __post_init__(self) -> None:
-        whole_number("the range of an attention", self.every, 1)
+        whole_number("the range (every N-th step)", self.every, 1)
         if not self.low < self.high:
             raise ValueError(f"low must be below high (timesteps, 0 to 1000), got low={self.low}, high={self.high}")
 

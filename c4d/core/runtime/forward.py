@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
@@ -16,15 +18,16 @@ from c4d.core.caching.rules import BlocksRule, CacheMethod, OutputRule, Rule
 from c4d.core.integration.attach import ModuleSite
 from c4d.core.integration.blocks import BlockProxy, bind, streams, unbind
 from c4d.core.integration.offload import Bridge, onloaded
+from c4d.core.runtime.guidance import Answer
 from c4d.core.runtime.history import History
 from c4d.core.runtime.outputs import Structure, joined
 from c4d.core.runtime.report import Entry
 from c4d.core.runtime.signals import DecisionSync
-from c4d.core.runtime.spectrum import evolved, leading, like_output
+from c4d.core.runtime.spectrum import evolved, leading, like_output, slow_waves
 from c4d.core.runtime.state import CacheState, FeatureOps, Runtime
 from c4d.core.runtime.steps import NoiseLevel
 from c4d.core.spec import STREAM, AtEntry, ModelSpec, Stack
-from c4d.core.types import BLOCKS, OUTPUT, Action, LinearForecaster, RelativeL1, Signal, Step
+from c4d.core.types import BLOCKS, GUIDANCE, OUTPUT, Action, LinearForecaster, RelativeL1, Signal, Step
 
 COMPUTE, REUSE = Action.COMPUTE, Action.REUSE
 NOWHERE = ("", 0, 0)
@@ -52,29 +55,47 @@ class Forward:
     modules = modules_reused = 0
     bridge: Bridge | None = None
     noise: float | None = None  # for the trace alone, where it costs nothing to know
+    guidance: Action | None = None  # what the rule of guidance says, of a call without condition
 
     def __init__(
-        self, spec: ModelSpec, method: CacheMethod, branch: CacheState, step: Step, tools: Runtime, call: ForwardContext
+        self,
+        spec: ModelSpec,
+        method: CacheMethod,
+        branch: CacheState,
+        step: Step,
+        tools: Runtime,
+        call: ForwardContext,
+        answer: Answer | None = None,
     ) -> None:
         self.spec, self.method, self.branch, self.step, self.tools, self.call = spec, method, branch, step, tools, call
-        self.rules, self.whole = method.rules, method.whole
-        self.actions: list[Action | None] = [None] * len(method.rules)
+        self.rules, self.whole = method.inner, method.whole
+        self.answer = answer  # of the conditional call, for one without condition
+        self.actions: list[Action | None] = [None] * len(self.rules)
         self.weighed: list[float | None] = [None] * len(method.rules)
         self.started = time.perf_counter()
         self.readings: dict[Signal, Tensor] = {}
-        self.arrive()
+        if answer is not None and method.guidance is not None:
+            self.guidance = self._act(len(self.rules), method.guidance, False)
+        if not self.spared:
+            self.arrive()
 
     @property
     def action(self) -> Action | None:
         """What the whole forward does; None while undecided. A method of module rules computes the forward."""
         return self.actions[0] if self.whole else COMPUTE
 
+    @property
+    def spared(self) -> bool:
+        """Whether it is a call without condition of which nothing runs."""
+        return self.guidance is REUSE
+
     def check(self) -> None:
         """Raises RuntimeError unless the forward that just ended went the way that its spec says."""
-        skipped, at_output = self.action is REUSE, isinstance(self.whole, OutputRule)
+        skipped = self.spared or self.action is REUSE
+        at_output = self.spared or isinstance(self.whole, OutputRule)
         if skipped and at_output and not self.answered:
             raise RuntimeError(f"{self.spec.transformer}: its forward was exchanged during the call; run it again")
-        if not self.spec.stacks and at_output:
+        if self.spared or (not self.spec.stacks and (at_output or self.whole is None)):
             return
         if self.action is None or (not skipped and not (self.exited and self.passed)):
             raise RuntimeError(
@@ -100,7 +121,8 @@ class Forward:
         seconds = time.perf_counter() - self.started
         actions = tuple(filter(None, self.actions))
         done = self.blocks, self.modules, self.modules_reused, seconds
-        return Entry(run, self.step, actions, *done, self.seen, self.restarted, tuple(self.weighed), self.noise)
+        more = self.restarted, tuple(self.weighed), self.noise, self.guidance
+        return Entry(run, self.step, actions, *done, self.seen, *more)
 
     # -- deciding
 
@@ -182,29 +204,33 @@ class Forward:
 
     def settle(self, now: Mapping[Signal, Tensor], seen: Mapping[Signal, RelativeL1]) -> None:
         """Decides by what was ``seen`` to have changed."""
-        self.seen, states = seen, self.branch.states
+        self.seen = seen
         broken = sum(not change.finite for change in seen.values())
         self.tools.nonfinite += broken
         for i, rule in enumerate(self.rules):
-            ready = self._ready(rule)
-            state = states[i] if ready and not broken else rule.policy.init()
-            if rule.policy.scale is not None:
-                self.weighed[i] = rule.policy.weigh(state, self.step, self.seen)
-            self.actions[i], states[i] = rule.policy.decide(state, self.step, self.seen)
-            if not ready and self.actions[i] is REUSE:
-                raise RuntimeError(
-                    f"{type(rule.policy).__name__} reuses from a fresh state; a policy must compute first"
-                )
+            self.actions[i] = self._act(i, rule, broken > 0)
         for signal, value in now.items():
             if not signal.anchored or COMPUTE in self.actions:
                 self.branch.before[signal] = value
+
+    def _act(self, i: int, rule: Rule, broken: bool) -> Action:
+        """What the ``i``-th rule does; it begins anew if nothing is stored, or what was measured is ``broken``."""
+        ready, states = self._ready(rule), self.branch.states
+        state = states[i] if ready and not broken else rule.policy.init()
+        if rule.policy.scale is not None:
+            self.weighed[i] = rule.policy.weigh(state, self.step, self.seen)
+        action, states[i] = rule.policy.decide(state, self.step, self.seen)
+        if not ready and action is REUSE:
+            raise RuntimeError(f"{type(rule.policy).__name__} reuses from a fresh state; a policy must compute first")
+        return action
 
     def _unpadded(self, x: Tensor, spread: bool = True) -> tuple[Tensor, int]:
         return self.call.ranks.unpadded(self.call.transformer, x, spread)
 
     def _ready(self, rule: Rule) -> bool:
-        """True if something is stored that the rule could reuse."""
-        return any(key.partition(":")[0] in rule.sites for key in self.branch.histories)
+        """True if something is stored that the rule could reuse, or it needs nothing."""
+        held = any(key.partition(":")[0] in rule.sites for key in self.branch.histories)
+        return held or rule.forecast.num_features == 0
 
     # -- the loops over blocks
 
@@ -387,6 +413,27 @@ class Forward:
             return self.spec.at_exit(self.call.transformer, self.call.inputs(), self.base)
         return self.base_of.image(self.base[stream], x.shape[1])
 
+    # -- the whole forward
+
+    def answered_by(self, place: ModuleSite, forward: Callable[[], Any]) -> Any:
+        """What a forward returns under a rule of guidance: of a call without condition, it is made of the conditional
+        one's, or what it differs by is recorded."""
+        if self.answer is None:
+            return forward()
+        rule, given = self.method.rules[place.rule], self.answer
+        if not self.spared:
+            out = forward()
+            if rule.forecast.num_features:
+                leaves, _ = Structure.of(out, OUTPUT)
+                if [x.shape for x in leaves] != [x.shape for x in given.leaves]:
+                    raise RuntimeError(f"{self.spec.transformer} returns other shapes with condition than without")
+                self.record(GUIDANCE, rule, [x - y for x, y in zip(leaves, given.leaves, strict=True)])
+            return out
+        self.answered = True
+        if not rule.forecast.num_features:
+            return given.structure.filled(given.leaves)
+        return given.structure.filled(self.forecast(self.branch.histories[GUIDANCE], rule, given.leaves))
+
     # -- modules
 
     def at_site(
@@ -444,7 +491,7 @@ class Forward:
     ) -> list[Tensor]:
         """Every tensor of ``history``, which is of ``stream``, forecast for now, plus its ``base``."""
         valid = partial(self._unpadded, spread=isinstance(rule, BlocksRule) and stream == STREAM)
-        field = FeatureOps(self.tools, history, self.call.ranks, valid, self._band)
+        field = FeatureOps(self.tools, history, self.call.ranks, self.step, valid, self._band, self._slow_waves)
         latents: list[tuple[Tensor, Tensor]] = []
         if then := history.beside:
             latents = list(zip(self._like(history.shapes, like_output), then, strict=True))
@@ -458,6 +505,19 @@ class Forward:
         grid = self._grid()
         basis = self.tools.basis(grid, cutoff, x.device)
         return self.call.ranks.project(self.call.transformer, basis, x.flatten(1, -2)).reshape(x.shape)
+
+    def _slow_waves(self, x: Tensor, part: float) -> Tensor:
+        """Of an output: pictures [..., H, W], or tokens [B, S, C] in the boxes that the spec's grid tells."""
+        if x.ndim != 3:
+            return slow_waves(x, part)
+        if self.spec.grid is None or sum(map(math.prod, self._grid())) != x.shape[1]:
+            raise RuntimeError(
+                f"the output of {self.spec.transformer} is {x.shape[1]} tokens, and its spec does not tell the grid "
+                "that they lie in (grid=), whose waves are asked for"
+            )
+        parts = torch.split(x.mT, [math.prod(box) for box in self._grid()], 2)
+        shaped = [each.reshape(*each.shape[:2], *box) for each, box in zip(parts, self._grid(), strict=True)]
+        return torch.cat([slow_waves(each, part).flatten(2) for each in shaped], 2).mT
 
     def record(self, key: str, rule: Rule, tensors: Sequence[Tensor]) -> History:
         history, now = self.branch.histories.get(key), self.step.index

@@ -7,7 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from c4d.core.caching.rules import Rule
+from c4d.core.caching.rules import GuidanceRule, Rule
+from c4d.core.runtime.guidance import PAIRS
 from c4d.core.types import Action, RelativeL1, Signal, Step
 
 
@@ -16,7 +17,8 @@ class Entry(NamedTuple):
 
     ``blocks`` were entered; of ``modules`` cached inside them ``modules_reused`` were forecast.
 
-    ``actions`` has one action per rule of the method. ``seconds`` are host time without a device synchronisation: the
+    ``actions`` has one action per rule of the method, without that of ``guidance``, which is None but for calls without
+    condition; one that it spared has no others. ``seconds`` are host time without a device synchronisation: the
     full cost on a CPU, the time to launch the work on an asynchronous device. ``seen`` are the changes it measured;
     ``restarted`` says that its inputs had another shape, dtype or device than the branch's last, so that it began anew.
     ``weighed`` has for each rule the number that its policy compared with its threshold (:meth:`c4d.Policy.weigh`),
@@ -34,10 +36,12 @@ class Entry(NamedTuple):
     restarted: bool
     weighed: tuple[float | None, ...] = ()
     noise: float | None = None
+    guidance: Action | None = None
 
     @property
     def computed(self) -> bool:
-        return Action.COMPUTE in self.actions
+        ran = Action.COMPUTE in self.actions or not self.actions
+        return ran and self.guidance is not Action.REUSE
 
     @property
     def did(self) -> str:
@@ -90,9 +94,14 @@ def why(rules: Sequence[Rule], entries: Sequence[Entry], kinds: Collection[str])
         policy, total = rule.policy, entries[-1].step.total
         if remark := policy.remark(total):
             sentences.append(remark)
-        if not explained and all(e.actions[i] is Action.COMPUTE for e in entries):
+        guided = isinstance(rule, GuidanceRule)
+        actions = [e.guidance if guided else e.actions[i] for e in entries if guided or e.actions]
+        if guided and not any(actions):
+            called = ", ".join(sorted({e.step.branch for e in entries}))
+            sentences.append(f"no call was spared: none was named {' or '.join(PAIRS)} (there were {called})")
+        elif not explained and Action.REUSE not in actions:
             reason = policy.idle(total, measured)
-            where = ", ".join(site for site in rule.sites if site in kinds)
+            where = ", ".join(site for site in rule.sites if guided or site in kinds)
             sentences.append(f"nothing was reused at {where}: {reason}")
     return tuple(sentences)
 

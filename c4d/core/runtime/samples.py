@@ -17,6 +17,7 @@ from c4d.core.integration.blocks import BlockProxy, bind
 from c4d.core.integration.hooks import at_work, parameters
 from c4d.core.integration.processor_patch import ProcessorPatch
 from c4d.core.runtime.forward import COMPUTE, REUSE, Forward, ForwardContext
+from c4d.core.runtime.guidance import Answer
 from c4d.core.runtime.outputs import of_rows, of_samples
 from c4d.core.runtime.report import Entry
 from c4d.core.runtime.state import CacheState, Runtime
@@ -45,6 +46,7 @@ class SampledForward(Forward):
         step: Step,
         tools: Runtime,
         call: ForwardContext,
+        answer: Answer | None = None,
     ) -> None:
         self.spec, self.size = spec, len(branches)
         self.rows: list[int] | None = None  # the samples that the blocks run on; None: all
@@ -52,7 +54,7 @@ class SampledForward(Forward):
             Sample(spec, method, branch, step._replace(branch=f"{step.branch}#{i}"), tools, self._call(call, i))
             for i, branch in enumerate(branches)
         ]
-        super().__init__(spec, method, branches[0], step, tools, call)
+        super().__init__(spec, method, branches[0], step, tools, call, answer)
 
     def _call(self, call: ForwardContext, i: int) -> ForwardContext:
         """The context of one sample's share."""
@@ -76,7 +78,7 @@ class SampledForward(Forward):
     def entries(self, run: int) -> list[Entry]:
         found = []
         for sample in self.samples:
-            sample.restarted, sample.noise = self.restarted, self.noise
+            sample.restarted, sample.noise, sample.guidance = self.restarted, self.noise, self.guidance
             entry = sample.entry(run)
             found.append(entry._replace(seconds=entry.seconds / self.size))
         return found

@@ -54,7 +54,7 @@ class Session(Entered, Unsaved):
             check_fit(method, spec)
         self.method = method
         self.current: Forward | None = None
-        self._timed = any(rule.policy.timed for rule in method.rules)
+        self._timed = any(rule.policy.timed or rule.forecast.timed for rule in method.rules)
         self._by_noise = any(rule.policy.by_noise for rule in method.rules)
         self._turns = ThreadOwnership()
         self._clock = clock  # of forwards outside of the loops of ``pipelines``
@@ -77,6 +77,11 @@ class Session(Entered, Unsaved):
         self.unused = None
         done: list[Attachment] = []
         try:
+            if self.method.guidance is not None and self._ranks.branches_apart:
+                raise RuntimeError(
+                    f"{self.method.name} makes the output of one branch of guidance of the other's, and cfg=2 gives "
+                    "each ranks of its own, which would only wait: use cfg=1, or leave that method out"
+                )
             for attachment in self._attachments:
                 if attachment.taken():
                     raise RuntimeError(
@@ -230,14 +235,15 @@ class Session(Entered, Unsaved):
             attachment.refresh(self.method)
         inputs = partial(named, attachment.transformer, args, kwargs)
         call = ForwardContext(attachment.transformer, inputs, clock.noise, self._ranks)
-        parts = (step, self._tools, call)
+        answer = self._run.answers.take(step, self.method.name) if self.method.guidance is not None else None
+        parts = (step, self._tools, call, answer)
         self.current = current = (
             Forward(attachment.spec, self.method, branches[0], *parts)
             if len(branches) == 1
             else SampledForward(attachment.spec, self.method, branches, *parts)
         )
         current.restarted, current.noise = restarted, clock.noise_on_host()
-        if attachment.offloaded and current.whole and current.action is Action.REUSE:
+        if attachment.offloaded and (current.spared or (current.whole and current.action is Action.REUSE)):
             current.bridge = Bridge(attachment.offloaded, attachment.blocks)
 
     def begin_loop(self, loop: Loop) -> None:
@@ -294,6 +300,8 @@ class Session(Entered, Unsaved):
             )
         current.finish(output)
         assert self._run is not None
+        if self.method.guidance is not None:
+            self._run.answers.keep(current.step, output)
         self._trace.extend(current.entries(self._run.number))
         if current.step.index >= current.step.total - 1:
             self._peak = max(self._peak, self.bytes())

@@ -24,6 +24,11 @@ class DecisionSync(Protocol):
         """Before a forward of it with these arguments; may raise if other ranks make another one."""
         ...
 
+    @property
+    def branches_apart(self) -> bool:
+        """Whether each branch of guidance has ranks of its own."""
+        ...
+
     def runs_elsewhere(self, transformer: nn.Module) -> bool:
         """True if only other ranks run the forward under way (each branch of guidance on its own ranks)."""
         ...
@@ -62,6 +67,8 @@ class DecisionSync(Protocol):
 
 class SingleProcess:
     """A single process: its own sums are the sums over all ranks."""
+
+    branches_apart = False
 
     def compare(
         self, transformer: nn.Module, method: str, step: Step, args: Sequence[Any], kwargs: Mapping[str, Any]

@@ -63,6 +63,25 @@ def _circulant(gain: Sequence[float]) -> Tensor:
     return kernel[(places[:, None] - places) % n].float()
 
 
+def slow_waves(x: Tensor, part: float) -> Tensor:
+    """Of pictures [..., H, W] the Fourier waves (k, l) with k^2 + l^2 <= r^2; fp32, by matrix products.
+
+    r is ``part`` of the shorter side, rounded down, so that 0.2 is the lowest fifth of its frequencies.
+    """
+    sides = x.shape[-2:]
+    r = int(part * min(sides) + 1e-9)
+    k = torch.arange(-r, r + 1)
+    keep = (k[:, None] ** 2 + k**2 <= r * r).to(torch.float64).to(x.device, torch.float32) / math.prod(sides)
+    turns = [2.0 * math.pi * k.double().outer(torch.arange(n, dtype=torch.float64)) / n for n in sides]
+    (ch, sh), (cw, sw) = (((t.cos().to(x.device, torch.float32)), t.sin().to(x.device, torch.float32)) for t in turns)
+    with exact(x):
+        x = x.float()
+        rows_c, rows_s = ch @ x, sh @ x
+        real = keep * (rows_c @ cw.T - rows_s @ sw.T)
+        imaginary = keep * -(rows_c @ sw.T + rows_s @ cw.T)
+        return ch.T @ (real @ cw - imaginary @ sw) - sh.T @ (real @ sw + imaginary @ cw)
+
+
 def low_pass(boxes: Sequence[Sequence[int]], cutoff: float) -> Tensor:
     """[K, S] fp32: orthonormal cosines (DCT-II) over each box in turn whose radial frequency is at most ``cutoff``.
 

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from c4d.core.caching.rules import Rule
 from c4d.core.runtime.branches import Branches
+from c4d.core.runtime.guidance import Answers
 from c4d.core.runtime.history import History, HistoryConfig
 from c4d.core.runtime.signals import DecisionSync, SignalReader
 from c4d.core.runtime.spectrum import low_pass
-from c4d.core.types import FeatureForecaster, Forecaster, LinearForecaster, Predicted, Primitives, Signal
+from c4d.core.types import FeatureForecaster, Forecaster, LinearForecaster, Predicted, Primitives, Signal, Step
 
 
 @dataclass
@@ -68,16 +69,18 @@ class Run:
     number: int
     loop: Any = None
     unnamed: Branches = field(default_factory=Branches)
+    answers: Answers = field(default_factory=Answers)
     branches: defaultdict[tuple[str, int], CacheState] = field(default_factory=lambda: defaultdict(CacheState))
 
     def bytes(self) -> int:
-        held: dict[int, int] = {}
+        held = self.answers.storages()
         for branch in self.branches.values():
             held.update(branch.storages())
         return sum(held.values())
 
     def forget(self, rules: Sequence[Rule]) -> None:
         """Drops the memory of every branch."""
+        self.answers = Answers()
         for branch in self.branches.values():
             branch.reset(rules)
 
@@ -188,15 +191,14 @@ class FeatureOps:
     tools: Runtime
     history: History
     ranks: DecisionSync
+    step: Step
     unpadded: Callable[[Tensor], tuple[Tensor, int]]
-    band: Callable[[Tensor, float], Tensor]
+    low: Callable[[Tensor, float], Tensor]
+    slow_waves: Callable[[Tensor, float], Tensor]
     index: int = 0
 
     def lincomb(self, features: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
         return self.tools.backend.lincomb(features, weights)
-
-    def low(self, x: Tensor, cutoff: float) -> Tensor:
-        return self.band(x, cutoff)
 
     def gram(self) -> list[Tensor]:
         if self.index not in self.history.gram:

@@ -1,5 +1,6 @@
-"""A method as text: ``name:key=value,...[+forecaster:key=value,...][@site,...]``, everywhere the same.
+"""A method as text: ``name:key=value,...[+part:key=value,...][@site,...]``, everywhere the same.
 
+A ``part`` is a forecaster, which takes the place of the method's own, or a method of guidance, which is added.
 ``published=NAME`` among a method's options stands for those that its authors use on a model.
 """
 
@@ -16,7 +17,7 @@ from typing import Any
 from c4d.core.caching.feature_forecasters import DynamicModes, FrequencySplit
 from c4d.core.caching.finite_differences import ANCHORS, SMOOTHINGS
 from c4d.core.caching.forecasters import FORECASTERS as BY_TIME
-from c4d.core.caching.rules import CacheMethod, remade
+from c4d.core.caching.rules import CacheMethod, Rule, remade
 from c4d.core.methods import METHODS, published
 from c4d.core.methods.dbcache import SCM_POLICIES
 from c4d.core.methods.magcache import published_curves
@@ -82,12 +83,17 @@ def names_of(method: str) -> str:
 
 def _compose(text: str) -> CacheMethod:
     rest, at, sites = text.partition("@")
-    head, *forecast = re.split(r"[+](?![0-9])", rest, maxsplit=1)  # a digit follows where it belongs to 1e+16
+    head, *parts = re.split(r"[+](?![0-9])", rest)  # a digit follows where it belongs to 1e+16
     head, batch = _batch(head)
     method: CacheMethod = make_part(head, METHODS, "method")
     if batch is not None:
         method = method.batched(batch)
+    guidance = [part for part in parts if _name(part) in METHODS and _name(part) not in FORECASTERS]
+    forecast = [part for part in parts if part not in guidance]
+    if len(guidance) > 1 or len(forecast) > 1:
+        raise ValueError(f"+{parts[-1]} is one part too many: + adds one forecaster, and one method of guidance")
     other = make_part(forecast[0], FORECASTERS, "forecaster") if forecast else None
+    added = _guidance(guidance[0]) if guidance else ()
     where: tuple[str, ...] | None = None
     if at:
         where = tuple(site.strip() for site in sites.split(","))
@@ -99,7 +105,19 @@ def _compose(text: str) -> CacheMethod:
             raise ValueError(f"site {repeated[0]} is given twice; name it once")
         if len(method.rules) > 1:
             raise ValueError(f"{head} has rules at several sites, which @ would merge; leave @ out")
-    return replace(method, rules=tuple(remade(rule, where, other) for rule in method.rules))
+    return replace(method, rules=(*(remade(rule, where, other) for rule in method.rules), *added))
+
+
+def _guidance(part: str) -> tuple[Rule, ...]:
+    """The rule of a method that is added to another."""
+    made: CacheMethod = make_part(part, METHODS, "method")
+    if made.guidance is None:
+        raise ValueError(f"{_name(part)} cannot be added with +, which takes a forecaster or a method of guidance")
+    return made.rules
+
+
+def _name(part: str) -> str:
+    return part.partition(":")[0].strip()
 
 
 def make_part(part: str, known: Mapping[str, Callable[..., Any]], what: str) -> Any:
