@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 
 from c4d.core.example import Example, noise
-from c4d.core.spec import ModelSpec, OutputOf, Site, Stack
+from c4d.core.spec import ModelSpec, OutputOf, Site, Stack, always
 from c4d.core.types import Signal
 from c4d.models.flux import DUAL, grid
+from c4d.models.processors import FluxSingle
 from c4d.models.signals import copied
 
 EXAMPLE = Example(
@@ -43,10 +44,15 @@ SPECS = (
         stacks=(
             DUAL,
             Stack(
-                "single_transformer_blocks", takes=("hidden_states",), sites={"attn": (Site("attn"),)}, joined="last"
+                "single_transformer_blocks",
+                takes=("hidden_states",),
+                sites={"attn": (Site("attn"),)},
+                attention={"attn": FluxSingle},
+                joined="last",
             ),
         ),
         exit="norm_out",
+        whole_batch=always,
         signals={Signal.TIME_EMBEDDING: OutputOf("time_embed", copied)},
         grid=grid,
         about="Bria Fibo 1",

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from c4d.core.example import Example, noise
-from c4d.core.spec import ModelSpec, OutputOf, Site, Stack
+from c4d.core.spec import ModelSpec, OutputOf, Site, Stack, always
 from c4d.core.types import Signal
 from c4d.models.signals import whole
 
@@ -43,6 +43,7 @@ SPECS = (
             ),
         ),
         exit="norm_out",
+        whole_batch=always,
         signals={Signal.TIME_EMBEDDING: OutputOf("time_embed", whole)},
         about="LongCat-AudioDiT",
         known_as=("longcat-audio",),

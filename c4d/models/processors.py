@@ -185,6 +185,7 @@ class FluxDual(Fused):
         "diffusers.models.transformers.transformer_flux.FluxAttnProcessor",
         "diffusers.models.transformers.transformer_flux2.Flux2AttnProcessor",
         "diffusers.models.transformers.transformer_bria.BriaAttnProcessor",
+        "diffusers.models.transformers.transformer_bria_fibo.BriaFiboAttnProcessor",
         "diffusers.models.transformers.transformer_longcat_image.LongCatImageAttnProcessor",
         "diffusers.models.transformers.transformer_ovis_image.OvisImageAttnProcessor",
     )

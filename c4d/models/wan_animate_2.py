@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from c4d.core.example import Example, noise
-from c4d.core.spec import ModelSpec, OutputOf, Site, Stack
+from c4d.core.spec import ModelSpec, OutputOf, Site, Stack, always
 from c4d.core.types import Signal
 from c4d.models.signals import whole
 
@@ -89,6 +89,7 @@ SPECS = (
             ),
         ),
         exit="head",
+        whole_batch=always,  # keys and values of the given frames are no argument
         signals={Signal.TIME_EMBEDDING: OutputOf("time_embedding", whole)},
         grid=grid,
         about="Wan Animate 2",
