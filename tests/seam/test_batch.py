@@ -9,9 +9,11 @@ import torch
 from torch.utils import _pytree as pytree
 
 import c4d
-from c4d.core.runtime.outputs import of_rows, of_samples
+from c4d.backends import load
+from c4d.core.runtime.outputs import copies_of, of_rows, of_samples
 from c4d.core.text.grammar import parse
 from c4d.models import SPECS, spec_for
+from c4d.pipelines import load_pipeline
 from tests.denoisers import ENTRIES, rand
 from tests.sampled import sampled
 from tests.subjects import SUBJECTS
@@ -119,7 +121,7 @@ def test_each_gets_what_it_gets_alone(name, kind):
     if kind == "latents" and not spec.like_latents:
         pytest.skip("EasyCache does not fit it")
     if kind != "latents" and spec.transformer in NO_ROWS:
-        with pytest.raises(RuntimeError, match="has no row for each of 2 samples: use batch=mean"):
+        with pytest.raises(RuntimeError, match="has no row for each of 2 in the batch: use batch=mean"):
             pair.run(METHODS[kind].format(0.1))
         return
     for threshold in (0.03, 0.3, 0.01, 0.1, 0.003, 1.0):
@@ -255,6 +257,54 @@ def test_a_clip_of_a_pipeline_is_the_same_whoever_is_in_its_batch(method):
     assert all(error(together[i : i + 1], alone[i]) < 1e-3 for i in range(2))
 
 
+@pytest.mark.parametrize(
+    "method", ["first-block:threshold=0.3,batch=each", "easycache:threshold=0.3,warmup=2,batch=each"]
+)
+def test_branches_of_guidance_in_one_batch_are_one_sample(method):
+    """DiT's batch has every picture twice, with its class and without."""
+    pipe = load_pipeline("glyph-dit", backend=load("cpu"))
+    pipe.set_progress_bar_config(disable=True)
+
+    def pictures(*which):
+        made = [torch.Generator().manual_seed(7 + 30 * i) for i in which]
+        labels = [[3, 17][i] for i in which]
+        return torch.as_tensor(pipe(labels, generator=made, num_inference_steps=10, output_type="np").images)
+
+    with c4d.cached(pipe, f"{method},batch=each") as session:
+        together = pictures(0, 1)
+        lines = session.report().timelines
+        alone = []
+        for i in range(2):
+            alone.append(pictures(i))
+            assert session.report().timelines == {"0": lines[f"0#{i}"]}
+    assert len(set(lines.values())) == 2
+    assert all(error(together[i : i + 1], alone[i]) < 1e-3 for i in range(2))
+
+
+def test_how_often_latents_stand_in_a_batch():
+    one, other = rand(1, 3, 4, seed=1), rand(1, 3, 4, seed=2)
+    for latents, copies in (
+        (torch.cat([one, other]), 1),
+        (torch.cat([one, one]), 2),
+        (torch.cat([one, other, one, other]), 2),
+        (torch.cat([one, other, other, one]), 1),
+        (torch.cat([one] * 3), 3),
+        ([one[0], other[0]] * 2, 2),
+        ([one[0], other[0, :2]], 1),
+        (one, 1),
+    ):
+        assert copies_of(latents) == copies
+
+
+def test_samples_that_begin_with_the_same_noise_are_told_apart_in_the_second_step():
+    pair = Pair(*PAIRS["wan-t2v"])
+    pair.starts = [pair.starts[0], pair.starts[0]]
+    _, session = pair.run(METHODS["first block"].format(0.1))
+    lines = session.report().timelines
+    assert lines.keys() == {"0", "0#0", "0#1"} and lines["0"] == "C"
+    assert lines["0#0"][0] == lines["0#1"][0] == "C"
+
+
 def test_what_each_remembers_is_freed():
     pair = made("wan-t2v")
     _, session = pair.run(METHODS["first block"].format(0.1))
@@ -282,7 +332,7 @@ def test_rows_and_samples():
     first, second = (of_rows(value, [i], 2) for i in range(2))
     assert torch.equal(first[0], torch.tensor([[0, 1, 2]])) and torch.equal(second[1][0], torch.ones(4))
     assert [x.shape for x in first[2]["a"]] == [(1, 2)] * 2
-    again = of_samples([first[:2], second[:2]])
+    again = of_samples([first[:2], second[:2]], [0, 1])
     assert torch.equal(again[0], value[0]) and len(again[1]) == 2
     tables = (torch.zeros(5, 4), torch.ones(5, 4))
     assert of_rows(tables, [0], 2) is not None and len(of_rows(tables, [0], 2)) == 2

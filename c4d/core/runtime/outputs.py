@@ -47,10 +47,10 @@ def joined(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def of_rows(value: Any, rows: Sequence[int], size: int) -> Any:
-    """Of what a call is given, or returns, for ``size`` samples, what is of those in ``rows``.
+    """Of what a call is given, or returns, for a batch of ``size``, what is of ``rows``.
 
-    That are the rows of each tensor [size, ...], nested ones too, and the entries of a list with one for each sample.
-    All else, as tables of all tokens or a tuple of two, is the same for every sample.
+    That are the rows of each tensor [size, ...], nested ones too, and the entries of a list with one for each row. All
+    else, as tables of all tokens or a tuple of two, is the same for every row.
     """
 
     def of(x: Any) -> Any:
@@ -66,19 +66,41 @@ def of_rows(value: Any, rows: Sequence[int], size: int) -> Any:
     return pytree.tree_map(of, value, is_leaf=lambda x: isinstance(x, list))
 
 
-def of_samples(parts: Sequence[Any]) -> Any:
-    """The output for all samples, from those of one each."""
+def of_samples(parts: Sequence[Any], rows: Sequence[int]) -> Any:
+    """What a batch returns, from what is of each sample; ``rows`` are those of the samples, one after the other."""
+    places = sorted(range(len(rows)), key=rows.__getitem__)
+    moved = places != list(range(len(rows)))
 
     def of(*each: Any) -> Any:
         if isinstance(each[0], Tensor):
-            return torch.cat(each)
-        return [x for part in each for x in part] if isinstance(each[0], list) else each[0]
+            joint = torch.cat(each)
+            return joint[places] if moved else joint
+        if not isinstance(each[0], list):
+            return each[0]
+        entries = [x for part in each for x in part]
+        return [entries[i] for i in places]
 
     return pytree.tree_map(of, *parts, is_leaf=lambda x: isinstance(x, list))
 
 
-def samples_of(latents: Any) -> int:
-    """How many samples the latents of a forward are: a tensor [B, ...], or a list with a tensor for each."""
+def rows_of(latents: Any) -> int:
+    """How many rows the latents of a forward have: a tensor [B, ...], or a list with a tensor for each."""
     if isinstance(latents, Tensor):
         return latents.shape[0] if latents.ndim else 1
     return len(latents) if isinstance(latents, list) else 1
+
+
+MOST_COPIES = 4
+
+
+def copies_of(latents: Any) -> int:
+    """How often the latents stand one behind the other, for guidance may run its branches in one batch; a host read."""
+    size = rows_of(latents)
+    known = [k for k in range(MOST_COPIES, 1, -1) if size % k == 0]
+    if not known or not all(isinstance(x, Tensor) for x in latents):
+        return 1
+    if isinstance(latents, list) and len({x.shape for x in latents}) > 1:
+        return 1
+    stacked = torch.stack(latents) if isinstance(latents, list) else latents
+    same = [(part := stacked.unflatten(0, (k, -1))).eq(part[:1]).all() for k in known]
+    return next((k for k, alike in zip(known, torch.stack(same).tolist(), strict=True) if alike), 1)

@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from c4d.core.caching.rules import BlocksRule, CacheMethod
@@ -35,6 +34,7 @@ class Sample(Forward):
 class SampledForward(Forward):
     """One forward of a batch, ``branches`` being what each of its samples remembers.
 
+    Of N samples in N k rows (guidance may run k branches of each in one batch) the i-th has the rows i, N + i, ...
     A decision takes one read for all samples. With ``worst`` they decide alike: by the one that changed most.
     """
 
@@ -43,13 +43,15 @@ class SampledForward(Forward):
         spec: ModelSpec,
         method: CacheMethod,
         branches: Sequence[CacheState],
+        size: int,
         step: Step,
         tools: Runtime,
         call: ForwardContext,
         answer: Answer | None = None,
     ) -> None:
-        self.spec, self.size = spec, len(branches)
-        self.rows: list[int] | None = None  # the samples that the blocks run on; None: all
+        self.spec, self.size = spec, size
+        self.parts = [list(range(i, size, len(branches))) for i in range(len(branches))]  # the rows of each sample
+        self.rows: list[int] | None = None  # of the batch, those that the blocks run on; None: all
         self.samples = [
             Sample(spec, method, branch, step._replace(branch=f"{step.branch}#{i}"), tools, self._call(call, i))
             for i, branch in enumerate(branches)
@@ -60,15 +62,20 @@ class SampledForward(Forward):
         """The context of one sample's share."""
 
         def inputs() -> Mapping[str, Any]:
-            return self._rows(call.inputs(), [i])
+            return self._rows(call.inputs(), self.parts[i])
 
         return ForwardContext(call.transformer, inputs, call.noise, call.ranks)
 
-    def _row(self, value: Any, i: int) -> Any:
-        return of_rows(value, [i], self.size)
+    def _part(self, value: Any, i: int) -> Any:
+        """Of something with all rows what is of sample ``i``."""
+        return of_rows(value, self.parts[i], self.size)
+
+    def _whole(self, parts: Sequence[Any]) -> Any:
+        """Something with all rows, from what is of each sample."""
+        return of_samples(parts, [row for rows in self.parts for row in rows])
 
     def _rows(self, named: Mapping[str, Any], rows: Sequence[int]) -> dict[str, Any]:
-        """The forward's arguments for these samples."""
+        """The forward's arguments for these rows."""
         return {n: x if n in self.spec.shared else of_rows(x, rows, self.size) for n, x in named.items()}
 
     @property
@@ -80,12 +87,14 @@ class SampledForward(Forward):
         for sample in self.samples:
             sample.restarted, sample.noise, sample.guidance = self.restarted, self.noise, self.guidance
             entry = sample.entry(run)
-            found.append(entry._replace(seconds=entry.seconds / self.size))
+            found.append(entry._replace(seconds=entry.seconds / len(self.samples)))
         return found
 
     @property
     def computing(self) -> list[int]:
-        return [i for i, sample in enumerate(self.samples) if sample.action is COMPUTE]
+        """The rows of the samples that are computed, in their order."""
+        pairs = zip(self.parts, self.samples, strict=True)
+        return sorted(row for rows, sample in pairs if sample.action is COMPUTE for row in rows)
 
     # -- deciding
 
@@ -94,7 +103,7 @@ class SampledForward(Forward):
 
     def read_signal(self, signal: Signal, value: Tensor) -> None:
         for i, sample in enumerate(self.samples):
-            sample.readings[signal] = self._row(value.detach(), i)
+            sample.readings[signal] = self._part(value.detach(), i)
         super().read_signal(signal, value)
 
     def decide(self, now: Mapping[Signal, Any]) -> None:
@@ -103,15 +112,15 @@ class SampledForward(Forward):
         pairs: dict[tuple[int, Signal], tuple[Tensor, Tensor]] = {}
         wholes: dict[tuple[int, Signal], int] = {}
         for i, sample in enumerate(self.samples):
-            mine = {p: sample.readings[p] if p in sample.readings else self._row(x, i) for p, x in now.items()}
+            mine = {p: sample.readings[p] if p in sample.readings else self._part(x, i) for p, x in now.items()}
             mine, compared, counts = sample.pairs(mine)
             each.append(mine)
             pairs.update({(i, p): pair for p, pair in compared.items()})
             wholes.update({(i, p): n for p, n in counts.items()})
         seen = self.tools.meter.read(pairs, wholes)
-        found = [{p: x for (k, p), x in seen.items() if k == i} for i in range(self.size)]
+        found = [{p: x for (k, p), x in seen.items() if k == i} for i in range(len(self.samples))]
         if self.method.batch == "worst":
-            found = [_most(found)] * self.size
+            found = [_most(found)] * len(self.samples)
         for sample, mine, changes in zip(self.samples, each, found, strict=True):
             sample.settle(mine, changes)
         computing = self.computing
@@ -147,14 +156,14 @@ class SampledForward(Forward):
         if named[STREAM].shape[0] != self.size:
             raise RuntimeError(
                 f"{self.method.name}: what comes to the blocks of {self.spec.transformer}, "
-                f"{list(named[STREAM].shape)}, has no row for each of {self.size} samples: use batch=mean, or the "
-                "method @output"
+                f"{list(named[STREAM].shape)}, has no row for each of {self.size} in the batch: use batch=mean, or "
+                "the method @output"
             )
         for i, sample in enumerate(self.samples):
-            sample._note(stack, {name: self._row(x, i) for name, x in named.items()})
+            sample._note(stack, {name: self._part(x, i) for name, x in named.items()})
 
     def _run_block(self, stack: Stack, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """On the samples that are computed; streams may have come without the others already."""
+        """On the rows that are computed; streams may have come without the others already."""
         self._count()
         if (rows := self.rows) is None:
             return block(*args, **kwargs)
@@ -176,7 +185,7 @@ class SampledForward(Forward):
     def _check_rows(self, x: Tensor) -> None:
         if self.rows is not None and x.shape[0] != len(self.rows):
             raise RuntimeError(
-                f"{self.spec.transformer}: {len(self.rows)} of {self.size} samples went through the blocks, and "
+                f"{self.spec.transformer}: {len(self.rows)} of {self.size} rows went through the blocks, and "
                 f"{list(x.shape)} came of them; its spec has to say whole_batch=, or use batch=worst"
             )
 
@@ -195,15 +204,16 @@ class SampledForward(Forward):
                 sample.record(BLOCKS, rule, [x - was for x, was in zip(came, base, strict=True)])
                 parts.append(came)
             sample.blocks += 1
-        named.update(zip(names, map(torch.cat, zip(*parts, strict=True)), strict=True))
+        named.update(zip(names, map(self._whole, zip(*parts, strict=True)), strict=True))
         self.rows = None  # the tail runs on all
         args = tuple(named[name] for name in stack.takes[: len(args)])
         return block(*args, **{name: named[name] for name in kwargs})
 
     def _came(self, x: Tensor, i: int) -> Tensor:
         """Of what came out of the blocks, what is of sample ``i``."""
-        at = i if self.rows is None else self.rows.index(i)
-        return x[at : at + 1]
+        rows = list(range(self.size)) if self.rows is None else self.rows
+        came: Tensor = of_rows(x, [rows.index(row) for row in self.parts[i]], len(rows))
+        return came
 
     # -- the exit, and the output
 
@@ -213,13 +223,15 @@ class SampledForward(Forward):
         if not isinstance(rule, BlocksRule) or rule.last_blocks:
             return x
         self._check_rows(x)
-        if self.action is REUSE:
-            return torch.cat([sample.exit(x[i : i + 1], stream) for i, sample in enumerate(self.samples)])
+        came = self.action is REUSE or self.rows is None
         made = [
-            sample.exit(self._came(x, i) if sample.action is COMPUTE else x[:1], stream)
+            sample.exit(self._came(x, i) if came or sample.action is COMPUTE else x[: len(self.parts[i])], stream)
             for i, sample in enumerate(self.samples)
         ]
-        return x if len(self.computing) == self.size else torch.cat(made)
+        if len(self.computing) == self.size:
+            return x
+        whole: Tensor = self._whole(made)
+        return whole
 
     def at_site(self, place: ModuleSite, original: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The whole forward: on the samples that are computed."""
@@ -233,13 +245,15 @@ class SampledForward(Forward):
                 out = original(*self._rows(given, rows).values(), **self._rows(kwargs, rows))
         made = []
         for i, sample in enumerate(self.samples):
-            mine = of_rows(out, [rows.index(i)], len(rows)) if i in rows else None
+            mine = None
+            if sample.action is COMPUTE:
+                mine = of_rows(out, [rows.index(row) for row in self.parts[i]], len(rows))
             made.append(sample.at_site(place, lambda *_, mine=mine, **__: mine, (), {}))
-        return out if len(rows) == self.size else of_samples(made)
+        return out if len(rows) == self.size else self._whole(made)
 
     def finish(self, output: Any) -> None:
         for i, sample in enumerate(self.samples):
-            sample.finish(self._row(output, i))
+            sample.finish(self._part(output, i))
 
 
 def _most(found: Sequence[Mapping[Signal, RelativeL1]]) -> dict[Signal, RelativeL1]:

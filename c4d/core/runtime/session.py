@@ -17,7 +17,7 @@ from c4d.core.integration.offload import Bridge, tracing
 from c4d.core.integration.transformers import transformers_of
 from c4d.core.runtime.forward import Forward, ForwardContext
 from c4d.core.runtime.history import HistoryConfig
-from c4d.core.runtime.outputs import samples_of
+from c4d.core.runtime.outputs import copies_of, rows_of
 from c4d.core.runtime.ownership import ThreadOwnership
 from c4d.core.runtime.progress_bar import Loop, ProgressBar
 from c4d.core.runtime.report import Entry, Report, scales, timeline, why
@@ -26,7 +26,7 @@ from c4d.core.runtime.signals import DecisionSync, SignalReader, SingleProcess
 from c4d.core.runtime.state import CacheState, Run, Runtime, signature_of
 from c4d.core.runtime.steps import CountingTracker, SchedulerTracker, StepTracker, check_order
 from c4d.core.spec import ModelSpec, Stack
-from c4d.core.types import Action, Primitives, Signal
+from c4d.core.types import Action, Primitives, Signal, Step
 
 TRACED_RUNS = 16
 
@@ -222,7 +222,8 @@ class Session(Entered, Unsaved):
             return
         attachment.wake()
         rules = self.method.rules
-        branches = self._memories(attachment.spec, step.branch, expert, given)
+        latents = given.get(attachment.spec.denoised[0])
+        branches = self._memories(step, rows_of(latents), latents)
         # But for the timestep, which may hold one value in one step and two in the next (MiniMax-H3).
         signature = signature_of([given[name] for name in sorted(given) if name != attachment.spec.timestep])
         restarted = branches[0].signature is not None and branches[0].signature != signature
@@ -240,7 +241,7 @@ class Session(Entered, Unsaved):
         self.current = current = (
             Forward(attachment.spec, self.method, branches[0], *parts)
             if len(branches) == 1
-            else SampledForward(attachment.spec, self.method, branches, *parts)
+            else SampledForward(attachment.spec, self.method, branches, rows_of(latents), *parts)
         )
         current.restarted, current.noise = restarted, clock.noise_on_host()
         if attachment.offloaded and (current.spared or (current.whole and current.action is Action.REUSE)):
@@ -312,12 +313,25 @@ class Session(Entered, Unsaved):
 
     # -- inside
 
-    def _memories(self, spec: ModelSpec, branch: str, expert: int, given: Mapping[str, Any]) -> list[CacheState]:
-        """What the samples of a forward remember: all of them one thing, or each its own if each decides for itself."""
+    def _memories(self, step: Step, rows: int, latents: Any) -> list[CacheState]:
+        """What the samples of a forward remember: all of them one thing, or each its own if each decides for itself.
+
+        Rows with equal latents are branches of guidance of one sample. Samples that begin with the same noise are told
+        apart in the second step, and begin anew then.
+        """
         assert self._run is not None
-        size = samples_of(given.get(spec.denoised[0])) if self.method.signals and self.method.batch != "mean" else 1
-        names = [branch] if size == 1 else [f"{branch}#{i}" for i in range(size)]
-        return [self._run.branches[name, expert] for name in names]
+        branches = self._run.branches
+        if rows == 1 or self.method.batch == "mean" or not self.method.signals:
+            return [branches[step.branch, step.expert]]
+        place = step.branch, step.expert, rows
+        known = self._run.copies.get(place)
+        if known is None or (known[1] > 1 and step.index <= known[0] + 1):
+            copies = copies_of(latents)
+            self._tools.meter.host_reads += 1
+            self._run.copies[place] = known = (known[0] if known else step.index, copies)
+        if known[1] == rows:
+            return [branches[step.branch, step.expert]]
+        return [branches[f"{step.branch}#{i}", step.expert] for i in range(rows // known[1])]
 
     def _refuse_exchanged(self, pipeline: Any) -> None:
         ours = [attachment.transformer for attachment in self._attachments]

@@ -71,6 +71,8 @@ class Run:
     unnamed: Branches = field(default_factory=Branches)
     answers: Answers = field(default_factory=Answers)
     branches: defaultdict[tuple[str, int], CacheState] = field(default_factory=lambda: defaultdict(CacheState))
+    # (branch, expert, rows) -> the step of its first forward, and how often its latents stand in the batch
+    copies: dict[tuple[str, int, int], tuple[int, int]] = field(default_factory=dict)
 
     def bytes(self) -> int:
         held = self.answers.storages()
