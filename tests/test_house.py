@@ -28,7 +28,7 @@ INSIDE = {
     "models": {"diffusers"},
     "backends": {"psutil", "flash_attn", "flash_attn_interface", "sageattention", "torch_npu"},
     "parallel": {"xfuser"},
-    "metrics": {"flip_evaluator"},
+    "metrics": {"flip_evaluator", "lpips", "torchmetrics", "transformers"},
     "bundled": {"matplotlib"},
 }
 # What the files of a backend's own folder import, all but its ``__init__``, which imports them when they are asked for.

@@ -138,13 +138,13 @@ class Bench:
         prompts, seeds = learning(self.yardstick)
         reference = yardstick.make(prompts, seeds, num_inference_steps=STEPS)
         start = [round(i * STEPS / count) for i in range(count)]
-        again = partial(yardstick.make, prompts, seeds, num_inference_steps=count)
-        steps, tried = searched(again, reference, scheduler, start, STEPS, seconds)
 
-        def make() -> torch.Tensor:
+        def at(prompts: Any, seeds: Any, steps: Sequence[int]) -> torch.Tensor:
             with Chosen(scheduler, steps, STEPS):
-                return yardstick.make(self.prompts, self.seeds, num_inference_steps=count)
+                return yardstick.make(prompts, seeds, num_inference_steps=count)
 
+        steps, tried = searched(partial(at, prompts, seeds), reference, start, STEPS, seconds)
+        make = partial(at, self.prompts, self.seeds, steps)
         self.row("levels", label, count, make, steps=steps, tried=tried)
 
     def methods(self) -> None:

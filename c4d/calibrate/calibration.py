@@ -39,7 +39,7 @@ class Calibration(ABC):
         return frozenset()
 
     def reduce(self, run: Run) -> Record:
-        """What is kept of a sampling; plain types only."""
+        """What is kept of a sampling, the same on all ranks; plain types only."""
         return {"rows": run.rows}
 
     @abstractmethod

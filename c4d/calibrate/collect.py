@@ -15,8 +15,10 @@ from c4d.calibrate.pipeline import sampling
 from c4d.calibrate.recording import Opened, recording
 from c4d.calibrate.store import write_whole
 from c4d.core.caching.calibrated import CalibrationData
+from c4d.core.integration.hooks import at_work
 from c4d.core.integration.transformers import signature, transformers_of
 from c4d.models import spec_for
+from c4d.parallel.session import Parallel
 
 LEAST = 4  # samplings, unless somebody says it
 
@@ -39,6 +41,7 @@ def collected(
     Prompts are taken again under other noise until there are so many (default: all of them, at least four). In
     ``work`` each is kept as soon as it is made, so that an interrupted call with the same arguments goes on.
     ``opened(method)`` opens a session on the pipeline (:func:`c4d.cached`); ``call``: what else it is called with.
+    Of several ranks (``c4d.sharded``) all call this, the first one with ``work``: what it has kept, no rank makes.
 
     Raises :class:`CalibrationError` as :func:`~c4d.calibrate.recording.recording`.
     """
@@ -53,10 +56,12 @@ def collected(
     what = {"kind": type(made).__name__, "signals": measured, "noise": made.noise}
     needs = {**what, "model": signature(transformers[0]), "about": more}
     key = hashlib.sha256(json.dumps(needs, sort_keys=True, default=str).encode()).hexdigest()[:12]
-    records = list[Record]()
+    ranks, records = at_work(transformers[0], Parallel), list[Record]()
     for i, prompt in enumerate(asked):
         path = None if work is None else work / f"{key}-{i:03d}.json"
         record = None if path is None else kept(path)
+        if ranks is not None:
+            record = ranks.each(record)[0]
         if record is None:
             with recording(pipe, opened, signals, noise=made.noise, features=made.features) as run:
                 generate(i)

@@ -69,9 +69,8 @@ def takes_levels(scheduler: Any) -> bool:
 
 
 def searched(
-    make: Callable[[], Tensor],
+    make: Callable[[Sequence[int]], Tensor],
     reference: Tensor,
-    scheduler: Any,
     start: Sequence[int],
     total: int,
     seconds: float,
@@ -81,7 +80,8 @@ def searched(
     search; and how many were tried.
 
     Args:
-        make: samples with ``scheduler`` as it is, to a tensor like ``reference``, [samples, ...].
+        make: samples at the noise levels of these steps (:class:`Chosen`), to a tensor like ``reference``,
+            [samples, ...].
         start: as many steps of a run of ``total`` as are wanted, the first among them.
         journal: keeps the scores, so that an interrupted search goes on.
     """
@@ -92,9 +92,7 @@ def searched(
         key = frozenset(steps)
         tried.add(key)
         if known.get(key) is None:
-            with Chosen(scheduler, steps, total):
-                made = make()
-            missed = score((made - reference).double().flatten(1).pow(2).mean(1))
+            missed = score((make(steps) - reference).double().flatten(1).pow(2).mean(1))
             known[key] = Scores(missed, missed)
         return known[key].searched
 

@@ -47,8 +47,8 @@ def run(method: str | None, options: CalibrateOptions, stops: Stops) -> None:
     if options.from_ is None:
         sampled(name, made, options, out, stops)
         return
-    if options.prompt or options.prompt_file or options.samples:
-        raise InputError("--from reads what was recorded: leave out --prompt, --prompt-file and --samples")
+    if options.prompt or options.prompt_file or options.samples or options.ranks:
+        raise InputError("--from reads what was recorded: leave out --prompt, --prompt-file, --samples and --ranks")
     check_writable(out.parent)
     with as_input_errors():
         records = made.of_differences(read_differences(options.from_))
@@ -70,12 +70,10 @@ def sampled(name: str, made: Calibration, options: CalibrateOptions, out: Path, 
     """By running the model. Each sampling is kept in ``OUT.work`` until the file is written."""
     work = out.with_suffix(".work")
     plan: Plan = prepare(options.parts_of(Options, cache=None, out=work))
-    if plan.job.world > 1:
-        raise InputError(f"c4d calibrate records one process, and this job has {plan.job.world}: leave out --ranks")
     stops.check()
-    work.mkdir(parents=True, exist_ok=True)
+    plan.job.first(partial(work.mkdir, parents=True, exist_ok=True))
     with ExitStack() as until_done, memory_explained(plan.backend, plan.settings):
-        until_done.enter_context(exclusive_lock(work))
+        plan.job.first(lambda: until_done.enter_context(exclusive_lock(work)))
         pipe, _, _ = load(options, plan, plan.requests, [], until_done)
         pipe.set_progress_bar_config(disable=True)
         call = besides(call_arguments(pipe, plan.requests[0]))
@@ -87,14 +85,14 @@ def sampled(name: str, made: Calibration, options: CalibrateOptions, out: Path, 
                 prompts=[request.prompt for request in plan.requests],
                 samples=options.samples,
                 seed=plan.requests[0].seed,
-                work=work,
+                work=work if plan.job.rank == 0 else None,
                 about={"model": options.model, "dtype": plan.settings.dtype, "backend": plan.backend.name},
                 told=teller(options, plan, "calibrate"),
                 **call,
             )
         made_for = signature(next(iter(transformers_of(pipe).values())))
-        finish(name, made, records, options, out, made_for, about)
-        shutil.rmtree(work, ignore_errors=True)
+        plan.job.first(lambda: finish(name, made, records, options, out, made_for, about))
+        plan.job.first(partial(shutil.rmtree, work, ignore_errors=True))
     plan.job.end()
 
 

@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import math
 import shlex
-import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
-
-from tqdm import tqdm
 
 from c4d.bundled import BUNDLED
 from c4d.calibrate.errors import CalibrationError
 from c4d.cli.command import Plan, load, prepare
 from c4d.cli.options import CompareOptions, Options
 from c4d.cli.signals import Stops
+from c4d.cli.tune import teller
 from c4d.core.caching.profiles import QUALITIES
 from c4d.core.integration.transformers import transformers_of
 from c4d.core.runtime.choice import AUTO, choose_method
 from c4d.core.text.grammar import parse
-from c4d.pipelines import InputError, check_method, effective, exclusive_lock, memory_explained, skeleton
-from c4d.pipelines.comparison import Comparison, Kept, as_csv
+from c4d.metrics.scores import asked_for, loaded
+from c4d.pipelines import InputError, Request, check_method, effective, exclusive_lock, memory_explained, skeleton
+from c4d.pipelines.comparison import Comparison, Kept, Run, as_csv
 from c4d.pipelines.output import write_json, write_text
 from c4d.pipelines.peers import Peer, libraries, peers_of
+from c4d.pipelines.quiet import quiet
 from c4d.pipelines.report import about_here, render_comparison
+from c4d.pipelines.runs import Runner
 from c4d.pipelines.strips import embedded
 from c4d.pipelines.tuning import LEVELS, OTHER, PEER, UNCACHED, Contender, others, table
 
@@ -38,47 +39,81 @@ def run(options: CompareOptions, stops: Stops, more: Sequence[Peer] = ()) -> Non
     """
     check(options)
     plan = prepare(options.parts_of(Options, cache=None, out=options.out, repeats=1))
-    if plan.job.world > 1:
-        raise InputError(f"c4d compare runs on one rank, and there are {plan.job.world}: start it without --ranks")
+    if plan.job.world > 1 and (options.peers or more):
+        raise InputError(f"--peers are compared on one rank, and there are {plan.job.world}: leave out one of both")
     requests = plan.requests[: options.samples]
     asked = checked(options, plan)
     stops.check()
     with ExitStack() as until_done, memory_explained(plan.backend, plan.settings):
-        until_done.enter_context(exclusive_lock(options.out))
-        pipe, _, _ = load(options, plan, requests, [], until_done)
+        plan.job.first(lambda: until_done.enter_context(exclusive_lock(options.out)))
+        pipe, _, ranks = load(options, plan, requests, [], until_done)
         stops.check()
         steps = effective(pipe, requests[0])["num_inference_steps"]
         if options.plain is not None and not all(1 <= count < steps for count in options.plain):
             said = "/".join(map(str, options.plain))
             raise InputError(f"--plain is {said}; allowed are numbers from 1 to {steps - 1}, of {steps} steps")
-        model, peers = BUNDLED.get(options.model), [*peers_of(options.peers), *more]
+        peers = [*peers_of(options.peers), *more]
         here = [Contender(PEER, None, steps, peer=peer.name) for peer in peers if peer.version is not None]
-        comparison = Comparison(
-            pipe,
-            requests,
-            [*contenders(pipe, asked, steps), *here],
-            Kept(options.out),
-            backend=plan.backend,
-            about={
-                "model": options.model,
-                "pipeline": type(pipe).__name__,
-                "dtype": plan.settings.dtype,
-                "attention": plan.settings.attention,
-                "backend": plan.backend.name,
-            },
-            peers=peers,
-            plain=options.plain,
-            minutes=options.minutes,
-            repeats=options.repeats,
-            fps=plan.settings.fps,
-            judge=model.judge if model is not None else None,
-            told=(lambda line: None) if options.quiet else lambda line: tqdm.write(f"compare: {line}", file=sys.stderr),
-        )
-        try:
+        methods = [*contenders(pipe, asked, steps), *here]
+
+        def lead(together: Run) -> None:
+            comparison = begun(options, plan, pipe, requests, methods, peers, together)
             comparison.measure()
+            finish(options, plan, comparison)
+
+        try:
+            plan.job.led(Runner(pipe, backend=plan.backend, ranks=ranks, peers=peers), lead)
         except CalibrationError as error:
             raise InputError(f"{error}: leave chosen noise levels out with --minutes 0") from error
-        finish(options, plan, comparison)
+    plan.job.end()
+
+
+def begun(
+    options: CompareOptions,
+    plan: Plan,
+    pipe: Any,
+    requests: Sequence[Request],
+    methods: Sequence[Contender],
+    peers: Sequence[Peer],
+    together: Run,
+) -> Comparison:
+    """What is kept in --out, and is to go on."""
+    model, tell = BUNDLED.get(options.model), teller(options, plan, "compare")
+    with quiet(bars=False):
+        metrics, lacking = loaded(asked_for(options.metrics))
+    for metric, why in lacking.items():
+        if metric.asked:  # somebody wants it, and may not want to wait for hours without
+            tell(f"left out: {metric.name}: {why}")
+    return Comparison(
+        pipe,
+        requests,
+        methods,
+        Kept(options.out),
+        together,
+        backend=plan.backend,
+        about={
+            "model": options.model,
+            "pipeline": type(pipe).__name__,
+            "dtype": plan.settings.dtype,
+            "attention": plan.settings.attention,
+            "backend": plan.backend.name,
+            **({"ranks": spread(plan)} if plan.job.world > 1 else {}),
+        },
+        metrics=metrics,
+        lacking=lacking,
+        peers=peers,
+        plain=options.plain,
+        minutes=options.minutes,
+        repeats=options.repeats,
+        fps=plan.settings.fps,
+        judge=model.judge if model is not None else None,
+        told=tell,
+    )
+
+
+def spread(plan: Plan) -> str:
+    """How a forward is divided among ranks, and who decides."""
+    return f"{plan.degrees}{', both branches deciding jointly' if plan.how.jointly else ''}"
 
 
 def check(options: CompareOptions) -> None:
@@ -91,6 +126,10 @@ def check(options: CompareOptions) -> None:
     for name in options.peers:
         if name not in libraries():
             raise InputError(f"--peers {name!r} is not known; known are {', '.join(libraries())}")
+    try:
+        asked_for(options.metrics)
+    except ValueError as error:
+        raise InputError(f"--metrics: {error}") from error
     if "none" in options.cache:
         raise InputError("--cache none is always compared: the uncached clip; give the methods alone")
 
@@ -163,7 +202,12 @@ def command(options: CompareOptions, contender: dict[str, Any]) -> str | None:
         "negative-prompt": options.negative_prompt,
         "image": options.image,
         "dtype": options.dtype,
+        "ranks": options.ranks,
+        "ulysses": options.ulysses,
+        "ring": options.ring,
+        "cfg": options.cfg,
     }
+    words += ["--jointly"] if options.jointly else []
     for name, value in given.items():
         words += [f"--{name}", str(value)] if value is not None else []
     return f"{shlex.join(words)} --prompt …"

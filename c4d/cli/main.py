@@ -44,7 +44,7 @@ EPILOG = """\
 exit codes: 0 done; 2 bad input or usage; 3 a backend or a dependency is missing here; 4 an output could not be
             written; 130 interrupted; 143 terminated; 1 anything else. Errors are one line on stderr; --debug shows
             where they came from. What generate has finished is kept, whatever ends it; the same command goes on
-            from there, unless it has --overwrite. So do tune and compare.
+            from there, unless it has --overwrite. So do tune, calibrate and compare.
 
 example:    c4d generate --prompt "a red circle moving left on a black background" \\
                 --cache taylorseer-lite:interval=3@blocks --compare --out out/circle

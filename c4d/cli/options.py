@@ -251,6 +251,13 @@ class CompareOptions(Shared):
         "NAME[,NAME…]",
         "caches of other libraries to compare as well, where they are installed: cache-dit,diffusers",
     )
+    metrics: tuple[str, ...] = option(
+        (),
+        HOW,
+        names,
+        "NAME[=WHERE][,…]",
+        "figures of networks, beside those that need none: clip=DIR (or a hub id), lpips (its weights in TORCH_HOME)",
+    )
     plain: tuple[int, ...] | None = option(
         None, HOW, numbers, "N[/N…]", "plain steps beside them, such as 20/14/10; default: those that cost the same"
     )

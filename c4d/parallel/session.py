@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import fsum
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -28,6 +28,8 @@ from c4d.parallel.degrees import Degrees
 from c4d.parallel.mesh import Mesh
 from c4d.parallel.sharding import Sharding, check_whole
 
+T = TypeVar("T")
+
 
 class Parallel(Entered, Unsaved):
     """Spreads the transformers of ``attention`` over the ranks of ``mesh``; made by :func:`c4d.sharded`.
@@ -48,7 +50,7 @@ class Parallel(Entered, Unsaved):
         passed_on: Sequence[str],
     ) -> None:
         self.attention, self._join, self._ungroup, self._passed_on = attention, join, ungroup, passed_on
-        self._kernels, self._scheduler, self._jointly = kernels, scheduler, jointly
+        self._kernels, self._scheduler, self.jointly = kernels, scheduler, jointly
         self._clock = SchedulerTracker(lambda: scheduler, checked=False) if hasattr(scheduler, "step_index") else None
         self._hooks = Hooks(Layer.AGREEMENT)
         self._at = 0  # the step of the last call
@@ -60,7 +62,7 @@ class Parallel(Entered, Unsaved):
         self.mesh, self._left = mesh, False
         self._together = None if mesh.request is None else Agreement(mesh.request, mesh.degrees.sequence)
         self._agreement = None if mesh.sequence is None else Agreement(mesh.sequence, mesh.degrees.sequence)
-        self._deciding = (self._together if self._jointly else self._agreement) or SingleProcess()
+        self._deciding = (self._together if self.jointly else self._agreement) or SingleProcess()
         place = None if self._scheduler is None else partial(position, self._scheduler)
         self._branchings = [CFGParallel(fitting.transformer, mesh.cfg, place) for fitting in fittings if mesh.cfg]
         self._shardings = [Sharding(fitting, mesh, self._kernels) for fitting in fittings if mesh.sequence]
@@ -108,20 +110,21 @@ class Parallel(Entered, Unsaved):
         """How many were made to agree on decisions."""
         return sum(agreement.calls for agreement in (self._agreement, self._together) if agreement is not None)
 
-    def common(self, numbers: Sequence[float]) -> list[float]:
-        """Those of the first rank of this request, on all of them; every one of them has to ask for it."""
+    def each(self, value: T) -> list[T]:
+        """That of every rank of this request, in their order, on all of them; every one of them has to ask for it."""
         if self.mesh.request is None:
-            return list(numbers)
+            return [value]
         told: list[Any] = [None] * self.mesh.request.size
-        dist.all_gather_object(told, list(numbers), group=self.mesh.request.handle)
-        return list(told[0])
+        dist.all_gather_object(told, value, group=self.mesh.request.handle)
+        return told
+
+    def common(self, numbers: Sequence[float]) -> list[float]:
+        """Those of the first rank, as :meth:`each`."""
+        return self.each(list(numbers))[0]
 
     def mean(self, number: float) -> float:
-        """Of a number of each rank of this request; every one of them has to ask for it."""
-        if self.mesh.request is None:
-            return number
-        numbers: list[Any] = [None] * self.mesh.request.size
-        dist.all_gather_object(numbers, number, group=self.mesh.request.handle)
+        """Of a number of each rank, as :meth:`each`."""
+        numbers = self.each(number)
         return fsum(numbers) / len(numbers)
 
     def said(self) -> str:

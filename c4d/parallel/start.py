@@ -6,6 +6,7 @@ import os
 import pickle
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -15,6 +16,7 @@ from c4d.backends import Backend
 from c4d.parallel.agree import ADVICE, DisagreementError
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 class NoLauncherError(RuntimeError):
@@ -57,6 +59,43 @@ class Job(NamedTuple):
                 raise DisagreementError(f"ranks 0 and {rank} of this job were given different options: {ADVICE}")
         return mine
 
+    def led(self, act: Callable[..., T], lead: Callable[[Callable[..., T]], R]) -> R | None:
+        """What ``lead(together)`` gives on rank 0, where ``together(*what)`` is ``act(*what)`` on every rank at once.
+
+        None on the others: they do what they are told, until the first one has ended. What ``lead`` raises between two
+        acts, every rank raises. What ``act`` raises ends a rank within an act; the others get an error there, when its
+        connections close or after the job's timeout.
+        """
+        if self.world == 1:
+            return lead(act)
+
+        def say(what: tuple[Any, ...] | None = None) -> tuple[Any, ...] | None:
+            """What the first rank says, on all of them."""
+            return self.first(lambda: what)
+
+        if self.rank > 0:
+            while (what := say()) is not None:
+                act(*what)
+            return None
+        acting = False
+
+        def together(*what: Any) -> T:
+            nonlocal acting
+            say(what)
+            acting = True
+            found = act(*what)
+            acting = False
+            return found
+
+        try:
+            found = lead(together)
+        except Exception as error:
+            if not acting:
+                self.first(partial(fail, error))
+            raise
+        say()
+        return found
+
     def meet(self) -> None:
         """Waits for all ranks, however long they take: they may be whole generations apart."""
         if self.world == 1:
@@ -68,6 +107,10 @@ class Job(NamedTuple):
     def end(self) -> None:
         if self.world > 1:
             dist.destroy_process_group()
+
+
+def fail(error: Exception) -> None:
+    raise error
 
 
 def attempt(act: Callable[[], Any]) -> tuple[Any, Exception | None]:

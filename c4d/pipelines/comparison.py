@@ -12,8 +12,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean, median
@@ -24,30 +23,29 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from c4d.backends import Backend
-from c4d.calibrate.levels import Chosen, searched, takes_levels
+from c4d.calibrate.levels import searched, takes_levels
 from c4d.calibrate.search import Journal, score
 from c4d.core.text.grammar import parse
-from c4d.metrics.closeness import METRICS
 from c4d.metrics.paired import paired
+from c4d.metrics.scores import Measure, Metric
 from c4d.pipelines.arguments import effective
-from c4d.pipelines.compare import difference, work
+from c4d.pipelines.compare import difference
 from c4d.pipelines.errors import GenerationError
-from c4d.pipelines.flops import Flops
-from c4d.pipelines.generate import Clip, generate
 from c4d.pipelines.output import Lines, atomic, write_clip
 from c4d.pipelines.peers import Peer
 from c4d.pipelines.request import Request
+from c4d.pipelines.runs import Ran
 from c4d.pipelines.strips import kept_frames, write_strip
 from c4d.pipelines.tuning import LEVELS, PLAIN, UNCACHED, Contender, Row, beside, front
 from c4d.pipelines.versions import versions
 
-SCHEMA = 2  # of compare.json
+SCHEMA = 3  # of compare.json
 LEARNING = 4  # prompts that noise levels are searched on
 APART = 10_000  # from the seed of a measured clip to that of the same prompt in the search
-MOST_SAID = 300  # letters of another library's error
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 Judge = Callable[[str, Tensor], dict[str, Any] | None]
+Run = Callable[[Contender, Request, bool], Ran | GenerationError]
 
 
 @dataclass(frozen=True)
@@ -102,6 +100,8 @@ class Comparison:
 
     Args:
         methods: those to compare, as contenders; a peer's is its name in ``peers``.
+        run: makes a clip (:class:`c4d.pipelines.runs.Runner`), on every rank that shares the pipeline.
+        metrics: what is measured of each clip, PSNR among it; ``lacking``: why others are not.
         peers: other libraries' caches among them.
         plain: numbers of plain steps; None for those that cost what the methods cost.
         minutes: of the search for noise levels of plain steps, all of them together; 0 leaves it out.
@@ -115,9 +115,12 @@ class Comparison:
         requests: Sequence[Request],
         methods: Sequence[Contender],
         kept: Kept,
+        run: Run,
         *,
         backend: Backend,
         about: Mapping[str, Any],
+        metrics: Sequence[Measure],
+        lacking: Mapping[Metric, str],
         peers: Sequence[Peer] = (),
         plain: Sequence[int] | None = None,
         minutes: float = 0.0,
@@ -127,8 +130,9 @@ class Comparison:
         told: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.pipe, self.requests, self.methods, self.kept = pipe, requests, methods, kept
-        self._backend, self._judge, self._told, self._fps = backend, judge, told, fps
+        self._run_on_all, self._judge, self._told, self._fps = run, judge, told, fps
         self._plain, self._minutes, self.repeats = plain, minutes, repeats
+        self._metrics, self._lacking = metrics, lacking
         self._peers = {peer.name: peer for peer in peers}
         self.steps: int = effective(pipe, requests[0])["num_inference_steps"]
         self.uncached = Contender(UNCACHED, None, self.steps)
@@ -139,7 +143,7 @@ class Comparison:
             "scheduler": [type(scheduler).__name__, {k: repr(v) for k, v in sorted(scheduler.config.items())}],
             "hardware": backend.hardware(),
             "versions": versions(),
-            "metrics": [metric.name for metric in METRICS if metric.installed],
+            "metrics": [measure.label for measure in metrics],
         }
         self._warm = False
         self._rules = {
@@ -217,9 +221,7 @@ class Comparison:
             return False
         count, why = None, GenerationError("torch counts no FLOPs of this model, so that nothing says what it cost")
         try:
-            with Flops(self.pipe) as flops:
-                self._run(contender, self.requests[0])
-            count = flops.count
+            count = self._run(contender, self.requests[0], counted=True).cost.flops
         except GenerationError as error:
             why = error
         self.kept.add(key, flops=count)
@@ -227,26 +229,25 @@ class Comparison:
             self._failed(contender, 0, why)
         return True
 
-    def _keep(self, contender: Contender, i: int, clip: Clip, reference: Tensor) -> None:
+    def _keep(self, contender: Contender, i: int, clip: Ran, reference: Tensor) -> None:
         """Writes the clip and its strips, then its line."""
         key, prompt = self.key(contender, i), self.requests[i].prompt
         name = f"{i:03d}-{re.sub(r'[^a-z0-9]+', '-', contender.name.lower())[:60].strip('-')}-{key[:8]}"
-        folder, report = self.kept.folder / "clips", clip.report.to_dict() if clip.report is not None else None
+        folder = self.kept.folder / "clips"
         path = write_clip(folder, name, clip.frames, self._fps)
         write_strip(folder / f"{name}.strip.webp", clip.frames)
         if contender is not self.uncached:
             write_strip(folder / f"{name}.difference.webp", difference(clip.frames, reference))
         judged = self._judge(prompt, clip.frames) if self._judge is not None else None
         scores = {
-            metric.name: None if (found := metric.score(clip.frames, reference, prompt)) is None else round(found, 4)
-            for metric in METRICS
-            if metric.installed
+            measure.metric.name: None if (found := measure(clip.frames, reference, prompt)) is None else round(found, 4)
+            for measure in self._metrics
         }
         cell = Cell(
             scores,
-            work(report) if report is not None else None,
-            report["blocks_total"] if report is not None else None,
-            report["peak_bytes"] if report is not None else None if contender.peer else 0,
+            clip.cost.work,
+            clip.cost.blocks,
+            clip.cost.bytes,
             judged["as_asked"] if judged is not None else None,
             path.name,
             tuple(clip.frames.shape),
@@ -255,29 +256,11 @@ class Comparison:
         self.kept.add(key, **asdict(cell))
         self._told(f"prompt {i + 1}/{len(self.requests)}: {contender.name}: {scores['PSNR']:.1f} dB")
 
-    def _run(self, contender: Contender, request: Request) -> Clip:
-        chosen = Chosen(self.pipe.scheduler, contender.levels, self.steps) if contender.levels else nullcontext()
-        with chosen, self._peer(contender):
-            return generate(
-                self.pipe,
-                replace(request, steps=contender.steps),
-                method=contender.method,
-                backend=self._backend,
-                progress=False,
-            )
-
-    @contextmanager
-    def _peer(self, contender: Contender) -> Iterator[None]:
-        """The other library's cache at work, if the contender is one; whatever that leads to is its own failure."""
-        if contender.peer is None:
-            yield
-            return
-        try:
-            with self._peers[contender.peer].at_work(self.pipe):
-                yield
-        except Exception as error:
-            said = " ".join(str(error).split())[:MOST_SAID]
-            raise GenerationError(f"{type(error).__name__}: {said}" if said else type(error).__name__) from error
+    def _run(self, contender: Contender, request: Request, counted: bool = False) -> Ran:
+        found = self._run_on_all(contender, request, counted)
+        if isinstance(found, GenerationError):
+            raise found
+        return found
 
     def _warm_up(self, i: int) -> None:
         """Two plain steps that nobody times: one-time costs are no contender's."""
@@ -324,15 +307,17 @@ class Comparison:
             seconds = 60 * self._minutes / searches
             self._told(f"searching noise levels for {count} plain steps ({seconds:.0f} s)")
             references = self._search_references(learning)
-            contender = Contender(PLAIN, None, count)
 
-            def make() -> Tensor:
+            def make(contender: Contender) -> Tensor:
                 return torch.stack([self._run(contender, each).frames for each in learning])
+
+            def at(steps: Sequence[int]) -> Tensor:
+                return make(Contender(LEVELS, None, count, tuple(steps)))
 
             start = [round(i * self.steps / count) for i in range(count)]
             journal = Journal(self.kept.folder / "search" / f"{count}-{key[:8]}.jsonl")
-            steps, tried = searched(make, references, self.pipe.scheduler, start, self.steps, seconds, journal)
-            own = score((make() - references).double().flatten(1).pow(2).mean(1))
+            steps, tried = searched(at, references, start, self.steps, seconds, journal)
+            own = score((make(Contender(PLAIN, None, count)) - references).double().flatten(1).pow(2).mean(1))
             self.kept.add(key, levels=steps if journal[frozenset(steps)].searched < own else [], tried=tried)
         return self.kept.found[key][0]
 
@@ -435,10 +420,10 @@ class Comparison:
                     "unit": metric.unit,
                     "better": metric.better,
                     "about": metric.about,
-                    "installed": metric.installed,
-                    "install": metric.install,
+                    "close": metric.close,
+                    "source": source,
                 }
-                for metric in METRICS
+                for metric, _, source in self._metrics
             ],
             "contenders": [self._told_of(each, rows, blocks, best) for each in whole],
             "left_out": self._left_out(wanted),
@@ -474,8 +459,7 @@ class Comparison:
             "times_as_fast": rows[self.uncached].seconds / row.seconds,
             "scores": {
                 metric.name: _summary([cell.scores[metric.name] for cell in cells], metric.better)
-                for metric in METRICS
-                if metric.installed
+                for metric, *_ in self._metrics
             },
             "judged": {"as_asked": sum(judged), "of": len(judged)} if judged else None,
             "front": row in best,
@@ -502,10 +486,11 @@ class Comparison:
             if count > 1 and not (search := self._search(count))[0]:
                 said = f"none of {search[1]} that were tried came closer than the scheduler's own"
                 found.append(f"{count} {LEVELS}: {said}, on the prompts of the search")
-        for metric in METRICS:
-            if not metric.installed:
-                found.append(f"{metric.name}: not installed here (pip install {metric.install})")
-        return found
+        height, width = self._cells(self.uncached)[0].shape[-2:]
+        for metric, *_ in self._metrics:
+            if min(height, width) < metric.least:
+                found.append(f"{metric.name}: takes frames from {metric.least} pixels, and these have {width}x{height}")
+        return [*found, *(f"{metric.name}: {why}" for metric, why in self._lacking.items())]
 
     def strips(self) -> dict[str, tuple[Path, int]]:
         """Name -> film strip and its frames, of every clip and of its difference from the uncached one."""
@@ -524,10 +509,11 @@ class Comparison:
 
 
 def as_csv(figures: Mapping[str, Any]) -> str:
-    """A line for each contender and prompt; FLOPs on that of the first prompt, on which they are counted."""
-    metrics = [metric["name"] for metric in figures["metrics"] if metric["installed"]]
+    """A line for each contender and prompt, with the file of its clip; FLOPs on that of the first prompt, on which they
+    are counted."""
+    metrics = [metric["name"] for metric in figures["metrics"]]
     about = ["contender", "kind", "steps", "prompt", "seed"]
-    names = [*about, "share", "flops", "cache_bytes", "seconds", "as_asked", *metrics]
+    names = [*about, "share", "flops", "cache_bytes", "seconds", "as_asked", *metrics, "clip"]
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(names)
@@ -536,7 +522,7 @@ def as_csv(figures: Mapping[str, Any]) -> str:
             about = [one["name"], one["kind"], one["steps"], asked["prompt"], asked["seed"]]
             seconds = median(got["seconds"])
             cost = [got["share"], None if i else one["flops"], got["bytes"], f"{seconds:.4f}"]
-            more = [*cost, got["judged"], *(got["scores"][m] for m in metrics)]
+            more = [*cost, got["judged"], *(got["scores"][m] for m in metrics), f"clips/{got['clip']}"]
             table.writerow(["" if value is None else value for value in (*about, *more)])
     return text.getvalue()
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import c4d
 from c4d.backends import Backend
-from c4d.metrics.closeness import decibels
+from c4d.metrics.scores import decibels
 from c4d.parallel.session import Parallel
 from c4d.pipelines.arguments import effective
 from c4d.pipelines.compare import work

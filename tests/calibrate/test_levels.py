@@ -78,14 +78,17 @@ def test_the_search_finds_closer_ones_and_goes_on(tmp_path):
     make, runs = sampler(scheduler, total)
     reference, start = make(total), [0, 5, 10, 15]
 
-    def missed(steps):
+    def at(steps):
         with Chosen(scheduler, steps, total):
-            return float((make(4) - reference).square().mean())
+            return make(4)
+
+    def missed(steps):
+        return float((at(steps) - reference).square().mean())
 
     journal = tmp_path / "journal.jsonl"
-    steps, tried = searched(lambda: make(4), reference, scheduler, start, total, 60.0, Journal(journal))
+    steps, tried = searched(at, reference, start, total, 60.0, Journal(journal))
     assert steps[0] == 0 and len(steps) == 4 and missed(steps) < 0.5 * missed(start)
     runs.clear()
-    again, also = searched(lambda: make(4), reference, scheduler, start, total, 60.0, Journal(journal))
+    again, also = searched(at, reference, start, total, 60.0, Journal(journal))
     assert again == steps and also == tried and runs == [], "all of it was in the journal"
-    assert searched(lambda: make(4), reference, scheduler, start, total, 0.0)[0] == start
+    assert searched(at, reference, start, total, 0.0)[0] == start

@@ -15,12 +15,14 @@ import pytest
 import torch
 
 import c4d.pipelines.comparison as comparison
+import c4d.pipelines.runs as making
 from c4d.calibrate.search import Scores
 from c4d.cli.compare import contenders
 from c4d.cli.main import main
-from c4d.metrics.closeness import METRICS
+from c4d.metrics.scores import METRICS
 from c4d.pipelines.errors import GenerationError
 from c4d.pipelines.strips import LADDER, embedded, write_strip
+from tests.networks import clip_model
 from tests.pipes import text_to_video
 
 PROMPTS = "a red circle\na </script><script>alert(1)</script> {{ 7 }} 'square'\n"
@@ -41,9 +43,9 @@ def compare(saved, tmp_path):
 
 def counting(patch):
     """What is generated, as (method, steps, seed), the untimed run of two plain steps that comes first left out."""
-    found, real, flops = [], comparison.generate, []
+    found, real, flops = [], making.generate, []
 
-    class Counted(comparison.Flops):
+    class Counted(making.Flops):
         """Which says that a run is made for its FLOPs: those are left out, too."""
 
         def __enter__(self):
@@ -59,8 +61,8 @@ def counting(patch):
             found.append((method, request.steps, request.seed))
         return real(pipe, request, method=method, **how)
 
-    patch.setattr(comparison, "generate", generate)
-    patch.setattr(comparison, "Flops", Counted)
+    patch.setattr(making, "generate", generate)
+    patch.setattr(making, "Flops", Counted)
     return found
 
 
@@ -144,7 +146,7 @@ def test_the_page_stands_alone(made):
 
 
 def test_levels_that_are_no_closer_are_left_out(c4d, compare, tmp_path, monkeypatch):
-    def searched(make, reference, scheduler, start, total, seconds, journal):
+    def searched(make, reference, start, total, seconds, journal):
         journal[frozenset(start)] = Scores(math.inf, math.inf)
         return start, 7
 
@@ -157,7 +159,7 @@ def test_levels_that_are_no_closer_are_left_out(c4d, compare, tmp_path, monkeypa
 
 
 def test_it_goes_on_where_it_was_stopped(c4d, compare, tmp_path, runs, monkeypatch):
-    counted, real = [], comparison.generate
+    counted, real = [], making.generate
 
     def stopped(*arguments, **how):
         counted.append(1)
@@ -166,7 +168,7 @@ def test_it_goes_on_where_it_was_stopped(c4d, compare, tmp_path, runs, monkeypat
         return real(*arguments, **how)
 
     with monkeypatch.context() as patch:
-        patch.setattr(comparison, "generate", stopped)
+        patch.setattr(making, "generate", stopped)
         outcome = c4d(*compare())
     assert outcome.code == 130 and "the same command goes on" in outcome.err
     journal = tmp_path / "out/journal.jsonl"
@@ -205,14 +207,14 @@ def test_a_reference_that_is_gone_is_made_again(c4d, compare, tmp_path, runs):
 
 
 def test_a_method_that_fails_is_named_and_the_rest_goes_on(c4d, compare, tmp_path, monkeypatch):
-    real = comparison.generate
+    real = making.generate
 
     def broken(pipe, request, *, method, **how):
         if method == "fora:interval=3":
             raise GenerationError("3 pixel values are not finite")
         return real(pipe, request, method=method, **how)
 
-    monkeypatch.setattr(comparison, "generate", broken)
+    monkeypatch.setattr(making, "generate", broken)
     outcome = c4d(*compare())
     assert outcome.code == 0 and "left out: fora:interval=3: 3 pixel values" in outcome.out
     assert "fora:interval=3" not in by_name(tmp_path)
@@ -222,10 +224,34 @@ def test_a_method_that_fails_is_named_and_the_rest_goes_on(c4d, compare, tmp_pat
 def test_metrics_that_are_not_installed_are_said_to_be(made):
     told = figures(made[0])
     for metric in METRICS:
-        assert all(metric.installed == (metric.name in one["scores"]) for one in told["contenders"])
+        measured = metric.installed and not metric.asked
+        assert all(measured == (metric.name in one["scores"]) for one in told["contenders"])
         missing = f"{metric.name}: not installed here (pip install {metric.install})"
-        assert (missing in told["left_out"]) != metric.installed
+        assert (missing in told["left_out"]) == (not metric.installed and not metric.asked)
+        small = f"{metric.name}: takes frames from 176 pixels, and these have 32x32"
+        assert (small in told["left_out"]) == (measured and metric.least > 32)
     assert not replace(METRICS[0], package="no_such_package").installed
+
+
+def test_a_network_that_is_asked_for(c4d, compare, tmp_path, runs):
+    clip_model(tmp_path / "clip")
+    few = compare("--plain", "3", "--samples", "1", methods=METHODS[:2])
+    assert c4d(*few).code == 0
+    runs[:] = []
+    outcome = c4d(*few, "--metrics", f"clip={tmp_path}/nowhere")
+    assert outcome.code == 0 and runs == [], "nothing is made anew for what cannot be measured"
+    why = f"CLIP score: cannot be loaded (FileNotFoundError: no folder '{tmp_path}/nowhere'); --metrics clip=… is a "
+    assert f"compare: left out: {why}" in outcome.err and f"left out: {why}" in outcome.out
+    assert "CLIP score" not in by_name(tmp_path)["uncached"]["scores"]
+    assert c4d(*few, "--metrics", f"clip={tmp_path}/clip").code == 0 and len(runs) == 3
+    told, found = figures(tmp_path), by_name(tmp_path)
+    score = found["uncached"]["scores"]["CLIP score"]["mean"]
+    assert 0 < score < 100 and score != found["3 plain steps"]["scores"]["CLIP score"]["mean"]
+    assert {"name": "CLIP score", "source": f"{tmp_path}/clip", "close": False}.items() <= told["metrics"][-1].items()
+    page = (tmp_path / "out/index.html").read_text()
+    assert f"({tmp_path}/clip); higher suits it better" in page and "ImageReward and the CLIP score cannot rank" in page
+    first = next(csv.DictReader((tmp_path / "out/compare.csv").open()))
+    assert float(first["CLIP score"]) == score and (tmp_path / "out" / first["clip"]).exists()
 
 
 def test_without_methods_it_takes_those_that_need_nothing_but_a_text():
@@ -250,6 +276,9 @@ def test_without_methods_it_takes_those_that_need_nothing_but_a_text():
         (["--samples", "0"], ["--samples is 0"]),
         (["--cache", "fourier:interval=3"], ["fourier", "dmd"]),
         (["--cache", "none"], ["--cache none is always compared"]),
+        (["--metrics", "fid"], ["--metrics: 'fid' is not known", "lpips, clip=…"]),
+        (["--metrics", "clip"], ["--metrics: 'clip': clip=… is a folder or hub id"]),
+        (["--metrics", "lpips=inception"], ["'lpips=inception'", "alex, vgg, squeeze"]),
         (["--cache", "auto"], ["--cache auto: no cache: of 6 steps"]),
     ],
 )

@@ -11,8 +11,8 @@ import torch
 
 import c4d as package
 import c4d.cli.compare as command
-import c4d.pipelines.comparison as comparison
 import c4d.pipelines.peers as peers
+import c4d.pipelines.runs as making
 from c4d.pipelines.flops import Flops
 from c4d.pipelines.peers import PEERS, Peer, hooked, registered
 from tests.cli.test_compare import BROWSER, by_name, counting, figures, opened, words
@@ -218,14 +218,14 @@ def test_what_a_peer_depends_on(c4d, compare, monkeypatch):
 
 
 def test_a_peer_whose_flops_cannot_be_counted_is_left_out(c4d, compare, tmp_path, monkeypatch):
-    real = comparison.Flops
+    real = making.Flops
 
     class Blind(real):
         def __exit__(self, *exc):
             super().__exit__(*exc)
             self.count = 0
 
-    monkeypatch.setattr(comparison, "Flops", Blind)
+    monkeypatch.setattr(making, "Flops", Blind)
     outcome = c4d(*compare())
     assert outcome.code == 0 and f"left out: {FIRST}: torch counts no FLOPs" in outcome.out
     assert set(by_name(tmp_path)) == {"uncached", "fora:interval=3", "3 plain steps"}

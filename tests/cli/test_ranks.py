@@ -1,4 +1,4 @@
-"""``launch/infer.py`` on two ranks of torchrun: the files that one process leaves, and one clear line else."""
+"""``launch/infer.py`` and ``c4d`` on two ranks of torchrun: the files that one process leaves, or one clear line."""
 
 from __future__ import annotations
 
@@ -112,6 +112,66 @@ def test_each_group_of_ranks_makes_its_own_prompts(launched, tmp_path):
     assert code == 0, said
     again = {path: path.stat().st_mtime_ns for path in marks}
     assert [path for path in marks if again[path] != marks[path]] == [lost]
+
+
+@pytest.fixture(scope="module")
+def small(saved, tmp_path_factory):
+    """The words that both commands have in common, for a tiny model of random weights."""
+    prompts = tmp_path_factory.mktemp("prompts") / "prompts.txt"
+    prompts.write_text("\n".join(PROMPTS))
+    sizes = ["--height", "32", "--width", "32", "--frames", "5", "--steps", "6", "--max-sequence-length", "32"]
+    return ["--model", saved, "--prompt-file", prompts, "--samples", "2", *sizes]
+
+
+COMMAND = dict(program="c4d/__main__.py")
+
+
+@pytest.mark.parametrize(
+    "degrees, said", [([], "cfg 2"), pytest.param(["--cfg", "1"], "ulysses 2", marks=pytest.mark.nightly)]
+)
+def test_two_ranks_compare_as_one_does(launched, small, tmp_path, degrees, said):
+    words = [*small, "--cache", METHOD, "--samples", "1", "--plain", "3", "--minutes", "0.001", "--quiet"]
+    code, told = launched("compare", *words, *degrees, "--out", tmp_path / "two", **COMMAND)
+    assert code == 0, told
+    assert main([str(word) for word in ("compare", *words, "--out", tmp_path / "one")]) == 0
+    two, one = (json.loads((tmp_path / name / "compare.json").read_text()) for name in ("two", "one"))
+    assert two["about"]["ranks"] == said and said in (tmp_path / "two/index.html").read_text()
+    assert two["left_out"] == one["left_out"] and len(two["contenders"]) == len(one["contenders"]) >= 3
+    for ours, theirs in zip(two["contenders"], one["contenders"], strict=True):
+        same = ("name", "levels", "share", "block_rows", "front", "cached_nothing")
+        assert {name: ours[name] for name in same} == {name: theirs[name] for name in same}
+        for scores in ("PSNR", "SSIM"):
+            assert ours["scores"][scores]["each"] == pytest.approx(theirs["scores"][scores]["each"], abs=0.02)
+        assert ours["flops"] >= theirs["flops"], "of both ranks, some of it made twice"
+        assert ours["bytes"] * 2 == theirs["bytes"], "of one branch, or of half the tokens"
+    before, more = (tmp_path / "two/journal.jsonl").read_text(), ["--cache", "fora:interval=2"]
+    code, told = launched("compare", *words, *more, *degrees, "--out", tmp_path / "two", **COMMAND)
+    assert code == 0, told
+    after = (tmp_path / "two/journal.jsonl").read_text()
+    new = [json.loads(line)["clip"] for line in after.removeprefix(before).splitlines() if '"clip"' in line]
+    assert after.startswith(before) and [name.partition("-")[2][:4] for name in new] == ["fora"]
+
+
+def test_peers_are_compared_on_one_rank(launched, small, tmp_path):
+    code, said = launched("compare", *small, "--peers", "diffusers", "--out", tmp_path / "out", **COMMAND)
+    assert code == 2 and len(said) == 1 and "--peers are compared on one rank, and there are 2" in said[0]
+
+
+@pytest.mark.parametrize("degrees", [["--cfg", "1"], pytest.param([], marks=pytest.mark.nightly)])
+def test_two_ranks_calibrate_as_one_does(launched, small, tmp_path, degrees):
+    """And a fit that was refused is tried again with what both have sampled."""
+    two, one = tmp_path / "two.json", tmp_path / "one.json"
+    code, said = launched("calibrate", "teacache:least=1.1", *small, *degrees, "--out", two, **COMMAND)
+    assert code == 2 and len(said) == 1 and "no signal predicts" in said[0] and not two.exists()
+    code, said = launched("calibrate", "teacache:least=-9", *small, *degrees, "--out", two, **COMMAND)
+    assert code == 0 and said.count("as it was kept") == 2 and "recorded" not in said
+    assert main([str(word) for word in ("calibrate", "teacache:least=-9", *small, "--out", one)]) == 0
+    ours, theirs = (json.loads(path.read_text()) for path in (two, one))
+    assert ours["made_for"] == theirs["made_for"] and ours["about"] == theirs["about"]
+    assert ours["data"]["signal"] == theirs["data"]["signal"]
+    for name in ("range", "coefficients"):
+        assert ours["data"][name] == pytest.approx(theirs["data"][name], rel=1e-3, abs=1e-4)
+    assert list(tmp_path.glob("*.work")) == []
 
 
 def test_what_does_not_fit_is_said_once(launched, tmp_path):

@@ -1,15 +1,22 @@
-"""A profile made on several ranks is that of one process, and one profile does the same on every rank."""
+"""What calibrates on several ranks finds what one process does: a profile, and what published methods read. And one
+profile does the same on every rank."""
 
 from __future__ import annotations
 
 import functools
 import json
+import math
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import c4d
 from c4d import CacheMethod, SequenceParallel
+from c4d.calibrate.collect import collected
+from c4d.calibrate.errors import CalibrationError
+from c4d.calibrate.published import CALIBRATIONS
 from c4d.core.caching.profiles import rule_of
-from tests.parallel.job import BOTH, BRANCHED, WAYS, Case, bits, error, passes, same, sharded
+from tests.parallel.job import BOTH, BRANCHED, WAYS, Case, bits, error, passes, raised, rank, same, sharded
 from tests.subjects import SUBJECTS
 
 EXACT = 1e-3
@@ -56,10 +63,63 @@ def used(how: SequenceParallel) -> None:
     same(bits(got))
 
 
+@functools.cache
+def recorded_alone() -> tuple[Any, list[Any]]:
+    pipe = SUBJECTS["wan-tiny"].build()
+    return pipe, [made(pipe) for made in RECORDED]
+
+
+def of_rows(pipe: Any, **more: Any) -> Any:
+    """Every change that can be measured, and growth."""
+    return records(pipe, "teacache", **more)
+
+
+def of_features(pipe: Any) -> Any:
+    return [records(pipe, name) for name in ("dpcache", "l2p")]
+
+
+def records(pipe: Any, name: str, **more: Any) -> Any:
+    call = {**CALL, "num_inference_steps": 4, "prompts": PROMPTS[:1], "samples": 1, **more}
+    return collected(pipe, CALIBRATIONS[name](), functools.partial(c4d.cached, pipe, backend="cpu"), **call)[0]
+
+
+RECORDED = (of_rows, of_features)
+
+
+def alike(got: Any, want: Any, where: str = "") -> None:
+    """In all but the rounding of numbers."""
+    if isinstance(want, dict | list):
+        assert type(got) is type(want) and len(got) == len(want), where
+        for key in want if isinstance(want, dict) else range(len(want)):
+            alike(got[key], want[key], f"{where}[{key!r}]")
+    elif isinstance(want, float):
+        assert math.isclose(got, want, rel_tol=1e-3, abs_tol=1e-5), (where, got, want)
+    else:
+        assert got == want, (where, got, want)
+
+
+def recorded(how: SequenceParallel) -> None:
+    pipe, wanted = recorded_alone()
+    if how.jointly:
+        with sharded(pipe, how):
+            assert "jointly mixes" in raised(lambda: of_rows(pipe), CalibrationError)
+        return
+    with sharded(pipe, how), tempfile.TemporaryDirectory() as folder:
+        for made, want in zip(RECORDED, wanted, strict=True):
+            got = made(pipe)
+            same(json.dumps(got, sort_keys=True))
+            alike(got, want)
+        kept = Path(folder) if rank() == 0 else None
+        first, told = of_rows(pipe, work=kept), list[str]()
+        assert of_rows(pipe, work=kept, told=told.append) == first
+        assert told == ["sampling 1 of 1: as it was kept"], "the first rank has it, and nobody makes it again"
+
+
 def cases(world: int) -> dict[str, Case]:
     found: dict[str, Case] = {}
     for way, how in {**WAYS[world], **BRANCHED[world]}.items():
         found[f"{way}, a profile used"] = functools.partial(used, how)
+        found[f"{way}, what published methods read"] = functools.partial(recorded, how)
         if way == BOTH[world] or way in BRANCHED[world]:
             found[f"{way}, a profile made"] = functools.partial(calibrated, how)
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -15,9 +16,11 @@ from c4d.backends import load
 from c4d.backends.reference import Reference
 from c4d.core.runtime.signals import SignalReader, SingleProcess
 from c4d.core.types import RelativeL1, Signal
-from c4d.parallel import agree, attention
+from c4d.parallel import Job, agree, attention
 from c4d.parallel.agree import Agreement, DisagreementError, near, sample
 from c4d.parallel.sharding import TokenShard
+from c4d.parallel.start import attempt
+from c4d.pipelines.runs import Cost, together
 from tests.tiny import rand
 
 LENGTHS, RANKS = st.integers(1, 40), st.integers(1, 9)
@@ -183,6 +186,58 @@ def test_the_other_ranks_are_told_before_a_failure_is_raised():
     with pytest.raises(ValueError):
         SignalReader(Reference(), both).read({Signal.INPUT: (now, torch.zeros(3))}, {Signal.INPUT: 4})
     assert both.told == ([(2, 4)], True)
+
+
+class Told(NamedTuple):
+    """A job of two in one process, whose other rank has heard all that is ``said``."""
+
+    rank: int
+    said: list
+    world: int = 2
+    led = Job.led
+
+    def first(self, act):
+        if self.rank == 0:
+            self.said.append(attempt(act))
+        given, raised = self.said[-1] if self.rank == 0 else self.said.pop(0)
+        if raised is not None:
+            raise raised
+        return given
+
+
+def test_the_first_rank_says_what_all_do_next():
+    said, acts = [], {0: [], 1: []}
+
+    def act(rank, x):
+        acts[rank].append(x)
+        if x < 0:
+            raise ValueError("out of luck")
+        return 10 * x
+
+    def asking(*wanted):
+        return lambda together: [together(x) for x in wanted]
+
+    assert Told(0, said).led(functools.partial(act, 0), asking(1, 2)) == [10, 20] and len(said) == 3
+    assert Told(1, said).led(functools.partial(act, 1), asking(7)) is None
+    assert acts == {0: [1, 2], 1: [1, 2]} and not said
+    for rank in (0, 1):
+        with pytest.raises(ZeroDivisionError):
+            Told(rank, said).led(functools.partial(act, rank), lambda together: together(3) / 0)
+    assert acts[1] == [1, 2, 3] and not said, "between two acts every rank fails"
+    with pytest.raises(ValueError):
+        Told(0, said).led(functools.partial(act, 0), asking(-1))
+    assert said == [((-1,), None)], "the others may be in that act: nothing more is said"
+    assert Job().led(functools.partial(act, 0), asking(5)) == [50], "one rank alone"
+
+
+def test_what_a_clip_costs_on_all_ranks():
+    def cost(done, total, held):
+        return Cost({"what": "blocks", "done": done, "total": total, "ratio": total / done}, total, held, 100)
+
+    branches = together([cost(3, 6, 7), cost(5, 6, 9)], sequence=1)  # each made one branch of guidance
+    assert branches == Cost({"what": "blocks", "done": 8, "total": 12, "ratio": 1.5}, 12, 9, 200)
+    assert together([cost(3, 6, 7), cost(3, 6, 9)], sequence=2) == cost(3, 6, 9)._replace(flops=200)
+    assert together([Cost(None, None, 0, 5)] * 2, sequence=2) == Cost(None, None, 0, 10)
 
 
 def test_sums_are_in_the_order_of_the_ranks(ranks):

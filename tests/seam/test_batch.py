@@ -257,9 +257,7 @@ def test_a_clip_of_a_pipeline_is_the_same_whoever_is_in_its_batch(method):
     assert all(error(together[i : i + 1], alone[i]) < 1e-3 for i in range(2))
 
 
-@pytest.mark.parametrize(
-    "method", ["first-block:threshold=0.3,batch=each", "easycache:threshold=0.3,warmup=2,batch=each"]
-)
+@pytest.mark.parametrize("method", ["first-block:threshold=0.2", "teacache:threshold=0.5,coefficients=1/0,signal=input"])
 def test_branches_of_guidance_in_one_batch_are_one_sample(method):
     """DiT's batch has every picture twice, with its class and without."""
     pipe = load_pipeline("glyph-dit", backend=load("cpu"))

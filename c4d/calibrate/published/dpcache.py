@@ -21,14 +21,18 @@ from c4d.calibrate.recording import Run
 Costs = list[list[list[float]]]
 
 
-def costs(features: Mapping[str, Sequence[Tensor]]) -> Costs:
-    """C[i][j][k], i < j < k <= T, of branch -> the hidden state [B, tokens, D] of T steps; zero elsewhere."""
+def costs(features: Mapping[str, Sequence[Tensor]], whole: int | None = None) -> Costs:
+    """C[i][j][k], i < j < k <= T, of branch -> the hidden state [B, tokens, D] of T steps; zero elsewhere.
+
+    ``whole``: of how many elements the mean is, where these are a part of them.
+    """
     total = len(next(iter(features.values())))
     table = [[[0.0] * (total + 1) for _ in range(total)] for _ in range(total)]
     stacks = [torch.stack(list(steps)).flatten(1) for steps in features.values()]
+    count = stacks[0].shape[1] if whole is None else whole
     for i, j in combinations(range(total), 2):
         ahead = torch.arange(1, total - j)[:, None]
-        errors = sum((h[j] + (h[j] - h[i]) / (j - i) * ahead - h[j + 1 :]).abs().mean(1) for h in stacks)
+        errors = sum((h[j] + (h[j] - h[i]) / (j - i) * ahead - h[j + 1 :]).abs().sum(1) for h in stacks) / count
         sums = torch.cumsum(torch.as_tensor(errors), 0) if len(ahead) else torch.zeros(0)
         for k, cost in enumerate(sums.tolist(), j + 2):
             table[i][j][k] = cost
@@ -39,7 +43,7 @@ class DPCache(Calibration):
     features: ClassVar[bool] = True
 
     def reduce(self, run: Run) -> Record:
-        return {"costs": costs(run.hidden)}
+        return {"costs": run.summed(torch.tensor(costs(run.hidden, run.whole), dtype=torch.float64)).tolist()}
 
     def fit(self, records: Sequence[Record]) -> Fitted:
         total, count = steps_of(records), len(records)

@@ -51,7 +51,7 @@ class L2P(Calibration):
     features: ClassVar[bool] = True
 
     def reduce(self, run: Run) -> Record:
-        return {"gram": gram(run.hidden).tolist()}
+        return {"gram": run.summed(gram(run.hidden)).tolist()}
 
     def fit(self, records: Sequence[Record]) -> Fitted:
         total = steps_of(records)

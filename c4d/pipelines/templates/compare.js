@@ -5,7 +5,7 @@ const $ = (id) => document.getElementById(id);
 const UNCACHED = "uncached", PLAIN = "plain steps", LEVELS = "plain steps at chosen noise levels", PEER = "another library's cache", EQUAL = 120;
 const uncached = data.contenders.find((one) => one.kind === UNCACHED);
 const all = data.contenders.filter((one) => one.kind !== UNCACHED);
-const scores = data.metrics.filter((metric) => metric.installed);
+const scores = data.metrics;
 const state = { prompt: 0, one: null, swapped: false, frame: 0, playing: true, plot: "mean", sort: "share", down: false };
 
 // -- words
