@@ -193,4 +193,6 @@ class ModelSpec:
         )
 
     def _outside(self, signal: Signal) -> bool:
+        if signal is Signal.DRAFT:
+            return any(stack.sites for stack in self.stacks if not stack.side)
         return signal.outside and (signal is not Signal.SPECTRUM or self.grid is not None)

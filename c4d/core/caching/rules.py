@@ -66,6 +66,14 @@ class ForwardRule(Rule):
 
     residual: bool = field(default=True, kw_only=True)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if Signal.DRAFT in self.policy.signals:
+            raise ValueError(
+                f"{type(self.policy).__name__} verifies forecasts of modules by those of the last block, and at "
+                f"{', '.join(self.sites)} there are none: leave @ out"
+            )
+
 
 @dataclass(frozen=True)
 class BlocksRule(ForwardRule):
@@ -141,9 +149,9 @@ class ModuleRule(Rule):
         if unknown or not self.sites:
             raise ValueError(f"unknown site {', '.join(unknown) or '(none)'}: known are {', '.join(SITES)}")
         super().__post_init__()
-        if self.policy.signals:
+        if measured := sorted(p.value for p in self.policy.signals if p is not Signal.DRAFT):
             raise ValueError(
-                f"{type(self.policy).__name__} measures {', '.join(sorted(p.value for p in self.policy.signals))} once "
+                f"{type(self.policy).__name__} measures {', '.join(measured)} once "
                 f"for the whole forward: use @{BLOCKS} instead of @{','.join(self.sites)}"
             )
 

@@ -13,7 +13,7 @@ from c4d.core.integration.blocks import BlockStack
 from c4d.core.integration.hooks import CacheContext, ForwardPatch, Hooks, Layer, Listener, named, pass_through
 from c4d.core.integration.offload import offload_hooks
 from c4d.core.spec import ModelSpec, OutputOf
-from c4d.core.types import BLOCKS, GUIDANCE, OUTPUT, FeatureForecaster, Signal
+from c4d.core.types import BLOCKS, GUIDANCE, OUTPUT, DraftPolicy, FeatureForecaster, Signal
 
 
 class ModuleSite(NamedTuple):
@@ -160,6 +160,8 @@ class Attachment:
         wanted: dict[str, Callable[..., Any]] = {}
         if OUTPUT in rules:
             wanted[""] = site_forward(ModuleSite(rules[OUTPUT], OUTPUT))
+        if any(isinstance(rule.policy, DraftPolicy) and rule.policy.strict for rule in method.rules):
+            wanted[""] = settled_forward
         if GUIDANCE in rules:
             wanted[""] = guided_forward(ModuleSite(rules[GUIDANCE], GUIDANCE), wanted.get("", pass_through))
         for stack in self.spec.stacks:
@@ -220,6 +222,11 @@ def site_forward(place: ModuleSite) -> Callable[..., Any]:
         return current.at_site(place, original, args, kwargs)
 
     return around
+
+
+def settled_forward(current: Any, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Around the forward of a transformer whose draft may be rejected: then it runs again."""
+    return current.settled(lambda: original(*args, **kwargs))
 
 
 def guided_forward(place: ModuleSite, inner: Callable[..., Any]) -> Callable[..., Any]:
