@@ -9,6 +9,7 @@ from typing import Any
 
 from c4d.core.methods import METHODS
 from c4d.core.text.grammar import parse
+from c4d.core.types import Action, DraftPolicy
 
 STEPS = 8
 PROFILES = Path(__file__).parent / "core/profiles"
@@ -30,6 +31,8 @@ REUSING = {
     "dbcache": "dbcache:Fn=1,threshold=1e9,warmup=1,max_continuous_cached_steps=2",
     "dbcache, a mask": "dbcache:Fn=2,Bn=1,scm=11010010,scm_policy=static",
     "spectrum": "spectrum:warmup=2,weight=0.5",
+    "speca": "speca:threshold=0.4,max_drafts=3,unchecked=0,warmup=2",
+    "speca, strict": "speca:threshold=0.4,max_drafts=3,mode=strict,order=2",
     "schedule": "schedule:computed=0/1/2/5",
     "pab": "pab:attn=2,cross_attn=3",
     "lemica": "lemica:computed=0/1/2/5",
@@ -65,5 +68,9 @@ def check_decisions(entries: Iterable[Any], text: str) -> None:
             if rule is None or did is None:
                 continue
             key = entry.run, entry.step.branch, entry.step.expert, id(rule)
-            action, states[key] = rule.policy.decide(states.get(key, rule.policy.init()), entry.step, entry.seen)
+            policy = rule.policy
+            action, state = policy.decide(states.get(key, policy.init()), entry.step, entry.seen)
+            if isinstance(policy, DraftPolicy) and policy.strict and action is Action.REUSE and policy.verifies(state):
+                action, state = policy.settle(state, entry.step, entry.seen)
             assert did is action, entry
+            states[key] = state

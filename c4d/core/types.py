@@ -37,6 +37,7 @@ class Signal(enum.Enum):
     INPUT_SINCE = "input_since"  # the same, compared with the last computed step
     OUTPUT = "output"  # the last two computed outputs; ``base`` is of the newer
     SPECTRUM = "spectrum"  # the latents weighted in frequency by what the noise leaves of them (arXiv 2602.18993)
+    DRAFT = "draft"  # what the last block adds with forecast modules, compared with what it adds with computed ones
 
     @property
     def anchored(self) -> bool:
@@ -46,12 +47,17 @@ class Signal(enum.Enum):
     @property
     def stepwise(self) -> bool:
         """True if every step, also a reused one, knows its change since the step before."""
-        return not self.anchored and self is not Signal.OUTPUT
+        return not self.anchored and not self.left
+
+    @property
+    def left(self) -> bool:
+        """True if a forward leaves it behind, to be measured by the next one that decides."""
+        return self in (Signal.OUTPUT, Signal.DRAFT)
 
     @property
     def outside(self) -> bool:
         """True if it is known before the transformer runs."""
-        return self in (Signal.INPUT, Signal.INPUT_SINCE, Signal.OUTPUT, Signal.SPECTRUM)
+        return self.left or self in (Signal.INPUT, Signal.INPUT_SINCE, Signal.SPECTRUM)
 
 
 class RelativeL1(NamedTuple):
@@ -153,6 +159,35 @@ class Policy(ABC, Generic[S]):
     def remark(self, total: int) -> str | None:
         """What of it a run of ``total`` steps had no use for; None if nothing."""
         return None
+
+
+class DraftPolicy(Policy[S]):
+    """One that has some of its reuses, the drafts, verified: their last block is computed beside its forecast.
+
+    How far the two are apart is ``Signal.DRAFT`` of the next decision. If it is ``strict``, it is measured at once, and
+    :meth:`settle` may say that the step is computed after all.
+    """
+
+    @property
+    def signals(self) -> frozenset[Signal]:
+        return frozenset({Signal.DRAFT})
+
+    @property
+    def strict(self) -> bool:
+        return False
+
+    @property
+    def elementwise(self) -> bool:
+        """Whether it takes the mean of |a - b| / |b| over all elements, instead of sum |a - b| / sum |b|."""
+        return False
+
+    @abstractmethod
+    def verifies(self, state: S) -> bool:
+        """Whether the reuse that led to ``state`` is verified."""
+
+    def settle(self, state: S, step: Step, seen: Mapping[Signal, RelativeL1]) -> tuple[Action, S]:
+        """What a verified draft comes to, in the same step; ``state`` is that after the decision."""
+        return Action.REUSE, state
 
 
 class Wrapper(Policy[S]):

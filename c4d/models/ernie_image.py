@@ -42,6 +42,7 @@ SPECS = (
             ),
         ),
         exit="final_norm",
+        batch_first=False,
         about="ERNIE-Image",
         known_as=("ernie-image",),
         example=EXAMPLE,

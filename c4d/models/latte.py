@@ -61,6 +61,7 @@ SPECS = (
             Stack("temporal_transformer_blocks", takes=TAKES + REST, sites=SITES, interleaved=True),
         ),
         exit="norm_out",
+        batch_first=False,
         signals={Signal.TIME_PROJECTION: OutputOf("adaln_single", first)},
         like_latents=False,
         grid=grid,

@@ -57,7 +57,7 @@ def arguments(text):
             else value
             if key in ("fit", "curve", "path", "scm", "scm_policy")
             else float(value)
-            if key in ("threshold", "weight", "window", "alpha", "ratio", "low", "high")
+            if key in ("threshold", "decay", "weight", "window", "alpha", "ratio", "low", "high")
             else int(value)
         )
     return out
@@ -92,7 +92,7 @@ CHANGED = {"threshold": "0.5", "interval": "7", "computed": "0/9"}
 
 @pytest.mark.parametrize(("method", "model"), [(m, model) for m, models in published().items() for model in models])
 def test_what_is_published_can_be_said_and_changed(method, model):
-    asked = "+reuse@blocks" if method != "easycache" else ""
+    asked = {"easycache": "", "speca": "+reuse"}.get(method, "+reuse@blocks")
     key = next(key for key in CHANGED if key in published()[method][model])
     text = f"{method}:published={model},{key}={CHANGED[key]}"
     change = CHANGED[key] if key != "computed" else "frozenset({0, 9})"
@@ -236,6 +236,13 @@ def test_an_output_is_not_a_residual():
         ("cfg-cache+bands", "FrequencySplit reads the features of a whole forward, not guidance: use @blocks"),
         ("cfg-skip:ratio=0", "ratio is a part of the steps, above 0 and at most 1, got 0.0"),
         ("guidance-interval:low=0.5,high=0.5", "low must be below high"),
+        ("speca:threshold=1,mode=late", "unknown mode 'late': known are lagged, strict"),
+        ("speca:threshold=-1", "threshold must be a number of at least 0, got -1.0"),
+        ("speca:threshold=1,decay=0", "decay must be above 0 and at most 1"),
+        (
+            "speca:threshold=1@blocks",
+            "verifies forecasts of modules by those of the last block, and at blocks",
+        ),
         ("spectrum:window=0.5", "window must be at least 1"),
         ("spectrum:weight=1.5", "weight must be from 0"),
         ("spectrum:ridge=0", "ridge must be a finite number above 0"),
@@ -321,6 +328,12 @@ VALUES = {
     "max_skips": st.integers(1, 100),
     "weight": st.floats(0.0, 1.0),
     "ratio": st.floats(0.01, 1.0),
+    "max_drafts": st.integers(1, 20),
+    "unchecked": st.integers(0, 20),
+    "decay": st.floats(0.01, 1.0),
+    "floor": st.floats(0.0, 1.0),
+    "mode": st.sampled_from(["lagged", "strict"]),
+    "error": st.sampled_from(["norms", "elementwise"]),
     "low_weight": st.floats(-2.0, 2.0),
     "high_weight": st.floats(-2.0, 2.0),
     "degree": st.integers(1, 9),
@@ -364,6 +377,7 @@ SITES_OF = {
     "taylorseer-lite": ["blocks", "mlp"],
     "schedule": ["output"],
     "pab": ["attn"],
+    "speca": ["attn", "mlp,total"],
     "fastercache": ["attn"],
 }
 
@@ -388,7 +402,7 @@ def texts(draw):
     if not guided and draw(st.booleans()):
         text += "+" + draw(part(added := draw(st.sampled_from(GUIDED)), METHODS[added]))
     if draw(st.booleans()):
-        several = guided or ",cross_attn=" in text or ":cross_attn=" in text
+        several = guided or name == "speca" or ",cross_attn=" in text or ":cross_attn=" in text
         forecaster = draw(st.sampled_from(sorted({*FORECASTERS} - {"bands", "dmd"} if several else FORECASTERS)))
         text += "+" + draw(part(forecaster, FORECASTERS[forecaster], ("smoothing", "alpha", "anchor")))
         if forecaster in ("bands", "dmd"):

@@ -76,7 +76,10 @@ def generation(name: str, kind: str, how: SequenceParallel) -> None:
 def compare(session: Any, got: Any, by_itself: Any, want: Any, ranks: Any, how: SequenceParallel) -> None:
     if session.method.signals:
         firm(by_itself)
-    own = passes(by_itself)[ranks.mesh.branch :: 2] if ranks.mesh.cfg else passes(by_itself)
+    own = passes(by_itself)
+    if ranks.mesh.cfg:
+        mine = ("cond", "uncond")[ranks.mesh.branch]
+        own = [each for each in own if each[1].branch.partition("#")[0] == mine]
     assert passes(session) == own, (session.report().timelines, by_itself.report().timelines)
     measured = {entry.step: entry.seen for entry in by_itself.trace}
     for entry in (

@@ -4,7 +4,8 @@ A forward sends what its blocks and its final gather do (tests/parallel/traffic.
 
 - nothing, if its decisions are known beforehand (schedules, intervals, MagCache, PAB, FasterCache, guidance, learned
   ones), and of a call without condition that is spared not even the gather;
-- one gather of 5 numbers a signal (TeaCache, First-Block, SeaCache: 1; EasyCache: 2, and 3 after a computed forward);
+- one gather of 5 numbers a signal (TeaCache, First-Block, SeaCache: 1; EasyCache: 2, and 3 after a computed forward;
+  SpeCa: 1 of a verified draft, whose last block sends what a computed one does, and a rejected one everything twice);
 - one gather of the slow coefficients, [B, K, D] in fp32, for a forecast in bands (FreqCa);
 - one gather of K x K inner products and 3 numbers a sample, in fp64, after a computed forward, for dynamic modes.
 """
@@ -21,7 +22,7 @@ from c4d import SequenceParallel
 from c4d.core.caching.feature_forecasters import DynamicModes, FrequencySplit
 from c4d.core.runtime.spectrum import low_pass
 from c4d.core.text.grammar import parse
-from c4d.core.types import OUTPUT, Action
+from c4d.core.types import OUTPUT, Action, Signal
 from tests.methods import EVERY, SIGMAS, STEPS, calls_of
 from tests.parallel.forwards import VARIANTS, alone
 from tests.parallel.job import WAYS, Case, bits, error, passes, same, sharded
@@ -55,13 +56,17 @@ def stated(text: str, session: Any, how: SequenceParallel) -> list[tuple[int, in
     model, *_ = alone(NAME, 4)
     expected = Expected(NAME, model, how, 4)
     others, method = expected.u * expected.r - 1, parse(text)
+    strict = getattr(method.rules[0].policy, "strict", False)
     attention = next((i for i, rule in enumerate(method.rules) if "attn" in rule.sites), None)
     found, stored, fresh = [], 0, False
     for entry in session.trace:
         spared = entry.guidance is Action.REUSE
         skipped = entry.actions and attention is not None and entry.actions[attention] is Action.REUSE
-        entered = 0 if skipped else entry.blocks
+        rejected = strict and entry.computed and Signal.DRAFT in entry.seen  # the draft, and then all of it once more
+        entered = entry.blocks - expected.layers if skipped or rejected else entry.blocks
         calls, bytes_ = entered * expected.calls, entered * expected.block
+        if rejected:
+            calls, bytes_ = calls + 1, bytes_ + expected.gather
         if not spared and (entry.computed or method.rules[0].sites != (OUTPUT,)):
             calls, bytes_ = calls + 1, bytes_ + expected.gather
         if entry.step.index in COMPARED and (entry.step.index == 0 or entry.step.branch != "uncond"):

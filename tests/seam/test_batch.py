@@ -121,8 +121,12 @@ def test_each_gets_what_it_gets_alone(name, kind):
     if kind == "latents" and not spec.like_latents:
         pytest.skip("EasyCache does not fit it")
     if kind != "latents" and spec.transformer in NO_ROWS:
-        with pytest.raises(RuntimeError, match="has no row for each of 2 in the batch: use batch=mean"):
+        with pytest.raises(
+            ValueError, match="samples cannot decide apart there: use batch=mean, or the method @output"
+        ):
             pair.run(METHODS[kind].format(0.1))
+        _, session = pair.run(METHODS[kind].format(0.1).replace(",batch=each", ""))
+        assert session.report().timelines.keys() == {"0"}
         return
     for threshold in (0.03, 0.3, 0.01, 0.1, 0.003, 1.0):
         method = METHODS[kind].format(threshold)
@@ -197,9 +201,10 @@ def test_more_first_blocks_and_last_ones():
 def test_the_worst_decides_for_all():
     """As often as the sample that moves most would be computed alone; by the mean it is computed less often."""
     pair, line = made("wan-t2v"), {}
-    for batch in ("mean", "worst", "each"):
-        _, session = pair.run(f"first-block:threshold=0.05,last=0,batch={batch}")
+    for batch in ("mean", "worst", "each", ""):
+        _, session = pair.run(f"first-block:threshold=0.05,last=0{f',batch={batch}' if batch else ''}")
         line[batch] = session.report().timelines
+    assert line[""] == line["each"]
     assert line["mean"].keys() == {"0"} and line["worst"]["0#0"] == line["worst"]["0#1"] == line["each"]["0#1"]
     assert line["worst"]["0#0"].count("C") > line["mean"]["0"].count("C")
 
@@ -257,7 +262,9 @@ def test_a_clip_of_a_pipeline_is_the_same_whoever_is_in_its_batch(method):
     assert all(error(together[i : i + 1], alone[i]) < 1e-3 for i in range(2))
 
 
-@pytest.mark.parametrize("method", ["first-block:threshold=0.2", "teacache:threshold=0.5,coefficients=1/0,signal=input"])
+@pytest.mark.parametrize(
+    "method", ["first-block:threshold=0.2", "teacache:threshold=0.5,coefficients=1/0,signal=input"]
+)
 def test_branches_of_guidance_in_one_batch_are_one_sample(method):
     """DiT's batch has every picture twice, with its class and without."""
     pipe = load_pipeline("glyph-dit", backend=load("cpu"))

@@ -42,6 +42,8 @@ EVERY = [
     "fora:interval=1+cfg-skip:ratio=0.001",
     "cfg-cache:interval=1",
     "guidance-interval",
+    "speca:threshold=0,mode=strict",
+    "speca:threshold=1,warmup=6",
 ]
 WHOLE = ("wan-t2v", "hunyuan-t2v", EVERY[0], EVERY[2], EVERY[3], EVERY[5], EVERY[6])
 

@@ -66,6 +66,14 @@ class ForwardRule(Rule):
 
     residual: bool = field(default=True, kw_only=True)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if Signal.DRAFT in self.policy.signals:
+            raise ValueError(
+                f"{type(self.policy).__name__} verifies forecasts of modules by those of the last block, and at "
+                f"{', '.join(self.sites)} there are none: leave @ out"
+            )
+
 
 @dataclass(frozen=True)
 class BlocksRule(ForwardRule):
@@ -141,9 +149,9 @@ class ModuleRule(Rule):
         if unknown or not self.sites:
             raise ValueError(f"unknown site {', '.join(unknown) or '(none)'}: known are {', '.join(SITES)}")
         super().__post_init__()
-        if self.policy.signals:
+        if measured := sorted(p.value for p in self.policy.signals if p is not Signal.DRAFT):
             raise ValueError(
-                f"{type(self.policy).__name__} measures {', '.join(sorted(p.value for p in self.policy.signals))} once "
+                f"{type(self.policy).__name__} measures {', '.join(measured)} once "
                 f"for the whole forward: use @{BLOCKS} instead of @{','.join(self.sites)}"
             )
 
@@ -197,19 +205,20 @@ class CacheMethod:
     """A caching method: its name (the text that makes it), its rules, one of guidance last, and how the samples of a
     ``batch`` decide.
 
-    ``"mean"``: all alike, by the sums over all of them, as published. ``"worst"``: all alike, by the sample that
-    changed most. ``"each"``: each for itself, so that it gets what it gets alone; a step computes the samples that need
-    it. Of methods that measure nothing, all samples are alike.
+    ``"each"``: each for itself, so that it gets what it gets alone; a step computes the samples that need it. It is
+    what a method does that measures something for the whole forward (None). ``"worst"``: all alike, by the sample that
+    changed most. ``"mean"``: all alike, by the sums over all of them, as published. Where nothing is measured, and
+    inside the blocks, samples are alike.
     """
 
     name: str
     rules: tuple[Rule, ...]
-    batch: str = "mean"
+    batch: str | None = None
 
     def __post_init__(self) -> None:
         if not self.rules:
             raise ValueError(f"{self.name}: a method needs at least one rule")
-        if self.batch not in BATCHES:
+        if self.batch not in (None, *BATCHES):
             raise ValueError(f"{self.name}: batch is {self.batch!r}; known are {', '.join(BATCHES)}")
         sites = self.sites
         alone = any(isinstance(rule, ForwardRule) for rule in self.inner)
@@ -222,7 +231,17 @@ class CacheMethod:
         """The same, with samples that decide so. Raises ValueError if it measures nothing, or for an unknown one."""
         if not self.signals:
             raise ValueError(f"{self.name} decides by the step alone, the same for every sample: leave batch out")
+        if self.whole is None and batch != "mean":
+            raise ValueError(
+                f"{self.name} acts inside the blocks, where the samples of a batch decide alike: batch=mean"
+            )
         return replace(self, batch=batch)
+
+    def apart(self, batch_first: bool) -> bool:
+        """Whether samples have a memory of their own; where the blocks' stream is not ``batch_first``, by default not."""
+        if not self.signals or self.whole is None or self.batch == "mean":
+            return False
+        return self.batch is not None or batch_first or not isinstance(self.whole, BlocksRule)
 
     @property
     def sites(self) -> tuple[str, ...]:

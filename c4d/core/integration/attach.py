@@ -13,7 +13,7 @@ from c4d.core.integration.blocks import BlockStack
 from c4d.core.integration.hooks import CacheContext, ForwardPatch, Hooks, Layer, Listener, named, pass_through
 from c4d.core.integration.offload import offload_hooks
 from c4d.core.spec import ModelSpec, OutputOf, Site
-from c4d.core.types import BLOCKS, GUIDANCE, OUTPUT, FeatureForecaster, Signal
+from c4d.core.types import BLOCKS, GUIDANCE, OUTPUT, DraftPolicy, FeatureForecaster, Signal
 
 
 class ModuleSite(NamedTuple):
@@ -175,6 +175,8 @@ class Attachment:
         wanted: dict[str, Callable[..., Any]] = {}
         if OUTPUT in rules:
             wanted[""] = site_forward(ModuleSite(rules[OUTPUT], OUTPUT))
+        if any(isinstance(rule.policy, DraftPolicy) and rule.policy.strict for rule in method.rules):
+            wanted[""] = settled_forward
         if GUIDANCE in rules:
             wanted[""] = guided_forward(ModuleSite(rules[GUIDANCE], GUIDANCE), wanted.get("", pass_through))
         for kind, block, site in self._sites(rules):
@@ -246,6 +248,11 @@ def site_forward(place: ModuleSite) -> Callable[..., Any]:
     return around
 
 
+def settled_forward(current: Any, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Around the forward of a transformer whose draft may be rejected: then it runs again."""
+    return current.settled(lambda: original(*args, **kwargs))
+
+
 def guided_forward(place: ModuleSite, inner: Callable[..., Any]) -> Callable[..., Any]:
     """Around the forward of a transformer, ``inner`` and all, whose calls without condition may be spared."""
 
@@ -272,6 +279,11 @@ def check_fit(method: CacheMethod, spec: ModelSpec) -> None:
             raise ValueError(
                 f"{method.name} caches at {', '.join(rule.sites)}, but {spec.transformer} offers "
                 f"{', '.join(spec.kinds())}{'' if spec.stacks else out}"
+            )
+        if isinstance(rule, BlocksRule) and method.batch in ("each", "worst") and not spec.batch_first:
+            raise ValueError(
+                f"{method.name}: what comes to the blocks of {spec.transformer} has no row for each of the batch, so that "
+                f"samples cannot decide apart there: use batch=mean, or the method @{OUTPUT}"
             )
         if isinstance(rule, OutputRule) and rule.residual and not spec.like_latents:
             raise ValueError(

@@ -27,10 +27,11 @@ from c4d.core.runtime.spectrum import evolved, leading, like_output, slow_waves
 from c4d.core.runtime.state import CacheState, FeatureOps, Runtime
 from c4d.core.runtime.steps import NoiseLevel
 from c4d.core.spec import STREAM, AtEntry, ModelSpec, Stack
-from c4d.core.types import BLOCKS, GUIDANCE, OUTPUT, Action, LinearForecaster, RelativeL1, Signal, Step
+from c4d.core.types import BLOCKS, GUIDANCE, OUTPUT, Action, DraftPolicy, LinearForecaster, RelativeL1, Signal, Step
 
 COMPUTE, REUSE = Action.COMPUTE, Action.REUSE
 NOWHERE = ("", 0, 0)
+TINY = 1e-10  # beside an element that it divides by
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,9 @@ class Forward:
     bridge: Bridge | None = None
     noise: float | None = None  # for the trace alone, where it costs nothing to know
     guidance: Action | None = None  # what the rule of guidance says, of a call without condition
+    draft: DraftPolicy[Any] | None = None  # whose draft this is, if it is to be verified
+    drafted: tuple[Stack, list[Tensor]] | None = None  # what the last block adds, forecast and computed
+    verifying = False  # the last block of a draft is being computed
 
     def __init__(
         self,
@@ -128,6 +132,9 @@ class Forward:
 
     def arrive(self) -> None:
         """Before the forward: what can be known of its arguments alone is; that may decide the forward."""
+        if all(signal.left for signal in self.method.signals):
+            self.decide({})
+            return
         self.look()
         if all(signal.outside for signal in self.method.signals):
             self.decide(self.readings)
@@ -147,7 +154,7 @@ class Forward:
     def read_signal(self, signal: Signal, value: Tensor) -> None:
         """A signal that became known before the blocks; when all are in, the forward is decided."""
         self.readings[signal] = value.detach()
-        if self.action is None and self.method.signals - {Signal.OUTPUT} <= self.readings.keys():
+        if self.action is None and {p for p in self.method.signals if not p.left} <= self.readings.keys():
             self.decide(self.readings)
 
     def _latents(self) -> list[Tensor]:
@@ -197,16 +204,14 @@ class Forward:
         now, wholes = {p: x for p, (x, _) in parts.items()}, {p: n for p, (_, n) in parts.items()}
         before = self.branch.before
         pairs = {p: (x, before[p]) for p, x in now.items() if p in before and before[p].shape == x.shape}
-        if now and self.branch.outputs is not None:
-            pairs[Signal.OUTPUT], self.branch.outputs = self.branch.outputs, None
-            wholes[Signal.OUTPUT] = self._unpadded(pairs[Signal.OUTPUT][0], False)[1]
+        for signal, (pair, whole) in self.branch.left.items():
+            pairs[signal], wholes[signal] = pair, whole
+        self.branch.left = {}
         return dict(now), pairs, wholes
 
     def settle(self, now: Mapping[Signal, Tensor], seen: Mapping[Signal, RelativeL1]) -> None:
         """Decides by what was ``seen`` to have changed."""
-        self.seen = seen
-        broken = sum(not change.finite for change in seen.values())
-        self.tools.nonfinite += broken
+        broken = self._see(seen)
         for i, rule in enumerate(self.rules):
             self.actions[i] = self._act(i, rule, broken > 0)
         for signal, value in now.items():
@@ -222,7 +227,16 @@ class Forward:
         action, states[i] = rule.policy.decide(state, self.step, self.seen)
         if not ready and action is REUSE:
             raise RuntimeError(f"{type(rule.policy).__name__} reuses from a fresh state; a policy must compute first")
+        if action is REUSE and isinstance(rule.policy, DraftPolicy) and rule.policy.verifies(states[i]):
+            self.draft = rule.policy
         return action
+
+    def _see(self, seen: Mapping[Signal, RelativeL1]) -> int:
+        """Keeps what was measured; how much of it is not finite."""
+        self.seen = seen
+        broken = sum(not change.finite for change in seen.values())
+        self.tools.nonfinite += broken
+        return broken
 
     def _unpadded(self, x: Tensor, spread: bool = True) -> tuple[Tensor, int]:
         return self.call.ranks.unpadded(self.call.transformer, x, spread)
@@ -271,8 +285,7 @@ class Forward:
         if self.action is REUSE and not held and self.passed >= first_blocks:
             return
         if stack.side or not isinstance(rule, BlocksRule):
-            self.passed += len(blocks) * (not stack.side)
-            yield from self._counted(stack, blocks)
+            yield from self._whole_stack(stack, blocks)
             return
         resumed = self._resumed()
         for block in blocks:
@@ -292,6 +305,14 @@ class Forward:
                 yield BlockProxy(block, partial(self._enter_blocks, stack))
             else:
                 yield from self._counted(stack, [block])
+
+    def _whole_stack(self, stack: Stack, blocks: list[nn.Module]) -> Iterator[Any]:
+        """All of its blocks; the last one of the chain is verified if the forward is such a draft."""
+        self.passed += len(blocks) * (not stack.side)
+        last = not stack.side and self.draft is not None and self.passed == self._resumed()
+        yield from self._counted(stack, blocks[:-1] if last else blocks)
+        if last:
+            yield BlockProxy(blocks[-1], partial(self._verify_block, stack))
 
     def _resumed(self) -> int:
         """The place in the chain from which on a reused forward runs the blocks again."""
@@ -320,6 +341,19 @@ class Forward:
         """The last of the first blocks that always run, in a forward that is decided."""
         out = self._run_block(stack, block, args, kwargs)
         self._note(stack, streams(stack, out))
+        return out
+
+    def _verify_block(self, stack: Stack, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The last block of a draft that is verified: with forecast modules, which go on, and beside it computed."""
+        out = block(*args, **kwargs)
+        self.verifying = True
+        try:
+            computed = block(*args, **kwargs)
+        finally:
+            self.verifying = False
+        self.blocks += 2
+        given, found = bind(stack, args, kwargs)[STREAM], [streams(stack, each)[STREAM] for each in (out, computed)]
+        self.drafted = stack, [(x - given).detach() for x in found]
         return out
 
     def _pass_over(
@@ -381,6 +415,8 @@ class Forward:
     def exit(self, x: Tensor, stream: str = STREAM) -> Tensor:
         """A stream of the blocks on its way out of the loops: recorded, or replaced by its forecast."""
         self.exited = True
+        if self.drafted is not None and stream == STREAM:
+            self._compare_draft(x.shape[1])
         rule, key = self.whole, BLOCKS if stream == STREAM else f"{BLOCKS}:{stream}"
         if not isinstance(rule, BlocksRule) or rule.last_blocks:
             return x
@@ -413,6 +449,41 @@ class Forward:
             return self.spec.at_exit(self.call.transformer, self.call.inputs(), self.base)
         return self.base_of.image(self.base[stream], x.shape[1])
 
+    # -- drafts
+
+    def _compare_draft(self, tokens: int) -> None:
+        """Leaves what the last block adds to the tokens at the exit, forecast and computed, to be measured."""
+        assert self.drafted is not None and self.draft is not None
+        stack, found = self.drafted
+        made, computed = (self._unpadded(stack.image(x, tokens))[0] for x in found)
+        whole = self._unpadded(stack.image(found[0], tokens))[1]
+        if self.draft.elementwise:
+            size = computed.float().abs() + TINY
+            made, computed = made / size, computed / size
+        self.branch.left[Signal.DRAFT] = (made, computed), whole
+
+    def settled(self, forward: Callable[[], Any]) -> Any:
+        """What a forward returns whose draft is verified in the same step: of one that is rejected, the computed one's,
+        for which it runs once more."""
+        out = forward()
+        if self.draft is None or Signal.DRAFT not in self.branch.left:
+            return out
+        _, pairs, wholes = self.pairs({})
+        broken, states = self._see(self.tools.meter.read(pairs, wholes)), self.branch.states
+        for i, rule in enumerate(self.rules):
+            if rule.policy is not self.draft:
+                continue
+            if rule.policy.scale is not None:
+                self.weighed[i] = rule.policy.weigh(states[i], self.step, self.seen)
+            self.actions[i], states[i] = self.draft.settle(states[i], self.step, self.seen)
+            if broken:
+                self.actions[i], states[i] = rule.policy.decide(rule.policy.init(), self.step, {})
+        if COMPUTE not in self.actions:
+            return out
+        self.draft = self.drafted = None
+        self.exited, self.passed, self.looked_at = False, 0, NOWHERE
+        return forward()
+
     # -- the whole forward
 
     def answered_by(self, place: ModuleSite, forward: Callable[[], Any]) -> Any:
@@ -440,6 +511,9 @@ class Forward:
         self, place: ModuleSite, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """What a cached module returns: its own output, recorded, or the forecast of it."""
+        if self.verifying:
+            self.modules += 1
+            return original(*args, **kwargs)
         rule, reuse = self.rules[place.rule], self.reuses(place)
         residual = isinstance(rule, OutputRule) and rule.residual
         if place.key == OUTPUT:
@@ -480,11 +554,12 @@ class Forward:
             leaves = [x for x in pytree.tree_leaves(output) if isinstance(x, Tensor)]
             now, before = joined(leaves).clone(), self.branch.before.get(Signal.OUTPUT)
             self.branch.before[Signal.OUTPUT] = now
-            self.branch.outputs = None if before is None or before.shape != now.shape else (before, now)
+            if before is not None and before.shape == now.shape:
+                self.branch.left[Signal.OUTPUT] = (before, now), self._unpadded(now, False)[1]
 
     def reuses(self, place: ModuleSite) -> bool:
         """True if this forward forecasts the module there (and the modules that this bypasses hand out fillers)."""
-        return self.actions[place.rule] is REUSE and place.key in self.branch.histories
+        return self.actions[place.rule] is REUSE and place.key in self.branch.histories and not self.verifying
 
     def forecast(
         self, history: History, rule: Rule, base: Sequence[Tensor] | None = None, stream: str = STREAM

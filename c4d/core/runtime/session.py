@@ -223,7 +223,8 @@ class Session(Entered, Unsaved):
         attachment.wake()
         rules = self.method.rules
         latents = given.get(attachment.spec.denoised[0])
-        branches = self._memories(step, rows_of(latents), latents)
+        apart = self.method.apart(attachment.spec.batch_first)
+        branches = self._memories(step, rows_of(latents) if apart else 1, latents)
         # But for the timestep, which may hold one value in one step and two in the next (MiniMax-H3).
         signature = signature_of([given[name] for name in sorted(given) if name != attachment.spec.timestep])
         restarted = branches[0].signature is not None and branches[0].signature != signature
@@ -314,14 +315,14 @@ class Session(Entered, Unsaved):
     # -- inside
 
     def _memories(self, step: Step, rows: int, latents: Any) -> list[CacheState]:
-        """What the samples of a forward remember: all of them one thing, or each its own if each decides for itself.
+        """What the samples in so many ``rows`` remember, each for itself; one thing for all of a single row.
 
         Rows with equal latents are branches of guidance of one sample. Samples that begin with the same noise are told
         apart in the second step, and begin anew then.
         """
         assert self._run is not None
         branches = self._run.branches
-        if rows == 1 or self.method.batch == "mean" or not self.method.signals:
+        if rows == 1:
             return [branches[step.branch, step.expert]]
         place = step.branch, step.expert, rows
         known = self._run.copies.get(place)

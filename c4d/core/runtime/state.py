@@ -26,7 +26,8 @@ class CacheState:
     states: list[Any] = field(default_factory=list)
     histories: dict[str, History] = field(default_factory=dict)
     before: dict[Signal, Tensor] = field(default_factory=dict)
-    outputs: tuple[Tensor, Tensor] | None = None  # the last two computed ones, until somebody has measured them
+    # (now, before) and how many numbers all ranks have, of what the last forward left to be measured
+    left: dict[Signal, tuple[tuple[Tensor, Tensor], int]] = field(default_factory=dict)
     grid: tuple[tuple[int, ...], ...] | None = None  # of its tokens, if somebody asked
     signature: Any = None
     unstored: bool = False  # a forward returned what cannot be, and nothing of it was
@@ -34,16 +35,16 @@ class CacheState:
 
     def storages(self) -> dict[int, int]:
         held = {p: n for history in self.histories.values() for p, n in history.storages().items()}
-        held.update(
-            {(s := x.untyped_storage()).data_ptr(): s.nbytes() for x in (*self.before.values(), *(self.outputs or ()))}
-        )
+        measured = (*self.before.values(), *(x for pair, _ in self.left.values() for x in pair))
+        held.update({(s := x.untyped_storage()).data_ptr(): s.nbytes() for x in measured})
         return held
 
     def reset(self, rules: Sequence[Rule]) -> None:
         self.states = [rule.policy.init() for rule in rules]
         self.histories.clear()
         self.before.clear()
-        self.outputs = self.grid = None
+        self.left.clear()
+        self.grid = None
         self.unstored = False
 
 

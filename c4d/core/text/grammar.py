@@ -21,6 +21,7 @@ from c4d.core.caching.rules import CacheMethod, Rule, remade
 from c4d.core.methods import METHODS, published
 from c4d.core.methods.dbcache import SCM_POLICIES
 from c4d.core.methods.magcache import published_curves
+from c4d.core.methods.speca import ERRORS, MODES
 from c4d.core.methods.teacache import RULES, SIGNALS, published_fits
 from c4d.core.registry import Registry
 from c4d.core.types import AXES, SITES
@@ -64,6 +65,8 @@ def choices(make: Callable[..., Any]) -> dict[str, tuple[str, ...]]:
         "signal": SIGNALS,
         "rule": RULES,
         "scm_policy": SCM_POLICIES,
+        "mode": MODES,
+        "error": ERRORS,
         "over": AXES,
         "smoothing": SMOOTHINGS,
         "anchor": ANCHORS,
