@@ -56,7 +56,7 @@ def test_reuse_equals_compute_on_the_same_input(name, kind):
     with c4d.cached(model, hold_methods(case.name)[kind]) as session:
         session.begin([900.0, 900.0])
         computed, reused = (case.run(model, x, 900.0) for _ in range(2))
-    assert session.report().timelines == {"0": "Cr"}
+    assert set(session.report().timelines.values()) == {"Cr"}  # of each sample, where there are several
     assert (computed - reused).norm() <= 1e-6 * computed.norm()
 
 
@@ -195,12 +195,13 @@ def test_a_reused_step_costs_embedding_and_head_alone(name, kind):
 
 @pytest.mark.parametrize(("name", "kind"), sampled(CASES, KINDS, nth=6, shift=3))
 def test_host_reads(name, kind):
-    """None for schedules; one a forward that has something to compare with otherwise."""
+    """None for schedules; one a forward that has something to compare with otherwise, and one for each branch to tell
+    samples from branches of guidance where a batch has several rows."""
     case = CASES[name]
     model = case.build()
     with c4d.cached(model, hold_methods(case.name)[kind]) as session:
         case.loop(model, 6, session.begin)
-    assert session.report().host_reads == (10 if kind in ("signal", "head") else 0)
+    assert session.report().host_reads == (10 + 2 * (case.latents[0] > 1) if kind in ("signal", "head") else 0)
 
 
 @pytest.mark.parametrize(("name", "kind"), sampled(CASES, KINDS, nth=6, shift=4))
@@ -221,4 +222,4 @@ def test_a_copy_or_a_saved_model_is_plain(name, kind):
         with c4d.cached(other, hold_methods(case.name)[kind]) as again:
             again.begin([900.0])
             case.run(other, x, 900.0)
-        assert len(again.trace) == 1 and torch.equal(case.run(other, x, 700.0), plain)
+        assert {entry.step.index for entry in again.trace} == {0} and torch.equal(case.run(other, x, 700.0), plain)

@@ -282,7 +282,7 @@ def check_fit(method: CacheMethod, spec: ModelSpec) -> None:
             )
         if isinstance(rule, BlocksRule) and method.batch in ("each", "worst") and not spec.batch_first:
             raise ValueError(
-                f"{method.name}: what comes to the blocks of {spec.transformer} has no row for each of the batch, so that "
+                f"{method.name}: what comes to the blocks of {spec.transformer} has no row for each of the batch, and "
                 f"samples cannot decide apart there: use batch=mean, or the method @{OUTPUT}"
             )
         if isinstance(rule, OutputRule) and rule.residual and not spec.like_latents:
