@@ -18,7 +18,7 @@ from torch import Tensor
 import c4d
 from bench.stamp import ROOT, stamp
 from bench.yardsticks import HELD, Yardstick
-from c4d.metrics.closeness import decibels
+from c4d.metrics.scores import decibels
 from c4d.pipelines.output import write_text
 
 PAGE = ROOT / "docs" / "measurements" / "batches.md"

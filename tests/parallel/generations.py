@@ -38,8 +38,8 @@ def methods(name: str) -> dict[str, str]:
     signal = signal_of(VARIANTS[name].name)
     return {
         **(FIXED if name in WHOLE else {}),
-        "head": f"first-block:threshold={head},last=0",
-        "signal": f"teacache:threshold={change},coefficients=1/0,signal={signal},last=0",
+        "head": f"first-block:threshold={head},last=0,batch=mean",
+        "signal": f"teacache:threshold={change},coefficients=1/0,signal={signal},last=0,batch=mean",
     }
 
 
