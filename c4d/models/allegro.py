@@ -6,6 +6,7 @@ from c4d.core.spec import ModelSpec, OutputOf, Site, Stack
 from c4d.core.types import Signal
 from c4d.models.grids import patches
 from c4d.models.signals import first
+from c4d.models.stream_processors import Allegro, AllegroCross
 
 SPECS = (
     ModelSpec(
@@ -15,6 +16,7 @@ SPECS = (
                 "transformer_blocks",
                 takes=("hidden_states",),
                 sites={"attn": (Site("attn1"),), "cross_attn": (Site("attn2"),), "mlp": (Site("ff"),)},
+                attention={"attn1": Allegro, "attn2": AllegroCross},
             ),
         ),
         exit="norm_out",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from c4d.core.spec import ModelSpec, Site, Stack
 from c4d.models.grids import patches
+from c4d.models.stream_processors import Cosmos, CosmosCross
 
 SPECS = (
     ModelSpec(
@@ -22,6 +23,7 @@ SPECS = (
                     "controlnet_residual",
                 ),
                 sites={"attn": (Site("attn1"),), "cross_attn": (Site("attn2"),), "mlp": (Site("ff"),)},
+                attention={"attn1": Cosmos, "attn2": CosmosCross},
             ),
         ),
         exit="norm_out",

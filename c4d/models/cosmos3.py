@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from c4d.core.spec import ModelSpec, Site, Stack
+from c4d.models.grouped_processors import Cosmos3
 
 SPECS = (
     ModelSpec(
@@ -13,6 +14,7 @@ SPECS = (
                 takes=("encoder_hidden_states", "hidden_states", "rotary_emb"),
                 returns=("encoder_hidden_states", "hidden_states"),
                 sites={"attn": (Site("self_attn"),), "mlp": (Site("mlp"), Site("mlp_moe_gen"))},
+                attention={"self_attn": Cosmos3},
             ),
         ),
         exit="norm_moe_gen",  # what the other tower returns is no part of any prediction

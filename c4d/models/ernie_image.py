@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from c4d.core.spec import ModelSpec, Site, Stack
+from c4d.models.packed_processors import ErnieImage
 
 SPECS = (
     ModelSpec(
@@ -12,6 +13,7 @@ SPECS = (
                 "layers",
                 takes=("hidden_states", "rotary_pos_emb", "temb", "attention_mask"),
                 sites={"mlp": (Site("mlp"),)},
+                attention={"self_attention": ErnieImage},
             ),
         ),
         exit="final_norm",

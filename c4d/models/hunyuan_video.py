@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from c4d.core.attention import Processor
 from c4d.core.spec import AtEntry, ModelSpec, Padding, ShardingPlan, Site, Split, Stack
 from c4d.core.types import Signal
-from c4d.models.processors import HunyuanVideoDual, HunyuanVideoSingle
+from c4d.models.joint_processors import HunyuanVideoDual, HunyuanVideoSingle
 
 STREAMS = (
     "hidden_states",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from c4d.core.spec import ModelSpec, OutputOf, Site, Stack
 from c4d.core.types import Signal
+from c4d.models.grouped_processors import Krea2
 from c4d.models.signals import whole
 
 SPECS = (
@@ -14,6 +15,7 @@ SPECS = (
                 "transformer_blocks",
                 takes=("hidden_states", "temb", "image_rotary_emb", "attention_mask"),
                 sites={"attn": (Site("attn"),), "mlp": (Site("ff"),)},
+                attention={"attn": Krea2},
                 joined="last",
             ),
         ),

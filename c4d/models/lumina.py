@@ -5,6 +5,7 @@ from __future__ import annotations
 from c4d.core.spec import AtEntry, ModelSpec, OutputOf, Site, Stack
 from c4d.core.types import Signal
 from c4d.models.grids import patches
+from c4d.models.grouped_processors import Lumina2, LuminaNext, LuminaNextCross
 from c4d.models.signals import first, modulated_by_temb, whole
 
 SPECS = (
@@ -15,6 +16,7 @@ SPECS = (
                 "layers",
                 takes=("hidden_states", "attention_mask", "image_rotary_emb", "temb"),
                 sites={"attn": (Site("attn"),), "mlp": (Site("feed_forward"),)},
+                attention={"attn": Lumina2},
             ),
         ),
         exit="norm_out",
@@ -32,6 +34,7 @@ SPECS = (
                 "layers",
                 takes=("hidden_states", "attention_mask", "image_rotary_emb", "encoder_hidden_states", "encoder_mask"),
                 sites={"attn": (Site("attn1"),), "cross_attn": (Site("attn2"),), "mlp": (Site("feed_forward"),)},
+                attention={"attn1": LuminaNext, "attn2": LuminaNextCross},
             ),
         ),
         exit="norm_out",

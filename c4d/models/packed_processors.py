@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from c4d.models.processors import Fused, Tables, projected
+from c4d.models.processors import Fused, Tables, of_all_heads, parted, projected
 
 
 class ZImage(Fused):
@@ -26,7 +26,8 @@ class ZImage(Fused):
     ) -> Tensor:
         x = hidden_states
         q, k, v = self.heads(attn, attn.to_q(x), attn.to_k(x), attn.to_v(x))
-        q, k = self.turned(attn.norm_q, q, freqs_cis), self.turned(attn.norm_k, k, freqs_cis)
+        turn = parted(freqs_cis)
+        q, k = self.normed(attn.norm_q, q, turn), self.normed(attn.norm_k, k, turn)
         if attention_mask is not None and attention_mask.ndim == 2:
             attention_mask = attention_mask[:, None, None]
         x = self.attend_all(q, k, v, attention_mask)
@@ -34,11 +35,37 @@ class ZImage(Fused):
             x = module(x)
         return x
 
-    def turned(self, norm: Any, x: Tensor, rotary: Tensor | None) -> Tensor:
-        if rotary is None:
-            return self.normed(norm, x)
-        each = zip(x.split(1), rotary, strict=True)
-        return torch.cat([self.normed(norm, one, (angles.real, angles.imag)) for one, angles in each])
+
+class ErnieImage(Fused):
+    """One sequence; angles [B, S, 1, R] turn the first half of each head with the second, by others each."""
+
+    replaces = ("diffusers.models.transformers.transformer_ernie_image.ErnieImageSingleStreamAttnProcessor",)
+    kind = "single-stream attention"
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        freqs_cis: Tensor | None = None,
+    ) -> Tensor:
+        x = hidden_states
+        q, k, v = self.heads(attn, attn.to_q(x), attn.to_k(x), attn.to_v(x))
+        q, k = self.normed(attn.norm_q, q), self.normed(attn.norm_k, k)
+        if freqs_cis is not None:
+            q, k = self.turned(q, freqs_cis), self.turned(k, freqs_cis)
+        if attention_mask is not None and attention_mask.ndim == 2:
+            attention_mask = attention_mask[:, None, None]
+        return attn.to_out[0](self.attend(q, k, v, attention_mask))
+
+    @staticmethod
+    def turned(x: Tensor, angles: Tensor) -> Tensor:
+        """No rotation: the two numbers of a pair have angles of their own, so that no primitive knows it."""
+        cos, sin = angles.cos(), angles.sin()
+        part = x[..., : angles.shape[-1]]
+        first, second = part.chunk(2, -1)
+        part = part * cos + torch.cat((-second, first), -1) * sin
+        return torch.cat((part.to(x.dtype), x[..., angles.shape[-1] :]), -1)
 
 
 class MiniMaxH3(Fused):
@@ -141,11 +168,6 @@ class LTX2VideoToAudio(LTX2):
 
     def over(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         return self.attend_keys(q, k, v, mask)
-
-
-def of_all_heads(mask: Tensor | None) -> Tensor | None:
-    """[B, 1, Q, K] of what is added to the scores of all heads, [B, Q, K]."""
-    return None if mask is None else mask[:, None]
 
 
 def turned_pairs(x: Tensor, rotary: Tables) -> Tensor:

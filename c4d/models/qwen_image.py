@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from c4d.core.spec import AtEntry, ModelSpec, Padding, ShardingPlan, Site, Split, Stack, sequence
 from c4d.core.types import Signal
-from c4d.models.image_processors import QwenImage
+from c4d.models.image_processors import QwenImage, QwenImage21
 
 TAKES = (
     "hidden_states",
@@ -68,7 +68,7 @@ SPECS = (
     ),
     ModelSpec(
         "QwenImage21Transformer2DModel",
-        stacks=(Stack("transformer_blocks", sites={"attn": (Site("attn"),)}),),
+        stacks=(Stack("transformer_blocks", sites={"attn": (Site("attn"),)}, attention={"attn": QwenImage21}),),
         exit="norm_out",
         like_latents=False,  # it returns the text's tokens, too
         about="Qwen-Image 2.1, one sequence of text and image, on one device",

@@ -6,6 +6,7 @@ from c4d.core.spec import ModelSpec, OutputOf, Site, Stack
 from c4d.core.types import Signal
 from c4d.models.grids import patches
 from c4d.models.signals import first
+from c4d.models.stream_processors import SanaCross
 
 SPECS = (
     ModelSpec(
@@ -23,6 +24,7 @@ SPECS = (
                     "width",
                 ),
                 sites={"attn": (Site("attn1"),), "cross_attn": (Site("attn2"),), "mlp": (Site("ff"),)},
+                attention={"attn2": SanaCross},  # what has no softmax is no kernel's
             ),
         ),
         exit="norm_out",
@@ -48,6 +50,7 @@ SPECS = (
                     "rotary_emb",
                 ),
                 sites={"attn": (Site("attn1"),), "cross_attn": (Site("attn2"),), "mlp": (Site("ff"),)},
+                attention={"attn2": SanaCross},  # what has no softmax is no kernel's
             ),
         ),
         exit="norm_out",

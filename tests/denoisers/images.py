@@ -45,6 +45,9 @@ def rotation(*shape: int) -> Tensor:
     return 3 * rand(*shape, seed=13)
 
 
+ANGLES = rotation(TOKENS, 4).repeat_interleave(2, 1)  # a pair of neighbours has one
+
+
 def stir(model: nn.Module, size: float = 0.2) -> None:
     """Random numbers for every parameter that starts as zeros: a gate, or a last layer."""
     generator = torch.Generator().manual_seed(5)
@@ -390,7 +393,7 @@ ENTRIES: tuple[Denoiser, ...] = (
             text_embedding_mask_t5=mask(torch.long),
             image_meta_size=torch.tensor([[64.0, 64.0, 64.0, 64.0, 0.0, 0.0]]),
             style=torch.tensor([0]),
-            image_rotary_emb=(rotation(TOKENS, 8).cos(), rotation(TOKENS, 8).sin()),
+            image_rotary_emb=(ANGLES.cos(), ANGLES.sin()),
         ),
     ),
     Denoiser(
@@ -681,6 +684,7 @@ ENTRIES: tuple[Denoiser, ...] = (
             caption_channels=12,
             mlp_ratio=2.0,
             sample_size=SIDE,
+            qk_norm="rms_norm_across_heads",
         ),
         latents=(1, 8, SIDE, SIDE),
         arguments=lambda x, t: dict(

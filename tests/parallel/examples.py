@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 import c4d
 from c4d import SequenceParallel
 from c4d.models import SPECS
-from tests.denoisers import ENTRIES, Denoiser, rand
+from tests.denoisers import ENTRIES, Denoiser, changed, rand
 from tests.parallel.job import BOTH, WAYS, Case, bits, error, passes, same, sharded
 
 EXACT = 5e-6
@@ -24,17 +23,6 @@ METHODS = {
     "first block": "first-block:threshold=0.2,last=0",
     "inside": "fora:interval=2,last=0",
 }
-
-
-def changed(name: str, latents: tuple[int, ...] | None = None, config: Any = (), **arguments: Any) -> Denoiser:
-    """An example with other latents, configuration and arguments."""
-    entry = ENTRY[name]
-
-    def given(x: Tensor, t: float) -> dict[str, Any]:
-        return {**entry.arguments(x, t), **arguments}
-
-    config = {**entry.config, **dict(config)}
-    return replace(entry, latents=latents or entry.latents, config=config, arguments=given)
 
 
 ENTRY = {entry.name: entry for entry in ENTRIES if entry.name in SPECS and SPECS[entry.name].sharding}

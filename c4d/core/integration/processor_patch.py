@@ -173,12 +173,15 @@ class ProcessorPatch(Unsaved):
         return self._chosen[key]
 
     def _declared(self) -> list[tuple[str, nn.Module, type[Processor]]]:
-        return [
-            (path := f"{stack.path}.{i}.{inner}", self.transformer.get_submodule(path), cls)
-            for stack in self.spec.stacks
-            for i in range(len(self.transformer.get_submodule(stack.path)))  # type: ignore[arg-type]
-            for inner, cls in stack.attention.items()
-        ]
+        """Those that are there: an attention may be in some blocks of a stack alone."""
+        found = []
+        for stack in self.spec.stacks:
+            for i, block in enumerate(self.transformer.get_submodule(stack.path).children()):
+                for inner, cls in stack.attention.items():
+                    module = dict(block.named_modules()).get(inner)
+                    if module is not None:
+                        found.append((f"{stack.path}.{i}.{inner}", module, cls))
+        return found
 
     def lines(self) -> list[str]:
         said = []
