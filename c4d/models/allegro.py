@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from c4d.core.spec import ModelSpec, OutputOf, Site, Stack
+from typing import Any
+
+from c4d.core.spec import ModelSpec, OutputOf, ShardingPlan, Site, Split, Stack
 from c4d.core.types import Signal
 from c4d.models.grids import patches
 from c4d.models.signals import first
 from c4d.models.stream_processors import Allegro, AllegroCross
+
+
+def places(rotary: tuple[Any, tuple[Any, ...]], split: Split) -> tuple[Any, ...]:
+    """Of each token its row of a table, along each of three axes, [1, S]; the tables stay."""
+    tables, rows = rotary
+    return tables, tuple(split(axis, 1) for axis in rows)
+
 
 SPECS = (
     ModelSpec(
@@ -21,6 +30,9 @@ SPECS = (
         ),
         exit="norm_out",
         signals={Signal.TIME_PROJECTION: OutputOf("adaln_single", first)},
+        sharding=ShardingPlan(
+            "transformer_blocks", "proj_out", arguments={"transformer_blocks": {"image_rotary_emb": places}}
+        ),
         grid=patches,
         about="Allegro",
         known_as=("allegro",),

@@ -37,7 +37,7 @@ class Lumina2(Grouped):
         q, k, v = self.heads(attn, attn.to_q(x), attn.to_k(source), attn.to_v(source))
         q, k = self.normed(attn.norm_q, q, turn), self.normed(attn.norm_k, k, turn)
         q = proportional(q, base_sequence_length)
-        x = self.attend(*self.repeated(q, k, v), of_keys(attention_mask))
+        x = self.attend_all(*self.repeated(q, k, v), of_keys(attention_mask))
         return attn.to_out[1](attn.to_out[0](x))
 
 
@@ -99,7 +99,7 @@ class Cosmos3(Grouped):
     """Two towers without a batch: what is read [T, D] attends causally, what is made [S, D] to itself and to that."""
 
     replaces = ("diffusers.models.transformers.transformer_cosmos3.Cosmos3AttnProcessor",)
-    kind = "attention of two towers"
+    kind = "two-tower attention"
     interleaved = False
 
     def __call__(

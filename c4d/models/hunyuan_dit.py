@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from c4d.core.spec import ModelSpec, OutputOf, ShardingPlan, Site, Stack, sequence
+from c4d.core.spec import ModelSpec, OutputOf, ShardingPlan, Site, Stack
 from c4d.core.types import Signal
 from c4d.models.grids import patches
 from c4d.models.hunyuan_video import tables
@@ -22,11 +22,7 @@ SPECS = (
         ),
         exit="norm_out",
         signals={Signal.TIME_EMBEDDING: OutputOf("time_extra_emb", whole)},
-        sharding=ShardingPlan(
-            "pos_embed",
-            "proj_out",
-            arguments={"": {"controlnet_block_samples": sequence}, "blocks": {"image_rotary_emb": tables}},
-        ),
+        sharding=ShardingPlan("pos_embed", "proj_out", arguments={"blocks": {"image_rotary_emb": tables}}),
         like_latents=False,
         grid=patches,
         about="Hunyuan-DiT",

@@ -217,7 +217,7 @@ class PRX(Fused):
             turn = image_rotary_emb[:, 0, ..., 0, 0], image_rotary_emb[:, 0, ..., 1, 0]
         q, k = self.normed(attn.norm_q, q, turn), self.normed(attn.norm_k, k, turn)
         k, v = torch.cat((k, self.normed(attn.norm_added_k, added[0])), 1), torch.cat((v, added[1]), 1)
-        x = self.attend(q, k, v, of_text(attention_mask, hidden_states))
+        x = self.attend_all(q, k, v, of_text(attention_mask, hidden_states))
         for module in attn.to_out:
             x = module(x)
         return x

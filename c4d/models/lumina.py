@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from c4d.core.spec import AtEntry, ModelSpec, OutputOf, Site, Stack
+from c4d.core.spec import AtEntry, ModelSpec, OutputOf, ShardingPlan, Site, Stack, everyone, sequence
 from c4d.core.types import Signal
 from c4d.models.grids import patches
 from c4d.models.grouped_processors import Lumina2, LuminaNext, LuminaNextCross
@@ -24,6 +24,9 @@ SPECS = (
             Signal.TIME_EMBEDDING: OutputOf("time_caption_embed", first),
             Signal.MODULATED_INPUT: AtEntry(modulated_by_temb),
         },
+        sharding=ShardingPlan(  # of text and image
+            "layers", "norm_out", arguments={"layers": {"attention_mask": everyone, "image_rotary_emb": sequence}}
+        ),
         about="Lumina-Image 2.0",
         known_as=("lumina-image",),
     ),

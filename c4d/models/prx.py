@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from c4d.core.example import Example, noise
-from c4d.core.spec import ModelSpec, OutputOf, Padding, Site, Stack
+from c4d.core.spec import ModelSpec, OutputOf, Padding, ShardingPlan, Site, Split, Stack
 from c4d.core.types import Signal
 from c4d.models.grids import patches
 from c4d.models.joint_processors import PRX
@@ -42,6 +42,12 @@ EXAMPLE = Example(
     prepare=open_gates,
 )
 
+
+def matrices(rotary: Tensor, split: Split) -> Tensor:
+    """[B, 1, S, D/2, 2, 2]."""
+    return split(rotary, 2)
+
+
 SPECS = (
     ModelSpec(
         "PRXTransformer2DModel",
@@ -55,6 +61,7 @@ SPECS = (
         ),
         exit="final_layer",
         signals={Signal.TIME_EMBEDDING: OutputOf("time_in", whole)},
+        sharding=ShardingPlan("img_in", "final_layer", outputs={"pe_embedder": matrices}),
         grid=patches,
         padding=(Padding("encoder_hidden_states", "attention_mask"),),
         about="PRX",

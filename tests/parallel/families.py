@@ -25,11 +25,17 @@ PIPELINES = {
     "flux2_klein": images.flux2_klein,
     "z_image": images.z_image,
     "longcat": images.longcat,
+    "sd3": images.sd3,
+    "pixart_sigma": images.pixart_sigma,
+    "lumina2": images.lumina2,
     "hunyuan_video15": videos.hunyuan_video15,
     "ltx": videos.ltx,
     "ltx2": videos.ltx2,
     "minimax_h3": videos.minimax_h3,
     "skyreels_v2": videos.skyreels_v2,
+    "cogvideox": videos.cogvideox,
+    "mochi": videos.mochi,
+    "cosmos": videos.cosmos,
 }
 
 
