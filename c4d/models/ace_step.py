@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from c4d.core.spec import ModelSpec, Site, Stack
+from c4d.models.audio_processors import AceStep, AceStepCross
 
 SPECS = (
     ModelSpec(
@@ -12,6 +13,7 @@ SPECS = (
                 "layers",
                 takes=("hidden_states",),
                 sites={"attn": (Site("self_attn"),), "cross_attn": (Site("cross_attn"),), "mlp": (Site("mlp"),)},
+                attention={"self_attn": AceStep, "cross_attn": AceStepCross},
             ),
         ),
         exit="norm_out",

@@ -6,6 +6,7 @@ from c4d.core.spec import ModelSpec, OutputOf, Site, Stack
 from c4d.core.types import Signal
 from c4d.models.flux import DUAL, SINGLE, SPREAD, grid
 from c4d.models.grids import patches
+from c4d.models.packed_processors import BriaFibo2, BriaFibo2Cross
 from c4d.models.signals import whole
 
 SPECS = (
@@ -26,6 +27,7 @@ SPECS = (
                 "layers",
                 takes=("hidden_states", "attn_mask", "freqs_cis"),
                 sites={"attn": (Site("attention"),), "mlp": (Site("feed_forward"),)},
+                attention={"attention": BriaFibo2, "cross_attention": BriaFibo2Cross},
                 joined="last",
             ),
         ),

@@ -95,6 +95,38 @@ class Krea2(Grouped):
         return int(attn.num_heads), int(attn.head_dim)
 
 
+class Nucleus(Grouped):
+    """Image tokens attend to themselves and to text tokens, of which there are keys alone; these may be kept."""
+
+    replaces = ("diffusers.models.transformers.transformer_nucleusmoe_image.NucleusMoEAttnProcessor2_0",)
+    kind = "joint attention"
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        image_rotary_emb: tuple[Tensor, Tensor] | None = None,
+        cached_txt_key: Tensor | None = None,
+        cached_txt_value: Tensor | None = None,
+    ) -> Tensor:
+        x, text = hidden_states, encoder_hidden_states
+        turn, turn_text = map(parted, image_rotary_emb or (None, None))
+        q, k, v = self.heads(attn, attn.to_q(x), attn.to_k(x), attn.to_v(x))
+        q, k = self.normed(attn.norm_q, q, turn), self.normed(attn.norm_k, k, turn)
+        said, shown = cached_txt_key, cached_txt_value
+        if (said is None or shown is None) and text is not None:
+            said, shown = self.heads(attn, attn.add_k_proj(text), attn.add_v_proj(text))
+            said = self.normed(attn.norm_added_k, said, turn_text)
+        if said is not None and shown is not None:
+            k, v = torch.cat((k, said), 1), torch.cat((v, shown), 1)
+        x = self.attend(*self.repeated(q, k, v), of_keys(attention_mask))
+        for module in attn.to_out:
+            x = module(x)
+        return x
+
+
 class Cosmos3(Grouped):
     """Two towers without a batch: what is read [T, D] attends causally, what is made [S, D] to itself and to that."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from c4d.core.spec import ModelSpec, Site, Stack
+from c4d.models.packed_processors import Ideogram4
 
 SPECS = (
     ModelSpec(
@@ -12,6 +13,7 @@ SPECS = (
                 "layers",
                 takes=("hidden_states", "attention_mask", "image_rotary_emb", "adaln_input"),
                 sites={"attn": (Site("attention"),), "mlp": (Site("feed_forward"),)},
+                attention={"attention": Ideogram4},
             ),
         ),
         exit="final_layer",

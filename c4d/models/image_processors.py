@@ -1,4 +1,4 @@
-"""The processors of Qwen-Image, made as those in ``processors.py``."""
+"""The processors of Qwen-Image and JoyImage, made as those in ``processors.py``."""
 
 from __future__ import annotations
 
@@ -93,3 +93,50 @@ class QwenImage21(Fused):
             behind = q.new_ones(end - start, end, dtype=torch.bool).tril(start)[None, None]
             mask = behind if mask is None else behind & mask
         return self.attend(q, k, v, mask)
+
+
+class JoyImage(Fused):
+    """Image tokens, then text tokens with projections of their own; each may be turned by tables of their own."""
+
+    replaces: tuple[str, ...] = ("diffusers.models.transformers.transformer_joyimage.JoyImageAttnProcessor",)
+    kind = "dual-stream attention"
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        image_rotary_emb: tuple[Tables | None, Tables | None] | None = None,
+        attention_mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        x, text = hidden_states, encoder_hidden_states
+        turn, turn_text = map(self.tables, image_rotary_emb or (None, None))
+        q, k, v = self.heads(attn, *attn.img_attn_qkv(x).chunk(3, -1))
+        added = self.heads(attn, *attn.txt_attn_qkv(text).chunk(3, -1))
+        said = self.normed(attn.txt_attn_q_norm, added[0], turn_text)
+        shown = self.normed(attn.txt_attn_k_norm, added[1], turn_text)
+        q = torch.cat((self.normed(attn.img_attn_q_norm, q, turn), said), 1)
+        k = torch.cat((self.normed(attn.img_attn_k_norm, k, turn), shown), 1)
+        out = self.attend_all(q, k, torch.cat((v, added[2]), 1), attention_mask)
+        x, text = out.split((x.shape[1], text.shape[1]), 1)
+        return attn.img_attn_proj(x), attn.txt_attn_proj(text)
+
+    @staticmethod
+    def heads_of(attn: Any) -> tuple[int, int]:
+        return int(attn.heads), int(attn.head_dim)
+
+
+class JoyImagePlus(JoyImage):
+    """Images alone are turned, by tables [B, S, D]; the mask is of all keys."""
+
+    replaces = ("diffusers.models.transformers.transformer_joyimage_edit_plus.JoyImageEditPlusAttnProcessor",)
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        image_rotary_emb: Any = None,
+        attention_mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        return super().__call__(attn, hidden_states, encoder_hidden_states, (image_rotary_emb, None), attention_mask)

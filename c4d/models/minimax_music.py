@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from c4d.core.spec import ModelSpec, Site, Stack
+from c4d.models.packed_processors import MiniMaxH3
 
 SPECS = (
     ModelSpec(
@@ -12,6 +13,7 @@ SPECS = (
                 "transformer_blocks",
                 takes=("hidden_states", "rotary_emb"),
                 sites={"attn": (Site("attn"),)},
+                attention={"attn": MiniMaxH3},
                 joined="last",
             ),
         ),

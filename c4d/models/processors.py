@@ -47,13 +47,22 @@ class Fused(Processor):
         return [x.unflatten(-1, (-1, size)) for x in projected]
 
     def tables(self, rotary: Tables | None) -> Tables | None:
-        """Cosine and sine [S, D/2] of tables that hold every angle twice, [S, D] or [1, S, 1, D]."""
+        """Cosine and sine [S, D/2] or [B, S, D/2] of tables that hold every angle twice, [1, S, 1, D] or as these."""
         if rotary is None:
             return None
-        cos, sin = (table.flatten(0, -2) for table in rotary)
+        cos, sin = (table.flatten(0, -2) if table.ndim == 4 else table for table in rotary)
         if self.interleaved:
-            return cos[:, 0::2], sin[:, 1::2]
-        return cos[:, : cos.shape[1] // 2], sin[:, : sin.shape[1] // 2]
+            return cos[..., 0::2], sin[..., 1::2]
+        return cos[..., : cos.shape[-1] // 2], sin[..., : sin.shape[-1] // 2]
+
+    def turned_halves(self, x: Tensor, rotary: Tables | None) -> Tensor:
+        """x [B, S, H, D], whose leading R channels are turned by halves; tables [S, R] or [B, S, R] as above."""
+        if rotary is None:
+            return x
+        width = rotary[0].shape[-1]
+        cos, sin = (table[..., : width // 2] for table in rotary)
+        turned = self.work.primitives.rotary(x[..., :width], cos, sin, interleaved=False)
+        return turned if width == x.shape[-1] else torch.cat((turned, x[..., width:]), -1)
 
     def normed(self, norm: Any, x: Tensor, turn: Tables | None = None, tokens: int | None = None) -> Tensor:
         """x [B, S, H, D] after ``norm``, its ``tokens`` leading tokens (None: all) turned by ``turn``, if given."""
@@ -109,7 +118,7 @@ class Wan(Fused):
         if attn.add_k_proj is not None:
             length = source.shape[1] - 512  # the model pads its text to so many tokens
             image, source = source[:, :length], source[:, length:]
-        q, k, v = self.heads(attn, *self.projected(attn, hidden_states, source))
+        q, k, v = self.heads(attn, *projected_from(attn, hidden_states, source))
         turn = self.tables(rotary_emb)
         q, k = self.normed(attn.norm_q, q, turn), self.normed(attn.norm_k, k, turn)
         attend = self.attend_all if encoder_hidden_states is None else self.attend
@@ -118,14 +127,6 @@ class Wan(Fused):
             k, v = self.heads(attn, *self.projected_image(attn, image))
             out = out + self.attend(q, self.normed(attn.norm_added_k, k), v)
         return attn.to_out[1](attn.to_out[0](out))
-
-    @staticmethod
-    def projected(attn: Any, x: Tensor, source: Tensor) -> tuple[Tensor, ...]:
-        if not attn.fused_projections:
-            return attn.to_q(x), attn.to_k(source), attn.to_v(source)
-        if attn.is_cross_attention:
-            return attn.to_q(x), *attn.to_kv(source).chunk(2, -1)
-        return attn.to_qkv(x).chunk(3, -1)
 
     @staticmethod
     def projected_image(attn: Any, image: Tensor) -> tuple[Tensor, ...]:
@@ -215,6 +216,15 @@ class Flux2Single(Fused):
         q, k = self.normed(attn.norm_q, q, turn), self.normed(attn.norm_k, k, turn)
         out = self.attend_all(q, k, v, attention_mask, text_first=True)
         return attn.to_out(torch.cat((out, attn.mlp_act_fn(mlp)), -1))
+
+
+def projected_from(attn: Any, x: Tensor, source: Tensor) -> tuple[Tensor, ...]:
+    """Queries of ``x``, keys and values of ``source``."""
+    if not attn.fused_projections:
+        return attn.to_q(x), attn.to_k(source), attn.to_v(source)
+    if attn.is_cross_attention:
+        return attn.to_q(x), *attn.to_kv(source).chunk(2, -1)
+    return attn.to_qkv(x).chunk(3, -1)
 
 
 def projected(attn: Any, x: Tensor) -> tuple[Tensor, ...]:

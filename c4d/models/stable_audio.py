@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from c4d.core.spec import ModelSpec, Site, Stack
+from c4d.models.audio_processors import StableAudio, StableAudio3, StableAudio3Cross, StableAudioCross
 
 SPECS = (
     ModelSpec(
@@ -12,6 +13,7 @@ SPECS = (
                 "transformer_blocks",
                 takes=("hidden_states",),
                 sites={"attn": (Site("attn1"),), "cross_attn": (Site("attn2"),), "mlp": (Site("ff"),)},
+                attention={"attn1": StableAudio, "attn2": StableAudioCross},
             ),
         ),
         exit="proj_out",
@@ -25,6 +27,7 @@ SPECS = (
                 "transformer_blocks",
                 takes=("hidden_states",),
                 sites={"attn": (Site("self_attn"),), "cross_attn": (Site("cross_attn"),), "mlp": (Site("ff"),)},
+                attention={"self_attn": StableAudio3, "cross_attn": StableAudio3Cross},
                 joined="last",
             ),
         ),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from c4d.models.processors import Fused, Tables, of_all_heads
+from c4d.models.processors import Fused, Tables, of_all_heads, parted, projected_from
 
 
 class SelfAttention(Fused):
@@ -119,3 +120,66 @@ class Allegro(SelfAttention):
 
 class AllegroCross(CrossAttention):
     replaces = Allegro.replaces
+
+
+class AnyFlow(SelfAttention):
+    """Norms take all heads of a token together; complex tables [1, 1, S, D/2], of queries and of keys, turn it."""
+
+    replaces = ("diffusers.models.transformers.transformer_anyflow.AnyFlowAttnProcessor",)
+    across = True
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        rotary_emb: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
+        if encoder_hidden_states is not None or attention_mask is not None:
+            raise ValueError("this attention is to one sequence: it takes no other one, and no mask")
+        x, rotary = hidden_states, rotary_emb or {}
+        turn_q, turn_k = (parted(None if name not in rotary else rotary[name][0]) for name in ("query", "key"))
+        q, k, v = self.heads(attn, attn.to_q(x), attn.to_k(x), attn.to_v(x))
+        x = self.attend_all(self.normed(attn.norm_q, q, turn_q), self.normed(attn.norm_k, k, turn_k), v)
+        return attn.to_out[1](attn.to_out[0](x))
+
+
+class AnyFlowCross(CrossAttention):
+    replaces = ("diffusers.models.transformers.transformer_anyflow.AnyFlowCrossAttnProcessor",)
+    across = True
+
+
+class Helios(Fused):
+    """Self-attention, where the keys of what was before may be larger; tables [B, S, 2 D], cosines and then sines."""
+
+    replaces: tuple[str, ...] = ("diffusers.models.transformers.transformer_helios.HeliosAttnProcessor",)
+    kind = "self-attention"
+    across = True
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        rotary_emb: Tensor | None = None,
+        original_context_length: int | None = None,
+    ) -> Tensor:
+        source, turn = hidden_states if encoder_hidden_states is None else encoder_hidden_states, None
+        if rotary_emb is not None:
+            cos, sin = rotary_emb.chunk(2, -1)
+            turn = self.tables((cos, sin))
+        q, k, v = self.heads(attn, *projected_from(attn, hidden_states, source))
+        q, k = self.normed(attn.norm_q, q, turn), self.normed(attn.norm_k, k, turn)
+        if not attn.is_cross_attention and attn.is_amplify_history:
+            assert original_context_length is not None
+            before = hidden_states.shape[1] - original_context_length
+            larger = 1.0 + torch.sigmoid(attn.history_key_scale) * (attn.max_scale - 1.0)
+            k = torch.cat((k[:, :before] * larger.view(-1, 1), k[:, before:]), 1)
+        x = self.attend(q, k, v, attention_mask)
+        return attn.to_out[1](attn.to_out[0](x))
+
+
+class HeliosCross(Helios):
+    kind = "cross-attention"

@@ -35,7 +35,7 @@ def lively(entry: Denoiser) -> nn.Module:
     """Its model with norms in its attentions whose weights are not one, which would hide what is wrong with them."""
     model = entry.build()
     for i, (name, weight) in enumerate(model.named_parameters()):
-        if ".norm_" in name and weight.ndim == 1:
+        if "norm" in name and weight.ndim == 1:
             weight.data = 1.0 + 0.3 * rand(*weight.shape, seed=i)
     return model
 
