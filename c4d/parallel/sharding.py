@@ -90,6 +90,11 @@ def is_of_keys(mask: Tensor) -> bool:
 
 def check_whole(fitting: ProcessorPatch) -> None:
     """Raises ValueError if an attention of this model would see a part of the tokens alone."""
+    if fitting.unnamed:
+        raise ValueError(
+            f"{fitting.label} has attentions that the spec of {fitting.spec.transformer} does not name "
+            f"({', '.join(fitting.unnamed)}), which would see a part of the tokens alone: Stack(attention=…)"
+        )
     if fitting.left:
         raise ValueError(
             f"{fitting.label} has attentions with another processor ({', '.join(fitting.left)}), which would see a "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ import c4d
 from c4d.backends.reference import KERNELS, Reference, math_attention
 from c4d.core.attention import Processor
 from c4d.models import SPECS
+from c4d.parallel.sharding import Sharding, check_whole
 from tests.denoisers import ENTRIES, changed, lively, rand
 
 FAMILIES = {
@@ -152,6 +153,24 @@ def test_every_attention_that_a_spec_names_is_there(name):
     for stack in SPECS[name].stacks:
         found = {inner for block in model.get_submodule(stack.path) for inner, _ in block.named_modules()}
         assert set(stack.attention) <= found
+
+
+@pytest.mark.parametrize("name", ["SanaTransformer2DModel", "SanaVideoTransformer3DModel"])
+def test_attention_without_a_softmax_is_left_alone_and_never_spread(name):
+    model = FAMILIES[name].build()
+    linear = type(model.transformer_blocks[0].attn1.processor).__name__
+    session = c4d.attention(model, "math")
+    with session:
+        assert type(model.transformer_blocks[0].attn1.processor).__name__ == linear
+        assert session.lines() == [
+            "transformer: 3 cross-attentions will go through math",
+            f"transformer: 3 that its spec names no kernel for left to their own processor {linear}",
+        ]
+    (fitting,), mesh = session.fittings, SimpleNamespace(sequence=SimpleNamespace(size=2), position=0)
+    with pytest.raises(ValueError, match=f"the spec of {name} does not say how its tokens are spread"):
+        Sharding(fitting, mesh, None)
+    with pytest.raises(ValueError, match=rf"the spec of {name} does not name \({linear}\)"):
+        check_whole(fitting)
 
 
 def test_keys_that_a_pipeline_keeps_are_those_of_the_model():

@@ -42,7 +42,13 @@ class ProcessorPatch(Unsaved):
         self._kernel, self._works = kernel, dict[tuple[int, int], AttentionRuntime]()
         self._ours: list[tuple[nn.Module, type[Processor]]] = []
         self._left: Counter[str] = Counter()
-        for path, module, cls in self._declared():
+        declared = self._declared()
+        named = {id(module) for _, module, _ in declared}
+        blocks = [self.transformer.get_submodule(stack.path) for stack in self.spec.stacks]
+        others = [each for block in blocks for each in block.modules() if id(each) not in named]
+        processors = [there for each in others if (there := getattr(each, "processor", None)) is not None]
+        self.unnamed = Counter(type(there).__name__ for there in processors)  # attentions that the spec does not name
+        for path, module, cls in declared:
             if isinstance(there := getattr(module, "processor", None), Processor):
                 raise RuntimeError(
                     f"the attentions of {self.label} are in a c4d.attention or c4d.sharded already: leave that one "
@@ -198,7 +204,11 @@ class ProcessorPatch(Unsaved):
         for name, n in self._left.items():
             which = "1 attention left to its" if n == 1 else f"{n} attentions left to their"
             said.append(f"{self.label}: {which} own processor {name}")
-        return said or [f"{self.label}: no attention declared in its spec; all left as they are"]
+        if not said:
+            return [f"{self.label}: no attention declared in its spec; all left as they are"]
+        for name, n in self.unnamed.items():
+            said.append(f"{self.label}: {n} that its spec names no kernel for left to their own processor {name}")
+        return said
 
 
 def is_perturbed(attention: nn.Module) -> bool:
