@@ -98,12 +98,20 @@ def thresholds(option: str, name: str) -> list[float]:
     return published_fits()[name].get("thresholds", []) if option == "fit" else []  # type: ignore[return-value]
 
 
+def _runs(spec: ModelSpec) -> str:
+    """What computes its attention, and whether several ranks share its tokens."""
+    kinds = dict.fromkeys(cls.kind for stack in spec.stacks for cls in stack.attention.values())
+    kernels = f"kernels for {', '.join(kinds)}" if kinds else "with its own attention"
+    return f"{kernels}; tokens {'spread' if spec.sharding else 'not spread'} over ranks"
+
+
 def _model_lines(spec: ModelSpec) -> list[str]:
     return [
         f"  {spec.transformer}",
         *_wrapped(spec.about),
         f"      sites    {', '.join(spec.kinds())}",
         f"      signals  {', '.join(signal.value for signal in spec.measurable())}",
+        f"      runs     {_runs(spec)}",
         "",
     ]
 

@@ -20,7 +20,14 @@ class AttentionPrimitives(Protocol):
     """What processors need of a backend (the whole protocol: ``c4d.backends.base``)."""
 
     def attention(
-        self, q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, kernel: str = "auto"
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        mask: Tensor | None = None,
+        causal: bool = False,
+        kernel: str = "auto",
     ) -> Tensor: ...
 
     def rms_norm(self, x: Tensor, weight: Tensor | None, *, eps: float) -> Tensor: ...
@@ -90,6 +97,10 @@ class AttentionRuntime:
         parts = zip(*(x.chunk(len(kept)) for x in (q, k, v)), kept, strict=True)
         return torch.cat([self._plain(x, y[:, :n], z[:, :n], None) for x, y, z, n in parts])
 
+    def attend_causal(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """[B, S, H, D] for q, k and v [B, S, H, D]: a query sees the keys up to its own place."""
+        return self.primitives.attention(q.to(v.dtype), k.to(v.dtype), v, causal=True, kernel=self._kernel)
+
     def attend_all(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, text_first: bool) -> Tensor:
         """[B, S, H, D], where q, k and v [B, S, H, D] may be a rank's part of the tokens, beside all of the text."""
         if self.spread is None:
@@ -104,6 +115,8 @@ class AttentionRuntime:
         return self.spread_keys(q.to(v.dtype), k.to(v.dtype), v, mask)
 
     def _any(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        if mask is not None and mask.is_floating_point():
+            mask = mask.to(v.dtype)
         return self.primitives.attention(q, k, v, mask=mask, kernel=self._kernel)
 
 

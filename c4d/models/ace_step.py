@@ -6,6 +6,7 @@ import torch
 
 from c4d.core.example import Example, noise
 from c4d.core.spec import ModelSpec, Site, Stack
+from c4d.models.audio_processors import AceStep, AceStepCross
 
 EXAMPLE = Example(
     "AceStepTransformer1DModel",
@@ -40,6 +41,7 @@ SPECS = (
                 "layers",
                 takes=("hidden_states",),
                 sites={"attn": (Site("self_attn"),), "cross_attn": (Site("cross_attn"),), "mlp": (Site("mlp"),)},
+                attention={"self_attn": AceStep, "cross_attn": AceStepCross},
             ),
         ),
         exit="norm_out",

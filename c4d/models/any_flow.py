@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
+from torch import Tensor
 
 from c4d.core.example import Example, noise
-from c4d.core.spec import ModelSpec, Stack
-from c4d.models.wan import SITES, SIZES
+from c4d.core.spec import ModelSpec, ShardingPlan, Split, Stack
+from c4d.models.stream_processors import AnyFlow, AnyFlowCross
+from c4d.models.wan import SITES, SIZES, conditions
 
 EXAMPLE = Example(
     "AnyFlowTransformer3DModel",
@@ -22,6 +26,12 @@ EXAMPLE = Example(
     },
 )
 
+
+def tables(rotary: Mapping[str, Tensor], split: Split) -> dict[str, Tensor]:
+    """Of queries and of keys, [1, 1, S, D/2]."""
+    return {name: split(table, 2) for name, table in rotary.items()}
+
+
 SPECS = (
     ModelSpec(
         "AnyFlowTransformer3DModel",
@@ -30,9 +40,13 @@ SPECS = (
                 "blocks",
                 takes=("hidden_states", "encoder_hidden_states", "temb", "rotary_emb", "attention_mask"),
                 sites=SITES,
+                attention={"attn1": AnyFlow, "attn2": AnyFlowCross},
             ),
         ),
         exit="norm_out",
+        sharding=ShardingPlan(
+            "patch_embedding", "proj_out", outputs={"rope": tables, "condition_embedder": conditions}
+        ),
         about="AnyFlow",
         known_as=("anyflow",),
         example=EXAMPLE,

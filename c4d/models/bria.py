@@ -10,6 +10,7 @@ from c4d.core.types import Signal
 from c4d.models.examples import LATENTS, PACKED, TEXT, TWO_HEADS, TWO_STREAMS, at, mask, places, stir, text
 from c4d.models.flux import DUAL, SINGLE, SPREAD, grid
 from c4d.models.grids import patches
+from c4d.models.packed_processors import BriaFibo2, BriaFibo2Cross
 from c4d.models.signals import whole
 
 EXAMPLE = Example(
@@ -75,6 +76,7 @@ SPECS = (
                 "layers",
                 takes=("hidden_states", "attn_mask", "freqs_cis"),
                 sites={"attn": (Site("attention"),), "mlp": (Site("feed_forward"),)},
+                attention={"attention": BriaFibo2, "cross_attention": BriaFibo2Cross},
                 joined="last",
             ),
         ),

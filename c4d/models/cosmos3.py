@@ -11,6 +11,7 @@ from torch import Tensor
 from c4d.core.example import Example
 from c4d.core.spec import ModelSpec, Site, Stack
 from c4d.models.examples import cells
+from c4d.models.grouped_processors import Cosmos3
 
 
 def arguments(x: Tensor, t: float) -> Mapping[str, Any]:
@@ -78,6 +79,7 @@ SPECS = (
                 takes=("encoder_hidden_states", "hidden_states", "rotary_emb"),
                 returns=("encoder_hidden_states", "hidden_states"),
                 sites={"attn": (Site("self_attn"),), "mlp": (Site("mlp"), Site("mlp_moe_gen"))},
+                attention={"self_attn": Cosmos3},
             ),
         ),
         exit="norm_moe_gen",  # what the other tower returns is no part of any prediction

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from c4d.core.example import Example
 from c4d.core.spec import AtEntry, ModelSpec, Site, Stack
 from c4d.core.types import Signal
-from c4d.models.image_processors import SelfAttention
+from c4d.models.stream_processors import SelfAttention
 
 TAKES = (
     "hidden_states",

@@ -7,6 +7,7 @@ import torch
 from c4d.core.example import Example
 from c4d.core.spec import ModelSpec, Site, Stack
 from c4d.models.examples import SIDE, TEXT, at, stir, text
+from c4d.models.packed_processors import ErnieImage
 
 EXAMPLE = Example(
     "ErnieImageTransformer2DModel",
@@ -39,6 +40,7 @@ SPECS = (
                 "layers",
                 takes=("hidden_states", "rotary_pos_emb", "temb", "attention_mask"),
                 sites={"mlp": (Site("mlp"),)},
+                attention={"self_attention": ErnieImage},
             ),
         ),
         exit="final_norm",

@@ -13,6 +13,7 @@ from c4d.core.spec import ModelSpec, OutputOf, Site, Stack
 from c4d.core.types import Signal
 from c4d.models.examples import at
 from c4d.models.grids import patches
+from c4d.models.joint_processors import HunyuanVideoDual, HunyuanVideoSingle
 from c4d.models.signals import first
 
 
@@ -74,6 +75,7 @@ SPECS = (
                         Site("ff_context"),
                     ),
                 },
+                attention={"attn": HunyuanVideoDual},
                 joined="last",
             ),
             Stack(
@@ -81,6 +83,7 @@ SPECS = (
                 takes=("hidden_states", "encoder_hidden_states", "temb", "attention_mask", "image_rotary_emb"),
                 returns=("hidden_states", "encoder_hidden_states"),
                 sites={"attn": (Site("attn"),)},
+                attention={"attn": HunyuanVideoSingle},
                 joined="last",
             ),
         ),

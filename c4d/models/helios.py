@@ -11,6 +11,7 @@ from torch import Tensor
 from c4d.core.example import Example, noise
 from c4d.core.spec import ModelSpec, Stack
 from c4d.models.examples import at
+from c4d.models.stream_processors import Helios, HeliosCross
 from c4d.models.wan import SITES, SIZES
 
 
@@ -54,6 +55,7 @@ SPECS = (
                 "blocks",
                 takes=("hidden_states", "encoder_hidden_states", "temb", "rotary_emb", "original_context_length"),
                 sites=SITES,
+                attention={"attn1": Helios, "attn2": HeliosCross},
             ),
         ),
         exit="norm_out",

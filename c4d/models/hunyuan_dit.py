@@ -9,15 +9,17 @@ import torch
 from torch import Tensor
 
 from c4d.core.example import Example, noise
-from c4d.core.spec import ModelSpec, OutputOf, Site, Stack
+from c4d.core.spec import ModelSpec, OutputOf, ShardingPlan, Site, Stack
 from c4d.core.types import Signal
 from c4d.models.examples import LATENTS, PATCHES, TEXT, TOKENS, at, mask, text
 from c4d.models.grids import patches
+from c4d.models.hunyuan_video import tables
 from c4d.models.signals import whole
+from c4d.models.stream_processors import CrossAttention, SelfAttention
 
 
 def arguments(x: Tensor, t: float) -> Mapping[str, Any]:
-    angles = 3 * noise(TOKENS, 8, seed=13)
+    angles = 3 * noise(TOKENS, 4, seed=13).repeat_interleave(2, 1)  # a pair of neighbours has one
     return {
         "hidden_states": x,
         "timestep": at(t).round(),
@@ -58,10 +60,12 @@ SPECS = (
                 "blocks",
                 takes=("hidden_states",),
                 sites={"attn": (Site("attn1"),), "cross_attn": (Site("attn2"),), "mlp": (Site("ff"),)},
+                attention={"attn1": SelfAttention, "attn2": CrossAttention},
             ),
         ),
         exit="norm_out",
         signals={Signal.TIME_EMBEDDING: OutputOf("time_extra_emb", whole)},
+        sharding=ShardingPlan("pos_embed", "proj_out", arguments={"blocks": {"image_rotary_emb": tables}}),
         like_latents=False,
         long_skips=True,
         grid=patches,

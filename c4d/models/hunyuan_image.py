@@ -13,7 +13,7 @@ from c4d.core.spec import AtEntry, ModelSpec, Padding, ShardingPlan
 from c4d.core.types import Signal
 from c4d.models.examples import at
 from c4d.models.hunyuan_video import chain, modulated_input, tables
-from c4d.models.processors import HunyuanVideoDual, HunyuanVideoSingle
+from c4d.models.joint_processors import HunyuanVideoDual, HunyuanVideoSingle
 
 TAKES = ("hidden_states", "encoder_hidden_states", "temb", "attention_mask", "image_rotary_emb")
 

@@ -13,7 +13,7 @@ from c4d.core.example import Example, noise
 from c4d.core.spec import AtEntry, ModelSpec, Padding, ShardingPlan, Site, Split, Stack
 from c4d.core.types import Signal
 from c4d.models.examples import at
-from c4d.models.processors import HunyuanVideoDual, HunyuanVideoSingle
+from c4d.models.joint_processors import HunyuanVideoDual, HunyuanVideoSingle
 
 STREAMS = (
     "hidden_states",

@@ -11,7 +11,7 @@ from c4d.models.examples import at
 from c4d.models.flux import modulated_input
 from c4d.models.grids import patches
 from c4d.models.hunyuan_video import tables
-from c4d.models.processors import HunyuanVideo15
+from c4d.models.joint_processors import HunyuanVideo15
 from c4d.models.signals import whole
 
 EXAMPLE = Example(

@@ -8,6 +8,7 @@ from torch import nn
 from c4d.core.example import Example
 from c4d.core.spec import ModelSpec, Site, Stack
 from c4d.models.examples import PACKED, TEXT, TOKENS, at, places, text
+from c4d.models.packed_processors import Ideogram4
 
 EXAMPLE = Example(
     "Ideogram4Transformer2DModel",
@@ -41,6 +42,7 @@ SPECS = (
                 "layers",
                 takes=("hidden_states", "attention_mask", "image_rotary_emb", "adaln_input"),
                 sites={"attn": (Site("attention"),), "mlp": (Site("feed_forward"),)},
+                attention={"attention": Ideogram4},
             ),
         ),
         exit="final_layer",

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from c4d.core.example import Example
-from c4d.core.spec import ModelSpec, Site, Stack
+from c4d.core.spec import ModelSpec, ShardingPlan, Site, Split, Stack
 from c4d.models.examples import SIDE, at, mask, stir, text
+from c4d.models.image_processors import JoyImage, JoyImagePlus
+from c4d.models.processors import Tables
 
 EXAMPLE = Example(
     "JoyImageEditTransformer3DModel",
@@ -39,6 +42,15 @@ EXAMPLE_PLUS = Example(
     prepare=stir,
 )
 
+
+def tables(
+    rotary: tuple[Tables | None, Tables | None], split: Split
+) -> tuple[tuple[Tensor, ...] | None, Tables | None]:
+    """Of image tokens, [S, D]; those of text tokens stay."""
+    image, text = rotary
+    return None if image is None else tuple(split(table, 0) for table in image), text
+
+
 SPECS = (
     ModelSpec(
         "JoyImageEditTransformer3DModel",
@@ -48,9 +60,11 @@ SPECS = (
                 takes=("hidden_states",),
                 returns=("hidden_states", "encoder_hidden_states"),
                 sites={"attn": (Site("attn"),)},
+                attention={"attn": JoyImage},
             ),
         ),
         exit="norm_out",
+        sharding=ShardingPlan("img_in", "proj_out", arguments={"double_blocks": {"image_rotary_emb": tables}}),
         about="JoyImage-Edit",
         known_as=("joyimage-edit",),
         example=EXAMPLE,
@@ -63,6 +77,7 @@ SPECS = (
                 takes=("hidden_states",),
                 returns=("hidden_states", "encoder_hidden_states"),
                 sites={"attn": (Site("attn"),)},
+                attention={"attn": JoyImagePlus},
             ),
         ),
         exit="norm_out",

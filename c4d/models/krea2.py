@@ -8,6 +8,7 @@ from c4d.core.example import Example, noise
 from c4d.core.spec import ModelSpec, OutputOf, Site, Stack
 from c4d.core.types import Signal
 from c4d.models.examples import PACKED, TEXT, at, mask, places, stir
+from c4d.models.grouped_processors import Krea2
 from c4d.models.signals import whole
 
 EXAMPLE = Example(
@@ -48,6 +49,7 @@ SPECS = (
                 "transformer_blocks",
                 takes=("hidden_states", "temb", "image_rotary_emb", "attention_mask"),
                 sites={"attn": (Site("attn"),), "mlp": (Site("ff"),)},
+                attention={"attn": Krea2},
                 joined="last",
             ),
         ),

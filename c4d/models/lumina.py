@@ -6,10 +6,11 @@ import torch
 from torch import nn
 
 from c4d.core.example import Example, noise
-from c4d.core.spec import AtEntry, ModelSpec, OutputOf, Site, Stack
+from c4d.core.spec import AtEntry, ModelSpec, OutputOf, ShardingPlan, Site, Stack, everyone, sequence
 from c4d.core.types import Signal
 from c4d.models.examples import LATENTS, PATCHES, at, mask, stir, text
 from c4d.models.grids import patches
+from c4d.models.grouped_processors import Lumina2, LuminaNext, LuminaNextCross
 from c4d.models.signals import first, modulated_by_temb, whole
 
 EXAMPLE = Example(
@@ -76,6 +77,7 @@ SPECS = (
                 "layers",
                 takes=("hidden_states", "attention_mask", "image_rotary_emb", "temb"),
                 sites={"attn": (Site("attn"),), "mlp": (Site("feed_forward"),)},
+                attention={"attn": Lumina2},
             ),
         ),
         exit="norm_out",
@@ -83,6 +85,9 @@ SPECS = (
             Signal.TIME_EMBEDDING: OutputOf("time_caption_embed", first),
             Signal.MODULATED_INPUT: AtEntry(modulated_by_temb),
         },
+        sharding=ShardingPlan(  # of text and image
+            "layers", "norm_out", arguments={"layers": {"attention_mask": everyone, "image_rotary_emb": sequence}}
+        ),
         about="Lumina-Image 2.0",
         known_as=("lumina-image",),
         example=EXAMPLE,
@@ -94,6 +99,7 @@ SPECS = (
                 "layers",
                 takes=("hidden_states", "attention_mask", "image_rotary_emb", "encoder_hidden_states", "encoder_mask"),
                 sites={"attn": (Site("attn1"),), "cross_attn": (Site("attn2"),), "mlp": (Site("feed_forward"),)},
+                attention={"attn1": LuminaNext, "attn2": LuminaNextCross},
             ),
         ),
         exit="norm_out",

@@ -6,6 +6,7 @@ import torch
 
 from c4d.core.example import Example, noise
 from c4d.core.spec import ModelSpec, Site, Stack
+from c4d.models.packed_processors import MiniMaxH3
 
 EXAMPLE = Example(
     "MiniMaxMusic3Transformer1DModel",
@@ -35,6 +36,7 @@ SPECS = (
                 "transformer_blocks",
                 takes=("hidden_states", "rotary_emb"),
                 sites={"attn": (Site("attn"),)},
+                attention={"attn": MiniMaxH3},
                 joined="last",
             ),
         ),

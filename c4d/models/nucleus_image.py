@@ -9,6 +9,7 @@ from c4d.core.example import Example
 from c4d.core.spec import ModelSpec, OutputOf, Site, Stack
 from c4d.core.types import Signal
 from c4d.models.examples import SIDE, TOKENS, TWO_HEADS, at, mask, text
+from c4d.models.grouped_processors import Nucleus
 from c4d.models.signals import whole
 
 
@@ -51,7 +52,14 @@ EXAMPLE = Example(
 SPECS = (
     ModelSpec(
         "NucleusMoEImageTransformer2DModel",
-        stacks=(Stack("transformer_blocks", takes=("hidden_states",), sites={"attn": (Site("attn"),)}),),
+        stacks=(
+            Stack(
+                "transformer_blocks",
+                takes=("hidden_states",),
+                sites={"attn": (Site("attn"),)},
+                attention={"attn": Nucleus},
+            ),
+        ),
         exit="norm_out",
         signals={Signal.TIME_EMBEDDING: OutputOf("time_text_embed", whole)},
         about="Nucleus-Image",

@@ -7,6 +7,7 @@ import torch
 from c4d.core.example import Example
 from c4d.core.spec import ModelSpec, Site, Stack
 from c4d.models.examples import LATENTS, TEXT, TOKENS, at
+from c4d.models.packed_processors import OmniGen
 
 EXAMPLE = Example(
     "OmniGenTransformer2DModel",
@@ -43,7 +44,12 @@ SPECS = (
     ModelSpec(
         "OmniGenTransformer2DModel",
         stacks=(
-            Stack("layers", takes=("hidden_states",), sites={"attn": (Site("self_attn"),), "mlp": (Site("mlp"),)}),
+            Stack(
+                "layers",
+                takes=("hidden_states",),
+                sites={"attn": (Site("self_attn"),), "mlp": (Site("mlp"),)},
+                attention={"self_attn": OmniGen},
+            ),
         ),
         exit="norm",
         about="OmniGen",

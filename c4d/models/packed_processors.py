@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from c4d.models.processors import Fused, Tables, projected
+from c4d.models.processors import Fused, Tables, of_all_heads, parted, projected
 
 
 class ZImage(Fused):
     """One sequence; complex tables [B, S, D/2] turn it, another one for each sample."""
 
-    replaces = ("diffusers.models.transformers.transformer_z_image.ZSingleStreamAttnProcessor",)
+    replaces: tuple[str, ...] = ("diffusers.models.transformers.transformer_z_image.ZSingleStreamAttnProcessor",)
     kind = "single-stream attention"
 
     def __call__(
@@ -24,45 +24,125 @@ class ZImage(Fused):
         attention_mask: Tensor | None = None,
         freqs_cis: Tensor | None = None,
     ) -> Tensor:
-        x = hidden_states
-        q, k, v = self.heads(attn, attn.to_q(x), attn.to_k(x), attn.to_v(x))
-        q, k = self.turned(attn.norm_q, q, freqs_cis), self.turned(attn.norm_k, k, freqs_cis)
+        alone, turn = encoder_hidden_states is None, parted(freqs_cis)
+        source = hidden_states if alone else encoder_hidden_states
+        q, k, v = self.heads(attn, attn.to_q(hidden_states), attn.to_k(source), attn.to_v(source))
+        q, k = self.normed(attn.norm_q, q, turn), self.normed(attn.norm_k, k, turn)
         if attention_mask is not None and attention_mask.ndim == 2:
             attention_mask = attention_mask[:, None, None]
-        x = self.attend_all(q, k, v, attention_mask)
+        x = (self.attend_all if alone else self.attend)(q, k, v, attention_mask)
         for module in attn.to_out:
             x = module(x)
         return x
 
-    def turned(self, norm: Any, x: Tensor, rotary: Tensor | None) -> Tensor:
-        if rotary is None:
-            return self.normed(norm, x)
-        each = zip(x.split(1), rotary, strict=True)
-        return torch.cat([self.normed(norm, one, (angles.real, angles.imag)) for one, angles in each])
+
+class BriaFibo2(ZImage):
+    """Over the sequence, or over what a text encoder says of it."""
+
+    replaces = ("diffusers.models.transformers.transformer_bria_fibo2.BriaFibo2AttnProcessor",)
+
+    @staticmethod
+    def heads_of(attn: Any) -> tuple[int, int]:
+        return int(attn.heads), int(attn.norm_q.dim[0])
+
+
+class BriaFibo2Cross(BriaFibo2):
+    kind = "cross-attention"
+
+
+class ErnieImage(Fused):
+    """One sequence; angles [B, S, 1, R] turn the first half of each head with the second, by others each."""
+
+    replaces = ("diffusers.models.transformers.transformer_ernie_image.ErnieImageSingleStreamAttnProcessor",)
+    kind = "single-stream attention"
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        freqs_cis: Tensor | None = None,
+    ) -> Tensor:
+        x = hidden_states
+        q, k, v = self.heads(attn, attn.to_q(x), attn.to_k(x), attn.to_v(x))
+        q, k = self.normed(attn.norm_q, q), self.normed(attn.norm_k, k)
+        if freqs_cis is not None:
+            q, k = self.turned(q, freqs_cis), self.turned(k, freqs_cis)
+        if attention_mask is not None and attention_mask.ndim == 2:
+            attention_mask = attention_mask[:, None, None]
+        return attn.to_out[0](self.attend(q, k, v, attention_mask))
+
+    @staticmethod
+    def turned(x: Tensor, angles: Tensor) -> Tensor:
+        """No rotation: the two numbers of a pair have angles of their own, so that no primitive knows it."""
+        cos, sin = angles.cos(), angles.sin()
+        part = x[..., : angles.shape[-1]]
+        first, second = part.chunk(2, -1)
+        part = part * cos + torch.cat((-second, first), -1) * sin
+        return torch.cat((part.to(x.dtype), x[..., angles.shape[-1] :]), -1)
+
+
+class Ideogram4(Fused):
+    """One sequence; which tokens see which a mask [B, 1, S, S] says."""
+
+    replaces: tuple[str, ...] = ("diffusers.models.transformers.transformer_ideogram4.Ideogram4AttnProcessor",)
+    kind = "single-stream attention"
+    interleaved = False
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        image_rotary_emb: Tables | None = None,
+    ) -> Tensor:
+        x, turn = hidden_states, self.tables(image_rotary_emb)
+        q, k, v = self.heads(attn, attn.to_q(x), attn.to_k(x), attn.to_v(x))
+        q, k = self.normed(attn.norm_q, q, turn), self.normed(attn.norm_k, k, turn)
+        return attn.to_out[0](self.attend(q, k, v, attention_mask))
+
+    @staticmethod
+    def heads_of(attn: Any) -> tuple[int, int]:
+        return int(attn.num_heads), int(attn.head_dim)
+
+
+class OmniGen(Ideogram4):
+    """The stock one is given the sequence twice, as what it attends to, too."""
+
+    replaces = ("diffusers.models.transformers.transformer_omnigen.OmniGenAttnProcessor2_0",)
+
+    def __call__(  # type: ignore[override]
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        image_rotary_emb: Tables | None = None,
+    ) -> Tensor:
+        return super().__call__(attn, hidden_states, attention_mask, image_rotary_emb)
+
+    @staticmethod
+    def heads_of(attn: Any) -> tuple[int, int]:
+        return Fused.heads_of(attn)
 
 
 class MiniMaxH3(Fused):
-    """One sequence; the leading channels of each head are turned, the first half of them with the second."""
+    """One sequence; the leading channels of each head are turned by halves."""
 
-    replaces = ("diffusers.models.transformers.transformer_minimax_h3.MiniMaxH3AttnProcessor",)
+    replaces = (
+        "diffusers.models.transformers.transformer_minimax_h3.MiniMaxH3AttnProcessor",
+        "diffusers.models.transformers.transformer_minimax_music3.MiniMaxMusic3AttnProcessor",
+    )
     kind = "self-attention"
 
     def __call__(
         self, attn: Any, hidden_states: Tensor, rotary_emb: Tables | None = None, attention_mask: Tensor | None = None
     ) -> Tensor:
         q, k, v = self.heads(attn, *projected(attn, hidden_states))
-        q, k = self.normed(attn.norm_q, q), self.normed(attn.norm_k, k)
-        if rotary_emb is not None:
-            q, k = self.turned(q, *rotary_emb), self.turned(k, *rotary_emb)
+        norms = (getattr(attn, name, None) for name in ("norm_q", "norm_k"))  # the music's has none
+        q, k = (self.turned_halves(self.normed(norm, x), rotary_emb) for norm, x in zip(norms, (q, k), strict=True))
         x = self.attend_all(q, k, v, attention_mask)
         return attn.to_out[1](attn.to_out[0](x))
-
-    def turned(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """``cos`` and ``sin`` [S, R] hold every angle twice, R/2 apart; the channels from R on stay."""
-        width = cos.shape[-1]
-        angles = [table[:, : width // 2] for table in (cos, sin)]
-        turned = self.work.primitives.rotary(x[..., :width], *angles, interleaved=False)
-        return torch.cat((turned, x[..., width:]), -1)
 
 
 class LTXVideo(Fused):
@@ -141,11 +221,6 @@ class LTX2VideoToAudio(LTX2):
 
     def over(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         return self.attend_keys(q, k, v, mask)
-
-
-def of_all_heads(mask: Tensor | None) -> Tensor | None:
-    """[B, 1, Q, K] of what is added to the scores of all heads, [B, Q, K]."""
-    return None if mask is None else mask[:, None]
 
 
 def turned_pairs(x: Tensor, rotary: Tables) -> Tensor:

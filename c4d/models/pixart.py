@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 
 from c4d.core.example import Example
-from c4d.core.spec import ModelSpec, OutputOf, Site, Stack
+from c4d.core.spec import ModelSpec, OutputOf, ShardingPlan, Site, Stack
 from c4d.core.types import Signal
 from c4d.models.examples import LATENTS, PATCHES, at, mask, text
 from c4d.models.grids import patches
 from c4d.models.signals import first
+from c4d.models.stream_processors import CrossAttention, SelfAttention
 
 EXAMPLE = Example(
     "PixArtTransformer2DModel",
@@ -46,10 +47,12 @@ SPECS = (
                 "transformer_blocks",
                 takes=("hidden_states",),
                 sites={"attn": (Site("attn1"),), "cross_attn": (Site("attn2"),), "mlp": (Site("ff"),)},
+                attention={"attn1": SelfAttention, "attn2": CrossAttention},
             ),
         ),
         exit="norm_out",
         signals={Signal.TIME_PROJECTION: OutputOf("adaln_single", first)},
+        sharding=ShardingPlan("pos_embed", "proj_out"),
         like_latents=False,
         grid=patches,
         about="PixArt-Alpha and PixArt-Sigma",

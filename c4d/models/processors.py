@@ -9,20 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from c4d.core.attention import Processor
 
 Tables = tuple[Tensor, Tensor]
-
-
-def tables(rotary: Tables | None) -> Tables | None:
-    """Cosine and sine [S, D/2] of tables that hold every angle twice in a row, [S, D] or [1, S, 1, D]."""
-    if rotary is None:
-        return None
-    cos, sin = rotary
-    return cos.flatten(0, -2)[:, 0::2], sin.flatten(0, -2)[:, 1::2]
 
 
 def plain(norm: Any, x: Tensor) -> bool:
@@ -40,9 +31,14 @@ def plain(norm: Any, x: Tensor) -> bool:
 
 
 class Fused(Processor):
-    """What the shapes share. ``across``: norms take all heads of a token together."""
+    """What the shapes share.
+
+    ``across``: norms take all heads of a token together; ``interleaved``: each even channel of a head is turned with
+    the next odd one, and not the first half of them with the second.
+    """
 
     across = False
+    interleaved = True
     _attention_backend = _parallel_config = None  # diffusers sets these: refused while this processor is installed
 
     def heads(self, attn: Any, *projected: Tensor) -> list[Tensor]:
@@ -50,20 +46,42 @@ class Fused(Processor):
         _, size = self.heads_of(attn)
         return [x.unflatten(-1, (-1, size)) for x in projected]
 
+    def tables(self, rotary: Tables | None) -> Tables | None:
+        """Cosine and sine [S, D/2] or [B, S, D/2] of tables that hold every angle twice, [1, S, 1, D] or as these."""
+        if rotary is None:
+            return None
+        cos, sin = (table.flatten(0, -2) if table.ndim == 4 else table for table in rotary)
+        if self.interleaved:
+            return cos[..., 0::2], sin[..., 1::2]
+        return cos[..., : cos.shape[-1] // 2], sin[..., : sin.shape[-1] // 2]
+
+    def turned_halves(self, x: Tensor, rotary: Tables | None) -> Tensor:
+        """x [B, S, H, D], whose leading R channels are turned by halves; tables [S, R] or [B, S, R] as above."""
+        if rotary is None:
+            return x
+        width = rotary[0].shape[-1]
+        cos, sin = (table[..., : width // 2] for table in rotary)
+        turned = self.work.primitives.rotary(x[..., :width], cos, sin, interleaved=False)
+        return turned if width == x.shape[-1] else torch.cat((turned, x[..., width:]), -1)
+
     def normed(self, norm: Any, x: Tensor, turn: Tables | None = None, tokens: int | None = None) -> Tensor:
         """x [B, S, H, D] after ``norm``, its ``tokens`` leading tokens (None: all) turned by ``turn``, if given."""
-        primitives = self.work.primitives
+        primitives, interleaved = self.work.primitives, self.interleaved
         if norm is not None and plain(norm, x):
             if turn is None:
                 return primitives.rms_norm(x, norm.weight, eps=norm.eps)
-            return primitives.norm_rotary(x, norm.weight, *turn, eps=norm.eps, interleaved=True, tokens=tokens)
+            return primitives.norm_rotary(x, norm.weight, *turn, eps=norm.eps, interleaved=interleaved, tokens=tokens)
         if norm is not None:
             x = norm(x.flatten(2)).view_as(x) if self.across else norm(x)
-        return x if turn is None else primitives.rotary(x, *turn, interleaved=True, tokens=tokens)
+        return x if turn is None else primitives.rotary(x, *turn, interleaved=interleaved, tokens=tokens)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         """[B, Sq, H * D], over keys that every rank has: cross-attention."""
         return self.work.attend(q, k, v, mask).flatten(2)
+
+    def attend_causal(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """[B, S, H * D], of each query over the keys up to its own place."""
+        return self.work.attend_causal(q, k, v).flatten(2)
 
     def attend_all(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, text_first: bool = False
@@ -100,8 +118,8 @@ class Wan(Fused):
         if attn.add_k_proj is not None:
             length = source.shape[1] - 512  # the model pads its text to so many tokens
             image, source = source[:, :length], source[:, length:]
-        q, k, v = self.heads(attn, *self.projected(attn, hidden_states, source))
-        turn = tables(rotary_emb)
+        q, k, v = self.heads(attn, *projected_from(attn, hidden_states, source))
+        turn = self.tables(rotary_emb)
         q, k = self.normed(attn.norm_q, q, turn), self.normed(attn.norm_k, k, turn)
         attend = self.attend_all if encoder_hidden_states is None else self.attend
         out = attend(q, k, v, attention_mask)
@@ -109,14 +127,6 @@ class Wan(Fused):
             k, v = self.heads(attn, *self.projected_image(attn, image))
             out = out + self.attend(q, self.normed(attn.norm_added_k, k), v)
         return attn.to_out[1](attn.to_out[0](out))
-
-    @staticmethod
-    def projected(attn: Any, x: Tensor, source: Tensor) -> tuple[Tensor, ...]:
-        if not attn.fused_projections:
-            return attn.to_q(x), attn.to_k(source), attn.to_v(source)
-        if attn.is_cross_attention:
-            return attn.to_q(x), *attn.to_kv(source).chunk(2, -1)
-        return attn.to_qkv(x).chunk(3, -1)
 
     @staticmethod
     def projected_image(attn: Any, image: Tensor) -> tuple[Tensor, ...]:
@@ -129,66 +139,20 @@ class WanCross(Wan):
     kind = "cross-attention"
 
 
-class HunyuanVideoDual(Fused):
-    """Image tokens, then text tokens with projections of their own; the image alone is turned."""
-
-    replaces: tuple[str, ...] = (
-        "diffusers.models.transformers.transformer_hunyuan_video.HunyuanVideoAttnProcessor2_0",
-        "diffusers.models.transformers.transformer_hunyuanimage.HunyuanImageAttnProcessor",
-    )
-    kind = "dual-stream attention"
-
-    def __call__(
-        self,
-        attn: Any,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor,
-        attention_mask: Tensor | None = None,
-        image_rotary_emb: Tables | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        x, text, turn = hidden_states, encoder_hidden_states, tables(image_rotary_emb)
-        q, k, v = self.heads(attn, attn.to_q(x), attn.to_k(x), attn.to_v(x))
-        added = self.heads(attn, attn.add_q_proj(text), attn.add_k_proj(text), attn.add_v_proj(text))
-        q = torch.cat((self.normed(attn.norm_q, q, turn), self.normed(attn.norm_added_q, added[0])), 1)
-        k = torch.cat((self.normed(attn.norm_k, k, turn), self.normed(attn.norm_added_k, added[1])), 1)
-        out = self.attend_all(q, k, torch.cat((v, added[2]), 1), attention_mask)
-        x, text = out.split((x.shape[1], text.shape[1]), 1)
-        return attn.to_out[1](attn.to_out[0](x)), attn.to_add_out(text)
-
-
-class HunyuanVideoSingle(Fused):
-    """Image and text tokens as one sequence; its leading tokens, the image's, are turned."""
-
-    replaces = HunyuanVideoDual.replaces
-    kind = "single-stream attention"
-
-    def __call__(
-        self,
-        attn: Any,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor,
-        attention_mask: Tensor | None = None,
-        image_rotary_emb: Tables | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        lengths = hidden_states.shape[1], encoder_hidden_states.shape[1]
-        x, turn = torch.cat((hidden_states, encoder_hidden_states), 1), tables(image_rotary_emb)
-        q, k, v = self.heads(attn, attn.to_q(x), attn.to_k(x), attn.to_v(x))
-        q, k = self.normed(attn.norm_q, q, turn, lengths[0]), self.normed(attn.norm_k, k, turn, lengths[0])
-        x, text = self.attend_all(q, k, v, attention_mask).split(lengths, 1)
-        return x, text
+FLUX = (
+    "diffusers.models.transformers.transformer_flux.FluxAttnProcessor",
+    "diffusers.models.transformers.transformer_flux2.Flux2AttnProcessor",
+    "diffusers.models.transformers.transformer_bria.BriaAttnProcessor",
+    "diffusers.models.transformers.transformer_bria_fibo.BriaFiboAttnProcessor",
+    "diffusers.models.transformers.transformer_longcat_image.LongCatImageAttnProcessor",
+    "diffusers.models.transformers.transformer_ovis_image.OvisImageAttnProcessor",
+)
 
 
 class FluxDual(Fused):
     """Text tokens with projections of their own, then image tokens; all are turned."""
 
-    replaces: tuple[str, ...] = (
-        "diffusers.models.transformers.transformer_flux.FluxAttnProcessor",
-        "diffusers.models.transformers.transformer_flux2.Flux2AttnProcessor",
-        "diffusers.models.transformers.transformer_bria.BriaAttnProcessor",
-        "diffusers.models.transformers.transformer_bria_fibo.BriaFiboAttnProcessor",
-        "diffusers.models.transformers.transformer_longcat_image.LongCatImageAttnProcessor",
-        "diffusers.models.transformers.transformer_ovis_image.OvisImageAttnProcessor",
-    )
+    replaces: tuple[str, ...] = (*FLUX, "diffusers.models.attention_processor.AuraFlowAttnProcessor2_0")
     kind = "dual-stream attention"
 
     def __call__(
@@ -199,7 +163,7 @@ class FluxDual(Fused):
         attention_mask: Tensor | None = None,
         image_rotary_emb: Tables | None = None,
     ) -> tuple[Tensor, Tensor]:
-        x, text, turn = hidden_states, encoder_hidden_states, tables(image_rotary_emb)
+        x, text, turn = hidden_states, encoder_hidden_states, self.tables(image_rotary_emb)
         lengths, head, tail = (text.shape[1], x.shape[1]), None, None
         if turn is not None:
             head, tail = zip(*(table.split(lengths) for table in turn), strict=True)
@@ -215,7 +179,7 @@ class FluxDual(Fused):
 class FluxSingle(Fused):
     """One sequence of text and image tokens; all are turned."""
 
-    replaces = FluxDual.replaces
+    replaces = FLUX
     kind = "single-stream attention"
 
     def __call__(
@@ -226,7 +190,7 @@ class FluxSingle(Fused):
         attention_mask: Tensor | None = None,
         image_rotary_emb: Tables | None = None,
     ) -> Tensor:
-        turn = tables(image_rotary_emb)
+        turn = self.tables(image_rotary_emb)
         q, k, v = self.heads(attn, *projected(attn, hidden_states))
         q, k = self.normed(attn.norm_q, q, turn), self.normed(attn.norm_k, k, turn)
         return self.attend_all(q, k, v, attention_mask, text_first=True)
@@ -245,7 +209,7 @@ class Flux2Single(Fused):
         attention_mask: Tensor | None = None,
         image_rotary_emb: Tables | None = None,
     ) -> Tensor:
-        turn, x = tables(image_rotary_emb), attn.to_qkv_mlp_proj(hidden_states)
+        turn, x = self.tables(image_rotary_emb), attn.to_qkv_mlp_proj(hidden_states)
         of_attention, of_mlp = 3 * attn.inner_dim, attn.mlp_hidden_dim * attn.mlp_mult_factor
         width = x.shape[-1] * of_attention // (of_attention + of_mlp)  # a rank of tensor parallelism has a part of both
         qkv, mlp = x.split((width, x.shape[-1] - width), -1)
@@ -255,22 +219,13 @@ class Flux2Single(Fused):
         return attn.to_out(torch.cat((out, attn.mlp_act_fn(mlp)), -1))
 
 
-class HunyuanVideo15(HunyuanVideoDual):
-    """The mask is of text alone, [B, T]. Masked text attends, too, where the stock one lets it not: nobody sees it."""
-
-    replaces = ("diffusers.models.transformers.transformer_hunyuan_video15.HunyuanVideo15AttnProcessor2_0",)
-
-    def __call__(
-        self,
-        attn: Any,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor,
-        attention_mask: Tensor | None = None,
-        image_rotary_emb: Tables | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        if attention_mask is not None:
-            attention_mask = F.pad(attention_mask.bool(), (hidden_states.shape[1], 0), value=True)[:, None, None]
-        return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, image_rotary_emb)
+def projected_from(attn: Any, x: Tensor, source: Tensor) -> tuple[Tensor, ...]:
+    """Queries of ``x``, keys and values of ``source``."""
+    if not attn.fused_projections:
+        return attn.to_q(x), attn.to_k(source), attn.to_v(source)
+    if attn.is_cross_attention:
+        return attn.to_q(x), *attn.to_kv(source).chunk(2, -1)
+    return attn.to_qkv(x).chunk(3, -1)
 
 
 def projected(attn: Any, x: Tensor) -> tuple[Tensor, ...]:
@@ -281,3 +236,13 @@ def projected_text(attn: Any, text: Tensor) -> tuple[Tensor, ...]:
     if attn.fused_projections:
         return attn.to_added_qkv(text).chunk(3, -1)
     return attn.add_q_proj(text), attn.add_k_proj(text), attn.add_v_proj(text)
+
+
+def of_all_heads(mask: Tensor | None) -> Tensor | None:
+    """[B, 1, Q, K] of what is added to the scores of all heads, [B, Q, K]; a mask of four dimensions as it is."""
+    return mask if mask is None or mask.ndim == 4 else mask[:, None]
+
+
+def parted(rotary: Tensor | None) -> Tables | None:
+    """Cosine and sine of complex tables [S, D/2] or [B, S, D/2]."""
+    return None if rotary is None else (rotary.real, rotary.imag)

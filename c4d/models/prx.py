@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor, nn
 
 from c4d.core.example import Example, noise
-from c4d.core.spec import ModelSpec, OutputOf, Site, Stack
+from c4d.core.spec import ModelSpec, OutputOf, Padding, ShardingPlan, Site, Split, Stack
 from c4d.core.types import Signal
 from c4d.models.grids import patches
+from c4d.models.joint_processors import PRX
 from c4d.models.signals import whole
+
+
+def open_gates(model: nn.Module) -> None:
+    """The gates of fresh blocks, and the last layer, are zeros, behind which nothing could be seen."""
+    for seed, weight in enumerate(model.parameters()):
+        if not weight.any():
+            weight.data = 0.2 * noise(*weight.shape, seed=seed)
+
 
 EXAMPLE = Example(
     "PRXTransformer2DModel",
@@ -29,15 +39,31 @@ EXAMPLE = Example(
         "encoder_hidden_states": noise(1, 5, 12, seed=11),
         "attention_mask": torch.ones(1, 5, dtype=torch.bool),
     },
+    prepare=open_gates,
 )
+
+
+def matrices(rotary: Tensor, split: Split) -> Tensor:
+    """[B, 1, S, D/2, 2, 2]."""
+    return split(rotary, 2)
+
 
 SPECS = (
     ModelSpec(
         "PRXTransformer2DModel",
-        stacks=(Stack("blocks", takes=("hidden_states",), sites={"attn": (Site("attention"),)}),),
+        stacks=(
+            Stack(
+                "blocks",
+                takes=("hidden_states",),
+                sites={"attn": (Site("attention"),)},
+                attention={"attention": PRX},
+            ),
+        ),
         exit="final_layer",
         signals={Signal.TIME_EMBEDDING: OutputOf("time_in", whole)},
+        sharding=ShardingPlan("img_in", "final_layer", outputs={"pe_embedder": matrices}),
         grid=patches,
+        padding=(Padding("encoder_hidden_states", "attention_mask"),),
         about="PRX",
         known_as=("prx",),
         example=EXAMPLE,

@@ -12,7 +12,7 @@ from c4d.core.example import Example, noise
 from c4d.core.spec import AtEntry, ModelSpec, Padding, ShardingPlan, Site, Split, Stack, always, sequence
 from c4d.core.types import Signal
 from c4d.models.examples import PACKED, SIDE, TEXT, TOKENS, at, strengthen, text
-from c4d.models.image_processors import QwenImage
+from c4d.models.image_processors import QwenImage, QwenImage21
 
 TAKES = (
     "hidden_states",
@@ -124,7 +124,7 @@ SPECS = (
     ),
     ModelSpec(
         "QwenImage21Transformer2DModel",
-        stacks=(Stack("transformer_blocks", sites={"attn": (Site("attn"),)}),),
+        stacks=(Stack("transformer_blocks", sites={"attn": (Site("attn"),)}, attention={"attn": QwenImage21}),),
         exit="norm_out",
         like_latents=False,  # it returns the text's tokens, too
         whole_batch=always,  # one more row of modulations, of timestep 0

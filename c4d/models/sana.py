@@ -10,6 +10,7 @@ from c4d.core.types import Signal
 from c4d.models.examples import SIDE, at, mask, text
 from c4d.models.grids import patches
 from c4d.models.signals import first
+from c4d.models.stream_processors import SanaCross
 
 EXAMPLE = Example(
     "SanaTransformer2DModel",
@@ -25,6 +26,7 @@ EXAMPLE = Example(
         "caption_channels": 12,
         "mlp_ratio": 2.0,
         "sample_size": SIDE,
+        "qk_norm": "rms_norm_across_heads",
     },
     latents=(1, 8, SIDE, SIDE),
     arguments=lambda x, t: {
@@ -75,6 +77,7 @@ SPECS = (
                     "width",
                 ),
                 sites={"attn": (Site("attn1"),), "cross_attn": (Site("attn2"),), "mlp": (Site("ff"),)},
+                attention={"attn2": SanaCross},  # what has no softmax is no kernel's
             ),
         ),
         exit="norm_out",
@@ -101,6 +104,7 @@ SPECS = (
                     "rotary_emb",
                 ),
                 sites={"attn": (Site("attn1"),), "cross_attn": (Site("attn2"),), "mlp": (Site("ff"),)},
+                attention={"attn2": SanaCross},  # what has no softmax is no kernel's
             ),
         ),
         exit="norm_out",

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from c4d.core.example import Example, noise
 from c4d.core.spec import ModelSpec, Site, Stack
+from c4d.models.audio_processors import StableAudio, StableAudio3, StableAudio3Cross, StableAudioCross
 from c4d.models.examples import stir
 
 
@@ -77,6 +78,7 @@ SPECS = (
                 "transformer_blocks",
                 takes=("hidden_states",),
                 sites={"attn": (Site("attn1"),), "cross_attn": (Site("attn2"),), "mlp": (Site("ff"),)},
+                attention={"attn1": StableAudio, "attn2": StableAudioCross},
             ),
         ),
         exit="proj_out",
@@ -91,6 +93,7 @@ SPECS = (
                 "transformer_blocks",
                 takes=("hidden_states",),
                 sites={"attn": (Site("self_attn"),), "cross_attn": (Site("cross_attn"),), "mlp": (Site("ff"),)},
+                attention={"self_attn": StableAudio3, "cross_attn": StableAudio3Cross},
                 joined="last",
             ),
         ),

@@ -90,6 +90,11 @@ def is_of_keys(mask: Tensor) -> bool:
 
 def check_whole(fitting: ProcessorPatch) -> None:
     """Raises ValueError if an attention of this model would see a part of the tokens alone."""
+    if fitting.unnamed:
+        raise ValueError(
+            f"{fitting.label} has attentions that the spec of {fitting.spec.transformer} does not name "
+            f"({', '.join(fitting.unnamed)}), which would see a part of the tokens alone: Stack(attention=…)"
+        )
     if fitting.left:
         raise ValueError(
             f"{fitting.label} has attentions with another processor ({', '.join(fitting.left)}), which would see a "
@@ -215,7 +220,7 @@ class Sharding(Unsaved):
     ) -> Tensor:
         n, length = self.cut.each, self.cut.length
         assert length is not None
-        words = q.shape[1] - n
+        words = k.shape[1] - n
         if mask is not None and absent is None and not (words and is_of_keys(mask)):
             raise RuntimeError(
                 f"{self.spec.transformer} has a mask {list(mask.shape)} of {mask.dtype} in an attention to all tokens; "
@@ -223,7 +228,8 @@ class Sharding(Unsaved):
             )
         if not words:
             return sp_attention((q, k, v), length, self._kernels, self._mesh.ulysses, self._mesh.ring)[0]
-        parts = [x.split((words, n) if text_first else (n, words), 1) for x in (q, k, v)]
+        each = [(x, x.shape[1] - n) for x in (q, k, v)]  # text may have keys alone
+        parts = [x.split((count, n) if text_first else (n, count), 1) for x, count in each]
         tokens, others = zip(*(part[::-1] if text_first else part for part in parts), strict=True)
         kept = None if absent is None else tuple(words - missing for missing in absent)
         seen = None

@@ -35,7 +35,13 @@ def test_models(c4d):
     text = " ".join(c4d("models").out.split())
     for spec in SPECS.values():
         assert f"{spec.transformer} {spec.about}" in text
-        assert f"sites {', '.join(spec.kinds())} signals {', '.join(p.value for p in spec.measurable())}" in text
+        assert f"sites {', '.join(spec.kinds())} signals {', '.join(p.value for p in spec.measurable())} runs " in text
+    for name, runs in (
+        ("WanTransformer3DModel", "kernels for self-attention, cross-attention; tokens spread over ranks"),
+        ("SanaTransformer2DModel", "kernels for cross-attention; tokens not spread over ranks"),
+        ("PriorTransformer", "with its own attention; tokens not spread over ranks"),
+    ):
+        assert re.search(rf" {name} [^;]* runs {runs}", text)
     for name, model in BUNDLED.items():
         assert f"{name} {model.about}" in text and model.example in text
 

@@ -40,6 +40,7 @@ ADAPTIVE = {  # every signal, on a model where ranks measure different numbers
         "qwen, edit", "teacache:threshold={},coefficients=1/0,signal=modulated_input,last=0",
     ),
 }  # fmt: skip
+ADAPTIVE = {what: (name, f"{text},batch=mean") for what, (name, text) in ADAPTIVE.items()}
 
 
 class Overheard:

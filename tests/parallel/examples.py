@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 import c4d
 from c4d import SequenceParallel
 from c4d.models import SPECS
-from tests.denoisers import ENTRIES, Denoiser, rand
+from tests.denoisers import ENTRIES, Denoiser, changed, rand
 from tests.parallel.job import BOTH, WAYS, Case, bits, error, passes, same, sharded
 
 EXACT = 5e-6
@@ -26,19 +25,9 @@ METHODS = {
 }
 
 
-def changed(name: str, latents: tuple[int, ...] | None = None, config: Any = (), **arguments: Any) -> Denoiser:
-    """An example with other latents, configuration and arguments."""
-    entry = ENTRY[name]
-
-    def given(x: Tensor, t: float) -> dict[str, Any]:
-        return {**entry.arguments(x, t), **arguments}
-
-    config = {**entry.config, **dict(config)}
-    return replace(entry, latents=latents or entry.latents, config=config, arguments=given)
-
-
 ENTRY = {entry.name: entry for entry in ENTRIES if entry.name in SPECS and SPECS[entry.name].sharding}
 EACH = torch.tensor([[0.0] * 3 + [400.0] * 6])  # timesteps of each token: the first frame is given
+TWO = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])  # masks of text
 FAMILIES = {
     **ENTRY,
     "HunyuanVideo 1.5, uneven": changed("HunyuanVideo15Transformer3DModel", (1, 4, 3, 3, 5)),
@@ -53,6 +42,25 @@ FAMILIES = {
         config=dict(rope_type="split", gated_attn=True, audio_gated_attn=True),
         timestep=torch.tensor([[0.0] * 4 + [400.0] * 8]),
         audio_timestep=torch.tensor([400.0]),
+    ),
+    "SD3, uneven, a ControlNet": changed(
+        "SD3Transformer2DModel", (1, 4, 6, 10), block_controlnet_hidden_states=[rand(1, 15, 16, seed=1)]
+    ),
+    "CogVideoX, uneven": changed("CogVideoXTransformer3DModel", (1, 3, 4, 6, 10)),
+    "CogView 4, uneven": changed("CogView4Transformer2DModel", (1, 4, 6, 10)),
+    "Mochi, prompts of two lengths": changed(
+        "MochiTransformer3DModel",
+        (2, 4, 3, 6, 10),
+        encoder_hidden_states=rand(2, 5, 16, seed=1),
+        encoder_attention_mask=TWO.bool(),
+        timestep=torch.tensor([300.0, 300.0]),
+    ),
+    "PRX, padded text": changed("PRXTransformer2DModel", (1, 4, 6, 10), attention_mask=TWO[1:].bool()),
+    "Cosmos, a timestep, a ControlNet": changed(
+        "CosmosTransformer3DModel",
+        config=dict(extra_pos_embed_type="learnable", controlnet_block_every_n=2),
+        timestep=torch.tensor([0.5]),
+        block_controlnet_hidden_states=[rand(1, 48, 32, seed=1), rand(1, 48, 32, seed=2)],
     ),
 }
 

@@ -43,7 +43,13 @@ class ProcessorPatch(Unsaved):
         self._kernel, self._works = kernel, dict[tuple[int, int], AttentionRuntime]()
         self._ours: list[tuple[nn.Module, type[Processor]]] = []
         self._left: Counter[str] = Counter()
-        for path, module, cls in self._declared():
+        declared = self._declared()
+        named = {id(module) for _, module, _ in declared}
+        blocks = [self.transformer.get_submodule(stack.path) for stack in self.spec.stacks]
+        others = [each for block in blocks for each in block.modules() if id(each) not in named]
+        processors = [there for each in others if (there := getattr(each, "processor", None)) is not None]
+        self.unnamed = Counter(type(there).__name__ for there in processors)  # attentions that the spec does not name
+        for path, module, cls in declared:
             if isinstance(there := getattr(module, "processor", None), Processor):
                 raise RuntimeError(
                     f"the attentions of {self.label} are in a c4d.attention or c4d.sharded already: leave that one "
@@ -185,12 +191,15 @@ class ProcessorPatch(Unsaved):
         return self._chosen[key]
 
     def _declared(self) -> list[tuple[str, nn.Module, type[Processor]]]:
-        return [
-            (path := f"{stack.path}.{i}.{inner}", self.transformer.get_submodule(path), cls)
-            for stack in self.spec.stacks
-            for i in range(len(self.transformer.get_submodule(stack.path)))  # type: ignore[arg-type]
-            for inner, cls in stack.attention.items()
-        ]
+        """Those that are there: an attention may be in some blocks of a stack alone."""
+        found = []
+        for stack in self.spec.stacks:
+            for i, block in enumerate(self.transformer.get_submodule(stack.path).children()):
+                for inner, cls in stack.attention.items():
+                    module = dict(block.named_modules()).get(inner)
+                    if module is not None:
+                        found.append((f"{stack.path}.{i}.{inner}", module, cls))
+        return found
 
     def lines(self) -> list[str]:
         said = []
@@ -207,7 +216,11 @@ class ProcessorPatch(Unsaved):
         for name, n in self._left.items():
             which = "1 attention left to its" if n == 1 else f"{n} attentions left to their"
             said.append(f"{self.label}: {which} own processor {name}")
-        return said or [f"{self.label}: no attention declared in its spec; all left as they are"]
+        if not said:
+            return [f"{self.label}: no attention declared in its spec; all left as they are"]
+        for name, n in self.unnamed.items():
+            said.append(f"{self.label}: {n} that its spec names no kernel for left to their own processor {name}")
+        return said
 
 
 def is_perturbed(attention: nn.Module) -> bool:
