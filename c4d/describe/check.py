@@ -137,9 +137,10 @@ def _wrong(
             outs = [forward(model), forward(model)]
     except (AttributeError, NameError, RuntimeError, TypeError, ValueError) as error:
         return " ".join(str(error).split())
-    line = "".join("C" if entry.computed else "r" for entry in session.trace)
-    blocks = tuple(entry.blocks for entry in session.trace)
-    reused = sum(entry.modules_reused for entry in session.trace)
+    trace = [entry for entry in session.trace if entry.step.branch == session.trace[0].step.branch]  # of one sample
+    line = "".join("C" if entry.computed else "r" for entry in trace)
+    blocks = tuple(entry.blocks for entry in trace)
+    reused = sum(entry.modules_reused for entry in trace)
     if method.startswith("fora"):
         if not reused:
             return "no module of the second forward was reused"

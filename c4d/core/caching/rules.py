@@ -238,7 +238,7 @@ class CacheMethod:
         return replace(self, batch=batch)
 
     def apart(self, batch_first: bool) -> bool:
-        """Whether samples have memories of their own; without ``batch_first`` streams at the blocks only if asked for."""
+        """Whether samples have memories of their own; at blocks without ``batch_first`` streams only if asked for."""
         if not self.signals or self.whole is None or self.batch == "mean":
             return False
         return self.batch is not None or batch_first or not isinstance(self.whole, BlocksRule)
