@@ -39,13 +39,13 @@ class Stack:
 
     ``takes`` and ``returns`` name the streams a block threads, in call and in return order; the first of the chain's
     streams is ``hidden_states``. ``sites`` maps a kind to its sites in each block, ``attention`` the path of an
-    attention module in each block to the processor that can stand in for its own. A ``side`` stack only feeds the
-    others (VACE hints): it is skipped with them but carries no part of the feature. Nor does an ``interleaved`` one,
-    whose blocks stand between those of the chain, in one loop with them (Latte's temporal ones), iterated over or taken
-    by their number; each is skipped with the one before it. ``joined``: its blocks take text and image as one sequence,
-    of whose tokens the ``"first"`` or the ``"last"`` ones are the image, which alone reaches the exit. ``filled``: on a
-    reused forward its loop runs with a filler in each block's place, for what stands behind it reads what its body
-    leaves, or adds to the stream what came to the blocks.
+    attention module in the blocks (in some of them, it may be) to the processor that can stand in for its own. A
+    ``side`` stack only feeds the others (VACE hints): it is skipped with them but carries no part of the feature. Nor
+    does an ``interleaved`` one, whose blocks stand between those of the chain, in one loop with them (Latte's temporal
+    ones), iterated over or taken by their number; each is skipped with the one before it. ``joined``: its blocks take
+    text and image as one sequence, of whose tokens the ``"first"`` or the ``"last"`` ones are the image, which alone
+    reaches the exit. ``filled``: on a reused forward its loop runs with a filler in each block's place, for what stands
+    behind it reads what its body leaves, or adds to the stream what came to the blocks.
     """
 
     path: str
