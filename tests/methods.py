@@ -36,6 +36,8 @@ REUSING = {
     "schedule": "schedule:computed=0/1/2/5",
     "pab": "pab:attn=2,cross_attn=3",
     "lemica": "lemica:computed=0/1/2/5",
+    "budcache": "budcache:computed=0/2/3/6",
+    "meancache": "meancache:computed=0/1/4,orders=1/2/3",
     "dpcache": f"dpcache:path={PROFILES}/dpcache.json,budget=4",
     "l2p": f"l2p:path={PROFILES}/l2p.json",
     "profile": f"profile:{PROFILES}/flow.json",

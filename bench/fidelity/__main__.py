@@ -71,10 +71,12 @@ def peers(yardstick: Yardstick, tuned: Results) -> list[Peer]:
     there = {each.name: each for each in others.all_of(yardstick.pipe, STEPS, run)}
     found = [there[name] for name in best({name: known.get(name) for name in there}, by_peer, COSTS)]
     searched = [tuned.rows.get(f"{yardstick.name} | {OWN[yardstick.name]} | budcache,computed={n}") for n in COSTS]
-    found += [baselines.budcache_peer(row["steps"]) for row in searched if row is not None and "steps" in row]
+    steps = [row["steps"] for row in searched if row is not None and "steps" in row]
+    found += [baselines.peer("BudCache", baselines.budcache(each), len(each)) for each in steps]
     if yardstick.flow:
         reference = record(yardstick.samplings(*learning(yardstick), num_inference_steps=STEPS))
-        found += [baselines.MeanCache.planned(reference, count).peer(reference.levels) for count in COSTS]
+        planned = [baselines.planned(reference, count) for count in COSTS]
+        found += [baselines.peer("MeanCache", baselines.meancache(each), len(each)) for each in planned]
     return found
 
 

@@ -32,6 +32,7 @@ from bench.yardsticks import BATCH, FOLDER, HELD, SAMPLERS, Yardstick
 from c4d.calibrate.levels import Chosen, searched
 from c4d.calibrate.reference import record
 from c4d.core.caching.profiles import for_model
+from c4d.core.caching.step_search import annealed
 from c4d.core.integration.transformers import signature
 from c4d.metrics import psnr
 from c4d.pipelines.compare import work
@@ -222,12 +223,11 @@ class Bench:
         if not todo or not self.yardstick.flow:
             return
         reference = record(self.yardstick.samplings(*learning(self.yardstick), num_inference_steps=STEPS))
-        levels = reference.levels
         for count in todo:
-            planned = baselines.MeanCache.planned(reference, count)
-            setting = partial(planned.at_work, self.yardstick.pipe.transformer, self.yardstick.pipe.scheduler, levels)
-            orders = sorted(planned.orders.items())
-            self.row("baseline", f"meancache,computed={count}", count, partial(self._batches, setting), orders=orders)
+            orders = baselines.planned(reference, count)
+            setting = partial(c4d.cached, self.yardstick.pipe, baselines.meancache(orders))
+            made, said = partial(self._batches, setting), sorted(orders.items())
+            self.row("baseline", f"meancache,computed={count}", count, made, orders=said)
 
     def budcache(self) -> None:
         one = partial(self.yardstick.last_latents, *learning(self.yardstick, 1), num_inference_steps=STEPS)
@@ -237,12 +237,12 @@ class Bench:
         reference = one()
 
         def loss(steps: Sequence[int]) -> float:
-            with c4d.cached(self.yardstick.pipe, baselines.reusing(steps)):
+            with c4d.cached(self.yardstick.pipe, baselines.budcache(steps)):
                 return float((one() - reference).double().pow(2).mean())
 
         for count in todo:
-            steps = baselines.budcache(loss, count, STEPS)
-            setting = partial(c4d.cached, self.yardstick.pipe, baselines.reusing(steps))
+            steps = annealed(loss, count, STEPS)
+            setting = partial(c4d.cached, self.yardstick.pipe, baselines.budcache(steps))
             self.row("baseline", f"budcache,computed={count}", count, partial(self._batches, setting), steps=steps)
 
 

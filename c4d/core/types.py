@@ -82,8 +82,8 @@ class Step(NamedTuple):
     """Where a forward stands: ``index`` of ``total`` over the whole run (all experts together), branch, expert.
 
     ``span`` is the first step of its expert and the one after its last, if the pipeline tells; else None.
-    ``timestep`` is that of the scheduler, told to policies that are ``timed``; else None. ``levels`` are the noise
-    levels of all steps of the run, told to policies that are ``by_noise``; else None.
+    ``timestep`` is that of the scheduler, told to policies and forecasters that are ``timed``; else None. ``levels``
+    are the noise levels of all steps of the run, told to those that are ``by_noise``; else None.
     """
 
     index: int  # type: ignore[assignment]
@@ -262,8 +262,13 @@ class LinearForecaster(Forecaster):
         """Whether two weights more follow: of the latents now, and of those of the last computed step."""
         return False
 
-    def of_run(self, total: int) -> LinearForecaster:
-        """What forecasts in a run of ``total`` steps."""
+    @property
+    def by_noise(self) -> bool:
+        """Whether :meth:`of_run` reads the noise levels of the run's steps (``Step.levels``)."""
+        return False
+
+    def of_run(self, step: Step) -> LinearForecaster:
+        """What forecasts in the run of ``step``: of so many steps, at these noise levels."""
         return self
 
     @abstractmethod

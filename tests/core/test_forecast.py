@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from c4d.core.caching.feature_forecasters import evenly_spaced
 from c4d.core.caching.finite_differences import Hermite, Taylor, backward_differences
-from c4d.core.caching.forecasters import Chebyshev, FoCa, LinearExtrapolation, Newton, Reuse
-from c4d.core.types import Predicted
+from c4d.core.caching.forecasters import Chebyshev, FoCa, LinearExtrapolation, MeanVelocity, Newton, Reuse
+from c4d.core.types import Predicted, Step
 
 SMOOTH = [
     Taylor(2, smoothing="exponential", alpha=0.7),
@@ -112,14 +112,34 @@ def test_spectrum_is_the_published_ridge_regression(computed, weight):
     if len(computed) > 1:
         line = line + 3 / (computed[-1] - computed[-2]) * (features[-1] - features[-2])
     wanted = weight * wanted + (1 - weight) * line
-    for forecaster in (Chebyshev(weight=weight).of_run(total), Chebyshev(weight=weight, steps=total).of_run(9)):
+    runs = [Step(0, steps, "cond") for steps in (total, 9)]
+    for forecaster in (Chebyshev(weight=weight).of_run(runs[0]), Chebyshev(weight=weight, steps=total).of_run(runs[1])):
         weights = torch.tensor(forecaster.weights(list(map(float, computed)), float(t)), dtype=torch.float64)
         torch.testing.assert_close(weights @ features, wanted)
 
 
+@pytest.mark.parametrize("k", range(1, 7))
+def test_mean_velocity_under_even_steps_is_a_damped_slope(k):
+    """(k - 1) / 2k of it: a quarter for 2, 5/12 for 6."""
+    levels, line = tuple(1.0 - i / 20 for i in range(20)), [3.0 + 0.5 * i for i in range(8)]
+    ahead = MeanVelocity(((7, k),)).of_run(Step(8, 20, "cond", levels=levels))
+    found = value(ahead.weights([float(i) for i in range(8)], 8.0), line)
+    assert found == pytest.approx(line[-1] + 0.5 * (k - 1) / (2 * k))
+
+
+def test_mean_velocity_takes_what_there_is():
+    """Of a branch that began late, or whose last step is missing, fewer velocities; the last step has an end of 0."""
+    ahead = MeanVelocity(((0, 6), (4, 6)), tuple(1.0 - i / 10 for i in range(10)))
+    assert ahead.weights([0.0], 1.0) == [1.0] and ahead.weights([4.0], 6.0) == [1.0]
+    assert ahead.weights([4.0, Predicted(5.0)], 6.0) == pytest.approx([-0.25, 1.25])
+    levels = (1.0, 0.5, 0.5, 0.25)  # Heun's method has a level twice
+    assert MeanVelocity(((0, 2),), levels).weights([0.0, Predicted(1.0)], 2.0)[1] == pytest.approx(1.0)
+    assert MeanVelocity(((1, 2),), levels).weights([1.0, Predicted(2.0)], 3.0) == pytest.approx([-1.0, 2.0])
+
+
 def test_spectrum_s_ridge_takes_a_part_of_a_constant():
     """That is the published fit: a reused feature that does not change is a little less, the less the smaller it is."""
-    of_five = [sum(Chebyshev(ridge=ridge).of_run(50).weights([0, 1, 2, 3, 4], 5)) for ridge in (0.1, 1e-3, 1e-9)]
+    of_five = [sum(Chebyshev(ridge=ridge, steps=50).weights([0, 1, 2, 3, 4], 5)) for ridge in (0.1, 1e-3, 1e-9)]
     assert of_five[0] == pytest.approx(0.9387, abs=1e-4) and of_five == sorted(of_five)
     assert of_five[2] == pytest.approx(1.0, abs=1e-4)
 

@@ -94,7 +94,7 @@ CHANGED = {"threshold": "0.5", "interval": "7", "computed": "0/9"}
 def test_what_is_published_can_be_said_and_changed(method, model):
     asked = {"easycache": "", "speca": "+reuse"}.get(method, "+reuse@blocks")
     key = next(key for key in CHANGED if key in published()[method][model])
-    text = f"{method}:published={model},{key}={CHANGED[key]}"
+    text = f"{method}:published={model},{key}={CHANGED[key]}{',orders=1/2' * (method == 'meancache')}"
     change = CHANGED[key] if key != "computed" else "frozenset({0, 9})"
     assert f"{key}={change}" in repr(parse(text + asked).rules)
     assert parse(f"{method}:published={model}").rules != parse(text).rules
@@ -132,7 +132,7 @@ def test_an_output_is_not_a_residual():
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "unknown method ''.*known are cfg-skip"),
+        ("", "unknown method ''.*known are budcache"),
         ("  ", "unknown method ''"),
         ("@", "unknown method ''"),
         ("+", "unknown method ''"),
@@ -236,6 +236,8 @@ def test_an_output_is_not_a_residual():
         ("cfg-cache+bands", "FrequencySplit reads the features of a whole forward, not guidance: use @blocks"),
         ("cfg-skip:ratio=0", "ratio is a part of the steps, above 0 and at most 1, got 0.0"),
         ("guidance-interval:low=0.5,high=0.5", "low must be below high"),
+        ("meancache:computed=0/2,orders=1", "2 computed steps have 1 orders; give one for the gap after each"),
+        ("meancache:computed=0/2,orders=1/0", "an order must be a whole number of at least 1, got 0"),
         ("speca:threshold=1,mode=late", "unknown mode 'late': known are lagged, strict"),
         ("speca:threshold=-1", "threshold must be a number of at least 0, got -1.0"),
         ("speca:threshold=1,decay=0", "decay must be above 0 and at most 1"),
@@ -327,6 +329,7 @@ VALUES = {
     "last": st.integers(0, 100),
     "max_skips": st.integers(1, 100),
     "weight": st.floats(0.0, 1.0),
+    "orders": st.just("1"),
     "ratio": st.floats(0.01, 1.0),
     "max_drafts": st.integers(1, 20),
     "unchecked": st.integers(0, 20),
@@ -399,6 +402,9 @@ def texts(draw):
     without = ("path",) if name != "dpcache" else ()  # the file there is is DPCache's
     without += draw(st.sampled_from([("fit",), ("coefficients", "signal")])) if name == "teacache" else ()
     text, guided = draw(part(name, METHODS[name], without)), name in GUIDED
+    if name == "meancache":  # an order for each of its steps
+        steps = text.partition("computed=")[2].partition(",")[0].count("/")
+        text = text.replace("orders=1", "orders=1" + "/2" * steps)
     if not guided and draw(st.booleans()):
         text += "+" + draw(part(added := draw(st.sampled_from(GUIDED)), METHODS[added]))
     if draw(st.booleans()):

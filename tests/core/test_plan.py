@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import random
 from itertools import combinations, pairwise
 
 import pytest
 
-from c4d.core.caching.step_search import least_sum, least_worst
+from c4d.core.caching.step_search import annealed, least_of_gaps, least_sum, least_worst
 
 T = 8
 
@@ -68,3 +69,38 @@ def test_least_worst_is_the_least_of_all_sorted_errors(seed, budget):
 def test_budgets_that_cannot_be(budget):
     with pytest.raises(ValueError, match=f"2 to {T} computed steps here, not {budget}"):
         least_worst([[0.0] * T] * T, budget)
+
+
+# -- BudCache
+
+
+def test_annealing_finds_the_steps_that_cost_least():
+    wanted = {0, 1, 2, 4, 9, 15}
+    tried = []
+
+    def loss(steps):
+        assert len(steps) == 6 and steps[0] == 0 and sorted(set(steps)) == list(steps)
+        tried.append(tuple(steps))
+        return sum(min(abs(step - other) for other in steps) for step in wanted) / 10
+
+    assert set(annealed(loss, 6, 20)) == wanted
+    assert len(tried) == len(set(tried)) < 320
+    with pytest.raises(ValueError, match="a search has 2 to 19 of 20 steps to compute, not 20"):
+        annealed(loss, 20, 20)
+
+
+# -- MeanCache
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("budget", range(1, T + 1))
+def test_least_of_gaps_is_the_cheapest_of_all(seed, budget):
+    rnd = random.Random(seed)
+    costs = {(i, j): rnd.random() for i in range(T) for j in range(i + 1, T + 1) if j - i <= 5}
+    sets = [[0, *more] for more in combinations(range(1, T), budget - 1)]
+    whole = [[costs.get(gap, math.inf) for gap in pairwise([*steps, T])] for steps in sets]
+    if all(math.inf in each for each in whole):
+        with pytest.raises(ValueError, match=f"no {budget} of {T} steps leave gaps"):
+            least_of_gaps(costs, budget, T)
+        return
+    assert least_of_gaps(costs, budget, T) == sets[min(range(len(sets)), key=lambda i: sum(whole[i]))]

@@ -42,6 +42,7 @@ EVERY = [
     "fora:interval=1+cfg-skip:ratio=0.001",
     "cfg-cache:interval=1",
     "guidance-interval",
+    "meancache:computed=0/1/2/3/4/5,orders=1/1/1/1/1/1",
     "speca:threshold=0,mode=strict",
     "speca:threshold=1,warmup=6",
 ]

@@ -14,7 +14,7 @@ from torch import nn
 
 import c4d
 from c4d.core.caching.feature_forecasters import GuidanceWaves
-from c4d.core.caching.forecasters import LearnedWeights, Nothing
+from c4d.core.caching.forecasters import LearnedWeights, MeanVelocity, Nothing
 from c4d.core.caching.profile import Calibrated
 from c4d.core.methods import METHODS
 from c4d.core.runtime.spectrum import evolved, leading, low_pass
@@ -511,6 +511,56 @@ def test_easycache_is_its_definition():
         assert (a - b).norm() <= 1e-5 * b.norm()
 
 
+def test_meancache_is_its_definition():
+    """As the paper has it: of the guided velocity, whose mean is that of the latents under Euler's method."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    case, steps, orders = CASES["wan-t2v"], 16, {0: 1, 1: 2, 4: 4, 7: 1, 9: 6, 15: 1}
+    model, scheduler = case.build(), FlowMatchEulerDiscreteScheduler(shift=3.0)
+    words = [rand(1, 12, 16, seed=seed) for seed in (1, 2)]
+
+    def call(name, x, t):
+        given = dict(encoder_hidden_states=words[name == "uncond"], return_dict=False)
+        with model.cache_context(name):
+            return model(x, timestep=torch.full((1,), float(t)), **given)[0]
+
+    def loop(velocity):
+        scheduler.set_timesteps(steps)
+        x, outs = rand(*case.latents, seed=3), []
+        for i, t in enumerate(scheduler.timesteps):
+            outs.append(velocity(i, t, x))
+            x = scheduler.step(outs[-1], t, x, return_dict=False)[0]
+        return outs
+
+    def guided(i, t, x):
+        cond, uncond = call("cond", x, t), call("uncond", x, t)
+        return uncond + 3.0 * (cond - uncond)
+
+    v, xs, k = [], [], 1
+
+    def plainly(i, t, x):
+        nonlocal k
+        s = scheduler.sigmas
+        xs.append(x)
+        if i in orders:
+            k = orders[i]
+            v.append(guided(i, t, x))
+        else:
+            far = s[i] - s[i - k]
+            slope = (v[i - k] - (x - xs[i - k]) / far) / far
+            v.append(v[-1] - slope * (s[i + 1] - s[i]) if k > 1 else v[-1])
+        return v[-1]
+
+    wanted = loop(plainly)
+    text = f"meancache:computed={'/'.join(map(str, orders))},orders={'/'.join(map(str, orders.values()))}"
+    with c4d.cached(model, text, scheduler=scheduler) as session:
+        found = loop(guided)
+    assert session.report().computed == 2 * len(orders)
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+    assert max((a - b).norm() / b.norm() for a, b in zip(found, loop(guided), strict=True)) > 1e-2
+
+
 def test_easycache_takes_the_leading_channels_of_an_input_with_conditions():
     case = CASES["wan-i2v"]
     model, x = case.build(), rand(*case.latents)
@@ -610,4 +660,4 @@ def test_every_forecaster_is_tried():
     tried = {
         type(rule.forecast) for text in EVERY.values() for rule in parse(text.format(signal="time_embedding")).rules
     }
-    assert tried == {*FORECASTERS.values(), LearnedWeights, Calibrated, GuidanceWaves, Nothing}
+    assert tried == {*FORECASTERS.values(), LearnedWeights, Calibrated, GuidanceWaves, MeanVelocity, Nothing}

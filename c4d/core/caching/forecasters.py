@@ -10,7 +10,7 @@ import torch
 
 from c4d.core.caching.finite_differences import Hermite, Ordered, Taylor, Vector, combine, one_hot, slope
 from c4d.core.caching.policies import positive, whole_number
-from c4d.core.types import LinearForecaster, Predicted
+from c4d.core.types import LinearForecaster, Predicted, Step
 
 
 @dataclass(frozen=True)
@@ -155,8 +155,8 @@ class Chebyshev(LinearForecaster):
     def num_features(self) -> int:
         return self.features
 
-    def of_run(self, total: int) -> Chebyshev:
-        return self if self.steps is not None else replace(self, steps=total)
+    def of_run(self, step: Step) -> Chebyshev:
+        return self if self.steps is not None else replace(self, steps=step.total)
 
     def weights(self, times: Sequence[float], t: float) -> Vector:
         X, now = torch.tensor([self._row(time) for time in times], dtype=torch.float64), self._row(t)
@@ -173,6 +173,46 @@ class Chebyshev(LinearForecaster):
         while len(row) <= self.degree:
             row.append(2.0 * place * row[-1] - row[-2])
         return row
+
+
+@dataclass(frozen=True)
+class MeanVelocity(LinearForecaster):
+    """MeanCache: a velocity goes on by what the mean of the last k differed from the first of them (arXiv 2601.19961).
+
+    ``orders``: (computed step, k of the steps after it). Forecasts count as past velocities; with fewer than k of them
+    it takes all there are. ``levels`` are the noise levels of the run.
+    """
+
+    orders: tuple[tuple[int, int], ...]
+    levels: tuple[float, ...] = ()
+
+    by_noise = True
+
+    @property
+    def num_features(self) -> int:
+        return max((k for _, k in self.orders), default=1)
+
+    @property
+    def num_forecasts(self) -> int:
+        return self.num_features
+
+    def of_run(self, step: Step) -> MeanVelocity:
+        assert step.levels is not None  # by_noise
+        return replace(self, levels=step.levels)
+
+    def weights(self, times: Sequence[float], t: float) -> Vector:
+        i, s, vectors = int(t), [*self.levels, 0.0], one_hot(len(times))
+        place = {int(time): n for n, time in enumerate(times)}
+        after = max(int(time) for time in times if not isinstance(time, Predicted))
+        wanted, k = dict(self.orders).get(after, 1), 0
+        while k < wanted and i - k - 1 in place:
+            k += 1
+        span = s[i] - s[i - k]
+        if k < 2 or span == 0.0:
+            return vectors[-1]
+        mean = combine([((s[j + 1] - s[j]) / span, vectors[place[j]]) for j in range(i - k, i)])
+        ahead = (s[i + 1] - s[i]) / span
+        return combine([(1.0, vectors[place[i - 1]]), (-ahead, vectors[place[i - k]]), (ahead, mean)])
 
 
 FORECASTERS = {

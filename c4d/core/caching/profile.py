@@ -194,8 +194,8 @@ class Calibrated(LinearForecaster):
     def num_features(self) -> int:
         return FEATURES
 
-    def of_run(self, total: int) -> Calibrated:
-        return replace(self, plan=self.plans(total))
+    def of_run(self, step: Step) -> Calibrated:
+        return replace(self, plan=self.plans(step.total))
 
     def weights(self, times: Sequence[float], t: float) -> list[float]:
         assert self.plan is not None  # of_run: a run without a plan reuses nothing

@@ -572,7 +572,7 @@ class Forward:
             latents = list(zip(self._like(history.shapes, like_output), then, strict=True))
         forecaster = rule.forecast
         if isinstance(forecaster, LinearForecaster):
-            forecaster = self.tools.of_run(forecaster, self.step.total)
+            forecaster = self.tools.of_run(forecaster, self.step)
         return self.tools.forecast(history, forecaster, self.time(rule), field, base, latents)
 
     def _band(self, x: Tensor, cutoff: float) -> Tensor:

@@ -26,7 +26,7 @@ from c4d.core.runtime.signals import DecisionSync, SignalReader, SingleProcess
 from c4d.core.runtime.state import CacheState, Run, Runtime, signature_of
 from c4d.core.runtime.steps import CountingTracker, SchedulerTracker, StepTracker, check_order
 from c4d.core.spec import ModelSpec, Stack
-from c4d.core.types import Action, Primitives, Signal, Step
+from c4d.core.types import Action, Forecaster, LinearForecaster, Primitives, Signal, Step
 
 TRACED_RUNS = 16
 
@@ -55,7 +55,7 @@ class Session(Entered, Unsaved):
         self.method = method
         self.current: Forward | None = None
         self._timed = any(rule.policy.timed or rule.forecast.timed for rule in method.rules)
-        self._by_noise = any(rule.policy.by_noise for rule in method.rules)
+        self._by_noise = any(rule.policy.by_noise or _reads_levels(rule.forecast) for rule in method.rules)
         self._turns = ThreadOwnership()
         self._clock = clock  # of forwards outside of the loops of ``pipelines``
         self._pipelines = [pair for pair in pipelines if hasattr(type(pair[0]), "progress_bar")]
@@ -370,3 +370,7 @@ class Session(Entered, Unsaved):
             self._peak = max(self._peak, self._run.bytes())
         self._run = None
         self._tools.bases.clear()
+
+
+def _reads_levels(forecaster: Forecaster) -> bool:
+    return isinstance(forecaster, LinearForecaster) and forecaster.by_noise

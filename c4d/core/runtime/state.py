@@ -108,7 +108,7 @@ class Runtime:
     nonfinite: int = 0
     weights: dict[tuple[Any, ...], Sequence[float]] = field(default_factory=dict)
     weights_for: float = -1.0  # the time of the step that they were made for
-    of_runs: dict[tuple[int, int], LinearForecaster] = field(default_factory=dict)  # by id and steps of a run
+    of_runs: dict[tuple[Any, ...], LinearForecaster] = field(default_factory=dict)  # by id, steps and levels of a run
 
     bases: dict[tuple[Any, ...], Tensor] = field(default_factory=dict)  # of slow waves over a grid of tokens
     beyond: dict[torch.device, Tensor] = field(default_factory=dict)  # whether a feature left the range of its storage
@@ -161,11 +161,11 @@ class Runtime:
             return [x + y.to(x.dtype) for x, y in zip(base, made, strict=True)]
         return [x.to(dtype) for x, dtype in zip(made, history.dtypes, strict=True)]
 
-    def of_run(self, forecaster: LinearForecaster, total: int) -> LinearForecaster:
-        """What forecasts in a run of ``total`` steps, made once: its identity tells its weights apart."""
-        key = id(forecaster), total
+    def of_run(self, forecaster: LinearForecaster, step: Step) -> LinearForecaster:
+        """What forecasts in the run of ``step``, made once: its identity tells its weights apart."""
+        key = id(forecaster), step.total, step.levels
         if key not in self.of_runs:
-            self.of_runs[key] = forecaster.of_run(total)
+            self.of_runs[key] = forecaster.of_run(step)
         return self.of_runs[key]
 
     def basis(self, grid: tuple[tuple[int, ...], ...], cutoff: float, device: torch.device) -> Tensor:
