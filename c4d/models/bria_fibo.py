@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from c4d.core.example import Example, noise
-from c4d.core.spec import ModelSpec, OutputOf, Site, Stack, always
+from c4d.core.spec import ModelSpec, OutputOf, Site, Stack
 from c4d.core.types import Signal
 from c4d.models.flux import DUAL, grid
 from c4d.models.processors import FluxSingle
@@ -52,7 +52,6 @@ SPECS = (
             ),
         ),
         exit="norm_out",
-        whole_batch=always,
         signals={Signal.TIME_EMBEDDING: OutputOf("time_embed", copied)},
         grid=grid,
         about="Bria Fibo 1",

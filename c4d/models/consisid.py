@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from c4d.core.example import Example, noise
-from c4d.core.spec import ModelSpec, OutputOf, Site, Stack, always
+from c4d.core.spec import ModelSpec, OutputOf, Site, Stack
 from c4d.core.types import Signal
 from c4d.models.signals import whole
 
@@ -92,7 +92,6 @@ SPECS = (
             ),
         ),
         exit="norm_final",
-        whole_batch=always,
         at_exit=at_exit,
         signals={Signal.TIME_EMBEDDING: OutputOf("time_embedding", whole)},
         channels=2,

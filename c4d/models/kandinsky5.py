@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from c4d.core.example import Example, noise
-from c4d.core.spec import STREAM, ModelSpec, OutputOf, Site, Stack
+from c4d.core.spec import STREAM, ModelSpec, OutputOf, Site, Stack, always
 from c4d.core.types import Signal
 from c4d.models.signals import whole
 
@@ -81,6 +81,7 @@ SPECS = (
             ),
         ),
         exit="out_layer",
+        whole_batch=always,  # the shape of the latents, their batch with it
         at_exit=at_exit,
         signals={Signal.TIME_EMBEDDING: OutputOf("time_embeddings", whole)},
         channels=-1,

@@ -43,7 +43,7 @@ SPECS = (
             ),
         ),
         exit="norm_out",
-        whole_batch=always,
+        whole_batch=always,  # what came to them is added behind them
         signals={Signal.TIME_EMBEDDING: OutputOf("time_embed", whole)},
         about="LongCat-AudioDiT",
         known_as=("longcat-audio",),

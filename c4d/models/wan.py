@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from c4d.core.example import Example, noise
-from c4d.core.spec import ModelSpec, OutputOf, ShardingPlan, Site, Split, Stack, always
+from c4d.core.spec import ModelSpec, OutputOf, ShardingPlan, Site, Split, Stack
 from c4d.core.types import Signal
 from c4d.models.examples import at
 from c4d.models.processors import Wan, WanCross
@@ -153,7 +153,6 @@ SPECS = (
     ModelSpec(
         "WanAnimateTransformer3DModel",
         stacks=(BLOCKS, Stack("face_adapter", takes=("hidden_states", "motion_vec"), interleaved=True)),
-        whole_batch=always,
         exit="norm_out",
         signals=SIGNALS,
         grid=grid,

@@ -130,6 +130,6 @@ def test_the_table_tells_files_and_reasons_for_models_that_are_alike(c4d):
     for name in ("Flux", "Wan", "Flux2", "DiT"):
         assert rows["magcache"][column[name]] == "yes" and rows["dpcache"][column[name]] == "file"
     assert column["Flux"] == column["Wan"] != column["DiT"]
-    assert rows["magcache"][column["Kandinsky6"]] == "out" and rows["profile"][column["Kandinsky6"]] == "file"
+    assert rows["magcache"][column["T5FilmDecoder"]] == "out" and rows["profile"][column["T5FilmDecoder"]] == "file"
     letter = rows["easycache"][column["DiT"]]
     assert re.search(rf"^  {letter}  easycache stores outputs", text, re.MULTILINE)

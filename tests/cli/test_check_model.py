@@ -95,7 +95,7 @@ def test_a_class_that_c4d_describes_is_named_or_brought_with_an_example(c4d, tmp
     (tmp_path / "mine.py").write_text("from c4d.models.dit import EXAMPLE\n")
     for outcome in (named, c4d("check-model", tmp_path / "mine.py")):
         assert outcome.code == 0 and outcome.out.startswith("DiTTransformer2DModel: 1 list(s)"), outcome.out
-    assert outcome.out == named.out and named.out.count("  ok  ") == 9
+    assert outcome.out == named.out and named.out.count("  ok  ") == 11
 
 
 def test_what_cannot_be_checked_is_said(fails, theirs, tmp_path):

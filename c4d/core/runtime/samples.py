@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from c4d.core.caching.rules import BlocksRule, CacheMethod
 from c4d.core.integration.attach import ModuleSite
-from c4d.core.integration.blocks import BlockProxy, bind
+from c4d.core.integration.blocks import BlockProxy, bind, streams
 from c4d.core.integration.hooks import at_work, parameters
 from c4d.core.integration.processor_patch import ProcessorPatch
 from c4d.core.runtime.forward import COMPUTE, REUSE, Forward, ForwardContext
@@ -52,6 +52,8 @@ class SampledForward(Forward):
         self.spec, self.size = spec, size
         self.parts = [list(range(i, size, len(branches))) for i in range(len(branches))]  # the rows of each sample
         self.rows: list[int] | None = None  # of the batch, those that the blocks run on; None: all
+        self.resumed = False  # whether blocks run that always do, behind the others
+        self.threaded, self.handed = True, dict[str, Tensor]()  # what the last block of each stack returned
         self.samples = [
             Sample(spec, method, branch, step._replace(branch=f"{step.branch}#{i}"), tools, self._call(call, i))
             for i, branch in enumerate(branches)
@@ -132,9 +134,8 @@ class SampledForward(Forward):
         """Whether blocks can run on some of the samples: nothing that has the whole batch joins them in between."""
         plan, given = self.spec.sharding, self.call.inputs()
         joining = plan.arguments.get("", {}) if plan else {}
-        sides = any(stack.side for stack in self.spec.stacks)
-        whole = self.spec.whole_batch(self.call.transformer)
-        return not (sides or whole or any(given.get(name) is not None for name in joining))
+        joined = any(given.get(name) is not None for name in joining)
+        return self.branch.threaded and not joined and not self.spec.whole_batch(self.call.transformer)
 
     # -- the loops over blocks
 
@@ -145,7 +146,7 @@ class SampledForward(Forward):
 
     def _count(self) -> None:
         for sample in self.samples:
-            sample.blocks += sample.action is not REUSE
+            sample.blocks += self.resumed or sample.action is not REUSE
 
     def _counted(self, stack: Stack, blocks: Sequence[nn.Module]) -> Iterator[Any]:
         for block in blocks:
@@ -166,7 +167,7 @@ class SampledForward(Forward):
         """On the rows that are computed; streams may have come without the others already."""
         self._count()
         if (rows := self.rows) is None:
-            return block(*args, **kwargs)
+            return self._threaded(stack, bind(stack, args, kwargs)[STREAM], block(*args, **kwargs))
 
         def mine(name: str, x: Any) -> Any:
             gathered = name in stack.returns and isinstance(x, Tensor) and x.shape[0] == len(rows)
@@ -178,6 +179,13 @@ class SampledForward(Forward):
         self._check_rows(bind(stack, args, kwargs)[STREAM])
         with self._attending(rows):
             return block(*args, **kwargs)
+
+    def _threaded(self, stack: Stack, given: Tensor, out: Any) -> Any:
+        """Looks whether the loop's body gave this block what the last one of its stack had returned."""
+        if not stack.side:
+            self.threaded &= self.handed.get(stack.path, given) is given
+            self.handed[stack.path] = streams(stack, out)[STREAM]
+        return out
 
     def _handed_on(self, out: Any) -> Any:
         return out if self.rows is None else of_rows(out, self.rows, self.size)
@@ -205,7 +213,7 @@ class SampledForward(Forward):
                 parts.append(came)
             sample.blocks += 1
         named.update(zip(names, map(self._whole, zip(*parts, strict=True)), strict=True))
-        self.rows = None  # the tail runs on all
+        self.rows, self.resumed = None, True  # the tail runs on all
         args = tuple(named[name] for name in stack.takes[: len(args)])
         return block(*args, **{name: named[name] for name in kwargs})
 
@@ -220,6 +228,8 @@ class SampledForward(Forward):
     def exit(self, x: Tensor, stream: str = STREAM) -> Tensor:
         self.exited = True
         rule = self.whole
+        if len(self.computing) == self.size:
+            self.branch.threaded = self.threaded
         if not isinstance(rule, BlocksRule) or rule.last_blocks:
             return x
         self._check_rows(x)

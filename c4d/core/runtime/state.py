@@ -32,6 +32,7 @@ class CacheState:
     signature: Any = None
     unstored: bool = False  # a forward returned what cannot be, and nothing of it was
     last: int = -1  # the step of its last forward
+    threaded: bool = False  # whether each block of a computed forward got what the one before it returned, untouched
 
     def storages(self) -> dict[int, int]:
         held = {p: n for history in self.histories.values() for p, n in history.storages().items()}
