@@ -42,6 +42,7 @@ def methods_text(name: str | None = None) -> str:
         "or a method of guidance that is added: cfg-cache, cfg-skip, guidance-interval.",
         "key=… must be given, key=value has that default, [key=…] may be given. Several numbers in one value: 0/1/5.",
         "published=MODEL stands for what a method's authors use on it; options beside it take their place.",
+        "batch=each, worst or mean: how the samples of a batch decide, in a method that measures something (each).",
         "",
         "METHODS",
         *(_entry(name, make, names_of(name) if name in published() else "") for name, make in METHODS.items()),
