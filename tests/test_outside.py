@@ -90,7 +90,7 @@ def test_they_run_from_the_command_line(c4d, folder, tmp_path):
 
 def test_without_them_both_are_errors_that_name_what_is_known(folder, capsys):
     for options, words in (
-        (["--cache", "my-method:dense=2"], "unknown method 'my-method': known are dpcache"),
+        (["--cache", "my-method:dense=2"], "unknown method 'my-method': known are budcache"),
         (
             ["--model", str(folder), "--cache", "fora:interval=2"],
             "TheirTransformer offers output, for its blocks are not described",

@@ -743,7 +743,7 @@ def test_caching_reuses_what_it_computed(name, kind, order):
     with both(model, hold_methods(case.name)[kind], order) as session:
         session.begin([900.0, 900.0])
         computed, reused = (case.run(model, x, 900.0) for _ in range(2))
-    assert session.report().timelines == {"0": "Cr"}
+    assert set(session.report().timelines.values()) == {"Cr"}
     assert error(computed, plain) < 5e-6 and error(reused, computed) < 1e-6
     assert processors(model) == before and not model._forward_pre_hooks and not model._forward_hooks
 

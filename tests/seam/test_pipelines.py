@@ -117,7 +117,8 @@ def test_a_pipeline_of_pictures_end_to_end(picture, kind):
         fresh = answer()
     assert torch.equal(cached, fresh) and not torch.equal(cached, plain)
     assert torch.equal(answer(), plain)
-    assert report.runs == 2 and set(report.timelines) == BRANCHES.get(name, {"cond", "uncond"}) and report.reused > 0
+    branches = {branch.partition("#")[0] for branch in report.timelines}  # of each sample, where a batch has several
+    assert report.runs == 2 and branches == BRANCHES.get(name, {"cond", "uncond"}) and report.reused > 0
     for line in report.timelines.values():
         assert len(line) == 6 and line.startswith("C")
     assert not any(entry.restarted for entry in session.trace)
@@ -199,7 +200,7 @@ def test_a_spec_of_one_s_own():
         with c4d.cached(model, method, spec=spec) as session:
             session.begin([1.0, 1.0])
             a, b = model(x, torch.tensor(1.0)), model(x, torch.tensor(1.0))
-        assert session.report().timelines == {"0": "Cr"} and torch.allclose(a, b, atol=1e-6)
+        assert session.report().timelines in ({"0": "Cr"}, {"0#0": "Cr", "0#1": "Cr"}) and torch.allclose(a, b, atol=1e-6)
     wrong = c4d.ModelSpec("Mine", stacks=(stack,), exit="layers.0.mlp")
     with c4d.cached(model, "schedule:computed=0", spec=wrong) as session, pytest.raises(RuntimeError, match="spec"):
         session.begin([1.0, 1.0])
