@@ -35,6 +35,7 @@ REUSING = {
     "speca, strict": "speca:threshold=0.4,max_drafts=3,mode=strict,order=2",
     "schedule": "schedule:computed=0/1/2/5",
     "pab": "pab:attn=2,cross_attn=3",
+    "pab, mlps": "pab:mlp=2,mlp_at=900/700/450,mlp_blocks=2",
     "lemica": "lemica:computed=0/1/2/5",
     "budcache": "budcache:computed=0/2/3/6",
     "meancache": "meancache:computed=0/1/4,orders=1/2/3",

@@ -132,9 +132,13 @@ class OutputRule(ForwardRule):
 
 @dataclass(frozen=True)
 class ModuleRule(Rule):
-    """At the outputs of modules inside the blocks, of ``kinds``; those that a model lacks are skipped."""
+    """At the outputs of modules inside the blocks, of ``kinds``; those that a model lacks are skipped.
+
+    ``leading``: in so many of the first blocks alone; None is all of them.
+    """
 
     kinds: tuple[str, ...] = MODULE_KINDS
+    leading: int | None = field(default=None, kw_only=True)
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -149,6 +153,8 @@ class ModuleRule(Rule):
         if unknown or not self.sites:
             raise ValueError(f"unknown site {', '.join(unknown) or '(none)'}: known are {', '.join(SITES)}")
         super().__post_init__()
+        if self.leading is not None and self.leading < 1:
+            raise ValueError(f"a rule is for at least 1 of the leading blocks, got {self.leading}")
         if measured := sorted(p.value for p in self.policy.signals if p is not Signal.DRAFT):
             raise ValueError(
                 f"{type(self.policy).__name__} measures {', '.join(measured)} once "
@@ -194,7 +200,7 @@ def remade(rule: Rule, sites: tuple[str, ...] | None = None, forecast: Forecaste
     if sites == (BLOCKS,):
         residual = rule.residual if isinstance(rule, ForwardRule) else True
         return BlocksRule(*parts, residual=residual, drop_before=drop_before)
-    return ModuleRule(*parts, sites, drop_before=drop_before)
+    return ModuleRule(*parts, sites, drop_before=drop_before, leading=getattr(rule, "leading", None))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from c4d.core.caching.rules import BlocksRule, CacheMethod, GuidanceRule, OutputRule
+from c4d.core.caching.rules import BlocksRule, CacheMethod, GuidanceRule, ModuleRule, OutputRule, Rule
 from c4d.core.integration.blocks import BlockStack
 from c4d.core.integration.hooks import CacheContext, ForwardPatch, Hooks, Layer, Listener, named, pass_through
 from c4d.core.integration.offload import offload_hooks
@@ -164,10 +164,12 @@ class Attachment:
             wanted[""] = settled_forward
         if GUIDANCE in rules:
             wanted[""] = guided_forward(ModuleSite(rules[GUIDANCE], GUIDANCE), wanted.get("", pass_through))
+        passed = 0  # blocks of the chain before this one
         for stack in self.spec.stacks:
             for i in range(len(self.transformer.get_submodule(stack.path))):  # type: ignore[arg-type]
+                number, passed = passed, passed + (not stack.side)
                 for kind, sites in stack.sites.items():
-                    if kind not in rules:
+                    if kind not in rules or not _reaches(method.rules[rules[kind]], number):
                         continue
                     for site in sites:
                         path = f"{stack.path}.{i}.{site.output}".rstrip(".")
@@ -193,6 +195,11 @@ class Attachment:
                 if self._context_before is not None:
                     self.transformer.__dict__["cache_context"] = self._context_before
         self._stacks, self._forwards, self.attached = [], {}, False
+
+
+def _reaches(rule: Rule, number: int) -> bool:
+    """Whether a rule for modules holds in the block of this number."""
+    return not isinstance(rule, ModuleRule) or rule.leading is None or number < rule.leading
 
 
 def session_of(transformer: nn.Module) -> Any:
