@@ -241,6 +241,9 @@ def test_an_output_is_not_a_residual():
         ("guidance-interval:low=0.5,high=0.5", "low must be below high"),
         ("meancache:computed=0/2,orders=1", "2 computed steps have 1 orders; give one for the gap after each"),
         ("meancache:computed=0/2,orders=1/0", "an order must be a whole number of at least 1, got 0"),
+        ("dicache:threshold=1,retention=1", "retention must be from 0 to below 1 .a part of the steps., got 1.0"),
+        ("dicache:threshold=1,depth=0", "first_blocks must be at least 1"),
+        ("dicache:threshold=1@output", "last_blocks=0: blocks that always run belong to a cache of blocks, @blocks"),
         ("speca:threshold=1,mode=late", "unknown mode 'late': known are lagged, strict"),
         ("speca:threshold=-1", "threshold must be a number of at least 0, got -1.0"),
         ("speca:threshold=1,decay=0", "decay must be above 0 and at most 1"),
@@ -333,6 +336,7 @@ VALUES = {
     "max_skips": st.integers(1, 100),
     "weight": st.floats(0.0, 1.0),
     "orders": st.just("1"),
+    "depth": st.integers(1, 5),
     "mlp": st.integers(1, 5),
     "mlp_at": st.sampled_from(["676", "676/788/864"]),
     "mlp_blocks": st.integers(1, 9),
@@ -380,7 +384,7 @@ VALUES = {
     "coefficients": st.lists(st.floats(0.001, 1e3), min_size=2, max_size=5).map(lambda c: "/".join(map(str, c))),
 }
 GUIDED = ("cfg-cache", "cfg-skip", "guidance-interval")
-NEEDED = ("fit", "coefficients", "signal", "attn", "curve")
+NEEDED = ("fit", "coefficients", "signal", "attn", "mlp", "mlp_at", "curve")
 SITES_OF = {
     "fora": ["attn", "cross_attn,mlp", "total"],
     "taylorseer-lite": ["blocks", "mlp"],
@@ -407,6 +411,7 @@ def texts(draw):
     name = draw(st.sampled_from(sorted({*METHODS} - {"l2p", "profile"})))  # they read other profiles
     without = ("path",) if name != "dpcache" else ()  # the file there is is DPCache's
     without += draw(st.sampled_from([("fit",), ("coefficients", "signal")])) if name == "teacache" else ()
+    without += draw(st.sampled_from([("mlp", "mlp_at"), ("attn",)])) if name == "pab" else ()
     text, guided = draw(part(name, METHODS[name], without)), name in GUIDED
     if name == "meancache":  # an order for each of its steps
         steps = text.partition("computed=")[2].partition(",")[0].count("/")
@@ -414,12 +419,12 @@ def texts(draw):
     if not guided and draw(st.booleans()):
         text += "+" + draw(part(added := draw(st.sampled_from(GUIDED)), METHODS[added]))
     if draw(st.booleans()):
-        several = guided or name == "speca" or ",cross_attn=" in text or ":cross_attn=" in text
+        several = guided or name in ("speca", "pab") or ",cross_attn=" in text or ":cross_attn=" in text
         forecaster = draw(st.sampled_from(sorted({*FORECASTERS} - {"bands", "dmd"} if several else FORECASTERS)))
         text += "+" + draw(part(forecaster, FORECASTERS[forecaster], ("smoothing", "alpha", "anchor")))
         if forecaster in ("bands", "dmd"):
             return re.sub("last_blocks=[0-9]+,|,last_blocks=[0-9]+", "", text) + "@blocks"
-    if guided or ",cross_attn=" in text or ":cross_attn=" in text:
+    if guided or "cross_attn=" in text or "mlp=" in text:
         return text  # of rules at several sites, or of guidance
     return text + (f"@{draw(st.sampled_from(SITES_OF.get(name, ['blocks'])))}" if draw(st.booleans()) else "")
 

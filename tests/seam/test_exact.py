@@ -43,6 +43,7 @@ EVERY = [
     "cfg-cache:interval=1",
     "guidance-interval",
     "meancache:computed=0/1/2/3/4/5,orders=1/1/1/1/1/1",
+    "dicache:threshold=1e-9",
     "speca:threshold=0,mode=strict",
     "speca:threshold=1,warmup=6",
 ]

@@ -80,11 +80,13 @@ class BlocksRule(ForwardRule):
     """At ``"blocks"``: the hidden state after all blocks; on a cached step none of them runs.
 
     The first ``first_blocks`` and the last ``last_blocks`` blocks run on every step, also on a cached one; what is
-    stored is that of the blocks between. A policy may decide by the first ones (``Signal.FIRST_BLOCKS``).
+    stored is that of the blocks between. A policy may decide by the first ones (``Signal.FIRST_BLOCKS``). If they are
+    ``probe`` alone, what is stored is that of all blocks, and takes the place of what the first ones gave, too.
     """
 
     first_blocks: int = field(default=0, kw_only=True)
     last_blocks: int = field(default=0, kw_only=True)
+    probe: bool = field(default=False, kw_only=True)
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -98,7 +100,11 @@ class BlocksRule(ForwardRule):
                 f"{type(self.forecast).__name__} works on the grid of image tokens, and before the last {last} "
                 "blocks text is forecast, too: use last_blocks=0"
             )
-        measured = Signal.FIRST_BLOCKS in self.policy.signals
+        measured = any(signal.first for signal in self.policy.signals)
+        if self.probe and (last or not measured):
+            raise ValueError("blocks that are a probe are there to be measured, and no others run: last_blocks=0")
+        if isinstance(self.forecast, FeatureForecaster) and self.forecast.reads_probe and not measured:
+            raise ValueError(f"{type(self.forecast).__name__} needs first blocks that are measured: first_blocks=1")
         if (first or last) and not measured and (late := [p.value for p in self.policy.signals if not p.outside]):
             raise ValueError(
                 f"first_blocks={first}, last_blocks={last}: blocks that always run need a decision before them or by "

@@ -196,6 +196,7 @@ class FeatureOps:
     unpadded: Callable[[Tensor], tuple[Tensor, int]]
     low: Callable[[Tensor, float], Tensor]
     slow_waves: Callable[[Tensor, float], Tensor]
+    advance: Callable[[], float]
     index: int = 0
 
     def lincomb(self, features: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
