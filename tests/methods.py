@@ -28,6 +28,7 @@ REUSING = {
     "first-block": "first-block:threshold=1e9,last=0",
     "first-block, more blocks": "first-block:threshold=1e9,last=0,first_blocks=2,last_blocks=1",
     "seacache": "seacache:threshold=1e9,last=0",
+    "delta-dit": "delta-dit:interval=2,first=1,last=1",
     "dicache": "dicache:threshold=1e9,retention=0.2",
     "dicache, two blocks": "dicache:threshold=0.9,retention=0,depth=2",
     "dbcache": "dbcache:Fn=1,threshold=1e9,warmup=1,max_continuous_cached_steps=2",

@@ -242,6 +242,9 @@ def test_an_output_is_not_a_residual():
         ("meancache:computed=0/2,orders=1", "2 computed steps have 1 orders; give one for the gap after each"),
         ("meancache:computed=0/2,orders=1/0", "an order must be a whole number of at least 1, got 0"),
         ("dicache:threshold=1,retention=1", "retention must be from 0 to below 1 .a part of the steps., got 1.0"),
+        ("delta-dit:interval=2,first=1,last=0", "turn=0.5 is a part of the run, at which first_blocks and last_blocks"),
+        ("delta-dit:interval=2,first=1,last=1,turn=1", "turn=1.0 is a part of the run"),
+        ("delta-dit:interval=2,first=1,last=1@output", "blocks that always run belong to a cache of blocks, @blocks"),
         ("dicache:threshold=1,depth=0", "first_blocks must be at least 1"),
         ("dicache:threshold=1@output", "last_blocks=0: blocks that always run belong to a cache of blocks, @blocks"),
         ("speca:threshold=1,mode=late", "unknown mode 'late': known are lagged, strict"),
@@ -336,6 +339,7 @@ VALUES = {
     "max_skips": st.integers(1, 100),
     "weight": st.floats(0.0, 1.0),
     "orders": st.just("1"),
+    "turn": st.floats(0.05, 0.95),
     "depth": st.integers(1, 5),
     "mlp": st.integers(1, 5),
     "mlp_at": st.sampled_from(["676", "676/788/864"]),
@@ -416,6 +420,8 @@ def texts(draw):
     if name == "meancache":  # an order for each of its steps
         steps = text.partition("computed=")[2].partition(",")[0].count("/")
         text = text.replace("orders=1", "orders=1" + "/2" * steps)
+    if name == "delta-dit":
+        text = re.sub(r"last=[0-9]+", "last=3", text)
     if not guided and draw(st.booleans()):
         text += "+" + draw(part(added := draw(st.sampled_from(GUIDED)), METHODS[added]))
     if draw(st.booleans()):

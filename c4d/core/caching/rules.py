@@ -18,6 +18,7 @@ from c4d.core.types import (
     LinearForecaster,
     Policy,
     Signal,
+    Step,
 )
 
 
@@ -81,16 +82,29 @@ class BlocksRule(ForwardRule):
 
     The first ``first_blocks`` and the last ``last_blocks`` blocks run on every step, also on a cached one; what is
     stored is that of the blocks between. A policy may decide by the first ones (``Signal.FIRST_BLOCKS``). If they are
-    ``probe`` alone, what is stored is that of all blocks, and takes the place of what the first ones gave, too.
+    ``probe`` alone, what is stored is that of all blocks, and takes the place of what the first ones gave, too. With a
+    ``turn`` (a part of the run) the first ones run on every step before it alone, and the last ones from it on.
     """
 
     first_blocks: int = field(default=0, kw_only=True)
     last_blocks: int = field(default=0, kw_only=True)
     probe: bool = field(default=False, kw_only=True)
+    turn: float | None = field(default=None, kw_only=True)
 
     @property
     def sites(self) -> tuple[str, ...]:
         return (BLOCKS,)
+
+    @property
+    def ends(self) -> tuple[tuple[int, int], ...]:
+        """How many first and last blocks run on every step: of the run, or before and after the turn."""
+        first, last = self.first_blocks, self.last_blocks
+        return ((first, last),) if self.turn is None else ((first, 0), (0, last))
+
+    def ends_at(self, step: Step) -> tuple[int, int]:
+        """Those of a step."""
+        late = self.turn is not None and step.index >= self.turn * step.total
+        return self.ends[late]
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -112,6 +126,11 @@ class BlocksRule(ForwardRule):
             )
         if last and not self.residual:
             raise ValueError(f"before the last {last} blocks what is stored is a residual: use residual=True")
+        if self.turn is not None and (measured or not 0.0 < self.turn < 1.0 or not (first and last)):
+            raise ValueError(
+                f"turn={self.turn!r} is a part of the run, at which first_blocks and last_blocks (both of them; now "
+                f"{first} and {last}) take turns, whatever they would measure"
+            )
         if first < measured or last < 0:
             raise ValueError(
                 f"first_blocks must be at least {int(measured)} and last_blocks at least 0, got first_blocks={first}, "

@@ -83,7 +83,7 @@ class Attachment:
                 f"a forecast cannot begin in {chain[0].path!r} and end there: use last_blocks=0 and first_blocks of at "
                 f"most {counts[0]}"
             )
-        if rule.first_blocks + rule.last_blocks >= there:
+        if max(map(sum, rule.ends)) >= there:
             raise ValueError(
                 f"{method.name}: first_blocks={rule.first_blocks} and last_blocks={rule.last_blocks} leave none of the "
                 f"{there} blocks of {self.spec.transformer} to skip"

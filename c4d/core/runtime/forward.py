@@ -87,6 +87,12 @@ class Forward:
     ) -> None:
         self.spec, self.method, self.branch, self.step, self.tools, self.call = spec, method, branch, step, tools, call
         self.rules, self.whole = method.inner, method.whole
+        self.ends = (0, 0)  # how many first and last blocks run whatever is decided
+        if isinstance(self.whole, BlocksRule):
+            self.ends = self.whole.ends_at(step)
+            if branch.ends not in (None, self.ends):  # what is stored is of other blocks
+                branch.histories.clear()
+            branch.ends = self.ends
         self.answer = answer  # of the conditional call, for one without condition
         self.actions: list[Action | None] = [None] * len(self.rules)
         self.weighed: list[float | None] = [None] * len(method.rules)
@@ -253,7 +259,7 @@ class Forward:
 
     def _planned(self, stack: Stack, blocks: list[nn.Module]) -> Iterator[Any]:
         rule = self.whole
-        first_blocks, last_blocks = (rule.first_blocks, rule.last_blocks) if isinstance(rule, BlocksRule) else (0, 0)
+        first_blocks, last_blocks = self.ends
         if self.action is REUSE and not last_blocks and self.passed >= first_blocks:
             return
         if stack.side or not isinstance(rule, BlocksRule):
@@ -390,7 +396,7 @@ class Forward:
         if self.drafted is not None and stream == STREAM:
             self._compare_draft(x.shape[1])
         rule, key = self.whole, BLOCKS if stream == STREAM else f"{BLOCKS}:{stream}"
-        if not isinstance(rule, BlocksRule) or rule.last_blocks:
+        if not isinstance(rule, BlocksRule) or self.ends[1]:
             return x
         base = self.base.get(stream) if rule.residual else None
         if base is not None and self.base_of is not None:

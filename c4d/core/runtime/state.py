@@ -30,6 +30,7 @@ class CacheState:
     left: dict[Signal, tuple[tuple[Tensor, Tensor], int]] = field(default_factory=dict)
     grid: tuple[tuple[int, ...], ...] | None = None  # of its tokens, if somebody asked
     signature: Any = None
+    ends: tuple[int, int] | None = None  # the first and last blocks that ran on every step when it was stored
     unstored: bool = False  # a forward returned what cannot be, and nothing of it was
     last: int = -1  # the step of its last forward
 
