@@ -54,6 +54,19 @@ def test_delta_dit_is_its_definition(name):
             torch.testing.assert_close(x, made, atol=1e-5, rtol=1e-5)
 
 
+def test_after_the_turn_no_forecast_is_made_of_other_blocks():
+    """With one feature a line has no slope: the first step after the turn's is that of plain reuse."""
+    case, made = CASES["wan-t2v"], []
+    for forecast in ("", "+taylor:order=1"):
+        model = case.build()
+        with c4d.cached(model, f"delta-dit:interval=3,first=2,last=1{forecast}") as session:
+            session.begin(range(STEPS))
+            outs = [case.run(model, (1 + 0.1 * s) * rand(*case.latents), 900.0 - 50 * s) for s in range(STEPS)]
+        made.append(outs)
+    plain, line = made
+    assert torch.equal(plain[6], line[6]) and not torch.equal(plain[4], line[4])
+
+
 def test_more_blocks_than_there_are_is_told():
     case = CASES["wan-t2v"]
     with (
