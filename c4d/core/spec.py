@@ -248,7 +248,7 @@ class ModelSpec:
         return tuple(
             signal
             for signal in Signal
-            if signal in self.signals or (signal is Signal.FIRST_BLOCKS and bool(self.stacks)) or self._outside(signal)
+            if signal in self.signals or (signal.first and bool(self.stacks)) or self._outside(signal)
         )
 
     def _outside(self, signal: Signal) -> bool:

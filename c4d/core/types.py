@@ -33,6 +33,7 @@ class Signal(enum.Enum):
     TIME_PROJECTION = "time_projection"  # the modulation vectors projected from it
     MODULATED_INPUT = "modulated_input"  # the first block's input after its adaptive norm
     FIRST_BLOCKS = "first_blocks"  # the residual of the first block, which therefore runs on every step
+    PROBE = "probe"  # the hidden state after the first blocks, which therefore run on every step
     INPUT = "input"  # the latents that the transformer is given
     INPUT_SINCE = "input_since"  # the same, compared with the last computed step
     OUTPUT = "output"  # the last two computed outputs; ``base`` is of the newer
@@ -46,8 +47,13 @@ class Signal(enum.Enum):
 
     @property
     def stepwise(self) -> bool:
-        """True if every step, also a reused one, knows its change since the step before."""
-        return not self.anchored and not self.left
+        """True if every step, also one that runs no block, knows its change since the step before."""
+        return not self.anchored and not self.left and not self.first
+
+    @property
+    def first(self) -> bool:
+        """True if it is known after the first blocks (``BlocksRule.first_blocks``)."""
+        return self in (Signal.FIRST_BLOCKS, Signal.PROBE)
 
     @property
     def left(self) -> bool:
@@ -297,6 +303,14 @@ class FeatureOps(Protocol):
         """[K, K] fp64 inner products of the K features of each sample, on the host; one read, one collective."""
         ...
 
+    def advance(self) -> float:
+        """How far the first blocks' residual r is beyond the last computed one, |r - r_2| / |r_1 - r_2|.
+
+        r_2 and r_1 are those of the last two computed steps, |.| sums over all ranks. For a forecaster that
+        ``reads_probe``; one read, one collective a forward.
+        """
+        ...
+
 
 class FeatureForecaster(Forecaster):
     """A forecaster whose result depends on what the features are, not on their times alone.
@@ -314,6 +328,11 @@ class FeatureForecaster(Forecaster):
 
     @property
     def needs_double(self) -> bool:
+        return False
+
+    @property
+    def reads_probe(self) -> bool:
+        """Whether it asks how far the first blocks' residual has gone (``FeatureOps.advance``)."""
         return False
 
     @abstractmethod

@@ -204,6 +204,9 @@ def test_an_output_is_not_a_residual():
         ("pab:low=100", "pab needs a range for attn or cross_attn, such as attn=2"),
         ("pab:attn=0", "the range .every N-th step. must be a whole number of at least 1, got 0"),
         ("pab:attn=2,low=800,high=100", "low must be below high"),
+        ("pab:attn=2,mlp=2", "mlp .how many steps. and mlp_at .after which timesteps. belong together"),
+        ("pab:mlp=2,mlp_at=0", "mlp_at are timesteps above 0"),
+        ("pab:mlp=2,mlp_at=676,mlp_blocks=0", "at least 1 of the leading blocks, got 0"),
         ("first-block:threshold=0.1,first_blocks=0", "first_blocks must be at least 1"),
         (
             "first-block:threshold=0.1,last_blocks=2+bands@blocks",
@@ -238,6 +241,12 @@ def test_an_output_is_not_a_residual():
         ("guidance-interval:low=0.5,high=0.5", "low must be below high"),
         ("meancache:computed=0/2,orders=1", "2 computed steps have 1 orders; give one for the gap after each"),
         ("meancache:computed=0/2,orders=1/0", "an order must be a whole number of at least 1, got 0"),
+        ("dicache:threshold=1,retention=1", "retention must be from 0 to below 1 .a part of the steps., got 1.0"),
+        ("delta-dit:interval=2,first=1,last=0", "turn=0.5 is a part of the run, at which first_blocks and last_blocks"),
+        ("delta-dit:interval=2,first=1,last=1,turn=1", "turn=1.0 is a part of the run"),
+        ("delta-dit:interval=2,first=1,last=1@output", "blocks that always run belong to a cache of blocks, @blocks"),
+        ("dicache:threshold=1,depth=0", "first_blocks must be at least 1"),
+        ("dicache:threshold=1@output", "last_blocks=0: blocks that always run belong to a cache of blocks, @blocks"),
         ("speca:threshold=1,mode=late", "unknown mode 'late': known are lagged, strict"),
         ("speca:threshold=-1", "threshold must be a number of at least 0, got -1.0"),
         ("speca:threshold=1,decay=0", "decay must be above 0 and at most 1"),
@@ -330,6 +339,11 @@ VALUES = {
     "max_skips": st.integers(1, 100),
     "weight": st.floats(0.0, 1.0),
     "orders": st.just("1"),
+    "turn": st.floats(0.05, 0.95),
+    "depth": st.integers(1, 5),
+    "mlp": st.integers(1, 5),
+    "mlp_at": st.sampled_from(["676", "676/788/864"]),
+    "mlp_blocks": st.integers(1, 9),
     "ratio": st.floats(0.01, 1.0),
     "max_drafts": st.integers(1, 20),
     "unchecked": st.integers(0, 20),
@@ -374,7 +388,7 @@ VALUES = {
     "coefficients": st.lists(st.floats(0.001, 1e3), min_size=2, max_size=5).map(lambda c: "/".join(map(str, c))),
 }
 GUIDED = ("cfg-cache", "cfg-skip", "guidance-interval")
-NEEDED = ("fit", "coefficients", "signal", "attn", "curve")
+NEEDED = ("fit", "coefficients", "signal", "attn", "mlp", "mlp_at", "curve")
 SITES_OF = {
     "fora": ["attn", "cross_attn,mlp", "total"],
     "taylorseer-lite": ["blocks", "mlp"],
@@ -401,19 +415,22 @@ def texts(draw):
     name = draw(st.sampled_from(sorted({*METHODS} - {"l2p", "profile"})))  # they read other profiles
     without = ("path",) if name != "dpcache" else ()  # the file there is is DPCache's
     without += draw(st.sampled_from([("fit",), ("coefficients", "signal")])) if name == "teacache" else ()
+    without += draw(st.sampled_from([("mlp", "mlp_at"), ("attn",)])) if name == "pab" else ()
     text, guided = draw(part(name, METHODS[name], without)), name in GUIDED
     if name == "meancache":  # an order for each of its steps
         steps = text.partition("computed=")[2].partition(",")[0].count("/")
         text = text.replace("orders=1", "orders=1" + "/2" * steps)
+    if name == "delta-dit":
+        text = re.sub(r"last=[0-9]+", "last=3", text)
     if not guided and draw(st.booleans()):
         text += "+" + draw(part(added := draw(st.sampled_from(GUIDED)), METHODS[added]))
     if draw(st.booleans()):
-        several = guided or name == "speca" or ",cross_attn=" in text or ":cross_attn=" in text
+        several = guided or name in ("speca", "pab") or ",cross_attn=" in text or ":cross_attn=" in text
         forecaster = draw(st.sampled_from(sorted({*FORECASTERS} - {"bands", "dmd"} if several else FORECASTERS)))
         text += "+" + draw(part(forecaster, FORECASTERS[forecaster], ("smoothing", "alpha", "anchor")))
         if forecaster in ("bands", "dmd"):
             return re.sub("last_blocks=[0-9]+,|,last_blocks=[0-9]+", "", text) + "@blocks"
-    if guided or ",cross_attn=" in text or ":cross_attn=" in text:
+    if guided or "cross_attn=" in text or "mlp=" in text:
         return text  # of rules at several sites, or of guidance
     return text + (f"@{draw(st.sampled_from(SITES_OF.get(name, ['blocks'])))}" if draw(st.booleans()) else "")
 

@@ -11,7 +11,7 @@ import pytest
 from c4d.core.caching.curves import of_ratios
 from c4d.core.caching.policies import Accumulate, Bounded, Interval, StepMask, Threshold
 from c4d.core.methods.magcache import MagCachePolicy, published_curves
-from c4d.core.methods.pab import PyramidPolicy
+from c4d.core.methods.pab import AfterTimesteps, PyramidPolicy
 from c4d.core.methods.spectrum import GrowingInterval
 from c4d.core.methods.teacache import published_fits
 from c4d.core.text.grammar import parse
@@ -334,6 +334,16 @@ def test_broadcasts_are_counted_from_the_first_step_and_kept_to_their_window():
     policy = PyramidPolicy(3, 100.0, 800.0)
     steps = [Step(i, 10, "cond", timestep=1000.0 - 100 * i) for i in range(10)]
     assert timeline(policy, steps) == "CCCCrrCrrC"
+
+
+def test_mlps_are_broadcast_after_listed_timesteps():
+    """Of Open-Sora's 30 steps, and of a schedule that has none of them: then after the first step below."""
+    policy = AfterTimesteps(2, (676.0, 788.0, 864.0))
+    published = [1000, 900, 864, 826, 788, 751, 714, 676, 638, 601, 563, 5]
+    steps = [Step(i, 12, "cond", timestep=float(t)) for i, t in enumerate(published)]
+    assert timeline(policy, steps) == "CCCrCrrCrrCC"
+    others = [Step(i, 8, "cond", timestep=1000.0 - 60 * i) for i in range(8)]
+    assert timeline(policy, others) == "CCCCCrCr"  # after 820, after 760 and after 640
 
 
 def test_a_wrapper_says_whatever_it_wraps_says():

@@ -6,6 +6,7 @@ A forward sends what its blocks and its final gather do (tests/parallel/traffic.
   ones), and of a call without condition that is spared not even the gather;
 - one gather of 5 numbers a signal (TeaCache, First-Block, SeaCache: 1; EasyCache: 2, and 3 after a computed forward;
   SpeCa: 1 of a verified draft, whose last block sends what a computed one does, and a rejected one everything twice);
+- one gather of 10 numbers for a forecast that follows a probe (DiCache);
 - one gather of the slow coefficients, [B, K, D] in fp32, for a forecast in bands (FreqCa);
 - one gather of K x K inner products and 3 numbers a sample, in fp64, after a computed forward, for dynamic modes.
 """
@@ -19,7 +20,7 @@ from typing import Any
 import c4d
 from bench.wire import Wire
 from c4d import SequenceParallel
-from c4d.core.caching.feature_forecasters import DynamicModes, FrequencySplit
+from c4d.core.caching.feature_forecasters import DynamicModes, FrequencySplit, ProbeAligned
 from c4d.core.runtime.spectrum import low_pass
 from c4d.core.text.grammar import parse
 from c4d.core.types import OUTPUT, Action, Signal
@@ -56,6 +57,7 @@ def stated(text: str, session: Any, how: SequenceParallel) -> list[tuple[int, in
     model, *_ = alone(NAME, 4)
     expected = Expected(NAME, model, how, 4)
     others, method = expected.u * expected.r - 1, parse(text)
+    forecast = method.rules[0].forecast
     strict = getattr(method.rules[0].policy, "strict", False)
     attention = next((i for i, rule in enumerate(method.rules) if "attn" in rule.sites), None)
     found, stored, fresh = [], 0, False
@@ -71,9 +73,10 @@ def stated(text: str, session: Any, how: SequenceParallel) -> list[tuple[int, in
             calls, bytes_ = calls + 1, bytes_ + expected.gather
         if entry.step.index in COMPARED and (entry.step.index == 0 or entry.step.branch != "uncond"):
             calls, bytes_ = calls + 1, bytes_ + 512 * others
+        if isinstance(forecast, ProbeAligned) and not entry.computed and stored > 1:
+            calls, bytes_ = calls + 1, bytes_ + 40 * others
         if entry.seen:
             calls, bytes_ = calls + 1, bytes_ + 20 * len(entry.seen) * others
-        forecast = method.rules[0].forecast
         if isinstance(forecast, FrequencySplit) and not entry.computed:
             slow = len(low_pass(((3, 5, 5),), forecast.cutoff))
             calls, bytes_ = calls + 1, bytes_ + slow * 48 * 4 * others

@@ -43,6 +43,8 @@ EVERY = [
     "cfg-cache:interval=1",
     "guidance-interval",
     "meancache:computed=0/1/2/3/4/5,orders=1/1/1/1/1/1",
+    "dicache:threshold=1e-9",
+    "delta-dit:interval=1,first=1,last=2,turn=0.4",
     "speca:threshold=0,mode=strict",
     "speca:threshold=1,warmup=6",
 ]

@@ -209,6 +209,21 @@ def test_the_unconditional_call_first_is_an_error():
         pairs(CASES["wan-t2v"], "cfg-skip:ratio=0.1", names=("uncond", "cond"))
 
 
+def test_an_answer_of_another_step_is_none():
+    case = CASES["wan-t2v"]
+    model = case.build()
+    with c4d.cached(model, "cfg-skip:ratio=1") as session:
+        session.begin(TIMES)
+        with model.cache_context("cond"):
+            case.run(model, rand(*case.latents), TIMES[0])
+            case.run(model, rand(*case.latents), TIMES[1])
+        with (
+            pytest.raises(RunError, match="in step 0 'uncond' comes without or before 'cond'"),
+            model.cache_context("uncond"),
+        ):
+            case.run(model, rand(*case.latents), TIMES[0])
+
+
 @pytest.mark.parametrize(
     ("names", "says"),
     [
@@ -224,7 +239,16 @@ def test_calls_that_cannot_be_told_apart_are_refused(names, says):
 def test_a_run_without_guidance_is_told_so_and_holds_nothing():
     _, session = pairs(CASES["wan-t2v"], SKIP, names=("cond",))
     assert session.report().why == ("no call was spared: none was named uncond or pred_uncond (there were cond)",)
-    assert session.bytes() == 0 and session.report().timelines == {"cond": "C" * STEPS}
+    assert session.report().timelines == {"cond": "C" * STEPS}
+    case, held = CASES["wan-t2v"], []
+    model, x = case.build(), rand(*case.latents)
+    with c4d.cached(model, SKIP) as session:
+        session.begin(TIMES)
+        for t in TIMES:
+            with model.cache_context("cond"):
+                case.run(model, x, t)
+            held.append(session.bytes())
+    assert held == [x.nbytes] * (STEPS - 1) + [0]  # an answer that nobody may ask for any more
 
 
 def test_guiders_names_and_repeated_ones_are_pairs_too():

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import c4d
-from c4d.core.caching.feature_forecasters import GuidanceWaves
+from c4d.core.caching.feature_forecasters import GuidanceWaves, ProbeAligned
 from c4d.core.caching.forecasters import LearnedWeights, MeanVelocity, Nothing
 from c4d.core.caching.profile import Calibrated
 from c4d.core.methods import METHODS
@@ -573,6 +573,21 @@ def test_easycache_takes_the_leading_channels_of_an_input_with_conditions():
     torch.testing.assert_close(last, outs[1] + 0.25)
 
 
+def test_mlps_are_broadcast_in_the_leading_blocks():
+    """FLUX's two lists are one chain; the MLPs of other blocks, and its single-stream ones, run on every step."""
+    for name, first, mlps in (("wan-t2v", 2, 1), ("flux", 1, 2), ("flux", 9, 2)):
+        case = CASES[name]
+        model = case.build()
+        blocks = len(model.blocks) if name == "wan-t2v" else len(model.transformer_blocks)
+        with c4d.cached(model, f"pab:mlp=2,mlp_at=990,mlp_blocks={first}", spec=None) as session:
+            session.begin([1000.0, 950.0, 900.0, 800.0])
+            for t in (1000.0, 950.0, 900.0, 800.0):
+                case.run(model, rand(*case.latents), t)
+        held = min(first, blocks) * mlps
+        assert session.report().modules_total == 4 * held and session.report().modules_reused == 2 * held
+        assert [entry.did for entry in session.trace] == ["C", "C", "r", "r"]
+
+
 MEASURED = "first-block:threshold=1e9,last=0,first_blocks={},last_blocks={}"
 LISTED = "dbcache:Fn={},Bn={},scm=10,scm_policy=static"
 
@@ -660,4 +675,5 @@ def test_every_forecaster_is_tried():
     tried = {
         type(rule.forecast) for text in EVERY.values() for rule in parse(text.format(signal="time_embedding")).rules
     }
-    assert tried == {*FORECASTERS.values(), LearnedWeights, Calibrated, GuidanceWaves, MeanVelocity, Nothing}
+    own = {LearnedWeights, Calibrated, GuidanceWaves, MeanVelocity, Nothing, ProbeAligned}  # of one method each
+    assert tried == {*FORECASTERS.values(), *own}

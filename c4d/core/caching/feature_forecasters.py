@@ -54,6 +54,24 @@ class FrequencySplit(FeatureForecaster):
 
 
 @dataclass(frozen=True)
+class ProbeAligned(FeatureForecaster):
+    """DiCache: F_2 + g (F_1 - F_2) of the last two features, g as far as the first blocks' residual has gone.
+
+    That is kept between ``LEAST`` and ``MOST`` (arXiv 2508.17356). One wait for the device more in each reused forward.
+    """
+
+    sites, num_features, reads_probe = (BLOCKS,), 2, True
+    LEAST, MOST = 1.0, 1.5
+
+    def combine(self, features: Sequence[Tensor], times: Sequence[float], t: float, field: FeatureOps) -> Tensor:
+        if len(features) < 2:
+            return field.lincomb(features, [1.0])
+        far = field.advance()
+        g = min(max(far, self.LEAST), self.MOST) if far == far else self.LEAST
+        return field.lincomb(features, [1.0 - g, g])
+
+
+@dataclass(frozen=True)
 class GuidanceWaves(FeatureForecaster):
     """CFG-Cache: the difference of the two branches, its slow and its fast part grown apart (arXiv 2410.19355, eq. 9).
 

@@ -18,6 +18,7 @@ from c4d.core.types import (
     LinearForecaster,
     Policy,
     Signal,
+    Step,
 )
 
 
@@ -80,15 +81,30 @@ class BlocksRule(ForwardRule):
     """At ``"blocks"``: the hidden state after all blocks; on a cached step none of them runs.
 
     The first ``first_blocks`` and the last ``last_blocks`` blocks run on every step, also on a cached one; what is
-    stored is that of the blocks between. A policy may decide by the first ones (``Signal.FIRST_BLOCKS``).
+    stored is that of the blocks between. A policy may decide by the first ones (``Signal.FIRST_BLOCKS``). If they are
+    ``probe`` alone, what is stored is that of all blocks, and takes the place of what the first ones gave, too. With a
+    ``turn`` (a part of the run) the first ones run on every step before it alone, and the last ones from it on.
     """
 
     first_blocks: int = field(default=0, kw_only=True)
     last_blocks: int = field(default=0, kw_only=True)
+    probe: bool = field(default=False, kw_only=True)
+    turn: float | None = field(default=None, kw_only=True)
 
     @property
     def sites(self) -> tuple[str, ...]:
         return (BLOCKS,)
+
+    @property
+    def ends(self) -> tuple[tuple[int, int], ...]:
+        """How many first and last blocks run on every step: of the run, or before and after the turn."""
+        first, last = self.first_blocks, self.last_blocks
+        return ((first, last),) if self.turn is None else ((first, 0), (0, last))
+
+    def ends_at(self, step: Step) -> tuple[int, int]:
+        """Those of a step."""
+        late = self.turn is not None and step.index >= self.turn * step.total
+        return self.ends[late]
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -98,7 +114,11 @@ class BlocksRule(ForwardRule):
                 f"{type(self.forecast).__name__} works on the grid of image tokens, and before the last {last} "
                 "blocks text is forecast, too: use last_blocks=0"
             )
-        measured = Signal.FIRST_BLOCKS in self.policy.signals
+        measured = any(signal.first for signal in self.policy.signals)
+        if self.probe and (last or not measured):
+            raise ValueError("blocks that are a probe are there to be measured, and no others run: last_blocks=0")
+        if isinstance(self.forecast, FeatureForecaster) and self.forecast.reads_probe and not measured:
+            raise ValueError(f"{type(self.forecast).__name__} needs first blocks that are measured: first_blocks=1")
         if (first or last) and not measured and (late := [p.value for p in self.policy.signals if not p.outside]):
             raise ValueError(
                 f"first_blocks={first}, last_blocks={last}: blocks that always run need a decision before them or by "
@@ -106,6 +126,11 @@ class BlocksRule(ForwardRule):
             )
         if last and not self.residual:
             raise ValueError(f"before the last {last} blocks what is stored is a residual: use residual=True")
+        if self.turn is not None and (measured or not 0.0 < self.turn < 1.0 or not (first and last)):
+            raise ValueError(
+                f"turn={self.turn!r} is a part of the run, at which first_blocks and last_blocks (both of them; now "
+                f"{first} and {last}) take turns, whatever they would measure"
+            )
         if first < measured or last < 0:
             raise ValueError(
                 f"first_blocks must be at least {int(measured)} and last_blocks at least 0, got first_blocks={first}, "
@@ -132,9 +157,13 @@ class OutputRule(ForwardRule):
 
 @dataclass(frozen=True)
 class ModuleRule(Rule):
-    """At the outputs of modules inside the blocks, of ``kinds``; those that a model lacks are skipped."""
+    """At the outputs of modules inside the blocks, of ``kinds``; those that a model lacks are skipped.
+
+    ``leading``: in so many of the first blocks alone; None is all of them.
+    """
 
     kinds: tuple[str, ...] = MODULE_KINDS
+    leading: int | None = field(default=None, kw_only=True)
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -149,6 +178,8 @@ class ModuleRule(Rule):
         if unknown or not self.sites:
             raise ValueError(f"unknown site {', '.join(unknown) or '(none)'}: known are {', '.join(SITES)}")
         super().__post_init__()
+        if self.leading is not None and self.leading < 1:
+            raise ValueError(f"a rule is for at least 1 of the leading blocks, got {self.leading}")
         if measured := sorted(p.value for p in self.policy.signals if p is not Signal.DRAFT):
             raise ValueError(
                 f"{type(self.policy).__name__} measures {', '.join(measured)} once "
@@ -197,7 +228,7 @@ def remade(rule: Rule, sites: tuple[str, ...] | None = None, forecast: Forecaste
     if sites == (BLOCKS,):
         residual = rule.residual if isinstance(rule, ForwardRule) else True
         return BlocksRule(*parts, residual=residual, drop_before=drop_before)
-    return ModuleRule(*parts, sites, drop_before=drop_before)
+    return ModuleRule(*parts, sites, drop_before=drop_before, leading=getattr(rule, "leading", None))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from c4d.core.caching.rules import BlocksRule, CacheMethod, GuidanceRule, ModuleRule, OutputRule
+from c4d.core.caching.rules import BlocksRule, CacheMethod, GuidanceRule, ModuleRule, OutputRule, Rule
 from c4d.core.integration.blocks import BlockStack
 from c4d.core.integration.hooks import CacheContext, ForwardPatch, Hooks, Layer, Listener, named, pass_through
 from c4d.core.integration.offload import offload_hooks
@@ -89,7 +89,7 @@ class Attachment:
                 f"{method.name}: the last blocks of {self.spec.transformer} read what earlier ones returned, and "
                 "cannot run without those: use last_blocks=0"
             )
-        if rule.first_blocks + rule.last_blocks >= there:
+        if max(map(sum, rule.ends)) >= there:
             raise ValueError(
                 f"{method.name}: first_blocks={rule.first_blocks} and last_blocks={rule.last_blocks} leave none of the "
                 f"{there} blocks of {self.spec.transformer} to skip"
@@ -179,7 +179,9 @@ class Attachment:
             wanted[""] = settled_forward
         if GUIDANCE in rules:
             wanted[""] = guided_forward(ModuleSite(rules[GUIDANCE], GUIDANCE), wanted.get("", pass_through))
-        for kind, block, site in self._sites(rules):
+        for kind, number, block, site in self._sites(rules):
+            if not _reaches(method.rules[rules[kind]], number):
+                continue
             path = f"{block}.{site.output}".rstrip(".")
             place = ModuleSite(rules[kind], f"{kind}:{path}")
             wanted[path] = site_forward(place)
@@ -187,14 +189,16 @@ class Attachment:
                 wanted[f"{block}.{bypassed}"] = filler_forward(place, filler)
         return wanted
 
-    def _sites(self, kinds: Collection[str]) -> Iterator[tuple[str, str, Site]]:
-        """The kind, the path of the block, and the site in it of each, but of those that a block was made without."""
+    def _sites(self, kinds: Collection[str]) -> Iterator[tuple[str, int, str, Site]]:
+        """The kind, the number in the chain and the path of the block, and the site in it of each, but of those that a
+        block was made without."""
+        passed = 0  # blocks of the chain before this one
         for stack in self.spec.stacks:
             for i in range(len(self.transformer.get_submodule(stack.path))):  # type: ignore[arg-type]
-                block = f"{stack.path}.{i}"
+                block, number, passed = f"{stack.path}.{i}", passed, passed + (stack in self.spec.chain)
                 for kind in (kind for kind in stack.sites if kind in kinds):
                     there = (site for site in stack.sites[kind] if not self._lacks(f"{block}.{site.output}"))
-                    yield from ((kind, block, site) for site in there)
+                    yield from ((kind, number, block, site) for site in there)
 
     def _lacks(self, path: str) -> bool:
         """True if None stands there in place of a module."""
@@ -217,6 +221,11 @@ class Attachment:
                 if self._context_before is not None:
                     self.transformer.__dict__["cache_context"] = self._context_before
         self._stacks, self._forwards, self.attached = [], {}, False
+
+
+def _reaches(rule: Rule, number: int) -> bool:
+    """Whether a rule for modules holds in the block of this number."""
+    return not isinstance(rule, ModuleRule) or rule.leading is None or number < rule.leading
 
 
 def session_of(transformer: nn.Module) -> Any:

@@ -27,10 +27,22 @@ from c4d.core.runtime.spectrum import evolved, leading, like_output, slow_waves
 from c4d.core.runtime.state import CacheState, FeatureOps, Runtime
 from c4d.core.runtime.steps import NoiseLevel
 from c4d.core.spec import STREAM, AtEntry, ModelSpec, Stack
-from c4d.core.types import BLOCKS, GUIDANCE, OUTPUT, Action, DraftPolicy, LinearForecaster, RelativeL1, Signal, Step
+from c4d.core.types import (
+    BLOCKS,
+    GUIDANCE,
+    OUTPUT,
+    Action,
+    DraftPolicy,
+    FeatureForecaster,
+    LinearForecaster,
+    RelativeL1,
+    Signal,
+    Step,
+)
 
 COMPUTE, REUSE = Action.COMPUTE, Action.REUSE
 NOWHERE = ("", 0, 0)
+PROBED = f"{BLOCKS}:probe"  # the key of the first blocks' residuals at computed steps
 TINY = 1e-10  # beside an element that it divides by
 
 
@@ -60,6 +72,8 @@ class Forward:
     draft: DraftPolicy[Any] | None = None  # whose draft this is, if it is to be verified
     drafted: tuple[Stack, list[Tensor]] | None = None  # what the last block adds, forecast and computed
     verifying = False  # the last block of a draft is being computed
+    moved: Tensor | None = None  # what the first blocks added, where they are measured
+    advanced: float | None = None  # how far that is, if somebody asked
 
     def __init__(
         self,
@@ -73,6 +87,12 @@ class Forward:
     ) -> None:
         self.spec, self.method, self.branch, self.step, self.tools, self.call = spec, method, branch, step, tools, call
         self.rules, self.whole = method.inner, method.whole
+        self.ends = (0, 0)  # how many first and last blocks run whatever is decided
+        if isinstance(self.whole, BlocksRule):
+            self.ends = self.whole.ends_at(step)
+            if branch.ends not in (None, self.ends):  # what is stored is of other blocks
+                branch.histories.clear()
+            branch.ends = self.ends
         self.answer = answer  # of the conditional call, for one without condition
         self.actions: list[Action | None] = [None] * len(self.rules)
         self.weighed: list[float | None] = [None] * len(method.rules)
@@ -280,7 +300,7 @@ class Forward:
 
     def _planned(self, stack: Stack, blocks: list[nn.Module]) -> Iterator[Any]:
         rule = self.whole
-        first_blocks, last_blocks = (rule.first_blocks, rule.last_blocks) if isinstance(rule, BlocksRule) else (0, 0)
+        first_blocks, last_blocks = self.ends
         held = last_blocks or stack.filled
         if self.action is REUSE and not held and self.passed >= first_blocks:
             return
@@ -370,23 +390,29 @@ class Forward:
         named = bind(stack, args, kwargs)
         signals, now = self.method.signals, dict(self.readings)
         entry = {p: s for p in signals if isinstance(s := self.spec.signals.get(p), AtEntry)}
-        if missing := signals - {*now, *entry, Signal.FIRST_BLOCKS, Signal.OUTPUT}:
+        late = {p for p in signals if p.first or p.left}
+        if missing := signals - {*now, *entry, *late}:
             names = ", ".join(sorted(p.value for p in missing))
             raise RuntimeError(f"{self.spec.transformer}: {names} did not show up before the blocks; its spec is wrong")
         if entry:
             with onloaded(block):
                 mine = self.call.ranks.local_args(self.call.transformer, stack, named)
                 now.update({p: s.read(block, mine).detach() for p, s in entry.items()})
-        if Signal.FIRST_BLOCKS not in signals:
+        if not any(p.first for p in signals):
             self.decide(now)
             if self.action is REUSE:
                 self._note(stack, named)
                 return unbind(stack, named)
             return self._enter_blocks(stack, block, args, kwargs)
-        start = self.base.get("hidden_states", named["hidden_states"])  # of the first block
-        out = self._run_block(stack, block, args, kwargs)
-        self._note(stack, streams(stack, out))
-        self.decide({**now, Signal.FIRST_BLOCKS: (self.base["hidden_states"] - start).detach()})
+        if not self.base:  # this is the first block
+            self._note(stack, named)
+        start, out = self.base[STREAM], self._run_block(stack, block, args, kwargs)
+        there = streams(stack, out)
+        self.moved = (there[STREAM] - start).detach()
+        if not (isinstance(self.whole, BlocksRule) and self.whole.probe):
+            self._note(stack, there)
+        found = {Signal.FIRST_BLOCKS: self.moved, Signal.PROBE: there[STREAM].detach()}
+        self.decide({**now, **{p: found[p] for p in signals if p.first}})
         return self._handed_on(out)
 
     def _handed_on(self, out: Any) -> Any:
@@ -418,7 +444,7 @@ class Forward:
         if self.drafted is not None and stream == STREAM:
             self._compare_draft(x.shape[1])
         rule, key = self.whole, BLOCKS if stream == STREAM else f"{BLOCKS}:{stream}"
-        if not isinstance(rule, BlocksRule) or rule.last_blocks:
+        if not isinstance(rule, BlocksRule) or self.ends[1]:
             return x
         base = self._base(stream, x) if rule.residual else None
         if self.action is REUSE:
@@ -439,6 +465,9 @@ class Forward:
             return x
         feature = x if base is None else (x - base).to(base.dtype)
         self.record(key, rule, [feature])
+        if stream == STREAM and isinstance(rule.forecast, FeatureForecaster) and rule.forecast.reads_probe:
+            assert self.moved is not None  # measured
+            self.record(PROBED, rule, [self.moved])
         return x
 
     def _base(self, stream: str, x: Tensor) -> Tensor | None:
@@ -566,7 +595,8 @@ class Forward:
     ) -> list[Tensor]:
         """Every tensor of ``history``, which is of ``stream``, forecast for now, plus its ``base``."""
         valid = partial(self._unpadded, spread=isinstance(rule, BlocksRule) and stream == STREAM)
-        field = FeatureOps(self.tools, history, self.call.ranks, self.step, valid, self._band, self._slow_waves)
+        more = self._band, self._slow_waves, self._advance
+        field = FeatureOps(self.tools, history, self.call.ranks, self.step, valid, *more)
         latents: list[tuple[Tensor, Tensor]] = []
         if then := history.beside:
             latents = list(zip(self._like(history.shapes, like_output), then, strict=True))
@@ -574,6 +604,18 @@ class Forward:
         if isinstance(forecaster, LinearForecaster):
             forecaster = self.tools.of_run(forecaster, self.step)
         return self.tools.forecast(history, forecaster, self.time(rule), field, base, latents)
+
+    def _advance(self) -> float:
+        """:meth:`c4d.core.types.FeatureOps.advance`, measured once."""
+        if self.advanced is None:
+            assert self.moved is not None  # measured
+            (before, last), now = self.branch.histories[PROBED].features(0), self.moved
+            pairs = {Signal.PROBE: (now, before), Signal.FIRST_BLOCKS: (last, before)}
+            parts = {p: (self._unpadded(x), self._unpadded(y)[0]) for p, (x, y) in pairs.items()}
+            wholes = {p: whole for p, ((_, whole), _) in parts.items()}
+            far = self.tools.meter.read({p: (x, y) for p, ((x, _), y) in parts.items()}, wholes)
+            self.advanced = RelativeL1(far[Signal.PROBE].delta, far[Signal.FIRST_BLOCKS].delta).ratio
+        return self.advanced
 
     def _band(self, x: Tensor, cutoff: float) -> Tensor:
         """Of tokens [B, S, D] at the exit (or [B, *sides, D]), what changes slowly over their grid."""

@@ -114,6 +114,7 @@ class SampledForward(Forward):
         pairs: dict[tuple[int, Signal], tuple[Tensor, Tensor]] = {}
         wholes: dict[tuple[int, Signal], int] = {}
         for i, sample in enumerate(self.samples):
+            sample.moved = None if self.moved is None else self._part(self.moved, i)
             mine = {p: sample.readings[p] if p in sample.readings else self._part(x, i) for p, x in now.items()}
             mine, compared, counts = sample.pairs(mine)
             each.append(mine)
@@ -230,7 +231,7 @@ class SampledForward(Forward):
         rule = self.whole
         if len(self.computing) == self.size:
             self.branch.threaded = self.threaded
-        if not isinstance(rule, BlocksRule) or rule.last_blocks:
+        if not isinstance(rule, BlocksRule) or self.ends[1]:
             return x
         self._check_rows(x)
         came = self.action is REUSE or self.rows is None

@@ -30,6 +30,7 @@ class CacheState:
     left: dict[Signal, tuple[tuple[Tensor, Tensor], int]] = field(default_factory=dict)
     grid: tuple[tuple[int, ...], ...] | None = None  # of its tokens, if somebody asked
     signature: Any = None
+    ends: tuple[int, int] | None = None  # the first and last blocks that ran on every step when it was stored
     unstored: bool = False  # a forward returned what cannot be, and nothing of it was
     last: int = -1  # the step of its last forward
     threaded: bool = False  # whether each block of a computed forward got what the one before it returned, untouched
@@ -199,6 +200,7 @@ class FeatureOps:
     unpadded: Callable[[Tensor], tuple[Tensor, int]]
     low: Callable[[Tensor, float], Tensor]
     slow_waves: Callable[[Tensor, float], Tensor]
+    advance: Callable[[], float]
     index: int = 0
 
     def lincomb(self, features: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
