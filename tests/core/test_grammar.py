@@ -358,7 +358,7 @@ VALUES = {
     "features": st.integers(1, 100),
     "alpha": st.floats(0.0, 9.0),
     "Fn": st.integers(1, 9),
-    "Bn": st.integers(0, 9),
+    "Bn": st.just(0),  # the last blocks go with no forecaster that works on the grid
     "max_cached_steps": st.integers(0, 100),
     "max_continuous_cached_steps": st.integers(1, 100),
     "scm": st.text("01", max_size=9).map("1".__add__),

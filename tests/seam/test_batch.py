@@ -94,6 +94,7 @@ PAIRS = {
 METHODS = {
     "first block": "first-block:threshold={},batch=each,last=0",
     "latents": "easycache:threshold={},warmup=2,batch=each",
+    "probe": "dicache:threshold={},batch=each",
     "inside": "teacache:threshold={},coefficients=1/0,signal=input,batch=each,last=0",
 }
 NO_ROWS = {"ErnieImageTransformer2DModel", "LatteTransformer3DModel"}

@@ -200,9 +200,7 @@ def test_a_spec_of_one_s_own():
         with c4d.cached(model, method, spec=spec) as session:
             session.begin([1.0, 1.0])
             a, b = model(x, torch.tensor(1.0)), model(x, torch.tensor(1.0))
-        assert session.report().timelines in ({"0": "Cr"}, {"0#0": "Cr", "0#1": "Cr"}) and torch.allclose(
-            a, b, atol=1e-6
-        )
+        assert set(session.report().timelines.values()) == {"Cr"} and torch.allclose(a, b, atol=1e-6)
     wrong = c4d.ModelSpec("Mine", stacks=(stack,), exit="layers.0.mlp")
     with c4d.cached(model, "schedule:computed=0", spec=wrong) as session, pytest.raises(RuntimeError, match="spec"):
         session.begin([1.0, 1.0])
