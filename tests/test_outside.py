@@ -93,7 +93,7 @@ def test_they_run_from_the_command_line(c4d, latte, tmp_path):
 
 def test_without_them_both_are_errors_that_name_what_is_known(latte, capsys):
     for options, words in (
-        (["--cache", "my-method:dense=2"], "unknown method 'my-method': known are dpcache"),
+        (["--cache", "my-method:dense=2"], "unknown method 'my-method': known are budcache"),
         (
             ["--model", str(latte), "--cache", "fora:interval=2"],
             "LatteTransformer3DModel offers output, for its blocks are not described",

@@ -425,7 +425,12 @@ def texts(draw):
     if not guided and draw(st.booleans()):
         text += "+" + draw(part(added := draw(st.sampled_from(GUIDED)), METHODS[added]))
     if draw(st.booleans()):
-        several = guided or name in ("speca", "pab") or ",cross_attn=" in text or ":cross_attn=" in text
+        several = (
+            guided
+            or name in ("speca", "pab", "delta-dit", "dbcache")
+            or ",cross_attn=" in text
+            or ":cross_attn=" in text
+        )
         forecaster = draw(st.sampled_from(sorted({*FORECASTERS} - {"bands", "dmd"} if several else FORECASTERS)))
         text += "+" + draw(part(forecaster, FORECASTERS[forecaster], ("smoothing", "alpha", "anchor")))
         if forecaster in ("bands", "dmd"):
