@@ -388,6 +388,7 @@ VALUES = {
     "coefficients": st.lists(st.floats(0.001, 1e3), min_size=2, max_size=5).map(lambda c: "/".join(map(str, c))),
 }
 GUIDED = ("cfg-cache", "cfg-skip", "guidance-interval")
+NO_BANDS = ("speca", "pab", "delta-dit", "dbcache")  # at modules, or before last blocks
 NEEDED = ("fit", "coefficients", "signal", "attn", "mlp", "mlp_at", "curve")
 SITES_OF = {
     "fora": ["attn", "cross_attn,mlp", "total"],
@@ -425,8 +426,8 @@ def texts(draw):
     if not guided and draw(st.booleans()):
         text += "+" + draw(part(added := draw(st.sampled_from(GUIDED)), METHODS[added]))
     if draw(st.booleans()):
-        several = guided or name in ("speca", "pab") or ",cross_attn=" in text or ":cross_attn=" in text
-        forecaster = draw(st.sampled_from(sorted({*FORECASTERS} - {"bands", "dmd"} if several else FORECASTERS)))
+        few = guided or name in NO_BANDS
+        forecaster = draw(st.sampled_from(sorted({*FORECASTERS} - {"bands", "dmd"} if few else FORECASTERS)))
         text += "+" + draw(part(forecaster, FORECASTERS[forecaster], ("smoothing", "alpha", "anchor")))
         if forecaster in ("bands", "dmd"):
             return re.sub("last_blocks=[0-9]+,|,last_blocks=[0-9]+", "", text) + "@blocks"

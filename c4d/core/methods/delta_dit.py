@@ -47,7 +47,7 @@ def delta_dit(interval: int, first: int, last: int, turn: float = 0.5) -> Rule:
     """Delta-DiT: early in the run what the back blocks add is reused, later what the front blocks add.
 
     arXiv 2406.01125. Before the part ``turn`` of the run the first ``first`` blocks run on every step, after it the
-    last ``last`` ones; the others on every ``interval``-th step. Refused where the image's tokens join the text's
-    between the first and the last block.
+    last ``last`` ones; the others on every ``interval``-th step. Refused where the last blocks alone take text and
+    image as one sequence (FLUX.2).
     """
     return BlocksRule(Turning(Interval(interval), turn), Reuse(), first_blocks=first, last_blocks=last, turn=turn)

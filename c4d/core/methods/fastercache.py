@@ -16,8 +16,8 @@ Defaults of diffusers: N = 2, window -1 to 681, w = 0.5.
 
 u is the output of the call without condition, c that of the conditional one in the same step, and q the step before. L
 keeps the Fourier waves of a picture up to a fifth of its shorter side. a is ``low_weight`` where 99 < t < 901, b is
-``high_weight`` where t < 301, and both are 1 elsewhere. In the paper (eq. 9) either weight is constant between computed
-steps; here, as in diffusers, it is applied once more on each.
+``high_weight`` where t < 301, and both are 1 elsewhere; they are applied once more on each reused step. All of this is
+as in diffusers (eq. 9 and 10 of the paper), but for the two calls a step, which are one batch there.
 
 Defaults of diffusers: N = 5, window -1 to 641, a = b = 1.1.
 """

@@ -71,9 +71,9 @@ def slow_waves(x: Tensor, part: float) -> Tensor:
     sides = x.shape[-2:]
     r = int(part * min(sides) + 1e-9)
     k = torch.arange(-r, r + 1)
-    keep = (k[:, None] ** 2 + k**2 <= r * r).to(torch.float64).to(x.device, torch.float32) / math.prod(sides)
+    keep = ((k[:, None] ** 2 + k**2 <= r * r).float() / math.prod(sides)).to(x.device)
     turns = [2.0 * math.pi * k.double().outer(torch.arange(n, dtype=torch.float64)) / n for n in sides]
-    (ch, sh), (cw, sw) = (((t.cos().to(x.device, torch.float32)), t.sin().to(x.device, torch.float32)) for t in turns)
+    (ch, sh), (cw, sw) = ((t.cos().float().to(x.device), t.sin().float().to(x.device)) for t in turns)
     with exact(x):
         x = x.float()
         rows_c, rows_s = ch @ x, sh @ x
