@@ -45,6 +45,9 @@ EVERY = [
     "meancache:computed=0/1/2/3/4/5,orders=1/1/1/1/1/1",
     "speca:threshold=0,mode=strict",
     "speca:threshold=1,warmup=6",
+    "toca:interval=1",
+    "duca:interval=1",
+    "clusca:interval=1",
 ]
 WHOLE = ("wan-t2v", "hunyuan-t2v", EVERY[0], EVERY[2], EVERY[3], EVERY[5], EVERY[6])
 
