@@ -424,7 +424,7 @@ def texts(draw):
         text += "+" + draw(part(added := draw(st.sampled_from(GUIDED)), METHODS[added]))
     if draw(st.booleans()):
         several = guided or name in ("speca", *TOKENS) or ",cross_attn=" in text or ":cross_attn=" in text
-        unfit = ({"bands", "dmd"} if several else set()) | ({"foca"} if name in TOKENS else set())
+        unfit = ({"bands", "dmd"} if several else set()) | ({"foca", "trend"} if name in TOKENS else set())
         unfit |= {"bands"} if "Bn=" in text else set()
         forecaster = draw(st.sampled_from(sorted({*FORECASTERS} - unfit)))
         text += "+" + draw(part(forecaster, FORECASTERS[forecaster], ("smoothing", "alpha", "anchor")))
