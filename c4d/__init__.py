@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from c4d.core.caching.rules import GuidanceRule as GuidanceRule
     from c4d.core.caching.rules import ModuleRule as ModuleRule
     from c4d.core.caching.rules import OutputRule as OutputRule
+    from c4d.core.caching.rules import TokenRule as TokenRule
+    from c4d.core.caching.selectors import Selector as Selector
     from c4d.core.example import Example as Example
     from c4d.core.integration.processor_patch import AttentionSession as AttentionSession
     from c4d.core.methods import METHODS
@@ -109,6 +111,8 @@ PLACES = {
     "BlocksRule": "c4d.core.caching.rules:BlocksRule",
     "OutputRule": "c4d.core.caching.rules:OutputRule",
     "ModuleRule": "c4d.core.caching.rules:ModuleRule",
+    "TokenRule": "c4d.core.caching.rules:TokenRule",
+    "Selector": "c4d.core.caching.selectors:Selector",
     "GuidanceRule": "c4d.core.caching.rules:GuidanceRule",
     "Policy": "c4d.core.types:Policy",
     "Wrapper": "c4d.core.types:Wrapper",

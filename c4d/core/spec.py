@@ -26,11 +26,13 @@ class Site:
 
     ``bypasses`` maps a module's path in the block to the filler that replaces its forward on a reused forward; a filler
     gets the module's arguments and must return something of a shape that the block's code accepts. A block in which
-    None stands in its place was made without it.
+    None stands in its place was made without it. ``by_token``: of an MLP or a cross-attention, whether it makes each
+    token [B, S, D] of its first argument by itself, without other arguments that have something for each token.
     """
 
     output: str
     bypasses: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    by_token: bool = True
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,10 @@ AXES = ("step", "sigma")
 
 
 class Action(enum.Enum):
-    """What a step does at a site: compute it, or reuse what was stored."""
+    """What a step does at a site: compute it, compute some of its tokens (``TokenRule``), or reuse what was stored."""
 
     COMPUTE = "compute"
+    PARTIAL = "partial"
     REUSE = "reuse"
 
 

@@ -87,7 +87,7 @@ SPECS = (
             Stack(
                 "perceiver_cross_attention",
                 takes=("image_embeds", IMAGE),
-                sites={"cross_attn": (Site(""),)},
+                sites={"cross_attn": (Site("", by_token=False),)},
                 interleaved=True,
             ),
         ),

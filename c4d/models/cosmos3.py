@@ -78,7 +78,10 @@ SPECS = (
                 "layers",
                 takes=("encoder_hidden_states", "hidden_states", "rotary_emb"),
                 returns=("encoder_hidden_states", "hidden_states"),
-                sites={"attn": (Site("self_attn"),), "mlp": (Site("mlp"), Site("mlp_moe_gen"))},
+                sites={
+                    "attn": (Site("self_attn"),),
+                    "mlp": (Site("mlp", by_token=False), Site("mlp_moe_gen", by_token=False)),
+                },
                 attention={"self_attn": Cosmos3},
             ),
         ),

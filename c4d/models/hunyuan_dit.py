@@ -59,7 +59,7 @@ SPECS = (
             Stack(
                 "blocks",
                 takes=("hidden_states",),
-                sites={"attn": (Site("attn1"),), "cross_attn": (Site("attn2"),), "mlp": (Site("ff"),)},
+                sites={"attn": (Site("attn1"),), "cross_attn": (Site("attn2", by_token=False),), "mlp": (Site("ff"),)},
                 attention={"attn1": SelfAttention, "attn2": CrossAttention},
             ),
         ),

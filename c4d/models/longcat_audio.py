@@ -38,7 +38,11 @@ SPECS = (
         stacks=(
             Stack(
                 "blocks",
-                sites={"attn": (Site("self_attn"),), "cross_attn": (Site("cross_attn"),), "mlp": (Site("ffn"),)},
+                sites={
+                    "attn": (Site("self_attn"),),
+                    "cross_attn": (Site("cross_attn", by_token=False),),
+                    "mlp": (Site("ffn"),),
+                },
                 filled=True,  # what came to the blocks is added behind them
             ),
         ),

@@ -85,8 +85,8 @@ SPECS = (
                     "cross_attn": (
                         Site("attn2"),
                         Site("audio_attn2"),
-                        Site("audio_to_video_attn"),
-                        Site("video_to_audio_attn"),
+                        Site("audio_to_video_attn", by_token=False),
+                        Site("video_to_audio_attn", by_token=False),
                     ),
                     "mlp": (Site("ff"), Site("audio_ff")),
                 },

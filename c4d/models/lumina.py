@@ -98,7 +98,11 @@ SPECS = (
             Stack(
                 "layers",
                 takes=("hidden_states", "attention_mask", "image_rotary_emb", "encoder_hidden_states", "encoder_mask"),
-                sites={"attn": (Site("attn1"),), "cross_attn": (Site("attn2"),), "mlp": (Site("feed_forward"),)},
+                sites={
+                    "attn": (Site("attn1"),),
+                    "cross_attn": (Site("attn2", by_token=False),),
+                    "mlp": (Site("feed_forward"),),
+                },
                 attention={"attn1": LuminaNext, "attn2": LuminaNextCross},
             ),
         ),

@@ -12,7 +12,7 @@ from c4d.models.signals import whole
 
 TAKES = ("hidden_states", "encoder_hidden_states", "temb", "attention_mask", "image_rotary_emb", "image_embed_seq_len")
 BOTH = ("hidden_states", "encoder_hidden_states")
-ATTENTION = {"attn": (Site("attn"),), "cross_attn": (Site("cross_attn"),)}
+ATTENTION = {"attn": (Site("attn"),), "cross_attn": (Site("cross_attn", by_token=False),)}
 
 EXAMPLE = Example(
     "MotifVideoTransformer3DModel",

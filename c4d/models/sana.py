@@ -76,7 +76,7 @@ SPECS = (
                     "height",
                     "width",
                 ),
-                sites={"attn": (Site("attn1"),), "cross_attn": (Site("attn2"),), "mlp": (Site("ff"),)},
+                sites={"attn": (Site("attn1"),), "cross_attn": (Site("attn2"),), "mlp": (Site("ff", by_token=False),)},
                 attention={"attn2": SanaCross},  # what has no softmax is no kernel's
             ),
         ),
@@ -103,7 +103,7 @@ SPECS = (
                     "width",
                     "rotary_emb",
                 ),
-                sites={"attn": (Site("attn1"),), "cross_attn": (Site("attn2"),), "mlp": (Site("ff"),)},
+                sites={"attn": (Site("attn1"),), "cross_attn": (Site("attn2"),), "mlp": (Site("ff", by_token=False),)},
                 attention={"attn2": SanaCross},  # what has no softmax is no kernel's
             ),
         ),

@@ -71,7 +71,11 @@ SPECS = (
                     "frame_valid_mask",
                     "chunk_size",
                 ),
-                sites={"attn": (Site("attn"),), "cross_attn": (Site("cross_attn"),), "mlp": (Site("mlp"),)},
+                sites={
+                    "attn": (Site("attn"),),
+                    "cross_attn": (Site("cross_attn"),),
+                    "mlp": (Site("mlp", by_token=False),),
+                },
             ),
         ),
         exit="final_layer",

@@ -197,6 +197,10 @@ class Parallel(Entered, Unsaved):
         sharding = self._sharding(transformer)
         return sharding.project(basis, x) if sharding else SingleProcess().project(transformer, basis, x)
 
+    def own(self, transformer: nn.Module, x: Tensor) -> Tensor:
+        sharding = self._sharding(transformer)
+        return sharding.cut(x, 0) if sharding else x
+
     def _sharding(self, transformer: nn.Module) -> Sharding | None:
         """None where each rank has all tokens: one rank for each branch of guidance."""
         return next((each for each in self._shardings if each.transformer is transformer), None)

@@ -15,7 +15,7 @@ WIDTH = 100  # of a line of text
 DID = {
     "C": "computed",
     "r": "reused",
-    "p": "partly reused: of the cached modules some were computed",
+    "p": "partly reused: some of the cached modules, or some of their tokens, were computed",
 }
 HOW = {
     True: "attention and MLP are predicted from earlier steps, the rest of each block runs",

@@ -14,6 +14,7 @@ from c4d.core.caching.finite_differences import Hermite, Taylor
 from c4d.core.caching.forecasters import Newton, Nothing, Reuse
 from c4d.core.caching.policies import Accumulate, Bounded, Interval, StepMask
 from c4d.core.caching.rules import BlocksRule, CacheMethod, GuidanceRule, ModuleRule, Rule
+from c4d.core.caching.selectors import SCORES
 from c4d.core.methods import METHODS, published
 from c4d.core.methods.magcache import published_curves
 from c4d.core.methods.teacache import published_fits
@@ -57,7 +58,7 @@ def arguments(text):
             else value
             if key in ("fit", "curve", "path", "scm", "scm_policy")
             else float(value)
-            if key in ("threshold", "decay", "weight", "window", "alpha", "ratio", "low", "high")
+            if key in ("threshold", "decay", "weight", "window", "alpha", "ratio", "share", "low", "high")
             else int(value)
         )
     return out
@@ -92,7 +93,7 @@ CHANGED = {"threshold": "0.5", "interval": "7", "computed": "0/9"}
 
 @pytest.mark.parametrize(("method", "model"), [(m, model) for m, models in published().items() for model in models])
 def test_what_is_published_can_be_said_and_changed(method, model):
-    asked = {"easycache": "", "speca": "+reuse"}.get(method, "+reuse@blocks")
+    asked = {"easycache": "", "speca": "+reuse", "toca": "+reuse", "clusca": "+reuse"}.get(method, "+reuse@blocks")
     key = next(key for key in CHANGED if key in published()[method][model])
     text = f"{method}:published={model},{key}={CHANGED[key]}{',orders=1/2' * (method == 'meancache')}"
     change = CHANGED[key] if key != "computed" else "frozenset({0, 9})"
@@ -368,6 +369,17 @@ VALUES = {
     "low": st.floats(0.0, 0.9),
     "high": st.floats(500.0, 1000.0),
     "scale": st.floats(0.01, 0.99),
+    "score": st.sampled_from(SCORES),
+    "stale": st.floats(0.0, 9.0),
+    "bonus": st.floats(0.0, 9.0),
+    "cell": st.integers(1, 4),
+    "over_steps": st.floats(-9.0, 9.0),
+    "over_layers": st.floats(-9.0, 9.0),
+    "clusters": st.integers(1, 99),
+    "share": st.floats(0.0, 1.0),
+    "each": st.integers(1, 3),
+    "iterations": st.integers(1, 9),
+    "correct": st.sampled_from(["forecast", "published"]),
     "cutoff": st.floats(0.01, 0.99),
     "over": st.sampled_from(["step", "sigma"]),
     "window": st.integers(4, 9),
@@ -389,6 +401,7 @@ VALUES = {
 }
 GUIDED = ("cfg-cache", "cfg-skip", "guidance-interval")
 NO_BANDS = ("speca", "pab", "delta-dit", "dbcache")  # at modules, or before last blocks
+TOKENS = ("toca", "duca", "clusca")
 NEEDED = ("fit", "coefficients", "signal", "attn", "mlp", "mlp_at", "curve")
 SITES_OF = {
     "fora": ["attn", "cross_attn,mlp", "total"],
@@ -397,6 +410,8 @@ SITES_OF = {
     "pab": ["attn"],
     "speca": ["attn", "mlp,total"],
     "fastercache": ["attn"],
+    "toca": ["mlp", "attn,mlp"],
+    "clusca": ["attn,mlp"],
 }
 
 
@@ -426,12 +441,13 @@ def texts(draw):
     if not guided and draw(st.booleans()):
         text += "+" + draw(part(added := draw(st.sampled_from(GUIDED)), METHODS[added]))
     if draw(st.booleans()):
-        few = guided or name in NO_BANDS
-        forecaster = draw(st.sampled_from(sorted({*FORECASTERS} - {"bands", "dmd"} if few else FORECASTERS)))
+        several = guided or name in (*NO_BANDS, *TOKENS)
+        unfit = ({"bands", "dmd"} if several else set()) | ({"foca", "trend"} if name in TOKENS else set())
+        forecaster = draw(st.sampled_from(sorted({*FORECASTERS} - unfit)))
         text += "+" + draw(part(forecaster, FORECASTERS[forecaster], ("smoothing", "alpha", "anchor")))
         if forecaster in ("bands", "dmd"):
             return re.sub("last_blocks=[0-9]+,|,last_blocks=[0-9]+", "", text) + "@blocks"
-    if guided or "cross_attn=" in text or "mlp=" in text:
+    if guided or name == "duca" or "cross_attn=" in text or "mlp=" in text:
         return text  # of rules at several sites, or of guidance
     return text + (f"@{draw(st.sampled_from(SITES_OF.get(name, ['blocks'])))}" if draw(st.booleans()) else "")
 

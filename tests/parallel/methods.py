@@ -2,8 +2,8 @@
 
 A forward sends what its blocks and its final gather do (tests/parallel/traffic.py), and to decide and forecast
 
-- nothing, if its decisions are known beforehand (schedules, intervals, MagCache, PAB, FasterCache, guidance, learned
-  ones), and of a call without condition that is spared not even the gather;
+- nothing, if its decisions are known beforehand (schedules, intervals, tokens, MagCache, PAB, FasterCache, guidance,
+  learned ones), and of a call without condition that is spared not even the gather;
 - one gather of 5 numbers a signal (TeaCache, First-Block, SeaCache: 1; EasyCache: 2, and 3 after a computed forward;
   SpeCa: 1 of a verified draft, whose last block sends what a computed one does, and a rejected one everything twice);
 - one gather of 10 numbers for a forecast that follows a probe (DiCache);
@@ -63,9 +63,9 @@ def stated(text: str, session: Any, how: SequenceParallel) -> list[tuple[int, in
     found, stored, fresh = [], 0, False
     for entry in session.trace:
         spared = entry.guidance is Action.REUSE
-        skipped = entry.actions and attention is not None and entry.actions[attention] is Action.REUSE
+        skipped = entry.actions and attention is not None and entry.actions[attention] is not Action.COMPUTE
         rejected = strict and entry.computed and Signal.DRAFT in entry.seen  # the draft, and then all of it once more
-        entered = entry.blocks - expected.layers if skipped or rejected else entry.blocks
+        entered = max(0, entry.blocks - expected.layers) if skipped or rejected else entry.blocks
         calls, bytes_ = entered * expected.calls, entered * expected.block
         if rejected:
             calls, bytes_ = calls + 1, bytes_ + expected.gather
@@ -101,7 +101,8 @@ def on_ranks(text: str, how: SequenceParallel) -> None:
     with sharded(model, how) as ranks:
         got, session, sent = run(text, ranks)
     assert passes(session) == passes(own), (session.report().timelines, own.report().timelines)
-    assert max(error(a, b) for a, b in zip(got, want, strict=True)) <= 1e-4
+    partial = any(entry.partial for entry in session.trace)  # each rank picks among its own tokens
+    assert max(error(a, b) for a, b in zip(got, want, strict=True)) <= (0.2 if partial else 1e-4)
     same(bits(*got))
     assert sent == stated(text, session, how), list(zip(sent, stated(text, session, how), session.trace, strict=True))
 

@@ -47,6 +47,9 @@ EVERY = [
     "delta-dit:interval=1,first=1,last=2,turn=0.4",
     "speca:threshold=0,mode=strict",
     "speca:threshold=1,warmup=6",
+    "toca:interval=1",
+    "duca:interval=1",
+    "clusca:interval=1",
 ]
 WHOLE = ("wan-t2v", "hunyuan-t2v", EVERY[0], EVERY[2], EVERY[3], EVERY[5], EVERY[6])
 

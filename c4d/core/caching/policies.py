@@ -265,6 +265,31 @@ class Bounded(Wrapper[tuple[Any, int, int]]):
 
 
 @dataclass(frozen=True)
+class Partly(Wrapper[tuple[Any, int]]):
+    """``inner``, whose reused steps are partial: of those in a row the first, and each ``every``-th after it."""
+
+    inner: Policy[Any]
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        whole_number("every", self.every, 1)
+
+    def init(self) -> tuple[Any, int]:
+        return self.inner.init(), 0  # and how many steps were not computed in a row
+
+    def decide(
+        self, state: tuple[Any, int], step: Step, seen: Mapping[Signal, RelativeL1]
+    ) -> tuple[Action, tuple[Any, int]]:
+        action, inner = self.inner.decide(state[0], step, seen)
+        if action is not REUSE:
+            return action, (inner, 0)
+        return (REUSE if state[1] % self.every else Action.PARTIAL), (inner, state[1] + 1)
+
+    def weigh(self, state: tuple[Any, int], step: Step, seen: Mapping[Signal, RelativeL1]) -> float | None:
+        return self.inner.weigh(state[0], step, seen)
+
+
+@dataclass(frozen=True)
 class MadeFor(Wrapper[Any]):
     """``inner``, calibrated for one transformer (``model``, its signature) and refused on another."""
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from c4d.core.caching.selectors import Selector
 from c4d.core.types import (
     BLOCKS,
     GUIDANCE,
@@ -188,6 +189,28 @@ class ModuleRule(Rule):
 
 
 @dataclass(frozen=True)
+class TokenRule(ModuleRule):
+    """The same, for a policy that has partial steps: on such a one, modules of the kinds ``rows`` compute the tokens
+    that ``select`` picks, beside what is forecast of the others; modules of other kinds are forecast.
+
+    Only modules that handle each token by itself can (:class:`c4d.core.spec.Site`); others are forecast too.
+    """
+
+    select: Selector = field(kw_only=True)
+    rows: tuple[str, ...] = field(default=("cross_attn", "mlp"), kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if Signal.DRAFT in self.policy.signals:
+            raise ValueError(f"{type(self.policy).__name__} verifies forecasts, not tokens: use a ModuleRule")
+        if self.forecast.num_forecasts or not isinstance(self.forecast, LinearForecaster):
+            raise ValueError(
+                f"{type(self.forecast).__name__} makes forecasts of forecasts, or of whole features, and tokens that "
+                "are computed in between have no place in it: use reuse, or taylor"
+            )
+
+
+@dataclass(frozen=True)
 class GuidanceRule(Rule):
     """At ``"guidance"``: the call without condition; on a cached step nothing of it runs.
 
@@ -220,6 +243,10 @@ def remade(rule: Rule, sites: tuple[str, ...] | None = None, forecast: Forecaste
     if isinstance(rule, BlocksRule) and sites != (BLOCKS,) and (rule.first_blocks or rule.last_blocks):
         given = f"first_blocks={rule.first_blocks}, last_blocks={rule.last_blocks}"
         raise ValueError(f"{given}: blocks that always run belong to a cache of blocks, @{BLOCKS}")
+    if isinstance(rule, TokenRule):
+        if set(sites) & {BLOCKS, OUTPUT}:
+            raise ValueError(f"tokens are computed inside the blocks, not {', '.join(sites)}: leave @ out")
+        return replace(rule, kinds=sites, forecast=forecast)
     if sites == rule.sites:
         return replace(rule, forecast=forecast)
     parts, drop_before = (rule.policy, forecast), rule.drop_before
@@ -253,6 +280,8 @@ class CacheMethod:
             raise ValueError(f"{self.name}: batch is {self.batch!r}; known are {', '.join(BATCHES)}")
         sites = self.sites
         alone = any(isinstance(rule, ForwardRule) for rule in self.inner)
+        if isinstance(self.whole, BlocksRule) and all(isinstance(rule, TokenRule) for rule in self.inner[1:]):
+            alone = False  # tokens are computed on the steps that run the blocks
         if any(isinstance(rule, GuidanceRule) for rule in self.rules[:-1]):
             raise ValueError(f"{self.name}: a rule of guidance is one, and the last of a method")
         if len(sites) != len(set(sites)) or (len(self.inner) > 1 and alone):

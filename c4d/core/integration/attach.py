@@ -8,19 +8,28 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from c4d.core.caching.rules import BlocksRule, CacheMethod, GuidanceRule, ModuleRule, OutputRule, Rule
+from c4d.core.caching.rules import BlocksRule, CacheMethod, GuidanceRule, ModuleRule, OutputRule, Rule, TokenRule
 from c4d.core.integration.blocks import BlockStack
 from c4d.core.integration.hooks import CacheContext, ForwardPatch, Hooks, Layer, Listener, named, pass_through
 from c4d.core.integration.offload import offload_hooks
-from c4d.core.spec import ModelSpec, OutputOf, Site
+from c4d.core.spec import ModelSpec, OutputOf, Site, Stack
 from c4d.core.types import BLOCKS, GUIDANCE, OUTPUT, DraftPolicy, FeatureForecaster, Signal
 
 
 class ModuleSite(NamedTuple):
-    """Where a cached module stands: the number of the rule that holds for it, and the key of its history."""
+    """Where a cached module stands: the number of the rule that holds for it, and the key of its history.
+
+    ``rows``: some of its tokens can be computed alone. They are those of the ``stream``, which is the same in all
+    blocks of the ``stack``; ``depth`` is 0 in the first block and 1 in the last, which is the ``last`` of the stream.
+    """
 
     rule: int
     key: str
+    rows: bool = False
+    stream: str = ""
+    stack: Stack | None = None
+    depth: float = 0.0
+    last: bool = False
 
 
 class Attachment:
@@ -179,18 +188,24 @@ class Attachment:
             wanted[""] = settled_forward
         if GUIDANCE in rules:
             wanted[""] = guided_forward(ModuleSite(rules[GUIDANCE], GUIDANCE), wanted.get("", pass_through))
-        for kind, number, block, site in self._sites(rules):
-            if not _reaches(method.rules[rules[kind]], number):
+        found = list(self._sites(rules))
+        last = {(stack.path, kind, site.output): i for stack, i, _, kind, site in found}
+        for stack, i, number, kind, site in found:
+            block, rule = f"{stack.path}.{i}", method.rules[rules[kind]]
+            if not _reaches(rule, number):
                 continue
             path = f"{block}.{site.output}".rstrip(".")
-            place = ModuleSite(rules[kind], f"{kind}:{path}")
-            wanted[path] = site_forward(place)
+            rows = isinstance(rule, TokenRule) and kind in rule.rows and site.by_token and not site.bypasses
+            ends = last[stack.path, kind, site.output]
+            where = (f"{stack.path}.{site.output}", stack, i / max(1, ends), i == ends)
+            place = ModuleSite(rules[kind], f"{kind}:{path}", rows, *where)
+            wanted[path] = tokens_forward(place) if rows else site_forward(place)
             for bypassed, filler in site.bypasses.items():
                 wanted[f"{block}.{bypassed}"] = filler_forward(place, filler)
         return wanted
 
-    def _sites(self, kinds: Collection[str]) -> Iterator[tuple[str, int, str, Site]]:
-        """The kind, the number in the chain and the path of the block, and the site in it of each, but of those that a
+    def _sites(self, kinds: Collection[str]) -> Iterator[tuple[Stack, int, int, str, Site]]:
+        """The stack, the number of the block in it and in the chain, the kind and the site of each, but of those that a
         block was made without."""
         passed = 0  # blocks of the chain before this one
         for stack in self.spec.stacks:
@@ -198,7 +213,7 @@ class Attachment:
                 block, number, passed = f"{stack.path}.{i}", passed, passed + (stack in self.spec.chain)
                 for kind in (kind for kind in stack.sites if kind in kinds):
                     there = (site for site in stack.sites[kind] if not self._lacks(f"{block}.{site.output}"))
-                    yield from ((kind, number, block, site) for site in there)
+                    yield from ((stack, i, number, kind, site) for site in there)
 
     def _lacks(self, path: str) -> bool:
         """True if None stands there in place of a module."""
@@ -257,6 +272,15 @@ def site_forward(place: ModuleSite) -> Callable[..., Any]:
     return around
 
 
+def tokens_forward(place: ModuleSite) -> Callable[..., Any]:
+    """Around the forward of a cached module that can compute some of its tokens."""
+
+    def around(current: Any, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return current.at_tokens(place, original, args, kwargs)
+
+    return around
+
+
 def settled_forward(current: Any, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Around the forward of a transformer whose draft may be rejected: then it runs again."""
     return current.settled(lambda: original(*args, **kwargs))
@@ -302,6 +326,11 @@ def check_fit(method: CacheMethod, spec: ModelSpec) -> None:
         if isinstance(rule.forecast, FeatureForecaster) and rule.forecast.needs_grid and spec.grid is None:
             raise ValueError(
                 f"{method.name} works on the grid of tokens, which the spec of {spec.transformer} does not tell (grid=)"
+            )
+        if isinstance(rule, TokenRule) and rule.select.cell and spec.grid is None:
+            raise ValueError(
+                f"{method.name} compares tokens in cells of their grid, which the spec of {spec.transformer} does not "
+                "tell (grid=): use bonus=0"
             )
         lacking: set[Signal] = set(rule.policy.signals) - set(spec.measurable())
         if lacking:

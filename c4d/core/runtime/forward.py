@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from c4d.core.caching.rules import BlocksRule, CacheMethod, OutputRule, Rule
+from c4d.core.caching.rules import BlocksRule, CacheMethod, OutputRule, Rule, TokenRule
+from c4d.core.caching.selectors import TokenView, take
 from c4d.core.integration.attach import ModuleSite
 from c4d.core.integration.blocks import BlockProxy, bind, streams, unbind
 from c4d.core.integration.offload import Bridge, onloaded
@@ -26,6 +27,7 @@ from c4d.core.runtime.signals import DecisionSync
 from c4d.core.runtime.spectrum import evolved, leading, like_output, slow_waves
 from c4d.core.runtime.state import CacheState, FeatureOps, Runtime
 from c4d.core.runtime.steps import NoiseLevel
+from c4d.core.runtime.tokens import averaged, cells_of, drawn, lying, twins
 from c4d.core.spec import STREAM, AtEntry, ModelSpec, Stack
 from c4d.core.types import (
     BLOCKS,
@@ -40,7 +42,7 @@ from c4d.core.types import (
     Step,
 )
 
-COMPUTE, REUSE = Action.COMPUTE, Action.REUSE
+COMPUTE, PARTIAL, REUSE = Action.COMPUTE, Action.PARTIAL, Action.REUSE
 NOWHERE = ("", 0, 0)
 PROBED = f"{BLOCKS}:probe"  # the key of the first blocks' residuals at computed steps
 TINY = 1e-10  # beside an element that it divides by
@@ -54,6 +56,9 @@ class ForwardContext:
     inputs: Callable[[], Mapping[str, Any]]
     noise: Callable[[], NoiseLevel]
     ranks: DecisionSync
+    picked: dict[
+        str, tuple[int, torch.Size, Tensor]
+    ]  # of the run, for all branches: the tokens that the first one picked
 
 
 class Forward:
@@ -66,6 +71,8 @@ class Forward:
     looked_at = NOWHERE  # a stack that a loop has begun on without calling a block yet; the next two before it
     blocks = passed = 0  # entered; of the chain, those that the loops were given or passed over
     modules = modules_reused = 0
+    tokens = tokens_computed = 0  # that came to modules of which some can be computed
+    pairs_of_rows: tuple[Tensor | None] | None = None  # the rows of the batch that pick tokens alike, if somebody asked
     bridge: Bridge | None = None
     noise: float | None = None  # for the trace alone, where it costs nothing to know
     guidance: Action | None = None  # what the rule of guidance says, of a call without condition
@@ -146,7 +153,7 @@ class Forward:
         actions = tuple(filter(None, self.actions))
         done = self.blocks, self.modules, self.modules_reused, seconds
         more = self.restarted, tuple(self.weighed), self.noise, self.guidance
-        return Entry(run, self.step, actions, *done, self.seen, *more)
+        return Entry(run, self.step, actions, *done, self.seen, *more, self.tokens, self.tokens_computed)
 
     # -- deciding
 
@@ -234,6 +241,8 @@ class Forward:
         broken = self._see(seen)
         for i, rule in enumerate(self.rules):
             self.actions[i] = self._act(i, rule, broken > 0)
+        if self.whole and self.action is REUSE and {COMPUTE, PARTIAL} & set(self.actions):
+            raise RuntimeError(f"{self.method.name} reuses the blocks of a step whose modules it computes")
         for signal, value in now.items():
             if not signal.anchored or COMPUTE in self.actions:
                 self.branch.before[signal] = value
@@ -245,8 +254,10 @@ class Forward:
         if rule.policy.scale is not None:
             self.weighed[i] = rule.policy.weigh(state, self.step, self.seen)
         action, states[i] = rule.policy.decide(state, self.step, self.seen)
-        if not ready and action is REUSE:
+        if not ready and action is not COMPUTE:
             raise RuntimeError(f"{type(rule.policy).__name__} reuses from a fresh state; a policy must compute first")
+        if action is PARTIAL and not isinstance(rule, TokenRule):
+            raise RuntimeError(f"{type(rule.policy).__name__} has partial steps, which {type(rule).__name__} has not")
         if action is REUSE and isinstance(rule.policy, DraftPolicy) and rule.policy.verifies(states[i]):
             self.draft = rule.policy
         return action
@@ -577,6 +588,86 @@ class Forward:
             history.keep_beside([x.clone() for x in self._like(shapes, like_output)])
         return out
 
+    # -- tokens
+
+    def at_tokens(
+        self,
+        place: ModuleSite,
+        original: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Tensor:
+        """What a module returns that can compute some of its tokens: all of them computed, some, or none."""
+        rule, name = self.rules[place.rule], next(iter(kwargs), "")
+        assert isinstance(rule, TokenRule)
+        x: Tensor = args[0] if args else kwargs[name]
+        history, memory, (B, S) = self.branch.histories.get(place.key), self.branch.tokens, x.shape[:2]
+        self.modules += 1
+        self.tokens += B * S
+        if history is None or self.actions[place.rule] is COMPUTE:
+            out = original(*args, **kwargs)
+            if not isinstance(out, Tensor) or x.ndim != 3 or out.shape[:2] != x.shape[:2] or out.ndim != 3:
+                raise RuntimeError(
+                    f"{place.key} of {self.spec.transformer} does not make each token [B, S, D] by itself; its Site "
+                    "is one with by_token=False"
+                )
+            self.tokens_computed += B * S
+            self.record(place.key, rule, [out])
+            memory.when.pop(place.key, None)
+            known = memory.centroids.get(place.stream)
+            if place.last and (found := rule.select.grouped(x.detach(), known, self._draws(place.stream, x.device))):
+                memory.centroids[place.stream], memory.labels[place.stream] = found
+            return out
+        new: Tensor
+        made = self.forecast(history, rule)[0]
+        count = rule.select.count(S, self.step, place.depth) if self.actions[place.rule] is PARTIAL else 0
+        if not count:
+            self.modules_reused += 1
+            return made
+        self.tokens_computed += B * count
+        before = made if rule.select.anchored else history.features(0)[-1]
+        when = memory.when.get(place.key, torch.full((B, S), float(history.step), device=x.device))
+        if count == S:
+            new, memory.when[place.key] = original(*args, **kwargs), torch.full_like(when, self.step.index)
+        else:
+            rows = self._picked(place, rule, made, self.step.index - when, count)
+            some = take(x, rows)
+            fresh = original(some, *args[1:], **kwargs) if args else original(**{**kwargs, name: some})
+            new = rule.select.spread(before, rows, fresh, memory.labels.get(place.stream))
+            memory.when[place.key] = when.scatter(1, rows, float(self.step.index))
+        history.renew(0, new, before)
+        return new if rule.select.anchored else made + (new - before)
+
+    def _picked(self, place: ModuleSite, rule: TokenRule, made: Tensor, since: Tensor, count: int) -> Tensor:
+        """[B, count]: the tokens that are computed; of several branches of guidance the first one of a step picks."""
+        select, known, S = rule.select, self.call.picked.get(place.key), made.shape[1]
+        if select.shared and known is not None and known[0] == self.step.index and known[1] == made.shape[:2]:
+            return known[2]
+        draw = self._draws(place.key, made.device)
+        labels = self.branch.tokens.labels.get(place.stream)
+        where = self.step, place.depth, self._cells(place, select.cell, S, made.device), labels
+        rows = select.select(TokenView(made, since, *where, draw, self._alike), count)
+        if select.shared:
+            self.call.picked[place.key] = self.step.index, made.shape[:2], rows
+        return rows
+
+    def _draws(self, key: str, device: torch.device) -> Callable[[int], Tensor]:
+        return lambda n: drawn(n, self.step.index, key, device)
+
+    def _cells(self, place: ModuleSite, side: int, tokens: int, device: torch.device) -> Tensor | None:
+        if not side:
+            return None
+        held, joined = self.branch.tokens.cells, place.stack.joined if place.stack else None
+        if place.stream not in held:
+            own = self.call.ranks.own(self.call.transformer, cells_of(self._grid(), side))
+            held[place.stream] = lying(own, tokens, joined).to(device)
+        return held[place.stream]
+
+    def _alike(self, score: Tensor) -> Tensor:
+        if self.pairs_of_rows is None:
+            self.pairs_of_rows = (twins(self._latents()),)
+        return averaged(score, self.pairs_of_rows[0])
+
     def finish(self, output: Any) -> None:
         """After the forward: the output of a computed forward goes to the next that decides by it."""
         if Signal.OUTPUT in self.method.signals and COMPUTE in self.actions:
@@ -588,7 +679,8 @@ class Forward:
 
     def reuses(self, place: ModuleSite) -> bool:
         """True if this forward forecasts the module there (and the modules that this bypasses hand out fillers)."""
-        return self.actions[place.rule] is REUSE and place.key in self.branch.histories and not self.verifying
+        action = REUSE if self.actions[place.rule] is PARTIAL and not place.rows else self.actions[place.rule]
+        return action is REUSE and place.key in self.branch.histories and not self.verifying
 
     def forecast(
         self, history: History, rule: Rule, base: Sequence[Tensor] | None = None, stream: str = STREAM

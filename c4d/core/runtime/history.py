@@ -96,6 +96,15 @@ class History:
         held = [entry[i] for entry in self._entries]
         return [self._backend.fetch(x) if isinstance(x, Parked) else x for x in held]
 
+    def renew(self, i: int, now: Tensor, before: Tensor) -> None:
+        """Tokens were computed, by which a forecast of the ``i``-th tensor is ``now``, not ``before``: so will be later
+        ones, for every entry moves by the difference."""
+        held = self.features(i)
+        moved = [now] if len(held) == 1 else [x + (now - before).to(x.dtype) for x in held]
+        for entry, x in zip(self._entries, moved, strict=True):
+            entry[i] = self._keep(x.detach())
+        self.gram = {}
+
     def clear(self) -> None:
         self.times, self._beside = (), []
         self._entries.clear()

@@ -23,6 +23,7 @@ class Entry(NamedTuple):
     ``restarted`` says that its inputs had another shape, dtype or device than the branch's last, so that it began anew.
     ``weighed`` has for each rule the number that its policy compared with its threshold (:meth:`c4d.Policy.weigh`),
     None where the step was decided without one; ``noise`` is the noise level (0 to 1), None where the host lacks it.
+    Of the ``tokens`` that came to modules that can compute some of them, counted at each, ``tokens_computed`` were.
     """
 
     run: int
@@ -37,15 +38,24 @@ class Entry(NamedTuple):
     weighed: tuple[float | None, ...] = ()
     noise: float | None = None
     guidance: Action | None = None
+    tokens: int = 0
+    tokens_computed: int = 0
+
+    @property
+    def partial(self) -> bool:
+        """Whether some of the tokens were computed."""
+        return Action.PARTIAL in self.actions and self.guidance is not Action.REUSE
 
     @property
     def computed(self) -> bool:
         ran = Action.COMPUTE in self.actions or not self.actions
-        return ran and self.guidance is not Action.REUSE
+        return ran and self.guidance is not Action.REUSE and not self.partial
 
     @property
     def did(self) -> str:
-        """ "C": it was computed; "r": all that is cached was reused; "p": only some of the cached modules were."""
+        """ "C": it was computed; "r": all that is cached was reused; "p": only some of the modules were, or tokens."""
+        if self.partial:
+            return "p"
         if not self.computed or 0 < self.modules == self.modules_reused:
             return "r"
         return "p" if self.modules_reused else "C"
@@ -58,7 +68,8 @@ class Entry(NamedTuple):
 
 
 def timeline(entries: Sequence[Entry]) -> dict[str, str]:
-    """Branch -> "CCrrC": C a forward where anything was computed, r one where every rule reused; experts by "|"."""
+    """Branch -> "CCrpC": C a forward where anything was computed in full, p one that computed some of the tokens, r one
+    where every rule reused; experts by "|"."""
     lines: dict[str, str] = {}
     expert: dict[str, int] = {}
     for entry in entries:
@@ -66,7 +77,7 @@ def timeline(entries: Sequence[Entry]) -> dict[str, str]:
         if expert.setdefault(branch, entry.step.expert) != entry.step.expert:
             lines[branch] += "|"
             expert[branch] = entry.step.expert
-        lines[branch] = lines.get(branch, "") + ("C" if entry.computed else "r")
+        lines[branch] = lines.get(branch, "") + ("C" if entry.computed else "p" if entry.partial else "r")
     return lines
 
 
@@ -99,7 +110,7 @@ def why(rules: Sequence[Rule], entries: Sequence[Entry], kinds: Collection[str])
         if guided and not any(actions):
             called = ", ".join(sorted({e.step.branch for e in entries}))
             sentences.append(f"no call was spared: none was named {' or '.join(PAIRS)} (there were {called})")
-        elif not explained and Action.REUSE not in actions:
+        elif not explained and not {Action.REUSE, Action.PARTIAL} & set(actions):
             reason = policy.idle(total, measured)
             where = ", ".join(site for site in rule.sites if guided or site in kinds)
             sentences.append(f"nothing was reused at {where}: {reason}")
@@ -120,13 +131,14 @@ def scales(rules: Sequence[Rule]) -> tuple[dict[str, Any], ...]:
 class Report:
     """A session in numbers. Counts and timelines are those of the last run; ``runs`` counts all.
 
-    ``blocks_entered`` of ``blocks_total`` (block calls of an uncached run), ``modules_reused`` of
-    the ``modules_total`` calls of cached modules (0 for methods of the whole forward), ``peak_bytes`` held by histories
-    and signals, ``host_reads`` (waits for the device made to decide) and ``nonfinite`` measurements of the session,
-    ``seconds`` of host time inside computed and reused forwards, ``why`` sentences on what kept them from it,
-    ``chosen`` why it is this method, if nobody said which. ``forwards`` are the last run's, one by one
-    (:meth:`Entry.to_dict`), and ``rules`` say for each of their weighed values its ``sites``, ``what`` it is and the
-    ``threshold`` that it was compared with (None: the rule decides by no number).
+    ``blocks_entered`` of ``blocks_total`` (block calls of an uncached run), ``modules_reused`` of the ``modules_total``
+    calls of cached modules (0 for methods of the whole forward), ``tokens_computed`` of the ``tokens_total`` that came
+    to modules which can compute some of them (0 for other methods; forwards that compute some count as reused),
+    ``peak_bytes`` held by histories and signals, ``host_reads`` (waits for the device made to decide) and ``nonfinite``
+    measurements of the session, ``seconds`` of host time inside computed and reused forwards, ``why`` sentences on what
+    kept them from it, ``chosen`` why it is this method, if nobody said which. ``forwards`` are the last run's, one by
+    one (:meth:`Entry.to_dict`), and ``rules`` say for each of their weighed values its ``sites``, ``what`` it is and
+    the ``threshold`` that it was compared with (None: the rule decides by no number).
     """
 
     method: str
@@ -147,6 +159,8 @@ class Report:
     why: tuple[str, ...]
     chosen: str | None = None
     rules: tuple[dict[str, Any], ...] = ()
+    tokens_computed: int = 0
+    tokens_total: int = 0
     forwards: tuple[dict[str, Any], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -164,6 +178,7 @@ class Report:
             f"{self.method} on {', '.join(self.transformers)} ({self.backend} backend), run {self.runs}",
             f"  forwards {self.computed} computed, {self.reused} reused of {passes}; {blocks}",
             *([f"  modules  {self.modules_reused} of {self.modules_total} reused"] if self.modules_total else []),
+            *([f"  tokens   {self.tokens_computed} of {self.tokens_total} computed"] if self.tokens_total else []),
             f"  held     {self.peak_bytes / 2**20:.2f} MiB at most; the host waited {self.host_reads} times to decide",
             f"  seconds  {self.seconds['computed']:.3f} in computed forwards, {self.seconds['reused']:.3f} in reused",
         ]

@@ -66,7 +66,7 @@ class SampledForward(Forward):
         def inputs() -> Mapping[str, Any]:
             return self._rows(call.inputs(), self.parts[i])
 
-        return ForwardContext(call.transformer, inputs, call.noise, call.ranks)
+        return ForwardContext(call.transformer, inputs, call.noise, call.ranks, call.picked)
 
     def _part(self, value: Any, i: int) -> Any:
         """Of something with all rows what is of sample ``i``."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from c4d.core.caching.rules import CacheMethod
+from c4d.core.caching.rules import CacheMethod, TokenRule
 from c4d.core.integration.attach import Attachment, check_fit
 from c4d.core.integration.hooks import Entered, Unsaved, named
 from c4d.core.integration.offload import Bridge, tracing
@@ -81,6 +81,12 @@ class Session(Entered, Unsaved):
                 raise RuntimeError(
                     f"{self.method.name} makes the output of one branch of guidance of the other's, and cfg=2 gives "
                     "each ranks of its own, which would only wait: use cfg=1, or leave that method out"
+                )
+            shared = any(isinstance(rule, TokenRule) and rule.select.shared for rule in self.method.rules)
+            if shared and self._ranks.branches_apart:
+                raise RuntimeError(
+                    f"{self.method.name}: the branches of guidance compute the same tokens, which the first one picks, "
+                    "and cfg=2 gives each ranks of its own, which would pick others: use cfg=1, or score=random"
                 )
             for attachment in self._attachments:
                 if attachment.taken():
@@ -174,6 +180,8 @@ class Session(Entered, Unsaved):
             blocks_total=sum(blocks[e.step.expert] for e in entries),
             modules_reused=sum(e.modules_reused for e in entries),
             modules_total=sum(e.modules for e in entries),
+            tokens_computed=sum(e.tokens_computed for e in entries),
+            tokens_total=sum(e.tokens for e in entries),
             peak_bytes=max(self._peak, self.bytes()),
             host_reads=self._tools.meter.host_reads,
             nonfinite=self._tools.nonfinite,
@@ -236,7 +244,7 @@ class Session(Entered, Unsaved):
         if traced:
             attachment.refresh(self.method)
         inputs = partial(named, attachment.transformer, args, kwargs)
-        call = ForwardContext(attachment.transformer, inputs, clock.noise, self._ranks)
+        call = ForwardContext(attachment.transformer, inputs, clock.noise, self._ranks, self._run.picked)
         answer = self._run.answers.take(step, self.method.name) if self.method.guidance is not None else None
         parts = (step, self._tools, call, answer)
         self.current = current = (

@@ -64,6 +64,10 @@ class DecisionSync(Protocol):
         """Tokens [B, n, D] of a forward under way on the span of ``basis`` [K, S] (orthonormal), over all S tokens."""
         ...
 
+    def own(self, transformer: nn.Module, x: Tensor) -> Tensor:
+        """Of [S], one for each token of a forward under way, those of this rank's; 0 where it has filled them up."""
+        ...
+
 
 class SingleProcess:
     """A single process: its own sums are the sums over all ranks."""
@@ -93,6 +97,9 @@ class SingleProcess:
         self, partial: Tensor, counts: Sequence[tuple[int, int]], failed: bool, apart: bool = False
     ) -> list[list[float]]:
         return [] if failed else partial.tolist()
+
+    def own(self, transformer: nn.Module, x: Tensor) -> Tensor:
+        return x
 
     def project(self, transformer: nn.Module, basis: Tensor, x: Tensor) -> Tensor:
         check_grid(basis, x.shape[1])

@@ -20,6 +20,19 @@ from c4d.core.types import FeatureForecaster, Forecaster, LinearForecaster, Pred
 
 
 @dataclass
+class TokenMemory:
+    """What a branch remembers of single tokens; by the key of a module's history, or the stream that they are of."""
+
+    when: dict[str, Tensor] = field(default_factory=dict)  # [B, S] fp32: the step at which each was computed
+    centroids: dict[str, Tensor] = field(default_factory=dict)  # [B, K, D] fp32
+    labels: dict[str, Tensor] = field(default_factory=dict)  # [B, S] int64: the cluster of each
+    cells: dict[str, Tensor] = field(default_factory=dict)  # [S] int64: the cell of the grid of each
+
+    def tensors(self) -> list[Tensor]:
+        return [x for held in (self.when, self.centroids, self.labels, self.cells) for x in held.values()]
+
+
+@dataclass
 class CacheState:
     """What one branch on one expert remembers within a run; empty until its first :meth:`reset`."""
 
@@ -28,6 +41,7 @@ class CacheState:
     before: dict[Signal, Tensor] = field(default_factory=dict)
     # (now, before) and how many numbers all ranks have, of what the last forward left to be measured
     left: dict[Signal, tuple[tuple[Tensor, Tensor], int]] = field(default_factory=dict)
+    tokens: TokenMemory = field(default_factory=TokenMemory)
     grid: tuple[tuple[int, ...], ...] | None = None  # of its tokens, if somebody asked
     signature: Any = None
     ends: tuple[int, int] | None = None  # the first and last blocks that ran on every step when it was stored
@@ -37,7 +51,7 @@ class CacheState:
 
     def storages(self) -> dict[int, int]:
         held = {p: n for history in self.histories.values() for p, n in history.storages().items()}
-        measured = (*self.before.values(), *(x for pair, _ in self.left.values() for x in pair))
+        measured = (*self.before.values(), *(x for pair, _ in self.left.values() for x in pair), *self.tokens.tensors())
         held.update({(s := x.untyped_storage()).data_ptr(): s.nbytes() for x in measured})
         return held
 
@@ -46,6 +60,7 @@ class CacheState:
         self.histories.clear()
         self.before.clear()
         self.left.clear()
+        self.tokens = TokenMemory()
         self.grid = None
         self.unstored = False
 
@@ -76,9 +91,12 @@ class Run:
     branches: defaultdict[tuple[str, int], CacheState] = field(default_factory=lambda: defaultdict(CacheState))
     # (branch, expert, rows) -> the step of its first forward, and how often its latents stand in the batch
     copies: dict[tuple[str, int, int], tuple[int, int]] = field(default_factory=dict)
+    # key of a module's history -> step, shape of its tokens, and those [B, k] that the first branch of the step picked
+    picked: dict[str, tuple[int, torch.Size, Tensor]] = field(default_factory=dict)
 
     def bytes(self) -> int:
         held = self.answers.storages()
+        held.update({(s := x.untyped_storage()).data_ptr(): s.nbytes() for *_, x in self.picked.values()})
         for branch in self.branches.values():
             held.update(branch.storages())
         return sum(held.values())
@@ -86,6 +104,7 @@ class Run:
     def forget(self, rules: Sequence[Rule]) -> None:
         """Drops the memory of every branch."""
         self.answers = Answers()
+        self.picked.clear()
         for branch in self.branches.values():
             branch.reset(rules)
 
@@ -95,6 +114,8 @@ class Run:
         for branch in self.branches.values():
             if branch is done or branch.last < done.last - 1:
                 branch.reset(rules)
+        if not any(branch.histories for branch in self.branches.values()):
+            self.picked.clear()
 
 
 @dataclass

@@ -18,7 +18,9 @@ from c4d.core.caching.feature_forecasters import DynamicModes, FrequencySplit
 from c4d.core.caching.finite_differences import ANCHORS, SMOOTHINGS
 from c4d.core.caching.forecasters import FORECASTERS as BY_TIME
 from c4d.core.caching.rules import CacheMethod, Rule, remade
+from c4d.core.caching.selectors import SCORES
 from c4d.core.methods import METHODS, published
+from c4d.core.methods.clusca import CORRECTED
 from c4d.core.methods.dbcache import SCM_POLICIES
 from c4d.core.methods.magcache import published_curves
 from c4d.core.methods.speca import ERRORS, MODES
@@ -67,6 +69,8 @@ def choices(make: Callable[..., Any]) -> dict[str, tuple[str, ...]]:
         "scm_policy": SCM_POLICIES,
         "mode": MODES,
         "error": ERRORS,
+        "score": SCORES,
+        "correct": CORRECTED,
         "over": AXES,
         "smoothing": SMOOTHINGS,
         "anchor": ANCHORS,

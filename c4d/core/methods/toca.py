@@ -1,0 +1,47 @@
+"""ToCa, arXiv 2410.05317: between computed steps, some tokens are computed and the others reused.
+
+    s mod N = 0:  F(s) is computed
+    otherwise:    F_i(s) is computed of the round(R S) tokens i of the highest scores, F_i(s) = F_i(before) of others
+    score_i = w_i / |w| + stale since_i / N,   and the best token of each cell of the grid gets + bonus score_i
+    R = ratio (1 + over_steps (1 - 2 s/T)) (1 + over_layers (2 l - 1)), within 0 and 1
+
+F is the output of a module in the blocks, before its gate. s is the step of T, N the ``interval``, l the place of the
+block in its stack, from 0 to 1, S the number of tokens, since_i the steps since token i was computed there. Tokens are
+computed of MLPs and of cross-attention (its queries); self-attention, and what single-stream blocks make of attention
+and MLP together, are reused whole. The call without condition computes the tokens that the conditional one picked.
+
+w_i is here what leaves attention fused: the norm of the token's cached output (``norm``), or chance (``random``), which
+the authors' code has as alternatives. Its default, the column sums of the attention map, would need the map itself, and
+is left out; so are the norms of keys and values. Published with that default (N, ratio of MLPs, over_layers, stale):
+FLUX.1 4, 0.04, -0.5, 0.25, which is r = 0.1 by 0.4 for a double-stream block; its single-stream blocks compute 0.16.
+For DiT the interval itself varies over the run, which is left out: over_steps 2, over_layers 0.2, bonus 0.6.
+"""
+
+from c4d.core.caching.forecasters import Reuse
+from c4d.core.caching.method import method
+from c4d.core.caching.policies import Interval, Partly
+from c4d.core.caching.rules import Rule, TokenRule
+from c4d.core.caching.selectors import Scored
+
+
+@method("toca", example="toca:interval=3,ratio=0.3,bonus=0")
+def toca(
+    interval: int,
+    ratio: float = 0.1,
+    score: str = "norm",
+    stale: float = 0.25,
+    bonus: float = 0.0,
+    cell: int = 2,
+    over_steps: float = 0.0,
+    over_layers: float = 0.0,
+    warmup: int = 1,
+    last: int = 0,
+) -> Rule:
+    """ToCa: between computed steps, MLPs and cross-attention compute the tokens of the highest scores and reuse others.
+
+    arXiv 2410.05317. ``score`` is ``norm`` (of what is cached) or ``random``; ``stale`` weighs how long a token was
+    not computed, ``bonus`` the best one in each ``cell`` x ``cell`` of a frame. ``ratio`` is the share of tokens, which
+    ``over_steps`` and ``over_layers`` tilt over the run and the blocks. Several ranks pick each among its own tokens.
+    """
+    select = Scored(ratio, interval, score, stale, bonus, cell, over_steps, over_layers)
+    return TokenRule(Partly(Interval(interval, warmup, last)), Reuse(), select=select)

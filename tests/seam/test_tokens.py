@@ -1,0 +1,227 @@
+"""Partial steps: which tokens are computed, what becomes of the others, and that a module runs on no other ones."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import c4d
+from c4d.core.caching.selectors import Clustered, Scored, TokenView
+from c4d.core.runtime.tokens import averaged, cells_of, drawn, lying, twins
+from c4d.core.text.grammar import parse
+from c4d.core.types import Step
+from c4d.models import SPECS, spec_for
+from tests.denoisers import ENTRIES
+from tests.tiny import CASES, rand
+
+STACKED = [entry for entry in ENTRIES if entry.name in SPECS and SPECS[entry.name].stacks]
+
+
+@pytest.mark.parametrize("entry", STACKED, ids=lambda entry: entry.name)
+def test_modules_that_are_said_to_make_each_token_by_itself_do(entry):
+    """Every MLP and cross-attention of the blocks, given every second token backwards; the others say they do not."""
+    spec, model, checked = SPECS[entry.name], entry.build(), set()
+
+    def around(module, path, forward):
+        def call(*args, **kwargs):
+            out = forward(*args, **kwargs)
+            x, name = (args[0], None) if args else (next(iter(kwargs.values())), next(iter(kwargs)))
+            rows = torch.arange(x.shape[1] - 1, -1, -2)
+            some = x[:, rows]
+            part = forward(some, *args[1:], **kwargs) if args else forward(**{**kwargs, name: some})
+            assert out.ndim == 3 and out.shape[:2] == x.shape[:2], path
+            assert (part - out[:, rows]).norm() <= 1e-5 * out.norm(), path
+            checked.add(path)
+            return out
+
+        return call
+
+    expected = set()
+    for stack in spec.stacks:
+        for i, block in enumerate(model.get_submodule(stack.path).children()):
+            for site in (site for kind in ("mlp", "cross_attn") for site in stack.sites.get(kind, ())):
+                parent, _, name = site.output.rpartition(".")
+                module = getattr(block.get_submodule(parent), name) if site.output else block
+                if module is not None and site.by_token and not site.bypasses:
+                    path = f"{stack.path}.{i}.{site.output}"
+                    expected.add(path)
+                    module.forward = around(module, path, module.forward)
+    with torch.no_grad():
+        entry.forward(model)
+    assert checked == expected
+
+
+def run(case, text, steps=6, hook=None):
+    model = case.build()
+    if hook is not None:
+        hook(model)
+    with c4d.cached(model, text) as session:
+        outs = case.loop(model, steps, session.begin)
+    return outs, session
+
+
+@pytest.mark.parametrize("name", ["wan-t2v", "flux", "dit"])
+def test_between_reuse_and_compute(name):
+    """No token is reuse, all of them is compute (of the kinds that are cached), and nothing is read from the device."""
+    case = CASES[name]
+    none, session = run(case, "toca:interval=3,ratio=0")
+    same(none, run(case, "fora:interval=3")[0])
+    assert set(session.report().timelines.values()) == {"CppCpp"}
+    every, session = run(case, "toca:interval=3,ratio=1@mlp")
+    same(every, case.loop(case.build(), 6))
+    report = session.report()
+    assert report.tokens_computed == report.tokens_total > 0 and report.modules_reused == report.host_reads == 0
+    many, session = run(case, "clusca:interval=3,clusters=1000,order=2@mlp")
+    same(many, case.loop(case.build(), 6))
+    some, session = run(case, "toca:interval=3,ratio=0.5,bonus=0.5")
+    assert session.report().host_reads == 0 and not torch.equal(some[-1], none[-1])
+
+
+def same(one, other):
+    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+TEXTS = ("toca:interval=3,ratio=0.4,bonus=0.5", "duca:interval=3,ratio=0.3", "clusca:interval=3,clusters=2")
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("name", ["wan-t2v", "flux", "dit"])
+def test_a_module_runs_on_the_counted_rows_alone(name, text):
+    case, seen = CASES[name], []
+
+    def hook(model):
+        for path, module in model.named_modules():
+            if path.endswith((".net.0.proj", "attn2.to_q")) and "blocks" in path and "embedder" not in path:
+                module.register_forward_hook(lambda _, args, out: seen.append(args[0].shape[0] * args[0].shape[1]))
+
+    _, session = run(case, text, hook=hook)
+    report = session.report()
+    if text.startswith("clusca") and name == "wan-t2v":  # whose cross-attention is forecast whole
+        assert sum(seen) > report.tokens_computed
+        return
+    assert sum(seen) == report.tokens_computed < report.tokens_total
+    letters = [entry.did for entry in session.trace if entry.step.branch == "cond"]
+    assert "".join(letters) == ("CprCpr" if text.startswith("duca") else "CppCpp")
+
+
+def test_both_branches_of_guidance_compute_the_same_tokens():
+    """Of two calls the second takes what the first picked; in one batch rows of one sample pick alike, others not."""
+    model, picked = CASES["wan-t2v"].build(), {}
+    with c4d.cached(model, "toca:interval=4,ratio=0.25") as session:
+        session.begin([900.0] * 4)
+        for step in range(3):
+            for name in ("cond", "uncond"):
+                with model.cache_context(name):
+                    CASES["wan-t2v"].run(model, rand(*CASES["wan-t2v"].latents, seed=ord(name[0])), 900.0 - step)
+                picked[step, name] = session._run.picked["mlp:blocks.1.ffn"] if step else None
+    assert all(torch.equal(picked[s, "cond"][2], picked[s, "uncond"][2]) for s in (1, 2))
+    latents = torch.stack([rand(4, 3, seed=1), rand(4, 3, seed=2)] * 2)
+    score = rand(4, 5, seed=3)
+    made = averaged(score, twins([latents]))
+    assert torch.allclose(made[0], (score[0] + score[2]) / 2) and torch.allclose(made[3], (score[1] + score[3]) / 2)
+    frames = averaged(rand(8, 5, seed=4), twins([latents]))  # of each row two frames
+    assert torch.allclose(frames[1], frames[5]) and not torch.allclose(frames[0], frames[1])
+
+
+def view(feature, since=None, **more):
+    B, S = feature.shape[:2]
+    since = torch.zeros(B, S) if since is None else since
+    given = {"cells": None, "labels": None, **more}
+    return TokenView(
+        feature, since, Step(1, 8, "cond"), 0.5, draw=lambda n: drawn(n, 1, "a", "cpu"), alike=lambda x: x, **given
+    )
+
+
+def test_the_score_finds_planted_tokens():
+    """Strong ones; with staleness those that waited; with the bonus the best of every cell before the second of any."""
+    feature = 0.1 * rand(2, 48, 8)
+    planted = torch.tensor([[3, 17, 40], [5, 6, 11]])
+    feature.scatter_(1, planted[..., None].expand(-1, -1, 8), 5.0)
+    rows = Scored(0.1, 4).select(view(feature), 3)
+    assert torch.equal(rows.sort().values, planted)
+    since = torch.ones(2, 48).scatter(1, 47 - planted, 4.0)
+    rows = Scored(0.1, 4, stale=10.0).select(view(feature, since), 3)
+    assert torch.equal(rows.sort().values, (47 - planted).sort().values)
+    cells = cells_of(((3, 4, 4),), 2)
+    rows = Scored(0.1, 4, bonus=1e3).select(view(feature, cells=cells), 12)
+    assert all(torch.equal(cells[row].sort().values, torch.arange(1, 13)) for row in rows)
+    draws = [Scored(0.5, 4, "random", stale=0.0).select(view(feature), 24).sort().values for _ in range(2)]
+    assert (
+        torch.equal(*draws) and torch.equal(draws[0][0], draws[0][1]) and not torch.equal(draws[0][0], torch.arange(24))
+    )
+
+
+def test_how_many_tokens():
+    """By the definition: FLUX's fall over the layers, DiT's over the steps; never less than none or more than all."""
+    flux = Scored(0.04, 4, over_layers=-0.5)
+    assert [flux.count(1000, Step(3, 50, ""), depth) for depth in (0.0, 0.5, 1.0)] == [60, 40, 20]
+    dit = Scored(0.2, 4, over_steps=2.0)
+    assert [dit.count(100, Step(step, 50, ""), 0.5) for step in (0, 25, 49)] == [60, 20, 0]
+    assert Scored(0.9, 4, over_steps=2.0).count(100, Step(0, 50, ""), 0.5) == 100
+
+
+def test_cells_lie_in_frames_and_text_in_none():
+    cells = cells_of(((2, 3, 4), (5,)), 2)
+    assert cells[:12].tolist() == [1, 1, 2, 2, 1, 1, 2, 2, 3, 3, 4, 4] and cells[12] == 5
+    assert cells[24:].tolist() == [9, 9, 10, 10, 11]
+    assert lying(cells, 31, "last").tolist() == [0, 0, *cells.tolist()]
+    assert lying(cells, 31, "first").tolist() == [*cells.tolist(), 0, 0] and not lying(cells, 7, None).any()
+
+
+@pytest.mark.parametrize("at_anchor", [False, True])
+def test_clusters_of_equal_tokens_are_exact(at_anchor):
+    """K-means finds them; one of each is computed, and with the whole share all others are as if they had been."""
+    kinds = torch.tensor([[0, 1, 2, 0, 1, 2, 2, 2, 0, 0], [2, 2, 2, 1, 0, 0, 1, 1, 1, 0]])
+    values = 3.0 * rand(2, 3, 6, seed=1)
+    x = values.gather(1, kinds[..., None].expand(-1, -1, 6))
+    select = Clustered(6, 1.0, at_anchor=at_anchor)
+    centroids, labels = select.grouped(x, None, lambda n: drawn(n, 0, "a", "cpu"))
+    assert torch.allclose(centroids.gather(1, labels[..., None].expand(-1, -1, 6)), x, atol=1e-5)
+    rows = select.select(view(x, labels=labels), 6)
+    fresh = torch.tanh(x.gather(1, rows[..., None].expand(-1, -1, 6)))
+    assert torch.allclose(select.spread(torch.zeros_like(x), rows, fresh, labels), torch.tanh(x), atol=1e-5)
+    again, _ = select.grouped(x, centroids, None)  # begins where it ended
+    assert torch.equal(again, centroids)
+
+
+@pytest.mark.parametrize("correct", ["forecast", "published"])
+def test_a_computed_token_is_what_its_module_makes_of_it(correct):
+    """Not so in the published form: to the computed value it adds what the forecast says has changed since."""
+    case, outs = CASES["wan-t2v"], []
+    model = case.build()
+    ffn = model.blocks[2].ffn
+    ffn.net[2].register_forward_hook(lambda _, args, out: outs.append(("fresh", out.clone())))
+    ffn.register_forward_hook(lambda _, args, out: outs.append(("all", out.clone())))
+    with c4d.cached(model, f"clusca:interval=4,clusters=2,share=0,warmup=2,correct={correct}") as session:
+        case.loop(model, 4, session.begin, guided=False)
+    fresh, everything = (next(x for kind, x in reversed(outs) if kind == wanted) for wanted in ("fresh", "all"))
+    assert fresh.shape[1] == 2
+    hits = (everything[:, :, None] - fresh[:, None]).abs().amax(-1).amin(1) <= 1e-5
+    assert hits.all() == (correct == "forecast")
+
+
+def test_one_request_leaves_no_trace_in_the_next():
+    case = CASES["dit"]
+    for text in TEXTS:
+        model = case.build()
+        with c4d.cached(model, text) as session:
+            first = case.loop(model, 6, session.begin)
+            assert session.bytes() == 0
+            same(first, case.loop(model, 6, session.begin))
+
+
+def test_what_does_not_go_together_is_refused():
+    with pytest.raises(ValueError, match="inside the blocks, not blocks"):
+        parse("toca:interval=3@blocks")
+    with pytest.raises(ValueError, match="no place in it"):
+        parse("toca:interval=3+foca")
+    with pytest.raises(ValueError, match="ratio must be a number from 0"):
+        parse("toca:interval=3,ratio=2")
+    with pytest.raises(ValueError, match="unknown score 'attention': known are norm, random"):
+        parse("toca:interval=3,score=attention")
+    model = CASES["wan-t2v"].build()
+    without = replace(spec_for(model), grid=None)
+    with pytest.raises(ValueError, match="use bonus=0"):
+        c4d.cached(model, "toca:interval=3,bonus=0.5", spec=without)
