@@ -1,8 +1,8 @@
 """What a partial step costs an MLP: ``python -m bench.partial`` -> ``docs/measurements/partial.md``.
 
-An MLP of the model's width is run on all of its tokens, and as ToCa's partial step runs it: scores, the tokens that they
-pick, the MLP of these, its output put into the cached one. Medians of interleaved rounds on the CPU, fp32. The forecast of
-the cached output and the session's host time, which every reused module costs, are not in it.
+An MLP of the model's width is run on all of its tokens, and as ToCa's partial step runs it: scores, the tokens that
+they pick, the MLP of these, its output put into the cached one. Medians of interleaved rounds on one thread of the CPU,
+fp32. The forecast of the cached output and the session's host time, which every reused module costs, are not in it.
 """
 
 from __future__ import annotations
@@ -62,28 +62,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.partial", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
+    torch.set_num_threads(1)
     lines = []
     for name, shape in SHAPES.items():
         tokens, width, inside = shape
         whole, *parts = measured(rounds if tokens * width > 1e5 else 40 * rounds, *shape)
         cells = " | ".join(f"{part / whole:.2f}" for part in parts)
-        lines.append(f"| {name} | {tokens} | {width} x {inside} | {1e3 * whole:.3g} ms | {cells} |")
+        lines.append(f"| {name} | {tokens} | {width} x {inside} | {1e3 * whole:.3f} ms | {cells} |")
     heads = " | ".join(f"{100 * ratio:.0f} %" for ratio in RATIOS)
     page = [
         "# What a partial step costs an MLP",
         "",
-        "The time of an MLP on all of its tokens, and of a partial step (scores, picking, gathering, the MLP of these tokens, "
-        "putting them back) as a part of it, by the share of tokens that is computed. The forecast of the cached output and "
-        "the session's host time come on top, as on every reused step.",
+        "The time of an MLP on all of its tokens, and of a partial step (scores, picking, gathering, the MLP of these "
+        "tokens, putting them back) as a part of it, by the share of tokens that is computed. The forecast of the cached "
+        "output and the session's host time come on top, as on every reused step.",
         "",
         f"| shapes of | tokens | MLP | all tokens | {heads} |",
         "|---|---|---|---|" + "---|" * len(RATIOS),
         *lines,
         "",
-        "Where the number is near the share, fewer tokens are less time. Where it is above 1, a partial step costs more than "
-        "to compute the module: matrices so small that picking tokens takes longer than multiplying them. On a GPU, where "
-        "few rows do not fill the device and each operation is launched by itself, that point lies at larger shapes; it is "
-        "not measured.",
+        "Where the number is near the share, fewer tokens are less time. Where it is above 1, a partial step costs more "
+        "than to compute the module: matrices so small that picking tokens takes longer than multiplying them. On a GPU, "
+        "where few rows do not fill the device and each operation is launched by itself, that point should lie at larger "
+        "shapes; it is not measured.",
         "",
         *stamp(f"python -m bench.partial --rounds {rounds}", torch.get_num_threads()),
     ]
