@@ -73,18 +73,18 @@ def main() -> None:
     page = [
         "# What a partial step costs an MLP",
         "",
-        "The time of an MLP on all of its tokens, and of a partial step (scores, picking, gathering, the MLP of these "
-        "tokens, putting them back) as a part of it, by the share of tokens that is computed. The forecast of the cached "
-        "output and the session's host time come on top, as on every reused step.",
+        "The time of an MLP on all of its tokens, and of a partial step (scores, picking, gathering, the MLP of "
+        "these tokens, putting them back) as a part of it, by the share of tokens that is computed. The forecast of "
+        "the cached output and the session's host time come on top, as on every reused step.",
         "",
         f"| shapes of | tokens | MLP | all tokens | {heads} |",
         "|---|---|---|---|" + "---|" * len(RATIOS),
         *lines,
         "",
-        "Where the number is near the share, fewer tokens are less time. Where it is above 1, a partial step costs more "
-        "than to compute the module: matrices so small that picking tokens takes longer than multiplying them. On a GPU, "
-        "where few rows do not fill the device and each operation is launched by itself, that point should lie at larger "
-        "shapes; it is not measured.",
+        "Where the number is near the share, fewer tokens are less time. Where it is above 1, a partial step costs "
+        "more than to compute the module: matrices so small that picking tokens takes longer than multiplying them. "
+        "On a GPU, where few rows do not fill the device and each operation is launched by itself, that point should "
+        "lie at larger shapes; it is not measured.",
         "",
         *stamp(f"python -m bench.partial --rounds {rounds}", torch.get_num_threads()),
     ]
