@@ -12,6 +12,7 @@ from c4d.backends import load
 from c4d.core.caching.finite_differences import Taylor
 from c4d.core.caching.selectors import Clustered, Scored, TokenView
 from c4d.core.runtime.history import History, HistoryConfig
+from c4d.core.runtime.signals import SingleProcess
 from c4d.core.runtime.tokens import averaged, cells_of, drawn, lying, twins
 from c4d.core.text.grammar import parse
 from c4d.core.types import Step
@@ -261,3 +262,17 @@ def test_later_forecasts_move_by_what_a_token_was_off():
     history.renew(0, before + off, before)
     assert torch.allclose(forecast(3.0), before + off, atol=1e-5)
     assert torch.allclose(forecast(4.0), later + off, atol=1e-5)
+
+
+def test_branches_on_ranks_of_their_own_could_not_pick_alike():
+    """Refused when the session begins; those that pick by chance draw the same numbers anywhere."""
+
+    class Apart(SingleProcess):
+        branches_apart = True
+
+    model = CASES["wan-t2v"].build()
+    with pytest.raises(RuntimeError, match="use cfg=1, or score=random"), c4d.cached(model, TEXTS[0], ranks=Apart()):
+        pass
+    for text in ("toca:interval=3,score=random", *TEXTS[1:]):
+        with c4d.cached(model, text, ranks=Apart()) as session:
+            CASES["wan-t2v"].loop(model, 3, session.begin)
