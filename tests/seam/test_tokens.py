@@ -8,7 +8,11 @@ import pytest
 import torch
 
 import c4d
+from c4d.backends import load
+from c4d.core.caching.finite_differences import Taylor
 from c4d.core.caching.selectors import Clustered, Scored, TokenView
+from c4d.core.runtime.history import History, HistoryConfig
+from c4d.core.runtime.signals import SingleProcess
 from c4d.core.runtime.tokens import averaged, cells_of, drawn, lying, twins
 from c4d.core.text.grammar import parse
 from c4d.core.types import Step
@@ -225,3 +229,50 @@ def test_what_does_not_go_together_is_refused():
     without = replace(spec_for(model), grid=None)
     with pytest.raises(ValueError, match="use bonus=0"):
         c4d.cached(model, "toca:interval=3,bonus=0.5", spec=without)
+
+
+def test_what_was_computed_stays_and_what_waited_is_next():
+    """A token that a step computed and the next one not is reused as it was; with staleness the next takes others."""
+    case, outs, rows = CASES["wan-t2v"], [], []
+    model = case.build()
+    model.blocks[1].ffn.register_forward_hook(lambda _, args, out: outs.append(out.clone()))
+    with c4d.cached(model, "toca:interval=4,ratio=0.25,stale=1e6") as session:
+        session.begin([900.0, 800.0, 700.0, 600.0])
+        for step in range(3):
+            case.run(model, rand(*case.latents, seed=step), 900.0 - 100.0 * step)
+            rows.append(set(session._run.picked["mlp:blocks.1.ffn"][2][0].tolist()) if step else set())
+    assert len(rows[1]) == len(rows[2]) == round(outs[0].shape[1] / 4) and not rows[1] & rows[2]
+    others = sorted(set(range(outs[0].shape[1])) - rows[1] - rows[2])
+    first, second = sorted(rows[1]), sorted(rows[2])
+    assert torch.equal(outs[2][:, first], outs[1][:, first]) and not torch.equal(outs[1][:, first], outs[0][:, first])
+    assert torch.equal(outs[2][:, others], outs[0][:, others])
+    assert not torch.equal(outs[2][:, second], outs[0][:, second])
+
+
+def test_later_forecasts_move_by_what_a_token_was_off():
+    history = History(2, HistoryConfig(), load("cpu"))
+    for time, seed in ((0.0, 1), (2.0, 2)):
+        history.push(time, [rand(1, 4, 3, seed=seed)])
+
+    def forecast(t):
+        weights = Taylor(1).weights(history.times, t)
+        return sum(weight * x for weight, x in zip(weights, history.features(0), strict=True))
+
+    off, before, later = rand(1, 4, 3, seed=3), forecast(3.0), forecast(4.0)
+    history.renew(0, before + off, before)
+    assert torch.allclose(forecast(3.0), before + off, atol=1e-5)
+    assert torch.allclose(forecast(4.0), later + off, atol=1e-5)
+
+
+def test_branches_on_ranks_of_their_own_could_not_pick_alike():
+    """Refused when the session begins; those that pick by chance draw the same numbers anywhere."""
+
+    class Apart(SingleProcess):
+        branches_apart = True
+
+    model = CASES["wan-t2v"].build()
+    with pytest.raises(RuntimeError, match="use cfg=1, or score=random"), c4d.cached(model, TEXTS[0], ranks=Apart()):
+        pass
+    for text in ("toca:interval=3,score=random", *TEXTS[1:]):
+        with c4d.cached(model, text, ranks=Apart()) as session:
+            CASES["wan-t2v"].loop(model, 3, session.begin)
