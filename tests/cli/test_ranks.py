@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import imageio.v3 as iio
 import numpy as np
@@ -136,7 +137,8 @@ def test_two_ranks_compare_as_one_does(launched, small, tmp_path, degrees, said)
     assert main([str(word) for word in ("compare", *words, "--out", tmp_path / "one")]) == 0
     two, one = (json.loads((tmp_path / name / "compare.json").read_text()) for name in ("two", "one"))
     assert two["about"]["ranks"] == said and said in (tmp_path / "two/index.html").read_text()
-    assert two["left_out"] == one["left_out"] and len(two["contenders"]) == len(one["contenders"]) >= 3
+    tried = [[re.sub("none of [0-9]+", "none of those", line) for line in each["left_out"]] for each in (two, one)]
+    assert tried[0] == tried[1] and len(two["contenders"]) == len(one["contenders"]) >= 3  # a search is by the clock
     for ours, theirs in zip(two["contenders"], one["contenders"], strict=True):
         same = ("name", "levels", "share", "block_rows", "front", "cached_nothing")
         assert {name: ours[name] for name in same} == {name: theirs[name] for name in same}
