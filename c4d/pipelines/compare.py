@@ -86,9 +86,13 @@ def run_interleaved(
 
 def work(report: Mapping[str, Any]) -> dict[str, Any]:
     """What was computed of what: the calls of cached modules for a method inside the blocks, else the blocks, or the
-    forwards of a model whose blocks are not described."""
+    forwards of a model whose blocks are not described.
+
+    Modules are called in blocks that are entered; those of blocks that were skipped whole (DuCa's) count as well."""
     if report["modules_total"]:
         done, total = report["modules_total"] - report["modules_reused"], report["modules_total"]
+        if report["blocks_entered"]:
+            total = round(total * report["blocks_total"] / report["blocks_entered"])
         what = "attention and MLP calls"
     elif report["blocks_total"]:
         done, total, what = report["blocks_entered"], report["blocks_total"], "blocks"

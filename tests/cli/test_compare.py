@@ -20,6 +20,7 @@ from c4d.calibrate.search import Scores
 from c4d.cli.compare import contenders
 from c4d.cli.main import main
 from c4d.metrics.scores import METRICS
+from c4d.pipelines.compare import work
 from c4d.pipelines.errors import GenerationError
 from c4d.pipelines.strips import LADDER, embedded, write_strip
 from tests.networks import clip_model
@@ -328,3 +329,10 @@ def test_a_browser_runs_the_page(made, tmp_path):
     assert "alert(1)" in body and "<script>alert" not in body
     assert body.count("point ") >= len(by_name(folder)) - 1
     assert "c4d generate" in re.search(r'id="command">(.*?)</code>', body)[1]
+
+
+def test_modules_of_blocks_that_were_skipped_whole_count_as_work_not_done():
+    """DuCa reuses modules in some steps and runs no block in others: its share of the work knows both."""
+    report = {"modules_total": 80, "modules_reused": 20, "blocks_entered": 8, "blocks_total": 16}
+    done = work(report)
+    assert (done["done"], done["total"], done["what"]) == (60, 160, "attention and MLP calls")
