@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from c4d.models.grouped_processors import Grouped
-from c4d.models.processors import Fused, Tables
+from c4d.models.processors import Fused, Tables, of_keys, projected_out
 
 
 class AceStep(Grouped):
@@ -28,10 +28,9 @@ class AceStep(Grouped):
         x, source, turn = hidden_states, hidden_states, self.tables(image_rotary_emb)
         if attn.is_cross_attention and encoder_hidden_states is not None:
             source, turn = encoder_hidden_states, None
-        q, k, v = self.heads(attn, attn.to_q(x), attn.to_k(source), attn.to_v(source))
-        q, k = self.normed(attn.norm_q, q, turn), self.normed(attn.norm_k, k, turn)
+        q, k, v = self.heads_turned(attn, x, source, turn)
         x = self.attend(*self.repeated(q, k, v), attention_mask)
-        return attn.to_out[1](attn.to_out[0](x))
+        return projected_out(attn, x)
 
     @staticmethod
     def heads_of(attn: Any) -> tuple[int, int]:
@@ -63,7 +62,7 @@ class StableAudio(Grouped):
         q = self.turned_halves(self.normed(attn.norm_q, q), rotary_emb)
         k = self.turned_halves(self.normed(attn.norm_k, k), None if attn.is_cross_attention else rotary_emb)
         x = self.attend(*self.repeated(q, k, v))
-        return attn.to_out[1](attn.to_out[0](x))
+        return projected_out(attn, x)
 
 
 class StableAudioCross(StableAudio):
@@ -110,5 +109,4 @@ class StableAudio3Cross(StableAudio3):
         count = 2 if attn.use_differential else 1
         queries = self.heads(attn, *attn.to_q(hidden_states).chunk(count, -1))
         *keys, v = self.heads(attn, *attn.to_kv(context).chunk(count + 1, -1))
-        mask = None if context_mask is None else context_mask[:, None, None].bool()
-        return attn.to_out(self.difference(self.parts(attn, [*queries, *keys]), v, mask))
+        return attn.to_out(self.difference(self.parts(attn, [*queries, *keys]), v, of_keys(context_mask)))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from c4d.models.processors import Fused, Tables, parted
+from c4d.models.processors import Fused, Tables, of_keys, parted, projected_out
 
 
 class Grouped(Fused):
@@ -34,11 +34,10 @@ class Lumina2(Grouped):
         base_sequence_length: int | None = None,
     ) -> Tensor:
         x, source, turn = hidden_states, encoder_hidden_states, parted(image_rotary_emb)
-        q, k, v = self.heads(attn, attn.to_q(x), attn.to_k(source), attn.to_v(source))
-        q, k = self.normed(attn.norm_q, q, turn), self.normed(attn.norm_k, k, turn)
+        q, k, v = self.heads_turned(attn, x, source, turn)
         q = proportional(q, base_sequence_length)
         x = self.attend_all(*self.repeated(q, k, v), of_keys(attention_mask))
-        return attn.to_out[1](attn.to_out[0](x))
+        return projected_out(attn, x)
 
 
 class LuminaNext(Grouped):
@@ -85,8 +84,7 @@ class Krea2(Grouped):
         image_rotary_emb: Tables | None = None,
     ) -> Tensor:
         x, turn = hidden_states, self.tables(image_rotary_emb)
-        q, k, v = self.heads(attn, attn.to_q(x), attn.to_k(x), attn.to_v(x))
-        q, k = self.normed(attn.norm_q, q, turn), self.normed(attn.norm_k, k, turn)
+        q, k, v = self.heads_turned(attn, x, x, turn)
         out = self.attend(*self.repeated(q, k, v), attention_mask)
         return attn.to_out[0](out * torch.sigmoid(attn.to_gate(x)))
 
@@ -113,8 +111,7 @@ class Nucleus(Grouped):
     ) -> Tensor:
         x, text = hidden_states, encoder_hidden_states
         turn, turn_text = map(parted, image_rotary_emb or (None, None))
-        q, k, v = self.heads(attn, attn.to_q(x), attn.to_k(x), attn.to_v(x))
-        q, k = self.normed(attn.norm_q, q, turn), self.normed(attn.norm_k, k, turn)
+        q, k, v = self.heads_turned(attn, x, x, turn)
         said, shown = cached_txt_key, cached_txt_value
         if (said is None or shown is None) and text is not None:
             said, shown = self.heads(attn, attn.add_k_proj(text), attn.add_v_proj(text))
@@ -122,9 +119,7 @@ class Nucleus(Grouped):
         if said is not None and shown is not None:
             k, v = torch.cat((k, said), 1), torch.cat((v, shown), 1)
         x = self.attend(*self.repeated(q, k, v), of_keys(attention_mask))
-        for module in attn.to_out:
-            x = module(x)
-        return x
+        return projected_out(attn, x)
 
 
 class Cosmos3(Grouped):
@@ -159,8 +154,3 @@ class Cosmos3(Grouped):
 def proportional(q: Tensor, base: int | None) -> Tensor:
     """Queries of S tokens whose softmax is as sharp as one over ``base`` tokens (arXiv 2306.08645)."""
     return q if base is None else q * math.sqrt(math.log(q.shape[1], base))
-
-
-def of_keys(mask: Tensor | None) -> Tensor | None:
-    """[B, 1, 1, S] of a mask [B, S]."""
-    return None if mask is None else mask.bool()[:, None, None]

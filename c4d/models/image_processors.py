@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from c4d.models.processors import Fused, Tables, parted
+from c4d.models.processors import Fused, Tables, parted, projected_out
 
 
 class QwenImage(Fused):
@@ -41,9 +41,7 @@ class QwenImage(Fused):
             mask = F.pad(mask, (x.shape[1], 0), value=True)[:, None, None]
         out = self.attend_all(q, k, torch.cat((v, added[2]), 1), mask)
         x, text = out.split((x.shape[1], text.shape[1]), 1)
-        for module in attn.to_out:
-            x = module(x)
-        return x, attn.to_add_out(text)
+        return projected_out(attn, x), attn.to_add_out(text)
 
 
 class QwenImage21(Fused):
@@ -79,7 +77,7 @@ class QwenImage21(Fused):
         else:
             last = (segments[-1][1] if segments else 0, q.shape[1], False)
             x = torch.cat([self.attend_before(q, k, v, key_valid, *each) for each in (*segments, last)], 1)
-        return attn.to_out[1](attn.to_out[0](x))
+        return projected_out(attn, x)
 
     def attend_before(
         self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, start: int, end: int, is_text: bool

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from c4d.models.processors import Fused, Tables
+from c4d.models.processors import Fused, Tables, projected_out
 
 
 class Joint(Fused):
@@ -60,7 +60,7 @@ class HunyuanVideoDual(Joint):
         image_rotary_emb: Tables | None = None,
     ) -> tuple[Tensor, Tensor]:
         x, text = self.apart(attn, hidden_states, encoder_hidden_states, attention_mask, image_rotary_emb)
-        return attn.to_out[1](attn.to_out[0](x)), projected_back(attn, text)
+        return projected_out(attn, x), projected_back(attn, text)
 
 
 class HunyuanVideoSingle(Joint):
@@ -119,7 +119,7 @@ class CogVideoX(Joint):
         self, attn: Any, x: Tensor, text: Tensor, mask: Tensor | None, rotary: Tables | None
     ) -> tuple[Tensor, Tensor]:
         x, text = self.together(attn, x, text, mask, rotary)
-        return attn.to_out[1](attn.to_out[0](x)), attn.to_out[1](attn.to_out[0](text))
+        return projected_out(attn, x), projected_out(attn, text)
 
 
 class CogView4(CogVideoX):
@@ -160,7 +160,7 @@ class EasyAnimate(Joint):
             raise ValueError("EasyAnimate's blocks give their attention no mask, and this one takes none")
         meet = self.together if attn.add_q_proj is None else self.apart
         x, text = meet(attn, hidden_states, encoder_hidden_states, None, image_rotary_emb)
-        return attn.to_out[1](attn.to_out[0](x)), projected_back(attn, text)
+        return projected_out(attn, x), projected_back(attn, text)
 
 
 class Mochi(Joint):
@@ -183,7 +183,7 @@ class Mochi(Joint):
     ) -> tuple[Tensor, Tensor]:
         x, text, mask = hidden_states, encoder_hidden_states, of_text(attention_mask, hidden_states)
         x, text = self.apart(attn, x, text, mask, image_rotary_emb)
-        return attn.to_out[1](attn.to_out[0](x)), projected_back(attn, text)
+        return projected_out(attn, x), projected_back(attn, text)
 
     def tables(self, rotary: Tables | None) -> Tables | None:
         return None if rotary is None else (rotary[0].flatten(0, 1), rotary[1].flatten(0, 1))
@@ -218,9 +218,7 @@ class PRX(Fused):
         q, k = self.normed(attn.norm_q, q, turn), self.normed(attn.norm_k, k, turn)
         k, v = torch.cat((k, self.normed(attn.norm_added_k, added[0])), 1), torch.cat((v, added[1]), 1)
         x = self.attend_all(q, k, v, of_text(attention_mask, hidden_states))
-        for module in attn.to_out:
-            x = module(x)
-        return x
+        return projected_out(attn, x)
 
 
 def of_text(mask: Tensor | None, x: Tensor) -> Tensor | None:

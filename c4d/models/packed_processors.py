@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from c4d.models.processors import Fused, Tables, of_all_heads, parted, projected
+from c4d.models.processors import Fused, Tables, of_all_heads, parted, projected, projected_out
 
 
 class ZImage(Fused):
@@ -25,15 +25,12 @@ class ZImage(Fused):
         freqs_cis: Tensor | None = None,
     ) -> Tensor:
         alone, turn = encoder_hidden_states is None, parted(freqs_cis)
-        source = hidden_states if alone else encoder_hidden_states
-        q, k, v = self.heads(attn, attn.to_q(hidden_states), attn.to_k(source), attn.to_v(source))
-        q, k = self.normed(attn.norm_q, q, turn), self.normed(attn.norm_k, k, turn)
+        source = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        q, k, v = self.heads_turned(attn, hidden_states, source, turn)
         if attention_mask is not None and attention_mask.ndim == 2:
             attention_mask = attention_mask[:, None, None]
         x = (self.attend_all if alone else self.attend)(q, k, v, attention_mask)
-        for module in attn.to_out:
-            x = module(x)
-        return x
+        return projected_out(attn, x)
 
 
 class BriaFibo2(ZImage):
@@ -97,8 +94,7 @@ class Ideogram4(Fused):
         image_rotary_emb: Tables | None = None,
     ) -> Tensor:
         x, turn = hidden_states, self.tables(image_rotary_emb)
-        q, k, v = self.heads(attn, attn.to_q(x), attn.to_k(x), attn.to_v(x))
-        q, k = self.normed(attn.norm_q, q, turn), self.normed(attn.norm_k, k, turn)
+        q, k, v = self.heads_turned(attn, x, x, turn)
         return attn.to_out[0](self.attend(q, k, v, attention_mask))
 
     @staticmethod
@@ -142,7 +138,7 @@ class MiniMaxH3(Fused):
         norms = (getattr(attn, name, None) for name in ("norm_q", "norm_k"))  # the music's has none
         q, k = (self.turned_halves(self.normed(norm, x), rotary_emb) for norm, x in zip(norms, (q, k), strict=True))
         x = self.attend_all(q, k, v, attention_mask)
-        return attn.to_out[1](attn.to_out[0](x))
+        return projected_out(attn, x)
 
 
 class LTXVideo(Fused):
@@ -160,14 +156,14 @@ class LTXVideo(Fused):
         image_rotary_emb: Tables | None = None,
     ) -> Tensor:
         alone = encoder_hidden_states is None
-        source = hidden_states if alone else encoder_hidden_states
+        source = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         q, k = attn.norm_q(attn.to_q(hidden_states)), attn.norm_k(attn.to_k(source))
         if image_rotary_emb is not None:
             q, k = turned_pairs(q, image_rotary_emb), turned_pairs(k, image_rotary_emb)
         q, k, v = self.heads(attn, q, k, attn.to_v(source))
         attend = self.attend_all if alone else self.attend
         x = attend(q, k, v, of_all_heads(attention_mask))
-        return attn.to_out[1](attn.to_out[0](x))
+        return projected_out(attn, x)
 
 
 class LTXVideoCross(LTXVideo):
@@ -198,7 +194,7 @@ class LTX2(LTXVideo):
         if attn.to_gate_logits is not None:
             gates = 2.0 * torch.sigmoid(attn.to_gate_logits(hidden_states))
             x = (x.unflatten(-1, (gates.shape[-1], -1)) * gates.unsqueeze(-1)).flatten(2)
-        return attn.to_out[1](attn.to_out[0](x))
+        return projected_out(attn, x)
 
     def over(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         return self.attend_all(q, k, v, mask)

@@ -46,6 +46,11 @@ class Fused(Processor):
         _, size = self.heads_of(attn)
         return [x.unflatten(-1, (-1, size)) for x in projected]
 
+    def heads_turned(self, attn: Any, x: Tensor, source: Tensor, turn: Tables | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries of ``x``, keys and values of ``source``, [B, S, H, D]: after the norms, queries and keys turned."""
+        q, k, v = self.heads(attn, attn.to_q(x), attn.to_k(source), attn.to_v(source))
+        return self.normed(attn.norm_q, q, turn), self.normed(attn.norm_k, k, turn), v
+
     def tables(self, rotary: Tables | None) -> Tables | None:
         """Cosine and sine [S, D/2] or [B, S, D/2] of tables that hold every angle twice, [1, S, 1, D] or as these."""
         if rotary is None:
@@ -126,7 +131,7 @@ class Wan(Fused):
         if image is not None:
             k, v = self.heads(attn, *self.projected_image(attn, image))
             out = out + self.attend(q, self.normed(attn.norm_added_k, k), v)
-        return attn.to_out[1](attn.to_out[0](out))
+        return projected_out(attn, out)
 
     @staticmethod
     def projected_image(attn: Any, image: Tensor) -> tuple[Tensor, ...]:
@@ -173,7 +178,7 @@ class FluxDual(Fused):
         k = torch.cat((self.normed(attn.norm_added_k, added[1], head), self.normed(attn.norm_k, k, tail)), 1)
         v = torch.cat((added[2], v), 1)
         text, x = self.attend_all(q, k, v, attention_mask, text_first=True).split(lengths, 1)
-        return attn.to_out[1](attn.to_out[0](x)), attn.to_add_out(text)
+        return projected_out(attn, x), attn.to_add_out(text)
 
 
 class FluxSingle(Fused):
@@ -238,9 +243,21 @@ def projected_text(attn: Any, text: Tensor) -> tuple[Tensor, ...]:
     return attn.add_q_proj(text), attn.add_k_proj(text), attn.add_v_proj(text)
 
 
+def projected_out(attn: Any, x: Tensor) -> Tensor:
+    """Through the last projection and the dropout behind it."""
+    for module in attn.to_out:
+        x = module(x)
+    return x
+
+
 def of_all_heads(mask: Tensor | None) -> Tensor | None:
     """[B, 1, Q, K] of what is added to the scores of all heads, [B, Q, K]; a mask of four dimensions as it is."""
     return mask if mask is None or mask.ndim == 4 else mask[:, None]
+
+
+def of_keys(mask: Tensor | None) -> Tensor | None:
+    """[B, 1, 1, S] of a mask [B, S]."""
+    return None if mask is None else mask.bool()[:, None, None]
 
 
 def parted(rotary: Tensor | None) -> Tables | None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from c4d.models.processors import Fused, Tables, of_all_heads, parted, projected_from
+from c4d.models.processors import Fused, Tables, of_all_heads, parted, projected_from, projected_out
 
 
 class SelfAttention(Fused):
@@ -44,7 +44,7 @@ class SelfAttention(Fused):
             x = self.attend(q, k, v, of_all_heads(attention_mask))
         else:
             x = self.attend_all(q, k, v, text_first=True)
-        return attn.to_out[1](attn.to_out[0](x))
+        return projected_out(attn, x)
 
     def prepared(self, norm: Any, x: Tensor, rotary: Any) -> Tensor:
         return self.normed(norm, x, self.tables(rotary))
@@ -97,7 +97,7 @@ class CosmosCross(CrossAttention):
             q, k, v = self.heads(attn, attn.q_img(x), attn.k_img(images), attn.v_img(images))
             q, k = self.normed(attn.q_img_norm, q), self.normed(attn.k_img_norm, k)
             out = out + self.attend(q, k, v, of_images)
-        return attn.to_out[1](attn.to_out[0](out))
+        return projected_out(attn, out)
 
 
 class Allegro(SelfAttention):
@@ -142,7 +142,7 @@ class AnyFlow(SelfAttention):
         turn_q, turn_k = (parted(None if name not in rotary else rotary[name][0]) for name in ("query", "key"))
         q, k, v = self.heads(attn, attn.to_q(x), attn.to_k(x), attn.to_v(x))
         x = self.attend_all(self.normed(attn.norm_q, q, turn_q), self.normed(attn.norm_k, k, turn_k), v)
-        return attn.to_out[1](attn.to_out[0](x))
+        return projected_out(attn, x)
 
 
 class AnyFlowCross(CrossAttention):
@@ -178,7 +178,7 @@ class Helios(Fused):
             larger = 1.0 + torch.sigmoid(attn.history_key_scale) * (attn.max_scale - 1.0)
             k = torch.cat((k[:, :before] * larger.view(-1, 1), k[:, before:]), 1)
         x = self.attend(q, k, v, attention_mask)
-        return attn.to_out[1](attn.to_out[0](x))
+        return projected_out(attn, x)
 
 
 class HeliosCross(Helios):
