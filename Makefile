@@ -30,15 +30,15 @@ demo: .venv/installed
 test: .venv/installed lint
 	$(RUN) -m tests.ascend.install
 	$(RUN) -m tests.xfuser.install
-	$(RUN) -m pytest -n 2 --dist loadgroup
+	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 nightly: .venv/installed lint
 	$(RUN) -m tests.ascend.install
 	$(RUN) -m tests.xfuser.install
-	$(RUN) -m pytest -n 2 --dist loadgroup -m ""
+	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m ""
 
 parity: .venv/installed
-	$(RUN) -m pytest -n 2 --dist loadgroup -m parity
+	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m parity
 
 .venv-old/installed: Makefile
 	$(RUN) -m pip install -q --disable-pip-version-check $(DEPENDENCIES) --upgrade --target .venv-old $(OLD)
@@ -47,13 +47,13 @@ parity: .venv/installed
 test-old: export PYTHONPATH = $(CURDIR)/.venv-old
 test-old: .venv/installed .venv-old/installed
 	$(RUN) -c "import diffusers, torch, transformers as t; print(diffusers.__version__, t.__version__, torch.__version__)"
-	$(RUN) -m pytest -n 2 --dist loadgroup tests/seam tests/cli tests/test_docs.py
+	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/seam tests/cli tests/test_docs.py
 
 test-ascend: export C4D_REQUIRE_SIMULATION = 1
 test-ascend: .venv/installed
 	$(RUN) -m pip install -q --disable-pip-version-check torch==2.13.0
 	$(RUN) -m tests.ascend.install
-	$(RUN) -m pytest -n 2 --dist loadgroup -m "" -rs tests/ascend tests/backends/test_ascend_arguments.py tests/backends/test_ascend_installed.py
+	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "" -rs tests/ascend tests/backends/test_ascend_arguments.py tests/backends/test_ascend_installed.py
 
 lint: .venv/installed
 	.venv/bin/ruff check c4d launch tools bench tests

@@ -15,19 +15,26 @@ def first_of(values: Iterable[Any], keep: int = 1) -> list[Any]:
 
 
 def sampled(
-    *axes: Iterable[Any], whole: Collection[Any] = (), nth: int = 6, shift: int = 0, complete: bool = True
+    *axes: Iterable[Any],
+    whole: Collection[Any] = (),
+    never: str | None = None,
+    nth: int = 6,
+    shift: int = 0,
+    complete: bool = True,
 ) -> list[Any]:
     """The combinations of ``axes`` as parameters; all but a sample are marked ``nightly``.
 
     In the sample are those that have a value of ``whole``, and of the others those whose positions, ``shift`` and all,
-    add up to a multiple of ``nth``. Tests of the same axes take different shifts, and so different samples. Unless it
-    need not be ``complete``, every value of every axis has to be in it. A tuple on an axis gives several parameters.
+    add up to a multiple of ``nth``; none that has a value with ``never`` in its name. Tests of the same axes take
+    different shifts, and so different samples. Unless it need not be ``complete``, every value of every axis has to be
+    in it. A tuple on an axis gives several parameters.
     """
     listed, made = [list(axis) for axis in axes], []
     seen: list[set[int]] = [set() for _ in axes]
     for chosen in product(*map(enumerate, listed)):
         at, values = zip(*chosen, strict=True)
         kept = any(isinstance(value, str) and value in whole for value in values) or (sum(at) + shift) % nth == 0
+        kept = kept and not (never and any(never in _said(value) for value in values))
         for places, place in zip(seen, at, strict=True):
             places.update([place] if kept else [])
         made.append(_param(values, kept))

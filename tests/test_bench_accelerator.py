@@ -27,6 +27,8 @@ from c4d.backends import select
 from c4d.backends.reference import Reference
 from tests.sampled import first_of, sampled
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch):

@@ -27,6 +27,8 @@ from c4d.core.text.grammar import parse
 from c4d.models import SPECS
 from tools import api
 
+pytestmark = pytest.mark.slow
+
 PARTS = {"Stack": Stack, "Site": Site, "ModelSpec": ModelSpec}
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

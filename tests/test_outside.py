@@ -8,9 +8,11 @@ from importlib import import_module
 import pytest
 
 from c4d.cli.main import main
-from tests.packages import ROOT, package, python
+from tests.packages import ROOT, commands, package
 from tests.pipes import wan_parts
 from tests.test_docs import code
+
+pytestmark = pytest.mark.slow
 
 ENTRIES = """\
 [c4d.methods]
@@ -35,18 +37,6 @@ def site(tmp_path_factory):
     return site
 
 
-@pytest.fixture
-def c4d(site, tmp_path):
-    """Runs the command where the package is installed."""
-
-    def run(*arguments, code=0):
-        done = python(site, "-m", "c4d", *arguments, cwd=tmp_path)
-        assert done.returncode == code, done.stdout + done.stderr
-        return done.stdout + done.stderr
-
-    return run
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, site):
     """A tiny pipeline with that transformer, as a directory of diffusers."""
@@ -66,26 +56,24 @@ def folder(tmp_path_factory, site):
     return folder
 
 
-def test_they_are_listed_and_what_cannot_be_is_named(c4d):
-    methods = c4d("methods")
-    assert "my-method:dense=2\n      One sentence. The arXiv id" in methods
-    assert "fora (taken:fora)           the name fora is taken" in methods
-    assert "gone (no_such_module)       ModuleNotFoundError" in methods
-    assert "nothing (json)              TypeError: it is no c4d.Method and holds none" in methods
-    models = c4d("models")
-    assert "TheirTransformer\n      Theirs, text to video\n      sites    blocks, output, cross_attn" in models
-    assert "my-method      " in models
-
-
-def test_they_run_from_the_command_line(c4d, folder, tmp_path):
+def test_they_are_listed_and_run_and_what_cannot_be_is_named(site, folder, tmp_path):
     size = ["--width", "32", "--height", "32", "--steps", "6"]
-    asked = ["--model", folder, "--prompt", "a red circle", "--out", "out", *size]
-    c4d("generate", "--cache", "my-method:dense=2", *asked)
+    asked = ["generate", "--model", folder, "--prompt", "a red circle", *size]
+    right, wrong = ["--cache", "my-method:dense=2", "--out", "out"], ["--cache", "my-method:thick=2"]
+    methods, models, made, refused = commands(
+        site, ["methods"], ["models"], [*asked, *right], [*asked, *wrong], cwd=tmp_path
+    )
+    assert (methods.code, models.code, made.code, refused.code) == (0, 0, 0, 2), made.err
+    assert "my-method:dense=2\n      One sentence. The arXiv id" in methods.out
+    assert "fora (taken:fora)           the name fora is taken" in methods.out
+    assert "gone (no_such_module)       ModuleNotFoundError" in methods.out
+    assert "nothing (json)              TypeError: it is no c4d.Method and holds none" in methods.out
+    assert "TheirTransformer\n      Theirs, text to video\n      sites    blocks, output, cross_attn" in models.out
+    assert "my-method      " in models.out
     session = json.loads((tmp_path / "out/report.json").read_text())["session"]
     assert session["method"] == "my-method:dense=2" and set(session["timelines"].values()) == {"CCrCrr"}
     assert session["transformers"] == ["TheirTransformer"]
-    said = c4d("generate", "--model", folder, "--cache", "my-method:thick=2", "--prompt", "x", *size, code=2)
-    assert "my-method has no option 'thick': known are dense" in said
+    assert "my-method has no option 'thick': known are dense" in refused.err
 
 
 def test_without_them_both_are_errors_that_name_what_is_known(folder, capsys):

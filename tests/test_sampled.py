@@ -23,6 +23,12 @@ def test_samples_of_every_shift_are_the_whole_product():
     assert sorted(values for sample in samples for values in sample) == [(n, x) for n in range(7) for x in "abcdefg"]
 
 
+def test_what_takes_too_long_is_in_no_sample():
+    assert kept(sampled("ab", ["wan", "wan, compiled"], nth=1, never="compiled", complete=False)) == [
+        ("a", "wan"), ("b", "wan"),
+    ]  # fmt: skip
+
+
 def test_tuples_are_several_parameters():
     assert kept(sampled([("a", 1), ("b", 2)], "xy", nth=2)) == [("a", 1, "x"), ("b", 2, "y")]
 

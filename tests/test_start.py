@@ -10,6 +10,8 @@ import c4d
 from c4d.cli.start import AUTOLOAD, TORCH_FAILED
 from tests import packages
 
+pytestmark = pytest.mark.slow
+
 BROKEN = "raise OSError('libtoy.so.1 is from\\nanother year')\n"
 TOY = {"torch_toy.py": BROKEN, "torch.backends": "toy = torch_toy:autoload"}
 WHY = "torch's extension torch-toy 1.5 cannot be loaded: OSError: libtoy.so.1 is from another year"

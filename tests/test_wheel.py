@@ -12,6 +12,8 @@ import pytest
 
 import c4d
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 PIP = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
 GENERATE = ["-m", "c4d", "generate", "--prompt", "a red circle", "--steps", "2", "--frames", "1", "--quiet"]

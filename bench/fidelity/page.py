@@ -22,9 +22,9 @@ with schedules searched on calibration prompts (`bench/profiles/baselines.py`); 
 velocity of the latents, where `meancache` now takes that of the outputs (the same with Euler). Plain steps,
 and plain steps whose noise levels were searched on the prompts of the page under other noise, which flatters them.
 
-**Cost.** The share of the transformer's forwards that c4d's methods computed; of others, who report nothing, their
-share of the FLOPs. *Faster* is the uncached run's seconds by theirs, means over prompts, on a shared machine: an
-impression.
+**Cost.** The share of the FLOPs of an uncached run; where *FLOPs* says another figure, a contender was measured when
+the share of the forwards, or of the calls of cached modules, stood for it. *Faster* is the uncached run's seconds by
+theirs, means over prompts, on a shared machine: an impression.
 
 **Comparison.** A contender stands beside the fewest plain steps that cost at least as much, so rounding favours plain
 steps; the difference in PSNR is paired by prompt, with the 95 % interval of a percentile bootstrap ({DRAWS} draws,
@@ -48,11 +48,16 @@ def write(found: Mapping[str, Sequence[Entry]], stamps: Mapping[str, Sequence[st
     for name, entries in found.items():
         lines += [f"## {name}", "", *_verdicts(entries), "", f"![cost and closeness on {name}]({name}.png)", ""]
         lines += [f"![pictures of {name} at 14 of 50 steps]({name}-pictures.png)", ""]
-        lines += [*_table(entries), "", *_plain(entries), ""]
+        lines += [*tables(entries), ""]
     lines += ["## Where and with what", ""]
     for name, stamp in stamps.items():
         lines += [f"{name}:", "", *stamp, ""]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def tables(entries: Sequence[Entry]) -> list[str]:
+    """The contenders beside plain steps, and the plain steps."""
+    return [*_table(entries), "", *_plain(entries)]
 
 
 def _best(found: Mapping[str, Sequence[Entry]]) -> Iterator[str]:
@@ -137,4 +142,4 @@ def interval(d: Difference) -> str:
     return f"{d.mean:+.1f} [{d.low:+.1f}, {d.high:+.1f}]"
 
 
-__all__ = ["Beside", "interval", "short", "write"]
+__all__ = ["Beside", "interval", "short", "tables", "write"]

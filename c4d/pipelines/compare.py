@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
@@ -15,6 +16,7 @@ from c4d.backends import Backend
 from c4d.metrics import psnr, ssim
 from c4d.parallel.session import Parallel
 from c4d.pipelines.arguments import effective
+from c4d.pipelines.flops import Flops
 from c4d.pipelines.generate import Clip, generate
 from c4d.pipelines.load import parse_dtype
 from c4d.pipelines.request import Request
@@ -52,10 +54,13 @@ def run_interleaved(
     """Makes every kind of ``settings`` ``repeats`` times, in turns, every other round backwards.
 
     With ``settings.warm_up`` an untimed round comes first. The kind "fewer_steps" is an uncached generation with as
-    many steps as cost what the cached one cost; it is left out where the cache saved nothing. ``ranks``: those that
-    share the pipeline, all of which call this.
+    many steps as cost what the cached one cost: in FLOPs, which the untimed round counts, else in what the report
+    tells. It is left out where the cache saved nothing. ``ranks``: those that share the pipeline, all of which call
+    this.
     """
     clips: dict[str, Clip] = {}
+    newest: dict[str, Clip] = {}
+    flops: dict[str, int] = {}
     seconds: dict[str, list[float]] = {}
     phases: dict[str, list[Mapping[str, float]]] = {}
     repeatable, steps, n = True, None, settings.repeats
@@ -63,20 +68,27 @@ def run_interleaved(
         label = " warm-up" if turn < 0 else f" {turn + 1}/{n}" if n > 1 else ""
         for kind in settings.kinds[::-1] if turn > 0 and turn % 2 else settings.kinds:
             if kind == "fewer_steps" and steps is None:
+                total = effective(pipe, request)["num_inference_steps"]
+                steps = _equal_steps(newest["cached"], flops, total, ranks)
+            if kind == "fewer_steps" and steps is None:
                 continue
-            clip = generate(
-                pipe,
-                replace(request, steps=steps) if kind == "fewer_steps" else request,
-                method=settings.cache if kind == "cached" else None,
-                backend=backend,
-                progress=progress,
-                ranks=ranks,
-                history_dtype=parse_dtype(settings.history_dtype) if settings.history_dtype else None,
-                history_on=settings.history_on,
-                label=kind.replace("_", " ") + label,
-            )
-            if kind == "cached" and settings.compare and steps is None:
-                steps = _equal_steps(clip, effective(pipe, request)["num_inference_steps"], ranks)
+            # Counting breaks the graphs that a compiled round is there to make.
+            counter = Flops(pipe) if turn < 0 and not settings.compile else None
+            with counter or nullcontext():
+                clip = generate(
+                    pipe,
+                    replace(request, steps=steps) if kind == "fewer_steps" else request,
+                    method=settings.cache if kind == "cached" else None,
+                    backend=backend,
+                    progress=progress,
+                    ranks=ranks,
+                    history_dtype=parse_dtype(settings.history_dtype) if settings.history_dtype else None,
+                    history_on=settings.history_on,
+                    label=kind.replace("_", " ") + label,
+                )
+            newest[kind] = clip
+            if counter is not None:
+                flops[kind] = counter.count
             if turn >= 0:
                 seconds.setdefault(kind, []).append(clip.seconds)
                 phases.setdefault(kind, []).append(clip.phases)
@@ -141,12 +153,13 @@ def difference(a: Tensor, b: Tensor, gain: float = 8.0) -> Tensor:
     return ((a - b).abs() * gain).clamp(0, 1)
 
 
-def _equal_steps(cached: Clip, steps: int, ranks: Parallel | None) -> int | None:
-    """How many plain steps cost what ``cached`` cost in ``steps``; None if it saved nothing.
+def _equal_steps(cached: Clip, flops: Mapping[str, int], steps: int, ranks: Parallel | None) -> int | None:
+    """How many of ``steps`` plain steps cost what ``cached`` cost; None if it saved nothing.
 
     On several ranks the same for all: a rank may have made one branch of guidance alone, and others the other one.
     """
+    assert cached.report is not None
     done = work(cached.report.to_dict())
-    share = done["done"] / done["total"]
+    share = flops["cached"] / flops["uncached"] if flops.get("uncached") else done["done"] / done["total"]
     equal = max(1, round(steps * (share if ranks is None else ranks.mean(share))))
     return equal if equal < steps else None

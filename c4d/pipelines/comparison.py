@@ -36,7 +36,7 @@ from c4d.pipelines.peers import Peer
 from c4d.pipelines.request import Request
 from c4d.pipelines.runs import Ran
 from c4d.pipelines.strips import kept_frames, write_strip
-from c4d.pipelines.tuning import LEVELS, PLAIN, UNCACHED, Contender, Row, beside, front
+from c4d.pipelines.tuning import LEVELS, PLAIN, SAME_COST, UNCACHED, Contender, Row, beside, front
 from c4d.pipelines.versions import versions
 
 SCHEMA = 3  # of compare.json
@@ -294,7 +294,7 @@ class Comparison:
             shares += [self.share(method, cell) for cell in cells[:1]]
             if len(cells) == len(self.requests):  # what an adaptive method costs differs from prompt to prompt
                 shares.append(mean(self.share(method, cell) for cell in cells))
-        counts = {max(1, math.ceil(share * self.steps - 1e-6)) for share in shares}
+        counts = {max(1, math.ceil((share - SAME_COST) * self.steps)) for share in shares}
         return sorted((count for count in counts if count < self.steps), reverse=True)
 
     def _levels(self, count: int, searches: int) -> list[int]:
@@ -375,14 +375,19 @@ class Comparison:
         return share is not None and share >= 1
 
     def share(self, contender: Contender, cell: Cell) -> float:
-        """Of the work of an uncached clip, what was computed; of a peer, which reports nothing, its share of FLOPs."""
-        if contender.peer is not None:
-            share = self._flops_share(contender)
-            assert share is not None, "a peer whose FLOPs could not be counted has failed"
-            return share
-        if cell.work is None:
+        """Of the FLOPs of an uncached clip, those that were computed; of plain steps, their share of its steps.
+
+        They are counted on the first prompt. On another a method computed as many more or fewer as its report tells,
+        and a peer, which reports nothing, as many. Where none could be counted, it is what the reports tell.
+        """
+        if contender.method is None and contender.peer is None:
             return contender.steps / self.steps
-        return float(cell.work["done"] / cell.work["total"])
+        flops, told = self._flops_share(contender), None if cell.work is None else _told_share(cell.work)
+        if told is None:
+            assert flops is not None, "a peer whose FLOPs could not be counted has failed"
+            return flops
+        first = self._cells(contender)[0].work
+        return told if flops is None or first is None else flops * told / _told_share(first)
 
     def row(self, contender: Contender) -> Row:
         """Over all prompts."""
@@ -532,12 +537,16 @@ def _beside(row: Row, rows: Sequence[Row]) -> list[dict[str, Any]]:
     found = []
     for kind in (PLAIN, LEVELS):
         plain = beside(row, rows, kind)
-        if plain is not None and plain is not row and plain.share >= row.share - 1e-6:
+        if plain is not None and plain is not row and plain.share >= row.share - SAME_COST:
             closer = paired(row.psnr, plain.psnr)
             found.append(
                 {"name": plain.name, "share": round(plain.share, 4), **closer._asdict(), "clips": len(row.psnr)}
             )
     return found
+
+
+def _told_share(work: Mapping[str, Any]) -> float:
+    return float(work["done"] / work["total"])
 
 
 def _plain(cell: Cell) -> dict[str, Any]:

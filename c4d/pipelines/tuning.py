@@ -24,6 +24,7 @@ from c4d.pipelines.request import Request
 PROFILE, PLAIN, OTHER = "profile", "plain steps", "other"
 LEVELS, UNCACHED = "plain steps at chosen noise levels", "uncached"
 PEER = "another library's cache"
+SAME_COST = 1e-3  # shares of the work that are as close are the same cost: what a reused forward still computes
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ def front(rows: Sequence[Row]) -> list[Row]:
 def beside(row: Row, rows: Sequence[Row], kind: str = PLAIN) -> Row | None:
     """The plain steps that cost what ``row`` costs, or the fewest that cost more; None if none were measured."""
     plain = sorted((each for each in rows if each.kind == kind), key=lambda each: each.share)
-    return next((each for each in plain if each.share >= row.share - 1e-6), plain[-1] if plain else None)
+    return next((each for each in plain if each.share >= row.share - SAME_COST), plain[-1] if plain else None)
 
 
 def table(rows: Sequence[Row], chosen: Row | None = None) -> Iterator[str]:

@@ -66,18 +66,21 @@ def test_every_other_command_is_one_line(without_cann, command):
     assert done.stderr == f"c4d: error: torch cannot be imported: {WHY}; c4d doctor says more\n"
 
 
+@pytest.mark.nightly
 def test_debug_shows_where(without_cann):
     done = without_cann(*COMMANDS["methods"], "--debug")
     assert done.returncode == 3 and "Traceback" in done.stderr and "import torch_npu._C" in done.stderr
 
 
-@pytest.mark.parametrize("command", first_of(["generate", "launch"]))
+@pytest.mark.nightly
+@pytest.mark.parametrize("command", ["generate", "launch"])
 def test_without_autoload_diffusers_is_to_blame(without_cann, command):
     done = without_cann(*COMMANDS[command], autoload=False)
     assert done.returncode == 3 and done.stdout == ""
     assert done.stderr == f"c4d: error: diffusers cannot be imported: {WHY}; c4d doctor says more\n"
 
 
+@pytest.mark.nightly
 def test_without_autoload_what_needs_no_model_works(without_cann):
     done = without_cann(*COMMANDS["methods"], autoload=False)
     assert done.returncode == 0 and "fora:interval" in done.stdout and done.stderr == ""

@@ -17,7 +17,9 @@ from c4d.backends import Backend, BackendUnavailableError
 from c4d.backends.accelerator import Accelerator
 from c4d.backends.cuda import Cuda
 from c4d.backends.reference import Reference
-from tests.packages import package, python
+from tests.packages import commands, package
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
@@ -148,13 +150,12 @@ UNABLE = {"raising": "OSError: no permission on /dev/toy0", "silent": "missing()
 
 @pytest.fixture
 def installed(tmp_path):
-    """Runs Python where a package is that registers backends; gives exit code, output and errors."""
+    """Runs commands where a package is that registers backends; gives what each came to."""
 
-    def with_entries(entries, *command):
+    def with_entries(entries, *words):
         site = tmp_path / "site"
         package(site, "toy-backend", f"[c4d.backends]\n{entries}\n", {"toy_backend.py": TOY})
-        done = python(site, *command, cwd=tmp_path)
-        return done.returncode, done.stdout, done.stderr
+        return commands(site, *words, cwd=tmp_path)
 
     return with_entries
 
@@ -167,7 +168,9 @@ def test_a_package_brings_a_backend_by_its_entry_point(installed):
         cpu = toy_backend:Toy
     """)
     entries += "".join(f"{name} = toy_backend:{name.title()}\n" for name in (*WRONG, *UNABLE, "forgetful", "shrinking"))
-    code, out, err = installed(entries, "-m", "c4d", "doctor")
+    command = ["generate", "--cache", "fora:interval=2@blocks", "--steps", "3", "--frames", "1"]
+    made = [*command, "--prompt", "a red circle on a black background", "--backend", "toy"]
+    (code, out, err), (made_code, made_out, made_err) = installed(entries, ["doctor"], made)
     assert code == 0, err
     assert "  toy           usable" in out and "verified: in a test" in out
     assert "  half          missing: backend 'half' (toy_backend:Half) is no backend: it lacks device_type, coll" in out
@@ -180,20 +183,18 @@ def test_a_package_brings_a_backend_by_its_entry_point(installed):
     assert "  gone          missing: backend 'gone' (toy_backend:Gone) cannot be loaded: AttributeError" in out
     assert "verified: every test of the suite" in out, "the name of one of ours is not theirs to take"
     assert "auto          takes cpu" in out, "a backend of others on the host is not taken unasked"
-    command = ["-m", "c4d", "generate", "--cache", "fora:interval=2@blocks", "--steps", "3", "--frames", "1"]
-    code, out, err = installed(entries, *command, "--prompt", "a red circle on a black background", "--backend", "toy")
-    assert code == 0 and "toy: lincomb of 2" in out, err
+    assert made_code == 0 and "toy: lincomb of 2" in made_out, made_err
 
 
 @pytest.mark.nightly
 def test_a_backend_of_a_package_that_cannot_do_it(installed):
     entries = "half = toy_backend:Half\nshrinking = toy_backend:Shrinking"
-    command = ["-m", "c4d", "generate", "--cache", "fora:interval=2@blocks", "--steps", "3", "--frames", "1"]
-    code, _, err = installed(entries, *command, "--prompt", "a red circle", "--backend", "half")
-    assert code == 3 and "is no backend" in err and "Traceback" not in err
-    shrinking = ["--prompt", "a red circle", "--backend", "shrinking", "--out", "other"]
-    code, _, err = installed(entries, *command, *shrinking)
-    assert code == 1 and "attention kernel 'first' of backend 'shrinking' gave [" in err and "for queries [" in err
+    command = ["generate", "--cache", "fora:interval=2@blocks", "--steps", "3", "--frames", "1"]
+    command += ["--prompt", "a red circle", "--out", "out", "--backend"]
+    half, shrinking = installed(entries, [*command, "half"], [*command, "shrinking"])
+    assert half.code == 3 and "is no backend" in half.err and "Traceback" not in half.err
+    assert shrinking.code == 1 and "for queries [" in shrinking.err
+    assert "attention kernel 'first' of backend 'shrinking' gave [" in shrinking.err
 
 
 # -- what backends do beyond arithmetic

@@ -16,12 +16,16 @@ import torch
 
 import c4d.pipelines.comparison as comparison
 import c4d.pipelines.runs as making
+from c4d.backends import load
 from c4d.calibrate.search import Scores
 from c4d.cli.compare import contenders
 from c4d.cli.main import main
+from c4d.core.text.grammar import parse
 from c4d.metrics.scores import METRICS
-from c4d.pipelines.compare import work
+from c4d.pipelines.compare import run_interleaved, work
 from c4d.pipelines.errors import GenerationError
+from c4d.pipelines.request import Request
+from c4d.pipelines.settings import Settings
 from c4d.pipelines.strips import LADDER, embedded, write_strip
 from tests.networks import clip_model
 from tests.pipes import text_to_video
@@ -97,11 +101,12 @@ def test_the_figures(made):
     told, found = figures(folder), by_name(folder)
     chosen = "plain steps at chosen noise levels"
     assert set(found) == {
-        "uncached", "taylorseer-lite:interval=2", "fora:interval=3",
-        "3 plain steps", "2 plain steps", f"3 {chosen}", f"2 {chosen}",
+        "uncached", "taylorseer-lite:interval=2", "fora:interval=3", "3 plain steps", f"3 {chosen}",
     }  # fmt: skip
     half, plain = found["taylorseer-lite:interval=2"], found["3 plain steps"]
-    assert half["flops_share"] == pytest.approx(half["share"], abs=0.01), "a reused forward costs next to nothing"
+    assert half["flops_share"] == pytest.approx(0.5, abs=0.01), "a reused forward costs next to nothing"
+    for one in (half, found["fora:interval=3"]):
+        assert [each["share"] for each in one["prompts"]] == [one["flops_share"]] * 2, "what is compared is FLOPs"
     assert plain["flops"] == found["uncached"]["flops"] / 2 and found["uncached"]["flops_share"] == 1
     assert not any(one["cached_nothing"] for one in found.values())
     assert half["share"] == 0.5 == plain["share"] and half["bytes"] > 0 == plain["bytes"]
@@ -336,3 +341,17 @@ def test_modules_of_blocks_that_were_skipped_whole_count_as_work_not_done():
     report = {"modules_total": 80, "modules_reused": 20, "blocks_entered": 8, "blocks_total": 16}
     done = work(report)
     assert (done["done"], done["total"], done["what"]) == (60, 160, "attention and MLP calls")
+
+
+def test_a_measured_comparison_is_with_plain_steps_of_the_same_flops():
+    """The warm-up counts them; one impression goes by the calls of modules, whatever tokens they computed."""
+    pipe, _ = text_to_video()
+    request = Request("a red circle", height=32, width=32, num_frames=5, steps=12, max_sequence_length=8)
+    method, how, flops = parse("clusca:interval=4,clusters=1"), {"backend": load("cpu"), "progress": False}, []
+    for cache in (method, None):
+        with making.Flops(pipe) as counter:
+            making.generate(pipe, request, method=cache, **how)
+        flops.append(counter.count)
+    settings = Settings("", "cpu", "float32", 16.0, method, compare=True, repeats=2)
+    measured, once = (run_interleaved(pipe, request, replace(settings, repeats=n), **how).fewer_steps for n in (2, 1))
+    assert measured == round(12 * flops[0] / flops[1]) < once

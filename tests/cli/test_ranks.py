@@ -12,7 +12,7 @@ import pytest
 from c4d.cli.main import main
 from tests.cli.ranks import DecisionSync
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ranks")]
+pytestmark = pytest.mark.slow
 PROMPTS = ["a red circle moving left on a black background", "a blue square moving up on a white background"]
 METHOD = "first-block:threshold=0.6"  # every forward asks all ranks
 TIMEOUT = 5  # seconds; ranks that start at once meet in less
@@ -140,11 +140,12 @@ def test_two_ranks_compare_as_one_does(launched, small, tmp_path, degrees, said)
     tried = [[re.sub("none of [0-9]+", "none of those", line) for line in each["left_out"]] for each in (two, one)]
     assert tried[0] == tried[1] and len(two["contenders"]) == len(one["contenders"]) >= 3  # a search is by the clock
     for ours, theirs in zip(two["contenders"], one["contenders"], strict=True):
-        same = ("name", "levels", "share", "block_rows", "front", "cached_nothing")
+        same = ("name", "levels", "block_rows", "front", "cached_nothing")
         assert {name: ours[name] for name in same} == {name: theirs[name] for name in same}
         for scores in ("PSNR", "SSIM"):
             assert ours["scores"][scores]["each"] == pytest.approx(theirs["scores"][scores]["each"], abs=0.02)
-        assert ours["flops"] >= theirs["flops"], "of both ranks, some of it made twice"
+        for cost in ("flops", "share"):
+            assert ours[cost] >= theirs[cost], "of both ranks, some of it made twice"
         assert ours["bytes"] * 2 == theirs["bytes"], "of one branch, or of half the tokens"
     before, more = (tmp_path / "two/journal.jsonl").read_text(), ["--cache", "fora:interval=2"]
     code, told = launched("compare", *words, *more, *degrees, "--out", tmp_path / "two", **COMMAND)

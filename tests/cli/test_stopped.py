@@ -19,7 +19,7 @@ import pytest
 from c4d.cli.signals import Terminated, stoppable
 from tests.sampled import first_of
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("forks")]
+pytestmark = pytest.mark.slow
 PROMPTS = [f"a red circle moving {way} on a black background" for way in ("left", "right", "up")]
 
 
@@ -136,7 +136,7 @@ def test_the_manifest_ties_each_output_to_what_made_it(undisturbed):
         assert set(line["versions"]) == {"python", "torch", "diffusers", "transformers", "c4d"}
 
 
-@pytest.mark.parametrize("least", first_of([5, 20]))
+@pytest.mark.parametrize("least", first_of([3, 20]))
 def test_killed_at_random(forks, undisturbed, least):
     whole, length = undisturbed
     moments, starts, kills, rounds, seen = random.Random(20), 0, 0, 0, set()

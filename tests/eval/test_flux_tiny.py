@@ -59,6 +59,7 @@ def pipeline(folder: Path) -> Any:
     return pipe
 
 
+@pytest.mark.nightly
 @pytest.mark.usefixtures("one_thread")
 def test_all_stages_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole, staged = tmp_path / "whole", tmp_path / "staged"

@@ -21,12 +21,12 @@ from tests.subjects import SUBJECTS
 
 EXACT = 1e-3
 CALL = {"height": 32, "width": 32, "num_frames": 5, "max_sequence_length": 8, "guidance_scale": 4.0}
-STEPS = 12
+STEPS = 8
 PROMPTS = ["a red circle moving left on a black background", "a blue square moving up on a white background"]
 
 
 def tuned(pipe: Any) -> Any:
-    return c4d.tune(pipe, prompts=PROMPTS, computed=4, samples=12, trials=5, num_inference_steps=STEPS, **CALL)
+    return c4d.tune(pipe, prompts=PROMPTS, computed=4, samples=4, trials=2, num_inference_steps=STEPS, **CALL)
 
 
 @functools.cache

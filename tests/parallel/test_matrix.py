@@ -13,14 +13,15 @@ from tests.parallel.launch import launch
 from tests.parallel.matrix import LAUNCHER, PARTS
 from tests.sampled import sampled
 
-NTH = {2: 7, 4: 12}  # of every part, make test runs each case of which the number divides by this
+NTH = {2: 9, 4: 16}  # of every part, make test runs each case of which the number divides by this
+LONG = "compiled"  # takes as long as all other cases together, and is nightly
 MATRIX = [
     param
     for world, nth in NTH.items()
     for part in PARTS
-    for param in sampled([world], part.cases(world), nth=nth, complete=False)
+    for param in sampled([world], part.cases(world), nth=nth, complete=False, never=LONG)
 ]
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ranks")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="session")

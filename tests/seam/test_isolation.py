@@ -18,7 +18,7 @@ import torch
 import c4d
 from c4d.core.runtime.branches import Branches
 from c4d.core.runtime.steps import RunError
-from tests.sampled import first_of, sampled
+from tests.sampled import sampled
 from tests.subjects import EVERY, KINDS, SUBJECTS, Stop, Subject, at_step, broken, built, like_alone
 from tests.tiny import rand
 
@@ -125,7 +125,8 @@ def digests(prompts, names):
     return made
 
 
-@pytest.mark.parametrize("names", first_of([["wan"], list(SUBJECTS)]))
+@pytest.mark.nightly  # make test asks one fresh process: test_soak.py
+@pytest.mark.parametrize("names", [list(SUBJECTS)])
 def test_two_prompts_in_a_row_equal_two_fresh_processes(names):
     """Each is a fork of one that has imported everything and built nothing."""
     code = f"""

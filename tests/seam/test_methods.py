@@ -50,7 +50,7 @@ def named_run(case, model, x, call):
 STILL = {kind: text for kind, text in EVERY.items() if kind not in ("profile", "spectrum")}
 
 
-@pytest.mark.parametrize(("name", "kind"), sampled(CASES, STILL, nth=10))
+@pytest.mark.parametrize(("name", "kind"), sampled(CASES, STILL, nth=14))
 def test_on_the_same_input_a_reused_pass_equals_a_computed_one(name, kind):
     """Whatever is forecast from equal features is equal; and each one does reuse."""
     case = CASES[name]
@@ -63,7 +63,7 @@ def test_on_the_same_input_a_reused_pass_equals_a_computed_one(name, kind):
     assert max((first - other).norm() for other in others) <= 2e-6 * first.norm()
 
 
-@pytest.mark.parametrize(("name", "kind"), sampled(CASES, EVERY, nth=10, shift=3))
+@pytest.mark.parametrize(("name", "kind"), sampled(CASES, EVERY, nth=14, shift=3))
 def test_decisions_are_those_of_the_pure_policy_and_a_second_run_equals_the_first(name, kind):
     """The policy alone, given what each forward measured, decides the same; blocks run where it says."""
     case = CASES[name]

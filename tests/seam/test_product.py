@@ -106,7 +106,7 @@ def test_every_model_is_here():
 
 @pytest.mark.parametrize(
     ("model", "kind"),
-    sampled(MAKE, REUSING, nth=18, complete=False),
+    sampled(MAKE, REUSING, nth=29, complete=False),
     indirect=["model"],
 )
 def test_a_method_on_a_model(model, kind):

@@ -47,7 +47,7 @@ def finished(subject, pipe):
 BEFORE = [aborted, interrupted, finished]
 
 
-@pytest.mark.parametrize(("name", "kind", "before"), sampled(EVERY, BEFORE, nth=6, complete=False))
+@pytest.mark.parametrize(("name", "kind", "before"), sampled(EVERY, BEFORE, nth=9, complete=False))
 def test_what_one_left_is_not_in_the_other(name, kind, before):
     subject, pipe = SUBJECTS[name], built(name)
     other = sibling(pipe)
@@ -60,7 +60,7 @@ def test_what_one_left_is_not_in_the_other(name, kind, before):
     assert "progress_bar" not in vars(pipe) and "progress_bar" not in vars(other)
 
 
-@pytest.mark.parametrize(("name", "kind", "before"), sampled(EVERY, BEFORE, nth=6, shift=3, complete=False))
+@pytest.mark.parametrize(("name", "kind", "before"), sampled(EVERY, BEFORE, nth=9, shift=3, complete=False))
 def test_a_pipeline_that_was_not_given_is_an_error_and_not_a_leak(name, kind, before):
     subject, pipe = SUBJECTS[name], built(name)
     other = sibling(pipe)

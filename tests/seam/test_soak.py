@@ -32,7 +32,7 @@ def alone(number):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("requests", [40, pytest.param(500, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("requests", [16, pytest.param(500, marks=pytest.mark.nightly)])
 def test_many_requests_over_two_pipelines(requests):
     """The answers of a fresh session bit for bit; after the last one as many tensors are alive as after the tenth."""
     subject, pipe = SUBJECTS["wan"], built("wan")
@@ -64,7 +64,7 @@ def digest(x):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("requests", [40, pytest.param(2000, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("requests", [16, pytest.param(2000, marks=pytest.mark.nightly)])
 def test_a_server_with_one_enabled_pipeline(requests):
     """Sizes, steps, prompts and aborts mixed: the memory of the tenth request, the last picture of a fresh process."""
     subject, pipe, choice, held = SUBJECTS["wan"], SUBJECTS["wan"].build(), random.Random(1), {}

@@ -11,6 +11,7 @@ from torch import nn
 import c4d
 from c4d.core.types import Action, RelativeL1, Signal, Step
 from tests.core.test_policy import play
+from tests.sampled import sampled
 from tests.tiny import CASES, block_count, rand
 
 STEPS = 12
@@ -36,8 +37,7 @@ def test_strict_without_tolerance_is_the_uncached_run(name):
     assert report.blocks_entered == 2 * (block_count(name) * (2 * STEPS - 1) + STEPS - 1)
 
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("mode", ["lagged", "strict"])
+@pytest.mark.parametrize(("name", "mode"), sampled(MODELS, ["lagged", "strict"], nth=2))
 def test_with_every_tolerance_it_is_taylorseer(name, mode):
     wanted, plain = loop(name, "taylorseer:interval=4,order=2,warmup=2")
     found, report = loop(name, f"speca:threshold=1e30,max_drafts=3,order=2,warmup=2,unchecked=1,mode={mode}")

@@ -118,7 +118,7 @@ def floats(x):
     return x.float() if x.is_floating_point() else x
 
 
-@pytest.mark.parametrize(("name", "dtype"), sampled(WORK, [torch.bfloat16, torch.float32], nth=2))
+@pytest.mark.parametrize(("name", "dtype"), sampled(WORK, [torch.bfloat16, torch.float32], nth=3))
 def test_forward(trace, name, dtype):
     attentions, norms, turns = WORK[name]
     done = compared(CASES[name], dtype, trace)
@@ -174,7 +174,7 @@ class There:
             *[("wan-t2v", how) for how in METHODS],
             *[("hunyuan-t2v", "head"), ("flux", "signal"), ("flux", "modules, on the host")],
         ],
-        nth=3,
+        nth=5,
         complete=False,
     ),
 )
@@ -200,7 +200,7 @@ def test_a_cached_loop(simulation, name, how):
     torch.testing.assert_close(outs, wanted, rtol=near, atol=near / 10 if near > 1e-4 else near)
 
 
-@pytest.mark.parametrize("kind", sampled(REUSING, nth=4, complete=False))
+@pytest.mark.parametrize("kind", sampled(REUSING, nth=8, complete=False))
 def test_every_method(simulation, kind):
     """Decisions and results of the CPU; what adds up in float64 is refused by name."""
     case, text = CASES["wan-t2v"], REUSING[kind].format(signal="time_projection")
