@@ -69,7 +69,7 @@ def calibration_of(text: str | None) -> tuple[str, Calibration]:
 def sampled(name: str, made: Calibration, options: CalibrateOptions, out: Path, stops: Stops) -> None:
     """By running the model. Each sampling is kept in ``OUT.work`` until the file is written."""
     work = out.with_suffix(".work")
-    plan: Plan = prepare(options.parts_of(Options, cache=None, out=work))
+    plan: Plan = prepare(options.parts_of(Options, cache=None, out=work), stops)
     stops.check()
     plan.job.first(partial(work.mkdir, parents=True, exist_ok=True))
     with ExitStack() as until_done, memory_explained(plan.backend, plan.settings):

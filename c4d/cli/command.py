@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from c4d.core.integration.transformers import transformers_of
 from c4d.core.runtime.choice import AUTO, choose_method, few
 from c4d.core.text.grammar import parse
 from c4d.parallel import Degrees, Job, NoLauncherError, SequenceParallel, start
+from c4d.parallel.watch import Watch
+from c4d.parallel.watch import of_job as watching
 from c4d.pipelines import (
     Clip,
     InputError,
@@ -68,6 +71,7 @@ class Plan:
     how: SequenceParallel
     degrees: Degrees
     note: str | None = None  # about the method
+    watch: Watch | None = None  # over the ranks of the job, if there are several
 
     @property
     def replica(self) -> int:
@@ -81,7 +85,7 @@ class Plan:
 
 
 def generate(options: Options, stops: Stops) -> None:
-    plan = prepare(options)
+    plan = prepare(options, stops)
     job, settings = plan.job, plan.settings
     stops.check()
     out = options.out if options.out is not None else job.first(lambda: new_folder(options, plan))
@@ -181,7 +185,7 @@ def say_made(
         print(line)
 
 
-def prepare(options: Options) -> Plan:
+def prepare(options: Options, stops: Stops) -> Plan:
     """Everything that can be known without weights; the ranks of a job find each other here."""
     try:
         backend = select(options.backend)
@@ -192,8 +196,14 @@ def prepare(options: Options) -> Plan:
         job = start(backend, how.timeout) if os.environ.get("WORLD_SIZE", "1") != "1" else Job()
     except NoLauncherError as error:
         raise InputError(f"WORLD_SIZE={os.environ['WORLD_SIZE']}: {error}") from error
+    if job.world > 1:
+        stops.watch = watching(how.timeout, stops.tell, partial(os._exit, 1))
+        stops.watch.start()
     settings, requests, degrees, note = job.all(lambda: _checked(options, backend, how, job))
-    return Plan(backend, settings, requests, job, how, degrees, note)
+    plan = Plan(backend, settings, requests, job, how, degrees, note, stops.watch)
+    if plan.watch is not None:
+        plan.watch.group = range(plan.replica * degrees.request, (plan.replica + 1) * degrees.request)
+    return plan
 
 
 def _checked(
@@ -277,6 +287,8 @@ def load(
     if plan.job.world > 1:
         ranks = c4d.sharded(pipe, plan.how, branches=plan.degrees.cfg, kernel=kernel, backend=plan.backend)
         until_done.enter_context(ranks)
+        if plan.watch is not None:
+            plan.watch.step = lambda: ranks.step
         if not quiet:
             print(f"ranks: {ranks.said()}")
         return pipe, ranks.attention, ranks

@@ -38,7 +38,7 @@ def run(options: CompareOptions, stops: Stops, more: Sequence[Peer] = ()) -> Non
     ``more`` are compared besides the peers that ``options`` names.
     """
     check(options)
-    plan = prepare(options.parts_of(Options, cache=None, out=options.out, repeats=1))
+    plan = prepare(options.parts_of(Options, cache=None, out=options.out, repeats=1), stops)
     if plan.job.world > 1 and (options.peers or more):
         raise InputError(f"--peers are compared on one rank, and there are {plan.job.world}: leave out one of both")
     requests = plan.requests[: options.samples]

@@ -7,6 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from c4d.cli.tune import run as tune
 from c4d.core.importing import CannotImportError
 from c4d.core.text.grammar import MethodError
 from c4d.parallel.agree import DisagreementError
+from c4d.parallel.watch import LostRankError
 from c4d.pipelines import GenerationError, InputError, OutputError
 
 EPILOG = """\
@@ -71,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BaseException as error:
         for kinds, code, text in ERRORS:
             if isinstance(error, kinds):
-                return fail(text(error, arguments), arguments, code)
+                return fail(", ".join([text(error, arguments), *getattr(error, "__notes__", ())]), arguments, code)
         raise
 
 
@@ -89,6 +91,12 @@ def noted(show: Callable[..., None]) -> Callable[..., None]:
 
 def _resume(arguments: Sequence[str]) -> str:
     return RESUME.get(arguments[0], KEPT) if arguments else KEPT
+
+
+def lost(arguments: list[str], words: str) -> None:
+    """The line of error where another rank cannot go on, for which the main thread waits."""
+    fail(f"{words}; {_resume(arguments)}", [], 1)
+    sys.stdout.flush()
 
 
 def _interrupted(error: BaseException, arguments: Sequence[str]) -> str:
@@ -114,6 +122,7 @@ ERRORS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], int, 
     (OutputError, 4, _unwritten),
     ((InputError, MethodError, UnsupportedError, DisagreementError), 2, lambda error, _: str(error)),
     (torch.OutOfMemoryError, 1, lambda error, given: f"{error}; {_resume(given)}"),
+    (LostRankError, 1, lambda error, given: f"{error}; {_resume(given)}"),
     (GenerationError, 1, lambda error, _: str(error)),
     (BackendUnavailableError, 3, lambda error, _: f"{error}; c4d doctor lists what can"),
     (CannotImportError, 3, lambda error, _: f"{error}; {error.way_out}"),
@@ -188,7 +197,7 @@ def _run(arguments: list[str]) -> int:
     elif given["command"] == "explain":
         explain(given["folder"], given["json"])
     else:
-        with stoppable() as stops, warnings.catch_warnings():
+        with stoppable(partial(lost, arguments)) as stops, warnings.catch_warnings():
             warnings.showwarning = noted(warnings.showwarning)
             asking, kind, job = jobs[given["command"]]
             options = read_options(given, asking, kind)

@@ -56,7 +56,7 @@ def run(options: TuneOptions, stops: Stops) -> None:
     check(options)
     out = options.out or folder() / f"{Path(options.model).name}.json"
     work = out.with_suffix(".work")
-    plan = prepare(options.parts_of(Options, cache=None, out=work))
+    plan = prepare(options.parts_of(Options, cache=None, out=work), stops)
     stops.check()
     refuse_existing(out, options.overwrite)
     learning, held = split(options, plan.requests)

@@ -106,6 +106,11 @@ class Parallel(Entered, Unsaved):
         self.attention.__exit__()
 
     @property
+    def step(self) -> int:
+        """Of the last call, from 0."""
+        return self._at
+
+    @property
     def collectives(self) -> int:
         """How many were made to agree on decisions."""
         return sum(agreement.calls for agreement in (self._agreement, self._together) if agreement is not None)
