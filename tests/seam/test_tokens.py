@@ -132,7 +132,7 @@ def test_both_branches_of_guidance_compute_the_same_tokens():
 def view(feature, since=None, **more):
     B, S = feature.shape[:2]
     since = torch.zeros(B, S) if since is None else since
-    given = {"cells": None, "labels": None, **more}
+    given = {"cells": None, "labels": None, "weight": None, **more}
     return TokenView(
         feature, since, Step(1, 8, "cond"), 0.5, draw=lambda n: drawn(n, 1, "a", "cpu"), alike=lambda x: x, **given
     )
@@ -170,8 +170,11 @@ def test_cells_lie_in_frames_and_text_in_none():
     cells = cells_of(((2, 3, 4), (5,)), 2)
     assert cells[:12].tolist() == [1, 1, 2, 2, 1, 1, 2, 2, 3, 3, 4, 4] and cells[12] == 5
     assert cells[24:].tolist() == [9, 9, 10, 10, 11]
-    assert lying(cells, 31, "last").tolist() == [0, 0, *cells.tolist()]
-    assert lying(cells, 31, "first").tolist() == [*cells.tolist(), 0, 0] and not lying(cells, 7, None).any()
+    image, text = "hidden_states", "encoder_hidden_states"
+    assert lying(cells, 31, (image,), "last").tolist() == lying(cells, 31, (text, image), None).tolist()
+    assert lying(cells, 31, (image,), "last").tolist() == [0, 0, *cells.tolist()]
+    assert lying(cells, 31, (image,), "first").tolist() == [*cells.tolist(), 0, 0]
+    assert not lying(cells, 7, (image,), None).any() and not lying(cells, 29, (text,), None).any()
 
 
 @pytest.mark.parametrize("at_anchor", [False, True])
@@ -223,8 +226,8 @@ def test_what_does_not_go_together_is_refused():
         parse("toca:interval=3+foca")
     with pytest.raises(ValueError, match="ratio must be a number from 0"):
         parse("toca:interval=3,ratio=2")
-    with pytest.raises(ValueError, match="unknown score 'attention': known are norm, random"):
-        parse("toca:interval=3,score=attention")
+    with pytest.raises(ValueError, match="unknown score 'entropy': known are norm, random, key, value"):
+        parse("toca:interval=3,score=entropy")
     model = CASES["wan-t2v"].build()
     without = replace(spec_for(model), grid=None)
     with pytest.raises(ValueError, match="use bonus=0"):

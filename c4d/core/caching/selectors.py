@@ -12,7 +12,8 @@ from torch import Tensor
 from c4d.core.caching.policies import whole_number
 from c4d.core.types import Step
 
-SCORES = ("norm", "random")
+READ = ("key", "value", "attention")  # scores that are read of the self-attention beside a module
+SCORES = ("norm", "random", *READ)
 
 
 @dataclass(frozen=True)
@@ -22,9 +23,10 @@ class TokenView:
     ``feature`` [B, S, D]: the module's output as it is forecast for this step. ``since`` [B, S] fp32: steps since each
     token was computed. ``depth``: 0 in the first block of a stack, 1 in the last. ``cells`` [S] int64: the cell of the
     grid in which each token lies, from 1 to S, 0 for one that lies in none; None where no cells were asked for.
-    ``labels`` [B, S] int64: the cluster of each, None without clusters. ``draw(n)``: n fp32 numbers in [0, 1), the same
-    ones on all ranks and in all branches of guidance. ``alike``: scores [B, S], averaged over rows that are branches of
-    one sample.
+    ``labels`` [B, S] int64: the cluster of each, None without clusters. ``weight`` [B, S] fp32: what the block's
+    self-attention said of each on the last computed step (:attr:`Selector.reads`), None where nobody asked.
+    ``draw(n)``: n fp32 numbers in [0, 1), the same ones on all ranks and in all branches of guidance. ``alike``: scores
+    [B, S], averaged over rows that are branches of one sample.
     """
 
     feature: Tensor
@@ -33,6 +35,7 @@ class TokenView:
     depth: float
     cells: Tensor | None
     labels: Tensor | None
+    weight: Tensor | None
     draw: Callable[[int], Tensor]
     alike: Callable[[Tensor], Tensor]
 
@@ -44,6 +47,11 @@ class Selector(ABC):
     def cell(self) -> int:
         """Sides of the cells that it compares tokens in; 0 if it does not."""
         return 0
+
+    @property
+    def reads(self) -> str | None:
+        """What it weighs tokens by that the self-attention of their block knows, one of ``READ``; None: by nothing."""
+        return None
 
     @property
     def shared(self) -> bool:
@@ -93,8 +101,10 @@ class Scored(Selector):
     S = s / |s| + stale since / interval;  the best token of each cell gets + bonus S
     round(R tokens) of them, R = ratio (1 + over_steps (1 - 2 t)) (1 + over_layers (2 l - 1)), within 0 and 1
 
-    s is by ``score`` the L2 norm of the token's cached output, or random. t is the place in the run and l the depth,
-    both from 0 to 1. Cells have ``cell`` x ``cell`` tokens of a frame.
+    s is by ``score`` the L2 norm of the token's cached output (``norm``), or of its ``key`` or ``value`` in the block's
+    self-attention, the mean over the heads; or how much ``attention`` it receives there, summed over heads and
+    queries; or ``random``. What is of the attention is that of the last computed step. t is the place in the run and l
+    the depth, both from 0 to 1. Cells have ``cell`` x ``cell`` tokens of a frame.
     """
 
     ratio: float
@@ -124,6 +134,10 @@ class Scored(Selector):
         return self.side if self.bonus else 0
 
     @property
+    def reads(self) -> str | None:
+        return self.score if self.score in READ else None
+
+    @property
     def shared(self) -> bool:
         return self.score != "random"
 
@@ -134,8 +148,7 @@ class Scored(Selector):
 
     def select(self, view: TokenView, count: int) -> Tensor:
         S = view.feature.shape[1]
-        weight = view.draw(S).expand(view.since.shape) if self.score == "random" else view.feature.float().norm(dim=2)
-        weight = view.alike(weight)
+        weight = view.alike(self._weight(view))
         score = weight / weight.norm(dim=1, keepdim=True).clamp_min(1e-12) + self.stale * view.since / self.interval
         if view.cells is not None:
             cells = view.cells.expand_as(score)
@@ -143,6 +156,15 @@ class Scored(Selector):
             score = score + self.bonus * score * ((score >= best) & (cells > 0))
         rows: Tensor = score.topk(count, dim=1, sorted=False).indices
         return rows
+
+    def _weight(self, view: TokenView) -> Tensor:
+        weight = view.weight
+        if self.score == "random":
+            weight = view.draw(view.since.shape[1]).expand_as(view.since)
+        elif self.score == "norm":
+            weight = torch.linalg.vector_norm(view.feature.float(), dim=2)
+        assert weight is not None
+        return weight
 
 
 @dataclass(frozen=True)

@@ -551,6 +551,15 @@ class Forward:
             history.keep_beside([x.clone() for x in self._like(shapes, like_output)])
         return out
 
+    def at_attention(self, place: ModuleSite, x: Tensor, forward: Callable[[], Any]) -> Any:
+        """What a self-attention returns of ``x`` [B, S, D], by which the tokens of its block are weighed."""
+        rule = self.rules[place.rule]
+        if self.actions[place.rule] is not COMPUTE:
+            return forward()
+        assert isinstance(rule, TokenRule) and rule.select.reads is not None
+        with self.tokens.weighing(place, rule.select.reads, x):
+            return forward()
+
     def at_tokens(
         self, place: ModuleSite, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Tensor:

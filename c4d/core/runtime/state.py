@@ -27,9 +27,11 @@ class TokenMemory:
     centroids: dict[str, Tensor] = field(default_factory=dict)  # [B, K, D] fp32
     labels: dict[str, Tensor] = field(default_factory=dict)  # [B, S] int64: the cluster of each
     cells: dict[str, Tensor] = field(default_factory=dict)  # [S] int64: the cell of the grid of each
+    weights: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # of a block, stream -> [B, S] fp32
 
     def tensors(self) -> list[Tensor]:
-        return [x for held in (self.when, self.centroids, self.labels, self.cells) for x in held.values()]
+        held = self.when, self.centroids, self.labels, self.cells, *self.weights.values()
+        return [x for each in held for x in each.values()]
 
 
 @dataclass

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from c4d.core.attention import Processor
 from c4d.core.caching.rules import TokenRule
 from c4d.core.caching.selectors import TokenView, take
 from c4d.core.integration.attach import ModuleSite
 from c4d.core.runtime.context import ForwardContext
 from c4d.core.runtime.history import History
 from c4d.core.runtime.state import CacheState
-from c4d.core.runtime.tokens import averaged, cells_of, drawn, lying, twins
+from c4d.core.runtime.tokens import averaged, cells_of, drawn, lengths, lying, received, twins
+from c4d.core.spec import STREAM, TEXT_STREAM
 from c4d.core.types import Step
 
 
@@ -89,10 +92,60 @@ class TokenSites:
         draw = self._draws(place.key, made.device)
         labels = self._branch.tokens.labels.get(place.stream)
         where = self._step, place.depth, self._cells(place, select.cell, S, made.device), labels
-        rows = select.select(TokenView(made, since, *where, draw, self._alike), count)
+        weight = None if select.reads is None else self._weight(place, made.shape[:2])
+        rows = select.select(TokenView(made, since, *where, weight, draw, self._alike), count)
         if select.shared:
             self._call.picked[place.key] = self._step.index, made.shape[:2], rows
         return rows
+
+    @contextmanager
+    def weighing(self, place: ModuleSite, what: str, x: Tensor) -> Iterator[None]:
+        """While the self-attention at ``place`` computes ``x`` [B, S, D]: keeps what its tokens weigh there.
+
+        It is read from what goes into the attention, in a processor of c4d's. Raises RuntimeError where that is not all
+        of it: another processor, heads or queries on other ranks.
+        """
+        module, spec = self._call.transformer.get_submodule(place.key), self._call.spec
+        instead = f"score={what} of {spec.transformer} cannot be read of {place.key}: %s; or use score=norm or random"
+        processor, seen = getattr(module, "processor", None), list[dict[str, Tensor]]()
+        if not isinstance(processor, Processor):
+            own = (
+                f"it attends with {type(processor).__name__}, which shows nobody its keys; enter c4d.attention(pipe), "
+            )
+            raise RuntimeError(instead % f"{own}or c4d.accelerate(pipe, cache=…, attention='auto')")
+
+        def watch(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, text_first: bool) -> None:
+            if q.shape[2] != processor.heads_of(module)[0]:
+                raise RuntimeError(instead % "its heads are spread over ranks, each of which would pick other tokens")
+            if what == "attention" and processor.work.spread is not None:
+                raise RuntimeError(instead % "its queries are spread over ranks; key and value are of each token alone")
+            weight = received(q, k.to(q.dtype), mask) if what == "attention" else lengths(k if what == "key" else v)
+            text = weight.shape[1] - x.shape[1]
+            sizes = [text, x.shape[1]] if text_first else [x.shape[1], text]
+            names = (TEXT_STREAM, STREAM) if text_first else (STREAM, TEXT_STREAM)
+            seen.append(dict(zip(names, torch.split(weight.detach(), sizes, 1), strict=True)))
+
+        processor.work.watch = watch
+        try:
+            yield
+        finally:
+            processor.work.watch = None
+        if len(seen) != 1:
+            raise RuntimeError(instead % f"it attends {len(seen)} times")
+        self._branch.tokens.weights[place.block] = seen[0]
+
+    def _weight(self, place: ModuleSite, shape: Sequence[int]) -> Tensor:
+        """[B, S] fp32: what the tokens of a module weigh in the self-attention of its block."""
+        known = self._branch.tokens.weights.get(place.block, {})
+        parts = [known[stream] for stream in place.streams if stream in known]
+        found = torch.cat(parts, 1) if parts else None
+        if found is None or found.shape != shape:
+            there = {name: list(x.shape) for name, x in known.items()}
+            raise RuntimeError(
+                f"{place.key} has tokens {list(shape)} of {', '.join(place.streams)}, and "
+                f"the self-attention of its block weighed {there}: use score=norm or random"
+            )
+        return found
 
     def _draws(self, key: str, device: torch.device) -> Callable[[int], Tensor]:
         return lambda n: drawn(n, self._step.index, key, device)
@@ -100,10 +153,10 @@ class TokenSites:
     def _cells(self, place: ModuleSite, side: int, tokens: int, device: torch.device) -> Tensor | None:
         if not side:
             return None
-        held, joined = self._branch.tokens.cells, place.stack.joined if place.stack else None
+        held, joined = self._branch.tokens.cells, None if place.stack is None else place.stack.joined
         if place.stream not in held:
             own = self._call.ranks.own(self._call.transformer, cells_of(self._call.grid(self._branch), side))
-            held[place.stream] = lying(own, tokens, joined).to(device)
+            held[place.stream] = lying(own, tokens, place.streams, joined).to(device)
         return held[place.stream]
 
     def _alike(self, score: Tensor) -> Tensor:
