@@ -37,6 +37,11 @@ class Site:
     by_token: bool = True
     streams: tuple[str, ...] = (STREAM,)
 
+    @property
+    def partial(self) -> bool:
+        """Whether some of its tokens can be computed alone."""
+        return self.by_token and not self.bypasses
+
 
 @dataclass(frozen=True)
 class Stack:

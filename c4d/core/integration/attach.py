@@ -199,7 +199,7 @@ class Attachment:
             if not _reaches(rule, number):
                 continue
             path = f"{block}.{site.output}".rstrip(".")
-            rows = isinstance(rule, TokenRule) and kind in rule.rows and site.by_token and not site.bypasses
+            rows = isinstance(rule, TokenRule) and kind in rule.rows and site.partial
             ends = last[stack.path, kind, site.output]
             where = (f"{stack.path}.{site.output}", stack, i / max(1, ends), i == ends, block, site.streams)
             place = ModuleSite(rules[kind], f"{kind}:{path}", rows, *where)
@@ -264,7 +264,7 @@ def _reaches(rule: Rule, number: int) -> bool:
 def _picks(rule: Rule, stack: Stack) -> bool:
     """Whether modules in the blocks of ``stack`` compute some of their tokens."""
     kinds = set(rule.rows) & set(rule.kinds) if isinstance(rule, TokenRule) else ()
-    return any(site.by_token and not site.bypasses for kind in kinds for site in stack.sites.get(kind, ()))
+    return any(site.partial for kind in kinds for site in stack.sites.get(kind, ()))
 
 
 def session_of(transformer: nn.Module) -> Any:
@@ -373,6 +373,11 @@ def check_fit(method: CacheMethod, spec: ModelSpec) -> None:
 
 def _check_selector(rule: TokenRule, name: str, spec: ModelSpec) -> None:
     """The same for what tokens are picked by."""
+    if rule.select.framed and spec.grid is None:
+        raise ValueError(
+            f"{name} takes each frame by itself, and the spec of {spec.transformer} does not tell the grid that tokens "
+            "lie in (grid=): use frames=together"
+        )
     if rule.select.cell and spec.grid is None:
         raise ValueError(
             f"{name} compares tokens in cells of their grid, which the spec of {spec.transformer} does not "

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from c4d.core.attention import Processor
 from c4d.core.caching.rules import TokenRule
-from c4d.core.caching.selectors import TokenView, take
+from c4d.core.caching.selectors import Selector, TokenView, take
 from c4d.core.integration.attach import ModuleSite
 from c4d.core.runtime.context import ForwardContext
 from c4d.core.runtime.history import History
 from c4d.core.runtime.state import CacheState
-from c4d.core.runtime.tokens import averaged, cells_of, drawn, lengths, lying, received, twins
+from c4d.core.runtime.tokens import alike_in_size, averaged, cells_of, drawn, frames_of, lengths, lying, received, twins
 from c4d.core.spec import STREAM, TEXT_STREAM
 from c4d.core.types import Step
 
@@ -56,9 +56,11 @@ class TokenSites:
             )
         self.computed += x.shape[:2].numel()
         memory.when.pop(place.key, None)
-        known = memory.centroids.get(place.stream)
-        if place.last and (found := rule.select.grouped(x.detach(), known, self._draws(place.stream, x.device))):
-            memory.centroids[place.stream], memory.labels[place.stream] = found
+        if place.last:
+            draw, frames = self._draws(place.stream, x.device), self._frames(place, rule.select, x)
+            found = rule.select.grouped(x.detach(), memory.clusters.get(place.stream), draw, frames)
+            if found is not None:
+                memory.clusters[place.stream] = found
         return out
 
     def some_of(
@@ -68,7 +70,10 @@ class TokenSites:
         are: the step is not a ``partial`` one, or they come to less than one."""
         select, memory, (B, S) = rule.select, self._branch.tokens, call.x.shape[:2]
         self.total += B * S
-        count = select.count(S, self._step, place.depth) if partial else 0
+        frames = self._frames(place, select, call.x)
+        count = (
+            sum(len(each) * select.count(each.shape[1], self._step, place.depth) for each in frames) if partial else 0
+        )
         if not count:
             return None
         self.computed += B * count
@@ -79,7 +84,7 @@ class TokenSites:
             new, memory.when[place.key] = call.on(call.x), torch.full_like(when, self._step.index)
         else:
             rows = self._picked(place, rule, made, self._step.index - when, count)
-            new = select.spread(before, rows, call.on(take(call.x, rows)), memory.labels.get(place.stream))
+            new = select.spread(before, rows, call.on(take(call.x, rows)), memory.clusters.get(place.stream))
             memory.when[place.key] = when.scatter(1, rows, float(self._step.index))
         history.renew(0, new, before)
         return new if select.anchored else made + (new - before)
@@ -90,10 +95,13 @@ class TokenSites:
         if select.shared and known is not None and known[0] == self._step.index and known[1] == made.shape[:2]:
             return known[2]
         draw = self._draws(place.key, made.device)
-        labels = self._branch.tokens.labels.get(place.stream)
+        clusters = self._branch.tokens.clusters.get(place.stream)
+        labels = None if clusters is None else clusters.labels
         where = self._step, place.depth, self._cells(place, select.cell, S, made.device), labels
         weight = None if select.reads is None else self._weight(place, made.shape[:2])
-        rows = select.select(TokenView(made, since, *where, weight, draw, self._alike), count)
+        rows = select.select(
+            TokenView(made, since, *where, weight, self._frames(place, select, made), draw, self._alike), count
+        )
         if select.shared:
             self._call.picked[place.key] = self._step.index, made.shape[:2], rows
         return rows
@@ -153,11 +161,25 @@ class TokenSites:
     def _cells(self, place: ModuleSite, side: int, tokens: int, device: torch.device) -> Tensor | None:
         if not side:
             return None
-        held, joined = self._branch.tokens.cells, None if place.stack is None else place.stack.joined
+        held = self._branch.tokens.cells
         if place.stream not in held:
-            own = self._call.ranks.own(self._call.transformer, cells_of(self._call.grid(self._branch), side))
-            held[place.stream] = lying(own, tokens, place.streams, joined).to(device)
+            held[place.stream] = self._lying(place, cells_of(self._call.grid(self._branch), side), tokens).to(device)
         return held[place.stream]
+
+    def _frames(self, place: ModuleSite, select: Selector, x: Tensor) -> list[Tensor]:
+        """The frames of the tokens ``x`` [B, S, D] of a module (:class:`c4d.core.caching.selectors.TokenView`)."""
+        held = self._branch.tokens.frames
+        if place.stream not in held:
+            of = torch.zeros(x.shape[1], dtype=torch.int64)
+            if select.framed:
+                of = self._lying(place, frames_of(self._call.grid(self._branch)), x.shape[1])
+            held[place.stream] = [table.to(x.device) for table in alike_in_size(of)]
+        return held[place.stream]
+
+    def _lying(self, place: ModuleSite, numbers: Tensor, tokens: int) -> Tensor:
+        """[tokens]: of numbers for all tokens of the grid those of the tokens of a module on this rank."""
+        own = self._call.ranks.own(self._call.transformer, numbers)
+        return lying(own, tokens, place.streams, None if place.stack is None else place.stack.joined)
 
     def _alike(self, score: Tensor) -> Tensor:
         if self._pairs is None:

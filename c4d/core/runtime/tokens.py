@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Sequence
 
@@ -25,6 +26,22 @@ def cells_of(grid: Sequence[Sequence[int]], side: int) -> Tensor:
         found.append(cell.flatten() + count)
         count += here
     return torch.cat(found)
+
+
+def frames_of(grid: Sequence[Sequence[int]]) -> Tensor:
+    """[S] int64: for each token of the boxes of ``grid`` the number, from 1, of its frame; a picture is one."""
+    counts = [(box[0] if len(box) > 2 else 1, math.prod(box)) for box in grid]
+    sizes = torch.tensor([size // n for n, size in counts for _ in range(n)])
+    return torch.arange(1, len(sizes) + 1).repeat_interleave(sizes)
+
+
+def alike_in_size(groups: Tensor) -> list[Tensor]:
+    """The places [F, n] int64 of the tokens of F groups of n each, a tensor for each n; ``groups`` [S] numbers them."""
+    found: dict[int, list[Tensor]] = {}
+    for number in torch.unique(groups):
+        places = (groups == number).nonzero().flatten()
+        found.setdefault(len(places), []).append(places)
+    return [torch.stack(places) for places in found.values()]
 
 
 def lying(cells: Tensor, tokens: int, streams: Sequence[str], joined: str | None) -> Tensor:
