@@ -16,6 +16,7 @@ from c4d.core.runtime.signals import SingleProcess
 from c4d.core.runtime.tokens import alike_in_size, averaged, cells_of, drawn, frames_of, lying, twins
 from c4d.core.text.grammar import parse
 from c4d.core.types import Step
+from c4d.describe.check import by_token
 from c4d.models import SPECS, spec_for
 from tests.denoisers import ENTRIES
 from tests.tiny import CASES, rand
@@ -26,35 +27,9 @@ STACKED = [entry for entry in ENTRIES if entry.name in SPECS and SPECS[entry.nam
 @pytest.mark.parametrize("entry", STACKED, ids=lambda entry: entry.name)
 def test_modules_that_are_said_to_make_each_token_by_itself_do(entry):
     """Every MLP and cross-attention of the blocks, given every second token backwards; the others say they do not."""
-    spec, model, checked = SPECS[entry.name], entry.build(), set()
-
-    def around(module, path, forward):
-        def call(*args, **kwargs):
-            out = forward(*args, **kwargs)
-            x, name = (args[0], None) if args else (next(iter(kwargs.values())), next(iter(kwargs)))
-            rows = torch.arange(x.shape[1] - 1, -1, -2)
-            some = x[:, rows]
-            part = forward(some, *args[1:], **kwargs) if args else forward(**{**kwargs, name: some})
-            assert out.ndim == 3 and out.shape[:2] == x.shape[:2], path
-            assert (part - out[:, rows]).norm() <= 1e-5 * out.norm(), path
-            checked.add(path)
-            return out
-
-        return call
-
-    expected = set()
-    for stack in spec.stacks:
-        for i, block in enumerate(model.get_submodule(stack.path).children()):
-            for site in (site for kind in ("mlp", "cross_attn") for site in stack.sites.get(kind, ())):
-                parent, _, name = site.output.rpartition(".")
-                module = getattr(block.get_submodule(parent), name) if site.output else block
-                if module is not None and site.by_token and not site.bypasses:
-                    path = f"{stack.path}.{i}.{site.output}"
-                    expected.add(path)
-                    module.forward = around(module, path, module.forward)
     with torch.no_grad():
-        entry.forward(model)
-    assert checked == expected
+        found = by_token(entry.build(), SPECS[entry.name], entry.forward)
+    assert not {name: wrong for name, wrong in found.items() if wrong}
 
 
 def run(case, text, steps=6, hook=None):
