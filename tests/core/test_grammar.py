@@ -380,6 +380,7 @@ VALUES = {
     "each": st.integers(1, 3),
     "iterations": st.integers(1, 9),
     "correct": st.sampled_from(["forecast", "published"]),
+    "frames": st.sampled_from(FRAMES),
     "cutoff": st.floats(0.01, 0.99),
     "over": st.sampled_from(["step", "sigma"]),
     "window": st.integers(4, 9),

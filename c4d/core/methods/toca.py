@@ -19,8 +19,9 @@ Keys have passed their norm, where the model has one, which leaves less in their
 
 Published, by ``attention`` (N, ratio of MLPs, over_layers, stale): FLUX.1 4, 0.04, -0.5, 0.25, which is r = 0.1 by 0.4
 for a double-stream block; its single-stream blocks compute 0.16. For PixArt and OpenSora the published code takes the
-entropy of cross-attention in its place, which is left out. For DiT the interval itself varies over the run, which is
-left out: over_steps 2, over_layers 0.2, bonus 0.6.
+entropy of cross-attention in its place, which is left out. For DiT over_steps 2, over_layers 0.2, bonus 0.6; there the
+interval itself varies, round(N / (1.4 - 0.8 s/T)) and 2 from 0.2 T to 0.4 T, which is left out: a step is computed
+where it divides a counter, of which it is not known from which end it counts.
 """
 
 from c4d.core.caching.forecasters import Reuse
