@@ -12,6 +12,8 @@ from torch import Tensor, nn
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 # attend_all(q, k, v, mask, how many of the last keys of each sample are left out, whether text stands first)
 AttendAll = Callable[[Tensor, Tensor, Tensor, Tensor | None, "tuple[int, ...] | None", bool], Tensor]
+# watch(q, k, v, mask, whether text stands first): what an attention computes with
+Watch = Callable[[Tensor, Tensor, Tensor, Tensor | None, bool], None]
 # resolve(dtype, heads, head size, masked) -> the kernel's name and the kernel; raises ValueError if none can take it
 Resolve = Callable[[torch.dtype, int, int, bool], tuple[str, Attend]]
 
@@ -60,6 +62,7 @@ class AttentionRuntime:
         self.primitives, self._kernel = primitives, kernel
         self.spread: AttendAll | None = None  # where tokens are spread over ranks
         self.spread_keys: Attend | None = None  # the same for queries that every rank has
+        self.watch: Watch | None = None  # who looks at the attention that computes
         self.reset()
 
     def reset(self) -> None:
@@ -81,6 +84,11 @@ class AttentionRuntime:
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """[B, Sq, H, D] for q [B, Sq, H, D] and k, v [B, Sk, H, D]."""
+        if self.watch is not None:
+            self.watch(q, k, v, mask, False)
+        return self._attend(q, k, v, mask)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         q, k = q.to(v.dtype), k.to(v.dtype)  # autocast leaves norms in fp32
         if mask is None:
             return self._plain(q, k, v, None)
@@ -103,8 +111,10 @@ class AttentionRuntime:
 
     def attend_all(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, text_first: bool) -> Tensor:
         """[B, S, H, D], where q, k and v [B, S, H, D] may be a rank's part of the tokens, beside all of the text."""
+        if self.watch is not None:
+            self.watch(q, k, v, mask, text_first)
         if self.spread is None:
-            return self.attend(q, k, v, mask)
+            return self._attend(q, k, v, mask)
         q, k = q.to(v.dtype), k.to(v.dtype)
         return self.spread(q, k, v, mask, self._absent, text_first)
 

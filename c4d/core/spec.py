@@ -18,6 +18,7 @@ from c4d.core.example import Example
 from c4d.core.types import BLOCKS, MODULE_KINDS, OUTPUT, Signal
 
 STREAM = "hidden_states"  # the stream of the blocks that is cached
+TEXT_STREAM = "encoder_hidden_states"  # that of the text beside it
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,18 @@ class Site:
     gets the module's arguments and must return something of a shape that the block's code accepts. A block in which
     None stands in its place was made without it. ``by_token``: of an MLP or a cross-attention, whether it makes each
     token [B, S, D] of its first argument by itself, without other arguments that have something for each token.
+    ``streams``: whose tokens these are, in their order; one sequence of text and image (``Stack.joined``) is the first.
     """
 
     output: str
     bypasses: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     by_token: bool = True
+    streams: tuple[str, ...] = (STREAM,)
+
+    @property
+    def partial(self) -> bool:
+        """Whether some of its tokens can be computed alone."""
+        return self.by_token and not self.bypasses
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,12 @@ class Stack:
             raise ValueError(f"unknown kind of site {strange[0]!r} in {self.path!r}: known are {known}")
         if self.joined not in (None, "first", "last"):
             raise ValueError(f"{self.path!r} has joined={self.joined!r}: known are 'first', 'last' and None")
+
+    @property
+    def self_attention(self) -> str | None:
+        """The path of the one attention in its blocks that a processor can show; None if there is none, or several."""
+        found = [site.output for site in self.sites.get("attn", ())]
+        return found[0] if len(found) == 1 and found[0] in self.attention else None
 
     def image(self, x: Tensor, tokens: int) -> Tensor:
         """Of the stream [B, S, D] of its blocks the ``tokens`` that reach the exit."""

@@ -1,25 +1,31 @@
 """Whether a description fits its model: the same input twice, reused equals computed, with every kind of site.
 
 That finds a loop body that still ran, a stream bound to a wrong name, a residual counted twice. How many blocks a
-reused forward enters finds a list that the description does not name.
+reused forward enters finds a list that the description does not name. Modules that are said to make each token by
+itself are given some of their tokens alone.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import c4d
+from c4d.core.caching.rules import ROWS
 from c4d.core.integration.hooks import named
-from c4d.core.spec import ModelSpec
+from c4d.core.runtime.token_sites import TokenCall
+from c4d.core.spec import ModelSpec, Site, Stack
 from c4d.core.types import BLOCKS, MODULE_KINDS, OUTPUT
 
-Forward = Callable[[nn.Module], list[Tensor]]
+Forward = Callable[[nn.Module], Any]
+ALONE, UNCALLED = "each token by itself: ", "no forward calls it"
+FAILURES = (AttributeError, IndexError, KeyError, NameError, RuntimeError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,8 @@ def check(build: Callable[[], nn.Module], spec: ModelSpec, forward: Forward) -> 
             yield Finding("the lists that take part, and their order", _between(spec, order))
         for what, method, entered in _methods(build(), spec, order):
             yield Finding(what, _wrong(build(), spec, forward, method, entered, uncached))
+        for name, wrong in by_token(build(), spec, forward).items():
+            yield Finding(f"{ALONE}{name}", wrong)
 
 
 def _order(model: nn.Module, forward: Forward) -> list[str]:
@@ -119,7 +127,7 @@ def _grid(model: nn.Module, spec: ModelSpec, forward: Forward) -> str | None:
     try:
         forward(model)
         boxes = spec.grid(model, given)
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+    except FAILURES as error:
         return " ".join(str(error).split())
     finally:
         for handle in handles:
@@ -135,7 +143,7 @@ def _wrong(
         with c4d.cached(model, method, spec=spec, backend="cpu") as session:
             session.begin([2.0, 2.0])
             outs = [forward(model), forward(model)]
-    except (AttributeError, NameError, RuntimeError, TypeError, ValueError) as error:
+    except FAILURES as error:
         return " ".join(str(error).split())
     trace = [entry for entry in session.trace if entry.step.branch == session.trace[0].step.branch]  # of one sample
     line = "".join("C" if entry.computed else "r" for entry in trace)
@@ -156,6 +164,49 @@ def _wrong(
     return None
 
 
+def by_token(model: nn.Module, spec: ModelSpec, forward: Forward) -> dict[str, str | None]:
+    """Site of the blocks that is said to make each token by itself -> what is wrong with that (None: nothing).
+
+    In a ``forward`` of ``model`` each is given every second token alone, too, the last one first, of which it has to
+    make what it makes of them among all. The model is not to be used afterwards.
+    """
+    found: dict[str, str | None] = {}
+    for stack in spec.stacks:
+        for block in model.get_submodule(stack.path).children():
+            for site in (site for kind in ROWS for site in stack.sites.get(kind, ()) if site.partial):
+                name, there = f"{stack.path}.{site.output}", dict(block.named_modules()).get(site.output)
+                if there is not None:
+                    found.setdefault(name, UNCALLED)
+                    there.forward = partial(_both_ways, there.forward, found, name)
+    forward(model)
+    return found
+
+
+def _both_ways(original: Callable[..., Any], found: dict[str, str | None], name: str, *args: Any, **kwargs: Any) -> Any:
+    out, call = original(*args, **kwargs), TokenCall(original, args, kwargs)
+    if found[name] in (None, UNCALLED):
+        found[name] = _unlike(call, out)
+    return out
+
+
+def _unlike(call: TokenCall, out: Any) -> str | None:
+    """How what a module makes of some tokens differs from what it makes of them among all, ``out``."""
+    mark = "its Site is one with by_token=False"
+    if call.x.ndim != 3 or not isinstance(out, Tensor) or out.ndim != 3 or out.shape[:2] != call.x.shape[:2]:
+        shapes = " and ".join(str(list(x.shape)) if isinstance(x, Tensor) else type(x).__name__ for x in (call.x, out))
+        return f"what comes to it and what it returns have no tokens [B, S, D] in common ({shapes}): {mark}"
+    rows = torch.arange(call.x.shape[1] - 1, -1, -2)
+    try:
+        far = _apart(call.on(call.x[:, rows]), out[:, rows])
+    except FAILURES as error:
+        return f"{mark}: of every second token alone it raises {' '.join(str(error).split())}"
+    return (
+        f"{mark}: every second token alone is {far:.1e} away from what it is among all (relative)"
+        if far > 1e-5
+        else None
+    )
+
+
 def _apart(a: Tensor, b: Tensor) -> float:
     if a.shape != b.shape:
         return float("inf")
@@ -163,12 +214,24 @@ def _apart(a: Tensor, b: Tensor) -> float:
 
 
 def proven(build: Callable[[], nn.Module], spec: ModelSpec, forward: Forward) -> tuple[ModelSpec, list[Finding]]:
-    """``spec`` without the kinds of sites that do not fit, and what was found of the rest."""
+    """``spec`` without the kinds of sites that do not fit, and what was found of the rest; those that need all tokens
+    are marked."""
     findings = list(check(build, spec, forward))
+    whole = {each.what.removeprefix(ALONE) for each in findings if each.wrong and each.what.startswith(ALONE)}
     wrong = {kind for kind in MODULE_KINDS for each in findings if each.wrong and each.what.startswith(f"{kind} ")}
     stacks = [
-        replace(stack, sites={kind: sites for kind, sites in stack.sites.items() if kind not in wrong})
+        replace(
+            stack,
+            sites={kind: _marked(stack, whole, sites) for kind, sites in stack.sites.items() if kind not in wrong},
+        )
         for stack in spec.stacks
     ]
+    gone = whole | {f"{s.path}.{site.output}" for s in spec.stacks for kind in wrong for site in s.sites.get(kind, ())}
     left = [each for each in findings if each.what.partition(" ")[0] not in wrong]
+    left = [each for each in left if each.what.removeprefix(ALONE) not in gone]
     return replace(spec, stacks=tuple(stacks)), left
+
+
+def _marked(stack: Stack, whole: Collection[str], sites: Sequence[Site]) -> tuple[Site, ...]:
+    """``sites`` of a stack; those whose names are in ``whole`` do not make each token by itself."""
+    return tuple(replace(each, by_token=each.by_token and f"{stack.path}.{each.output}" not in whole) for each in sites)

@@ -243,11 +243,15 @@ def _names(module: nn.Module) -> list[str]:
     return parameters(module)
 
 
+def _site(site: Site) -> str:
+    return f"Site({site.output!r}{'' if site.by_token else ', by_token=False'})"
+
+
 def text_of(spec: ModelSpec) -> str:
     """The description as the Python that makes it."""
     lines = [f"ModelSpec(\n    {spec.transformer!r},\n    stacks=("]
     for stack in spec.stacks:
-        listed = {kind: "".join(f"Site({site.output!r}), " for site in sites) for kind, sites in stack.sites.items()}
+        listed = {kind: "".join(f"{_site(site)}, " for site in sites) for kind, sites in stack.sites.items()}
         sites = ", ".join(f"{kind!r}: ({text[:-1]})" for kind, text in listed.items())
         lines.append(
             f"        Stack({stack.path!r}, takes={stack.takes!r}, returns={stack.returns!r}, sites={{{sites}}}"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from c4d.core.example import Example, noise
-from c4d.core.spec import ModelSpec, OutputOf, ShardingPlan, Site, Stack
+from c4d.core.spec import STREAM, TEXT_STREAM, ModelSpec, OutputOf, ShardingPlan, Site, Stack
 from c4d.core.types import Signal
 from c4d.models.examples import rotary
 from c4d.models.hunyuan_video import tables
@@ -56,7 +56,7 @@ SPECS = (
                 "transformer_blocks",
                 takes=("hidden_states",),
                 returns=("hidden_states", "encoder_hidden_states"),
-                sites={"attn": (Site("attn1"),), "mlp": (Site("ff"),)},
+                sites={"attn": (Site("attn1"),), "mlp": (Site("ff", streams=(TEXT_STREAM, STREAM)),)},
                 attention={"attn1": CogVideoX},
             ),
         ),

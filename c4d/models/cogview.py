@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from c4d.core.example import Example
-from c4d.core.spec import ModelSpec, OutputOf, ShardingPlan, Site, Stack
+from c4d.core.spec import STREAM, TEXT_STREAM, ModelSpec, OutputOf, ShardingPlan, Site, Stack
 from c4d.core.types import Signal
 from c4d.models.examples import LATENTS, PATCHES, at, text
 from c4d.models.grids import patches
@@ -71,7 +71,7 @@ SPECS = (
                 "transformer_blocks",
                 takes=("hidden_states",),
                 returns=("hidden_states", "encoder_hidden_states"),
-                sites={"attn": (Site("attn1"),), "mlp": (Site("ff"),)},
+                sites={"attn": (Site("attn1"),), "mlp": (Site("ff", streams=(TEXT_STREAM, STREAM)),)},
                 attention={"attn1": CogVideoX},
             ),
         ),

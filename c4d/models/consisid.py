@@ -82,7 +82,7 @@ SPECS = (
                 "transformer_blocks",
                 takes=(IMAGE, TEXT, "temb", "image_rotary_emb"),
                 returns=(IMAGE, TEXT),
-                sites={"attn": (Site("attn1"),), "mlp": (Site("ff"),)},
+                sites={"attn": (Site("attn1"),), "mlp": (Site("ff", streams=(TEXT, IMAGE)),)},
             ),
             Stack(
                 "perceiver_cross_attention",

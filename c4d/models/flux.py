@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from c4d.core.example import Example, noise
-from c4d.core.spec import AtEntry, ModelSpec, ShardingPlan, Site, Split, Stack, sequence
+from c4d.core.spec import TEXT_STREAM, AtEntry, ModelSpec, ShardingPlan, Site, Split, Stack, sequence
 from c4d.core.types import Signal
 from c4d.models.examples import at, cells
 from c4d.models.hunyuan_video import no_features
@@ -47,7 +47,7 @@ def grid(transformer: nn.Module, named: Mapping[str, Any]) -> tuple[tuple[int, .
 # As in HunyuanVideo, but the attention of a single-stream block takes and returns one sequence.
 TOTAL = Site("proj_out", bypasses={"attn": keep_stream, "proj_mlp": no_features, "act_mlp": no_features})
 
-SITES = {"attn": (Site("attn"),), "mlp": (Site("ff"), Site("ff_context"))}
+SITES = {"attn": (Site("attn"),), "mlp": (Site("ff"), Site("ff_context", streams=(TEXT_STREAM,)))}
 
 # The stacks of its relatives, whose blocks take other arguments besides.
 DUAL = Stack("transformer_blocks", takes=("hidden_states",), returns=RETURNS, sites=SITES, attention={"attn": FluxDual})

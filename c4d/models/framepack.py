@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from c4d.core.example import Example, noise
-from c4d.core.spec import ModelSpec, OutputOf, Site, Stack
+from c4d.core.spec import TEXT_STREAM, ModelSpec, OutputOf, Site, Stack
 from c4d.core.types import Signal
 from c4d.models.examples import at
 from c4d.models.grids import patches
@@ -72,7 +72,7 @@ SPECS = (
                     "attn": (Site("attn"),),
                     "mlp": (
                         Site("ff"),
-                        Site("ff_context"),
+                        Site("ff_context", streams=(TEXT_STREAM,)),
                     ),
                 },
                 attention={"attn": HunyuanVideoDual},

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from c4d.core.example import Example, noise
-from c4d.core.spec import ModelSpec, OutputOf, Site, Stack
+from c4d.core.spec import TEXT_STREAM, ModelSpec, OutputOf, Site, Stack
 from c4d.core.types import Signal
 from c4d.models.signals import whole
 
@@ -60,7 +60,10 @@ SPECS = (
                 "double_stream_blocks",
                 takes=TAKES,
                 returns=("hidden_states", "encoder_hidden_states"),
-                sites={"attn": (Site("block.attn1"),), "mlp": (Site("block.ff_i"), Site("block.ff_t"))},
+                sites={
+                    "attn": (Site("block.attn1"),),
+                    "mlp": (Site("block.ff_i"), Site("block.ff_t", streams=(TEXT_STREAM,))),
+                },
                 filled=True,  # the length of the last text that its body reads is asked for behind it
             ),
             Stack(

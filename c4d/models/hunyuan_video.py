@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from c4d.core.attention import Processor
 from c4d.core.example import Example, noise
-from c4d.core.spec import AtEntry, ModelSpec, Padding, ShardingPlan, Site, Split, Stack
+from c4d.core.spec import TEXT_STREAM, AtEntry, ModelSpec, Padding, ShardingPlan, Site, Split, Stack
 from c4d.core.types import Signal
 from c4d.models.examples import at
 from c4d.models.joint_processors import HunyuanVideoDual, HunyuanVideoSingle
@@ -67,7 +67,7 @@ TOTAL = Site("proj_out", bypasses={"attn": keep_streams, "proj_mlp": no_features
 
 def chain(takes: tuple[str, ...], dual: type[Processor], single: type[Processor]) -> tuple[Stack, Stack]:
     """Dual-stream blocks, then single-stream ones, which both take image and text apart and return the image first."""
-    both = {"attn": (Site("attn"),), "mlp": (Site("ff"), Site("ff_context"))}
+    both = {"attn": (Site("attn"),), "mlp": (Site("ff"), Site("ff_context", streams=(TEXT_STREAM,)))}
     return (
         Stack("transformer_blocks", takes, BOTH, both, {"attn": dual}),
         Stack("single_transformer_blocks", takes, BOTH, {"total": (TOTAL,)}, {"attn": single}),

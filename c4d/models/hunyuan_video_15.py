@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from c4d.core.example import Example, noise
-from c4d.core.spec import AtEntry, ModelSpec, OutputOf, ShardingPlan, Site, Stack
+from c4d.core.spec import TEXT_STREAM, AtEntry, ModelSpec, OutputOf, ShardingPlan, Site, Stack
 from c4d.core.types import Signal
 from c4d.models.examples import at
 from c4d.models.flux import modulated_input
@@ -54,7 +54,7 @@ SPECS = (
                     "attn": (Site("attn"),),
                     "mlp": (
                         Site("ff"),
-                        Site("ff_context"),
+                        Site("ff_context", streams=(TEXT_STREAM,)),
                     ),
                 },
                 attention={"attn": HunyuanVideo15},

@@ -63,7 +63,7 @@ def text(stream: str) -> Stack:
 
 
 def both(module: str) -> tuple[Site, ...]:
-    return Site(f"video_dec_block.{module}"), Site(f"audio_dec_block.{module}")
+    return Site(f"video_dec_block.{module}"), Site(f"audio_dec_block.{module}", streams=BOTH[1:])
 
 
 SPECS = (
@@ -78,7 +78,11 @@ SPECS = (
                 returns=BOTH,
                 sites={
                     "attn": both("self_attention"),
-                    "cross_attn": (*both("cross_attention"), Site("va_cross_attention"), Site("av_cross_attention")),
+                    "cross_attn": (
+                        *both("cross_attention"),
+                        Site("va_cross_attention"),
+                        Site("av_cross_attention", streams=BOTH[1:]),
+                    ),
                     "mlp": both("feed_forward"),
                 },
             ),

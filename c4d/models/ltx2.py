@@ -84,11 +84,11 @@ SPECS = (
                     "attn": (Site("attn1"), Site("audio_attn1")),
                     "cross_attn": (
                         Site("attn2"),
-                        Site("audio_attn2"),
+                        Site("audio_attn2", streams=("audio_hidden_states",)),
                         Site("audio_to_video_attn", by_token=False),
                         Site("video_to_audio_attn", by_token=False),
                     ),
-                    "mlp": (Site("ff"), Site("audio_ff")),
+                    "mlp": (Site("ff"), Site("audio_ff", streams=("audio_hidden_states",))),
                 },
                 attention={
                     "attn1": LTX2,

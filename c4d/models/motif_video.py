@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from c4d.core.example import Example, noise
-from c4d.core.spec import ModelSpec, OutputOf, Site, Stack
+from c4d.core.spec import TEXT_STREAM, ModelSpec, OutputOf, Site, Stack
 from c4d.core.types import Signal
 from c4d.models.grids import patches
 from c4d.models.signals import whole
@@ -48,7 +48,7 @@ SPECS = (
                 "transformer_blocks",
                 takes=TAKES,
                 returns=BOTH,
-                sites={**ATTENTION, "mlp": (Site("ff"), Site("ff_context"))},
+                sites={**ATTENTION, "mlp": (Site("ff"), Site("ff_context", streams=(TEXT_STREAM,)))},
             ),
             Stack("single_transformer_blocks", takes=TAKES, returns=BOTH, sites=ATTENTION),
         ),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from c4d.core.example import Example, noise
-from c4d.core.spec import AtEntry, ModelSpec, Padding, ShardingPlan, Site, Split, Stack, always, sequence
+from c4d.core.spec import TEXT_STREAM, AtEntry, ModelSpec, Padding, ShardingPlan, Site, Split, Stack, always, sequence
 from c4d.core.types import Signal
 from c4d.models.examples import PACKED, SIDE, TEXT, TOKENS, at, strengthen, text
 from c4d.models.image_processors import QwenImage, QwenImage21
@@ -103,7 +103,7 @@ SPECS = (
                 "transformer_blocks",
                 takes=TAKES,
                 returns=("encoder_hidden_states", "hidden_states"),
-                sites={"attn": (Site("attn"),), "mlp": (Site("img_mlp"), Site("txt_mlp"))},
+                sites={"attn": (Site("attn"),), "mlp": (Site("img_mlp"), Site("txt_mlp", streams=(TEXT_STREAM,)))},
                 attention={"attn": QwenImage},
             ),
         ),

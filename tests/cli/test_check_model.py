@@ -54,7 +54,7 @@ def test_what_is_derived_fits(theirs):
     assert outcome.code == 0, outcome.out
     for part in ("Stack('dual'", "Stack('single'", "returns=('text', 'hidden_states')", "exit='final'", "Site('attn')"):
         assert part in outcome.out
-    assert outcome.out.count("  ok  ") == 8 and outcome.out.endswith("the description fits\n")
+    assert outcome.out.count("  ok  ") == 10 and outcome.out.endswith("the description fits\n")
 
 
 def test_what_is_derived_is_checked_once_and_leaves_out_the_sites_that_do_not_fit(c4d, tmp_path):
@@ -63,9 +63,9 @@ def test_what_is_derived_is_checked_once_and_leaves_out_the_sites_that_do_not_fi
     (tmp_path / "once.py").write_text(text)
     outcome = c4d("check-model", tmp_path / "once.py")
     assert outcome.code == 0 and "Site('mlp')" in outcome.out and "Site('attn')" not in outcome.out
-    assert outcome.out.count("  ok  ") == 7 and " attn in the blocks" not in outcome.out
-    # one to watch, two uncached, two to look at, one for each method
-    assert outcome.out.count("built") == 5 + 7
+    assert outcome.out.count("  ok  ") == 9 and " attn in the blocks" not in outcome.out
+    # one to watch, two uncached, two to look at, one for the tokens, one for each method
+    assert outcome.out.count("built") == 6 + 7
 
 
 def test_what_is_right_passes(theirs):
@@ -95,7 +95,7 @@ def test_a_class_that_c4d_describes_is_named_or_brought_with_an_example(c4d, tmp
     (tmp_path / "mine.py").write_text("from c4d.models.dit import EXAMPLE\n")
     for outcome in (named, c4d("check-model", tmp_path / "mine.py")):
         assert outcome.code == 0 and outcome.out.startswith("DiTTransformer2DModel: 1 list(s)"), outcome.out
-    assert outcome.out == named.out and named.out.count("  ok  ") == 11
+    assert outcome.out == named.out and named.out.count("  ok  ") == 12
 
 
 def test_what_cannot_be_checked_is_said(fails, theirs, tmp_path):
@@ -187,6 +187,41 @@ def test_lists_that_take_turns_are_told(c4d, tmp_path, loop, call):
         (tmp_path / "turns.py").write_text(f"{text}\n{spec}\n")
         outcome = c4d("check-model", tmp_path / "turns.py")
         assert outcome.code == code and said in outcome.out, outcome.out
+
+
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        ("return x - x.mean(1, keepdim=True)", "away from what it is among all"),  # each token needs the others
+        (
+            "return x + torch.arange(4.0)[:, None]",
+            "of every second token alone it raises The size of tensor",
+        ),  # its place
+        ("return torch.roll(x, 1, 1)", "away from what it is among all"),
+    ],
+)
+def test_a_module_that_needs_all_tokens_and_is_not_marked_is_told_by_its_site(c4d, tmp_path, module, said):
+    """By a description that is given; one that is derived gets the mark."""
+    text = MODEL.replace(
+        "class Block", f"class Mixing(nn.Linear):\n    def forward(self, x):\n        {module}\n\nclass Block"
+    )
+    text = text.replace(
+        "self.attn, self.mlp = nn.Linear(8, 8), nn.Linear(8, 8)", "self.attn, self.mlp = nn.Linear(8, 8), Mixing(8, 8)"
+    )
+    sites = "sites=dict(attn=(c4d.Site('attn'),), mlp=(c4d.Site('mlp'),))"
+    stacks = GOOD.replace("**BOTH)", f"**BOTH, {sites})")
+    for marked in (False, True):
+        given = stacks.replace("c4d.Site('mlp')", "c4d.Site('mlp', by_token=False)") if marked else stacks
+        spec = f"SPEC = c4d.ModelSpec('Theirs', stacks=({given}), exit='final', example=EXAMPLE)"
+        (tmp_path / "mixing.py").write_text(f"{text}\n{spec}\n")
+        outcome = c4d("check-model", tmp_path / "mixing.py")
+        assert outcome.code == (not marked), outcome.out
+        for path in ("dual.mlp", "single.mlp"):
+            assert (f"NO  each token by itself: {path}\n" in outcome.out) == (not marked)
+        assert (said in outcome.out and "Site is one with by_token=False" in outcome.out) == (not marked)
+    (tmp_path / "mixing.py").write_text(text)
+    outcome = c4d("check-model", tmp_path / "mixing.py")
+    assert outcome.code == 0 and "Site('mlp', by_token=False)" in outcome.out and "each token" not in outcome.out
 
 
 def test_long_skips_are_told(c4d, tmp_path):

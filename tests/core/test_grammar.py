@@ -14,7 +14,7 @@ from c4d.core.caching.finite_differences import Hermite, Taylor
 from c4d.core.caching.forecasters import Newton, Nothing, Reuse
 from c4d.core.caching.policies import Accumulate, Bounded, Interval, StepMask
 from c4d.core.caching.rules import BlocksRule, CacheMethod, GuidanceRule, ModuleRule, Rule
-from c4d.core.caching.selectors import SCORES
+from c4d.core.caching.selectors import FRAMES, SCORES
 from c4d.core.methods import METHODS, published
 from c4d.core.methods.magcache import published_curves
 from c4d.core.methods.teacache import published_fits
@@ -380,6 +380,7 @@ VALUES = {
     "each": st.integers(1, 3),
     "iterations": st.integers(1, 9),
     "correct": st.sampled_from(["forecast", "published"]),
+    "frames": st.sampled_from(FRAMES),
     "cutoff": st.floats(0.01, 0.99),
     "over": st.sampled_from(["step", "sigma"]),
     "window": st.integers(4, 9),

@@ -3,7 +3,7 @@
 A forward sends what its blocks and its final gather do (tests/parallel/traffic.py), and to decide and forecast
 
 - nothing, if its decisions are known beforehand (schedules, intervals, tokens, MagCache, PAB, FasterCache, guidance,
-  learned ones), and of a call without condition that is spared not even the gather;
+  learned ones), and of a call without condition that is spared not even the gather; tokens are weighed on each rank;
 - one gather of 5 numbers a signal (TeaCache, First-Block, SeaCache: 1; EasyCache: 2, and 3 after a computed forward;
   SpeCa: 1 of a verified draft, whose last block sends what a computed one does, and a rejected one everything twice);
 - one gather of 10 numbers for a forecast that follows a probe (DiCache);
@@ -17,16 +17,19 @@ import functools
 from itertools import pairwise
 from typing import Any
 
+from torch import Tensor
+
 import c4d
 from bench.wire import Wire
 from c4d import SequenceParallel
 from c4d.core.caching.feature_forecasters import DynamicModes, FrequencySplit, ProbeAligned
 from c4d.core.runtime.spectrum import low_pass
+from c4d.core.spec import STREAM, TEXT_STREAM
 from c4d.core.text.grammar import parse
 from c4d.core.types import OUTPUT, Action, Signal
 from tests.methods import EVERY, SIGMAS, STEPS, calls_of
 from tests.parallel.forwards import VARIANTS, alone
-from tests.parallel.job import WAYS, Case, bits, error, passes, same, sharded
+from tests.parallel.job import WAYS, Case, bits, error, passes, raised, rank, same, sharded
 from tests.parallel.traffic import Expected
 
 NAME = "wan"  # 75 tokens in a box of 3 x 5 x 5, 4 heads of 12
@@ -107,10 +110,42 @@ def on_ranks(text: str, how: SequenceParallel) -> None:
     assert sent == stated(text, session, how), list(zip(sent, stated(text, session, how), session.trace, strict=True))
 
 
+def weights(name: str, text: str, ranks: Any) -> dict[str, Tensor]:
+    """What the tokens of the second block weigh after a computed step, by stream; and a step that computes some."""
+    model, x, _ = alone(name, 4)
+    attending = c4d.attention(model, backend="cpu") if ranks is None else sharded(model, ranks)
+    with attending, c4d.cached(model, text, backend="cpu", ranks=None if ranks is None else attending) as session:
+        session.begin([700.0, 600.0, 500.0])
+        for step in range(2):
+            VARIANTS[name].run(model, x, 700.0 - 100.0 * step)
+        branch = next(iter(session._run.branches.values()))
+        return next(w for block, w in branch.tokens.weights.items() if block.endswith(".1"))
+
+
+def weighed(name: str, score: str, how: SequenceParallel) -> None:
+    """Keys and values of a rank's own tokens, and of text, are those of one process; attention is refused on all."""
+    text = f"toca:interval=3,ratio=0.3,score={score}"
+    if score == "attention":
+        said = raised(lambda: weights(name, text, how), RuntimeError)
+        assert "its queries are spread over ranks" in said, said
+        return
+    whole, mine = weights(name, text, None), weights(name, text, how)
+    (one, part), words = (whole[STREAM], mine[STREAM]), (whole[TEXT_STREAM], mine[TEXT_STREAM])
+    own = one[:, rank() * part.shape[1] :][:, : part.shape[1]]
+    assert own.shape[1] and part.shape[1] < one.shape[1]
+    assert error(part[:, : own.shape[1]], own) <= 1e-5
+    assert words[0].shape == words[1].shape and (not words[0].numel() or error(*words) <= 1e-5)
+
+
 def cases(world: int) -> dict[str, Case]:
     ways = {way: how for way, how in WAYS[world].items() if way in ("U2", "R2")}
     texts = {kind: text.format(signal="time_projection") for kind, text in EVERY.items()}
-    return {
+    read = {
+        f"{way}, tokens of {name} by {score}": functools.partial(weighed, name, score, how)
+        for way, how in ways.items()
+        for name, score in (("wan", "value"), ("flux", "key"), ("wan", "attention"))
+    }
+    return read | {
         f"{way}, every method, {kind}": functools.partial(on_ranks, text, how)
         for way, how in ways.items()
         for kind, text in texts.items()

@@ -13,9 +13,10 @@ from c4d.core.caching.finite_differences import Taylor
 from c4d.core.caching.selectors import Clustered, Scored, TokenView
 from c4d.core.runtime.history import History, HistoryConfig
 from c4d.core.runtime.signals import SingleProcess
-from c4d.core.runtime.tokens import averaged, cells_of, drawn, lying, twins
+from c4d.core.runtime.tokens import alike_in_size, averaged, cells_of, drawn, frames_of, lying, twins
 from c4d.core.text.grammar import parse
 from c4d.core.types import Step
+from c4d.describe.check import by_token
 from c4d.models import SPECS, spec_for
 from tests.denoisers import ENTRIES
 from tests.tiny import CASES, rand
@@ -26,35 +27,9 @@ STACKED = [entry for entry in ENTRIES if entry.name in SPECS and SPECS[entry.nam
 @pytest.mark.parametrize("entry", STACKED, ids=lambda entry: entry.name)
 def test_modules_that_are_said_to_make_each_token_by_itself_do(entry):
     """Every MLP and cross-attention of the blocks, given every second token backwards; the others say they do not."""
-    spec, model, checked = SPECS[entry.name], entry.build(), set()
-
-    def around(module, path, forward):
-        def call(*args, **kwargs):
-            out = forward(*args, **kwargs)
-            x, name = (args[0], None) if args else (next(iter(kwargs.values())), next(iter(kwargs)))
-            rows = torch.arange(x.shape[1] - 1, -1, -2)
-            some = x[:, rows]
-            part = forward(some, *args[1:], **kwargs) if args else forward(**{**kwargs, name: some})
-            assert out.ndim == 3 and out.shape[:2] == x.shape[:2], path
-            assert (part - out[:, rows]).norm() <= 1e-5 * out.norm(), path
-            checked.add(path)
-            return out
-
-        return call
-
-    expected = set()
-    for stack in spec.stacks:
-        for i, block in enumerate(model.get_submodule(stack.path).children()):
-            for site in (site for kind in ("mlp", "cross_attn") for site in stack.sites.get(kind, ())):
-                parent, _, name = site.output.rpartition(".")
-                module = getattr(block.get_submodule(parent), name) if site.output else block
-                if module is not None and site.by_token and not site.bypasses:
-                    path = f"{stack.path}.{i}.{site.output}"
-                    expected.add(path)
-                    module.forward = around(module, path, module.forward)
     with torch.no_grad():
-        entry.forward(model)
-    assert checked == expected
+        found = by_token(entry.build(), SPECS[entry.name], entry.forward)
+    assert not {name: wrong for name, wrong in found.items() if wrong}
 
 
 def run(case, text, steps=6, hook=None):
@@ -132,7 +107,7 @@ def test_both_branches_of_guidance_compute_the_same_tokens():
 def view(feature, since=None, **more):
     B, S = feature.shape[:2]
     since = torch.zeros(B, S) if since is None else since
-    given = {"cells": None, "labels": None, **more}
+    given = {"cells": None, "labels": None, "weight": None, "frames": [torch.arange(S)[None]], **more}
     return TokenView(
         feature, since, Step(1, 8, "cond"), 0.5, draw=lambda n: drawn(n, 1, "a", "cpu"), alike=lambda x: x, **given
     )
@@ -170,8 +145,11 @@ def test_cells_lie_in_frames_and_text_in_none():
     cells = cells_of(((2, 3, 4), (5,)), 2)
     assert cells[:12].tolist() == [1, 1, 2, 2, 1, 1, 2, 2, 3, 3, 4, 4] and cells[12] == 5
     assert cells[24:].tolist() == [9, 9, 10, 10, 11]
-    assert lying(cells, 31, "last").tolist() == [0, 0, *cells.tolist()]
-    assert lying(cells, 31, "first").tolist() == [*cells.tolist(), 0, 0] and not lying(cells, 7, None).any()
+    image, text = "hidden_states", "encoder_hidden_states"
+    assert lying(cells, 31, (image,), "last").tolist() == lying(cells, 31, (text, image), None).tolist()
+    assert lying(cells, 31, (image,), "last").tolist() == [0, 0, *cells.tolist()]
+    assert lying(cells, 31, (image,), "first").tolist() == [*cells.tolist(), 0, 0]
+    assert not lying(cells, 7, (image,), None).any() and not lying(cells, 29, (text,), None).any()
 
 
 @pytest.mark.parametrize("at_anchor", [False, True])
@@ -181,13 +159,63 @@ def test_clusters_of_equal_tokens_are_exact(at_anchor):
     values = 3.0 * rand(2, 3, 6, seed=1)
     x = values.gather(1, kinds[..., None].expand(-1, -1, 6))
     select = Clustered(6, 1.0, at_anchor=at_anchor)
-    centroids, labels = select.grouped(x, None, lambda n: drawn(n, 0, "a", "cpu"))
+    whole = [torch.arange(10)[None]]
+    known = select.grouped(x, None, lambda n: drawn(n, 0, "a", "cpu"), whole)
+    centroids, labels = known
     assert torch.allclose(centroids.gather(1, labels[..., None].expand(-1, -1, 6)), x, atol=1e-5)
     rows = select.select(view(x, labels=labels), 6)
     fresh = torch.tanh(x.gather(1, rows[..., None].expand(-1, -1, 6)))
-    assert torch.allclose(select.spread(torch.zeros_like(x), rows, fresh, labels), torch.tanh(x), atol=1e-5)
-    again, _ = select.grouped(x, centroids, None)  # begins where it ended
+    assert torch.allclose(select.spread(torch.zeros_like(x), rows, fresh, known), torch.tanh(x), atol=1e-5)
+    again, _ = select.grouped(x, known, None, whole)  # begins where it ended
     assert torch.equal(again, centroids)
+
+
+def test_clusters_of_frames_never_mix_them():
+    """Frames of equal and of other sizes, whose tokens are alike: each is clustered as if it were alone, text too."""
+    grid, K = ((2, 2, 3), (1, 2, 2)), 2
+    numbers = lying(frames_of(grid), 19, ("encoder_hidden_states", "hidden_states"), None)
+    assert numbers.tolist() == [0] * 3 + [1] * 6 + [2] * 6 + [3] * 4
+    frames = alike_in_size(numbers)
+    assert sorted(tuple(each.shape) for each in frames) == [(1, 3), (1, 4), (2, 6)]
+    assert frames_of(((4, 5), (7,))).tolist() == [1] * 20 + [2] * 7
+    x, select = rand(2, 19, 5, seed=1), Clustered(K, 1.0, by_frame=True)
+    x[:, 9:15] = x[:, 3:9]
+    draws = drawn(4 * K, 0, "a", "cpu")
+    centroids, labels = known = select.grouped(x, None, lambda n: draws[:n], frames)
+    assert centroids.shape == (2, 4 * K, 5)
+    done = 0
+    for each in frames:
+        for places in each:
+            alone = select.grouped(
+                x[:, places], None, lambda n, d=done: draws[d * K : d * K + n], [torch.arange(len(places))[None]]
+            )
+            assert torch.equal(labels[:, places], alone.labels + done * K)
+            assert torch.allclose(centroids[:, done * K : (done + 1) * K], alone.centroids, atol=1e-6)
+            done += 1
+    together = Clustered(K, 1.0).grouped(x, None, lambda n: draws[:n], [torch.arange(19)[None]])
+    assert torch.equal(together.labels[:, 3:9], together.labels[:, 9:15])
+    rows = select.select(view(x, labels=labels, frames=frames), 4 * K)
+    assert all(sorted(numbers[row].tolist()) == [0, 0, 1, 1, 2, 2, 3, 3] for row in rows)
+    fresh = torch.zeros(2, 4 * K, 5)
+    fresh[numbers[rows] == 2] = 1.0  # what is found in a frame moves no other
+    made = select.spread(torch.zeros_like(x), rows, fresh, known)
+    assert (made[:, numbers == 2] == 1.0).all() and not made[:, numbers != 2].any()
+
+
+def test_each_frame_of_a_video_has_clusters_of_its_own():
+    case, model = CASES["wan-t2v"], CASES["wan-t2v"].build()
+    counts = {}
+    for frames in ("together", "each"):
+        with c4d.cached(model, f"clusca:interval=3,clusters=3,frames={frames}") as session:
+            session.begin([900.0, 800.0, 700.0])
+            for step in range(2):
+                case.run(model, rand(*case.latents, seed=step), 900.0 - 100.0 * step)
+            labels = next(iter(session._run.branches.values())).tokens.clusters["blocks.ffn"].labels
+            counts[frames] = session.report().tokens_computed - session.report().tokens_total // 2
+            assert session.report().host_reads == 0
+        frame = torch.arange(labels.shape[1]) // (labels.shape[1] // case.latents[2])
+        assert (labels // 3 == frame).all() == (frames == "each")
+    assert counts["each"] == case.latents[2] * counts["together"] > counts["together"]
 
 
 @pytest.mark.parametrize("correct", ["forecast", "published"])
@@ -223,12 +251,16 @@ def test_what_does_not_go_together_is_refused():
         parse("toca:interval=3+foca")
     with pytest.raises(ValueError, match="ratio must be a number from 0"):
         parse("toca:interval=3,ratio=2")
-    with pytest.raises(ValueError, match="unknown score 'attention': known are norm, random"):
-        parse("toca:interval=3,score=attention")
+    with pytest.raises(ValueError, match="unknown score 'entropy': known are norm, random, key, value"):
+        parse("toca:interval=3,score=entropy")
     model = CASES["wan-t2v"].build()
     without = replace(spec_for(model), grid=None)
     with pytest.raises(ValueError, match="use bonus=0"):
         c4d.cached(model, "toca:interval=3,bonus=0.5", spec=without)
+    with pytest.raises(ValueError, match="use frames=together"):
+        c4d.cached(model, "clusca:interval=3,frames=each", spec=without)
+    with pytest.raises(ValueError, match="unknown frames 'all': known are together, each"):
+        parse("clusca:interval=3,frames=all")
 
 
 def test_what_was_computed_stays_and_what_waited_is_next():

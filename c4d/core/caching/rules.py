@@ -188,6 +188,9 @@ class ModuleRule(Rule):
             )
 
 
+ROWS = ("cross_attn", "mlp")  # kinds of modules that may compute some of their tokens
+
+
 @dataclass(frozen=True)
 class TokenRule(ModuleRule):
     """The same, for a policy that has partial steps: on such a one, modules of the kinds ``rows`` compute the tokens
@@ -197,7 +200,7 @@ class TokenRule(ModuleRule):
     """
 
     select: Selector = field(kw_only=True)
-    rows: tuple[str, ...] = field(default=("cross_attn", "mlp"), kw_only=True)
+    rows: tuple[str, ...] = field(default=ROWS, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from c4d.core.caching.rules import BlocksRule, CacheMethod, GuidanceRule, ModuleRule, OutputRule, Rule, TokenRule
+from c4d.core.caching.selectors import READ, SCORES
 from c4d.core.integration.blocks import BlockStack
 from c4d.core.integration.hooks import CacheContext, ForwardPatch, Hooks, Layer, Listener, named, pass_through
 from c4d.core.integration.offload import offload_hooks
@@ -20,7 +21,8 @@ class ModuleSite(NamedTuple):
     """Where a cached module stands: the number of the rule that holds for it, and the key of its history.
 
     ``rows``: some of its tokens can be computed alone. They are those of the ``stream``, which is the same in all
-    blocks of the ``stack``; ``depth`` is 0 in the first block and 1 in the last, which is the ``last`` of the stream.
+    blocks of the ``stack``, and of the ``streams`` of its ``block``; ``depth`` is 0 in the first block and 1 in the
+    last, which is the ``last`` of the stream.
     """
 
     rule: int
@@ -30,6 +32,8 @@ class ModuleSite(NamedTuple):
     stack: Stack | None = None
     depth: float = 0.0
     last: bool = False
+    block: str = ""
+    streams: tuple[str, ...] = ()
 
 
 class Attachment:
@@ -195,14 +199,28 @@ class Attachment:
             if not _reaches(rule, number):
                 continue
             path = f"{block}.{site.output}".rstrip(".")
-            rows = isinstance(rule, TokenRule) and kind in rule.rows and site.by_token and not site.bypasses
+            rows = isinstance(rule, TokenRule) and kind in rule.rows and site.partial
             ends = last[stack.path, kind, site.output]
-            where = (f"{stack.path}.{site.output}", stack, i / max(1, ends), i == ends)
+            where = (f"{stack.path}.{site.output}", stack, i / max(1, ends), i == ends, block, site.streams)
             place = ModuleSite(rules[kind], f"{kind}:{path}", rows, *where)
             wanted[path] = tokens_forward(place) if rows else site_forward(place)
             for bypassed, filler in site.bypasses.items():
                 wanted[f"{block}.{bypassed}"] = filler_forward(place, filler)
+        wanted.update(self._watched(method, wanted))
         return wanted
+
+    def _watched(
+        self, method: CacheMethod, wanted: Mapping[str, Callable[..., Any]]
+    ) -> Iterator[tuple[str, Callable[..., Any]]]:
+        """The self-attentions by which tokens of their blocks are weighed, around what is ``wanted`` there."""
+        for number, rule in enumerate(method.rules):
+            for stack in self.spec.stacks if isinstance(rule, TokenRule) and rule.select.reads else ():
+                for i in range(len(self.transformer.get_submodule(stack.path)) if _picks(rule, stack) else 0):  # type: ignore[arg-type]
+                    block = f"{stack.path}.{i}"
+                    path = f"{block}.{stack.self_attention}"
+                    if not self._lacks(path):
+                        place = ModuleSite(number, path, block=block)
+                        yield path, watched_forward(place, wanted.get(path, pass_through))
 
     def _sites(self, kinds: Collection[str]) -> Iterator[tuple[Stack, int, int, str, Site]]:
         """The stack, the number of the block in it and in the chain, the kind and the site of each, but of those that a
@@ -243,6 +261,12 @@ def _reaches(rule: Rule, number: int) -> bool:
     return not isinstance(rule, ModuleRule) or rule.leading is None or number < rule.leading
 
 
+def _picks(rule: Rule, stack: Stack) -> bool:
+    """Whether modules in the blocks of ``stack`` compute some of their tokens."""
+    kinds = set(rule.rows) & set(rule.kinds) if isinstance(rule, TokenRule) else ()
+    return any(site.partial for kind in kinds for site in stack.sites.get(kind, ()))
+
+
 def session_of(transformer: nn.Module) -> Any:
     """The session that is at work on it, None if there is none."""
     context = transformer.__dict__.get("cache_context")
@@ -277,6 +301,16 @@ def tokens_forward(place: ModuleSite) -> Callable[..., Any]:
 
     def around(current: Any, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return current.at_tokens(place, original, args, kwargs)
+
+    return around
+
+
+def watched_forward(place: ModuleSite, inner: Callable[..., Any]) -> Callable[..., Any]:
+    """Around the forward of a self-attention, ``inner`` and all, by which the tokens of its block are weighed."""
+
+    def around(current: Any, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        x = args[0] if args else next(iter(kwargs.values()))
+        return current.at_attention(place, x, lambda: inner(current, original, args, kwargs))
 
     return around
 
@@ -327,14 +361,33 @@ def check_fit(method: CacheMethod, spec: ModelSpec) -> None:
             raise ValueError(
                 f"{method.name} works on the grid of tokens, which the spec of {spec.transformer} does not tell (grid=)"
             )
-        if isinstance(rule, TokenRule) and rule.select.cell and spec.grid is None:
-            raise ValueError(
-                f"{method.name} compares tokens in cells of their grid, which the spec of {spec.transformer} does not "
-                "tell (grid=): use bonus=0"
-            )
+        if isinstance(rule, TokenRule):
+            _check_selector(rule, method.name, spec)
         lacking: set[Signal] = set(rule.policy.signals) - set(spec.measurable())
         if lacking:
             raise ValueError(
                 f"{method.name} measures {', '.join(sorted(p.value for p in lacking))}, but {spec.transformer} offers "
                 f"{', '.join(p.value for p in spec.measurable())}"
+            )
+
+
+def _check_selector(rule: TokenRule, name: str, spec: ModelSpec) -> None:
+    """The same for what tokens are picked by."""
+    if rule.select.framed and spec.grid is None:
+        raise ValueError(
+            f"{name} takes each frame by itself, and the spec of {spec.transformer} does not tell the grid that tokens "
+            "lie in (grid=): use frames=together"
+        )
+    if rule.select.cell and spec.grid is None:
+        raise ValueError(
+            f"{name} compares tokens in cells of their grid, which the spec of {spec.transformer} does not "
+            "tell (grid=): use bonus=0"
+        )
+    for stack in spec.stacks if rule.select.reads else ():
+        if _picks(rule, stack) and stack.self_attention is None:
+            known = " and ".join(score for score in SCORES if score not in READ)
+            raise ValueError(
+                f"{name} weighs tokens by the {rule.select.reads} of the one self-attention in their block, which the "
+                f"spec of {spec.transformer} does not describe in {stack.path!r} (Stack(attention=…)): the scores "
+                f"that it knows are {known}"
             )

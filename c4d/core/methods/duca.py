@@ -6,7 +6,7 @@
 
 h_out is the hidden state after the blocks, as the last step left it that ran them. s is the step, A the last computed
 one, of which there is one every ``interval`` steps. The paper picks tokens by chance, which does as well as by weight;
-its first version did by the norm of values, which is left out (``norm`` is that of the cached output: see ToCa).
+its first version did by the norm of values (``score=value``; all scores: see ToCa).
 
 Published: DiT-XL/2 at 50 DDIM steps interval 3, r 0.05. Of FLUX's code, which saves the input of the last block in
 place of its output, nothing is taken over.
@@ -51,8 +51,8 @@ def duca(
 ) -> tuple[Rule, ...]:
     """DuCa: steps that compute some tokens (ToCa, by chance) take turns with steps that reuse the stack's output.
 
-    arXiv 2412.18911. Published for DiT with interval 3 and ratio 0.05 before ToCa's factors. ``score`` is ``random`` or
-    ``norm``; the other options are ToCa's.
+    arXiv 2412.18911. Published for DiT with interval 3 and ratio 0.05 before ToCa's factors. ``score`` and the
+    other options are ToCa's.
     """
     policy = Partly(Interval(interval, warmup, last), every=2)
     select = Scored(ratio, interval, score, stale, over_steps=over_steps, over_layers=over_layers)

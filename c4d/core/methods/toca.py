@@ -10,11 +10,18 @@ block in its stack, from 0 to 1, S the number of tokens, since_i the steps since
 computed of MLPs and of cross-attention (its queries); self-attention, and what single-stream blocks make of attention
 and MLP together, are reused whole. The call without condition computes the tokens that the conditional one picked.
 
-w_i is here what leaves attention fused: the norm of the token's cached output (``norm``), or chance (``random``), which
-the authors' code has as alternatives. Its default, the column sums of the attention map, would need the map itself, and
-is left out; so are the norms of keys and values. Published with that default (N, ratio of MLPs, over_layers, stale):
-FLUX.1 4, 0.04, -0.5, 0.25, which is r = 0.1 by 0.4 for a double-stream block; its single-stream blocks compute 0.16.
-For DiT the interval itself varies over the run, which is left out: over_steps 2, over_layers 0.2, bonus 0.6.
+w_i is by ``score`` the norm of the token's cached output (``norm``), chance (``random``), or of the block's
+self-attention on the last computed step the norm of the token's ``key`` or ``value``, the mean over the heads, or how
+much ``attention`` it receives, the sum over heads and queries: all of them the authors' (s1 of the paper is the last).
+Those of the self-attention are read from what goes into c4d's attention (``attention="auto"``), which stays fused; the
+map is made beside it, a few queries at a time, and costs about as much once more as the attention of a computed step.
+Keys have passed their norm, where the model has one, which leaves less in their length than in that of values.
+
+Published, by ``attention`` (N, ratio of MLPs, over_layers, stale): FLUX.1 4, 0.04, -0.5, 0.25, which is r = 0.1 by 0.4
+for a double-stream block; its single-stream blocks compute 0.16. For PixArt and OpenSora the published code takes the
+entropy of cross-attention in its place, which is left out. For DiT over_steps 2, over_layers 0.2, bonus 0.6; there the
+interval itself varies, round(N / (1.4 - 0.8 s/T)) and 2 from 0.2 T to 0.4 T, which is left out: a step is computed
+where it divides a counter, of which it is not known from which end it counts.
 """
 
 from c4d.core.caching.forecasters import Reuse
@@ -39,9 +46,10 @@ def toca(
 ) -> Rule:
     """ToCa: between computed steps, MLPs and cross-attention compute the tokens of the highest scores and reuse others.
 
-    arXiv 2410.05317. ``score`` is ``norm`` (of what is cached) or ``random``; ``stale`` weighs how long a token was
-    not computed, ``bonus`` the best one in each ``cell`` x ``cell`` of a frame. ``ratio`` is the share of tokens, which
-    ``over_steps`` and ``over_layers`` tilt over the run and the blocks. Several ranks pick each among its own tokens.
+    arXiv 2410.05317. ``score`` is ``norm`` (of what is cached), ``random``, or by the block's self-attention ``key``,
+    ``value`` (their norms) or ``attention`` (received), which need c4d's attention. ``stale`` weighs how long a token
+    was not computed, ``bonus`` the best one in each ``cell`` x ``cell`` of a frame. ``ratio`` is the share of tokens,
+    which ``over_steps`` and ``over_layers`` tilt over the run and the blocks. Several ranks pick each among its own.
     """
     select = Scored(ratio, interval, score, stale, bonus, cell, over_steps, over_layers)
     return TokenRule(Partly(Interval(interval, warmup, last)), Reuse(), select=select)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -15,19 +14,17 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from c4d.core.caching.rules import BlocksRule, CacheMethod, OutputRule, Rule, TokenRule
-from c4d.core.caching.selectors import TokenView, take
 from c4d.core.integration.attach import ModuleSite
 from c4d.core.integration.blocks import BlockProxy, bind, streams, unbind
 from c4d.core.integration.offload import Bridge, onloaded
+from c4d.core.runtime.context import ForwardContext
 from c4d.core.runtime.guidance import Answer
 from c4d.core.runtime.history import History
 from c4d.core.runtime.outputs import Structure, joined
 from c4d.core.runtime.report import Entry
-from c4d.core.runtime.signals import DecisionSync
 from c4d.core.runtime.spectrum import evolved, leading, like_output, slow_waves
 from c4d.core.runtime.state import CacheState, FeatureOps, Runtime
-from c4d.core.runtime.steps import NoiseLevel
-from c4d.core.runtime.tokens import averaged, cells_of, drawn, lying, twins
+from c4d.core.runtime.token_sites import TokenCall, TokenSites
 from c4d.core.spec import STREAM, AtEntry, ModelSpec, Stack
 from c4d.core.types import (
     BLOCKS,
@@ -48,19 +45,6 @@ PROBED = f"{BLOCKS}:probe"  # the key of the first blocks' residuals at computed
 TINY = 1e-10  # beside an element that it divides by
 
 
-@dataclass(frozen=True)
-class ForwardContext:
-    """The context of the forward under way: its module, bound arguments, noise level and ranks."""
-
-    transformer: nn.Module
-    inputs: Callable[[], Mapping[str, Any]]
-    noise: Callable[[], NoiseLevel]
-    ranks: DecisionSync
-    picked: dict[
-        str, tuple[int, torch.Size, Tensor]
-    ]  # of the run, for all branches: the tokens that the first one picked
-
-
 class Forward:
     """One forward of one transformer: decides once, then tells loops, exit and sites what to do."""
 
@@ -71,8 +55,6 @@ class Forward:
     looked_at = NOWHERE  # a stack that a loop has begun on without calling a block yet; the next two before it
     blocks = passed = 0  # entered; of the chain, those that the loops were given or passed over
     modules = modules_reused = 0
-    tokens = tokens_computed = 0  # that came to modules of which some can be computed
-    pairs_of_rows: tuple[Tensor | None] | None = None  # the rows of the batch that pick tokens alike, if somebody asked
     bridge: Bridge | None = None
     noise: float | None = None  # for the trace alone, where it costs nothing to know
     guidance: Action | None = None  # what the rule of guidance says, of a call without condition
@@ -100,6 +82,7 @@ class Forward:
             if branch.ends not in (None, self.ends):  # what is stored is of other blocks
                 branch.histories.clear()
             branch.ends = self.ends
+        self.tokens = TokenSites(branch, step, call)  # the modules that can compute some of theirs
         self.answer = answer  # of the conditional call, for one without condition
         self.actions: list[Action | None] = [None] * len(self.rules)
         self.weighed: list[float | None] = [None] * len(method.rules)
@@ -153,7 +136,7 @@ class Forward:
         actions = tuple(filter(None, self.actions))
         done = self.blocks, self.modules, self.modules_reused, seconds
         more = self.restarted, tuple(self.weighed), self.noise, self.guidance
-        return Entry(run, self.step, actions, *done, self.seen, *more, self.tokens, self.tokens_computed)
+        return Entry(run, self.step, actions, *done, self.seen, *more, self.tokens.total, self.tokens.computed)
 
     # -- deciding
 
@@ -171,11 +154,13 @@ class Forward:
         signals = self.method.signals
         if not any(signal.outside for signal in signals):
             return
-        latents = self._latents()
+        latents = self.call.latents()
         if wanted := {Signal.INPUT, Signal.INPUT_SINCE} & signals:  # a loop may go on to change its latents in place
             self.readings.update(dict.fromkeys(wanted, joined(latents).clone()))
         if Signal.SPECTRUM in signals:
-            parts = [evolved(self._channels_first(x), self._grid()[0], self.call.noise()) for x in latents]
+            parts = [
+                evolved(self._channels_first(x), self.call.grid(self.branch)[0], self.call.noise()) for x in latents
+            ]
             self.readings[Signal.SPECTRUM] = joined(parts)
 
     def read_signal(self, signal: Signal, value: Tensor) -> None:
@@ -184,40 +169,18 @@ class Forward:
         if self.action is None and {p for p in self.method.signals if not p.left} <= self.readings.keys():
             self.decide(self.readings)
 
-    def _latents(self) -> list[Tensor]:
-        """One tensor, or several where the model takes several (streams, or a list of samples)."""
-        inputs, names = self.call.inputs(), self.spec.denoised
-        leaves = [x for name in names for x in pytree.tree_leaves(inputs.get(name)) if x is not None]
-        if not leaves or not all(isinstance(x, Tensor) for x in leaves):
-            raise RuntimeError(
-                f"{self.spec.transformer} is called without a tensor {' or '.join(map(repr, names))} (got "
-                f"{', '.join(inputs)}); its spec names the argument that is denoised: latents="
-            )
-        return [x.detach() for x in leaves]
-
     def _channels_first(self, x: Tensor) -> Tensor:
         return x if x.ndim <= 3 else x.movedim(self.spec.channels, 1)
 
     def _like(self, shapes: Sequence[Sequence[int]], cut: Callable[[Tensor, Sequence[int]], Tensor]) -> list[Tensor]:
         """The latents, each cut to the shape of the output that it is beside."""
-        latents = self._latents()
+        latents = self.call.latents()
         if len(latents) != len(shapes):
             raise TypeError(
                 f"{self.spec.transformer} returned {len(shapes)} tensors for {len(latents)} that are denoised; "
                 f"{self.method.name} needs one for each"
             )
         return [cut(x, shape) for x, shape in zip(latents, shapes, strict=True)]
-
-    def _grid(self) -> tuple[tuple[int, ...], ...]:
-        if self.branch.grid is None:
-            assert self.spec.grid is not None
-            grid = self.spec.grid(self.call.transformer, self.call.inputs())
-            if not all(isinstance(box, Sequence) and all(isinstance(n, int) for n in box) for box in grid):
-                raise RuntimeError(
-                    f"the spec of {self.spec.transformer} gives the grid {grid}: it is one box or several, ((4, 6),)"
-                )
-            self.branch.grid = grid
-        return self.branch.grid
 
     def decide(self, now: Mapping[Signal, Tensor]) -> None:
         now, pairs, wholes = self.pairs(now)
@@ -588,85 +551,34 @@ class Forward:
             history.keep_beside([x.clone() for x in self._like(shapes, like_output)])
         return out
 
-    # -- tokens
+    def at_attention(self, place: ModuleSite, x: Tensor, forward: Callable[[], Any]) -> Any:
+        """What a self-attention returns of ``x`` [B, S, D], by which the tokens of its block are weighed."""
+        rule = self.rules[place.rule]
+        if self.actions[place.rule] is not COMPUTE:
+            return forward()
+        assert isinstance(rule, TokenRule) and rule.select.reads is not None
+        with self.tokens.weighing(place, rule.select.reads, x):
+            return forward()
 
     def at_tokens(
-        self,
-        place: ModuleSite,
-        original: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        self, place: ModuleSite, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Tensor:
         """What a module returns that can compute some of its tokens: all of them computed, some, or none."""
-        rule, name = self.rules[place.rule], next(iter(kwargs), "")
+        rule, history, call = (
+            self.rules[place.rule],
+            self.branch.histories.get(place.key),
+            TokenCall(original, args, kwargs),
+        )
         assert isinstance(rule, TokenRule)
-        x: Tensor = args[0] if args else kwargs[name]
-        history, memory, (B, S) = self.branch.histories.get(place.key), self.branch.tokens, x.shape[:2]
         self.modules += 1
-        self.tokens += B * S
         if history is None or self.actions[place.rule] is COMPUTE:
-            out = original(*args, **kwargs)
-            if not isinstance(out, Tensor) or x.ndim != 3 or out.shape[:2] != x.shape[:2] or out.ndim != 3:
-                raise RuntimeError(
-                    f"{place.key} of {self.spec.transformer} does not make each token [B, S, D] by itself; its Site "
-                    "is one with by_token=False"
-                )
-            self.tokens_computed += B * S
+            out = self.tokens.all_of(place, rule, call)
             self.record(place.key, rule, [out])
-            memory.when.pop(place.key, None)
-            known = memory.centroids.get(place.stream)
-            if place.last and (found := rule.select.grouped(x.detach(), known, self._draws(place.stream, x.device))):
-                memory.centroids[place.stream], memory.labels[place.stream] = found
             return out
-        new: Tensor
         made = self.forecast(history, rule)[0]
-        count = rule.select.count(S, self.step, place.depth) if self.actions[place.rule] is PARTIAL else 0
-        if not count:
-            self.modules_reused += 1
-            return made
-        self.tokens_computed += B * count
-        before = made if rule.select.anchored else history.features(0)[-1]
-        when = memory.when.get(place.key, torch.full((B, S), float(history.step), device=x.device))
-        if count == S:
-            new, memory.when[place.key] = original(*args, **kwargs), torch.full_like(when, self.step.index)
-        else:
-            rows = self._picked(place, rule, made, self.step.index - when, count)
-            some = take(x, rows)
-            fresh = original(some, *args[1:], **kwargs) if args else original(**{**kwargs, name: some})
-            new = rule.select.spread(before, rows, fresh, memory.labels.get(place.stream))
-            memory.when[place.key] = when.scatter(1, rows, float(self.step.index))
-        history.renew(0, new, before)
-        return new if rule.select.anchored else made + (new - before)
-
-    def _picked(self, place: ModuleSite, rule: TokenRule, made: Tensor, since: Tensor, count: int) -> Tensor:
-        """[B, count]: the tokens that are computed; of several branches of guidance the first one of a step picks."""
-        select, known, S = rule.select, self.call.picked.get(place.key), made.shape[1]
-        if select.shared and known is not None and known[0] == self.step.index and known[1] == made.shape[:2]:
-            return known[2]
-        draw = self._draws(place.key, made.device)
-        labels = self.branch.tokens.labels.get(place.stream)
-        where = self.step, place.depth, self._cells(place, select.cell, S, made.device), labels
-        rows = select.select(TokenView(made, since, *where, draw, self._alike), count)
-        if select.shared:
-            self.call.picked[place.key] = self.step.index, made.shape[:2], rows
-        return rows
-
-    def _draws(self, key: str, device: torch.device) -> Callable[[int], Tensor]:
-        return lambda n: drawn(n, self.step.index, key, device)
-
-    def _cells(self, place: ModuleSite, side: int, tokens: int, device: torch.device) -> Tensor | None:
-        if not side:
-            return None
-        held, joined = self.branch.tokens.cells, place.stack.joined if place.stack else None
-        if place.stream not in held:
-            own = self.call.ranks.own(self.call.transformer, cells_of(self._grid(), side))
-            held[place.stream] = lying(own, tokens, joined).to(device)
-        return held[place.stream]
-
-    def _alike(self, score: Tensor) -> Tensor:
-        if self.pairs_of_rows is None:
-            self.pairs_of_rows = (twins(self._latents()),)
-        return averaged(score, self.pairs_of_rows[0])
+        new = self.tokens.some_of(place, rule, history, made, call, self.actions[place.rule] is PARTIAL)
+        self.modules_reused += new is None
+        return made if new is None else new
 
     def finish(self, output: Any) -> None:
         """After the forward: the output of a computed forward goes to the next that decides by it."""
@@ -711,7 +623,7 @@ class Forward:
 
     def _band(self, x: Tensor, cutoff: float) -> Tensor:
         """Of tokens [B, S, D] at the exit (or [B, *sides, D]), what changes slowly over their grid."""
-        grid = self._grid()
+        grid = self.call.grid(self.branch)
         basis = self.tools.basis(grid, cutoff, x.device)
         return self.call.ranks.project(self.call.transformer, basis, x.flatten(1, -2)).reshape(x.shape)
 
@@ -719,13 +631,15 @@ class Forward:
         """Of an output: pictures [..., H, W], or tokens [B, S, C] in the boxes that the spec's grid tells."""
         if x.ndim != 3:
             return slow_waves(x, part)
-        if self.spec.grid is None or sum(map(math.prod, self._grid())) != x.shape[1]:
+        if self.spec.grid is None or sum(map(math.prod, self.call.grid(self.branch))) != x.shape[1]:
             raise RuntimeError(
                 f"the output of {self.spec.transformer} is {x.shape[1]} tokens, and its spec does not tell the grid "
                 "that they lie in (grid=), whose waves are asked for"
             )
-        parts = torch.split(x.mT, [math.prod(box) for box in self._grid()], 2)
-        shaped = [each.reshape(*each.shape[:2], *box) for each, box in zip(parts, self._grid(), strict=True)]
+        parts = torch.split(x.mT, [math.prod(box) for box in self.call.grid(self.branch)], 2)
+        shaped = [
+            each.reshape(*each.shape[:2], *box) for each, box in zip(parts, self.call.grid(self.branch), strict=True)
+        ]
         return torch.cat([slow_waves(each, part).flatten(2) for each in shaped], 2).mT
 
     def record(self, key: str, rule: Rule, tensors: Sequence[Tensor]) -> History:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,8 @@ from c4d.core.integration.attach import ModuleSite
 from c4d.core.integration.blocks import BlockProxy, bind, streams
 from c4d.core.integration.hooks import at_work, parameters
 from c4d.core.integration.processor_patch import ProcessorPatch
-from c4d.core.runtime.forward import COMPUTE, REUSE, Forward, ForwardContext
+from c4d.core.runtime.context import ForwardContext
+from c4d.core.runtime.forward import COMPUTE, REUSE, Forward
 from c4d.core.runtime.guidance import Answer
 from c4d.core.runtime.outputs import of_rows, of_samples
 from c4d.core.runtime.report import Entry
@@ -66,7 +68,7 @@ class SampledForward(Forward):
         def inputs() -> Mapping[str, Any]:
             return self._rows(call.inputs(), self.parts[i])
 
-        return ForwardContext(call.transformer, inputs, call.noise, call.ranks, call.picked)
+        return replace(call, inputs=inputs)
 
     def _part(self, value: Any, i: int) -> Any:
         """Of something with all rows what is of sample ``i``."""

@@ -15,7 +15,8 @@ from c4d.core.integration.attach import Attachment, check_fit
 from c4d.core.integration.hooks import Entered, Unsaved, named
 from c4d.core.integration.offload import Bridge, tracing
 from c4d.core.integration.transformers import transformers_of
-from c4d.core.runtime.forward import Forward, ForwardContext
+from c4d.core.runtime.context import ForwardContext
+from c4d.core.runtime.forward import Forward
 from c4d.core.runtime.history import HistoryConfig
 from c4d.core.runtime.outputs import copies_of, rows_of
 from c4d.core.runtime.ownership import ThreadOwnership
@@ -244,7 +245,8 @@ class Session(Entered, Unsaved):
         if traced:
             attachment.refresh(self.method)
         inputs = partial(named, attachment.transformer, args, kwargs)
-        call = ForwardContext(attachment.transformer, inputs, clock.noise, self._ranks, self._run.picked)
+        where = attachment.spec, attachment.transformer
+        call = ForwardContext(*where, inputs, clock.noise, self._ranks, self._run.picked)
         answer = self._run.answers.take(step, self.method.name) if self.method.guidance is not None else None
         parts = (step, self._tools, call, answer)
         self.current = current = (

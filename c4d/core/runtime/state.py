@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from c4d.core.caching.rules import Rule
+from c4d.core.caching.selectors import Clusters
 from c4d.core.runtime.branches import Branches
 from c4d.core.runtime.guidance import Answers
 from c4d.core.runtime.history import History, HistoryConfig
@@ -24,12 +25,17 @@ class TokenMemory:
     """What a branch remembers of single tokens; by the key of a module's history, or the stream that they are of."""
 
     when: dict[str, Tensor] = field(default_factory=dict)  # [B, S] fp32: the step at which each was computed
-    centroids: dict[str, Tensor] = field(default_factory=dict)  # [B, K, D] fp32
-    labels: dict[str, Tensor] = field(default_factory=dict)  # [B, S] int64: the cluster of each
+    clusters: dict[str, Clusters] = field(default_factory=dict)
+    frames: dict[str, list[Tensor]] = field(default_factory=dict)  # as in TokenView
     cells: dict[str, Tensor] = field(default_factory=dict)  # [S] int64: the cell of the grid of each
+    weights: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # of a block, stream -> [B, S] fp32
 
     def tensors(self) -> list[Tensor]:
-        return [x for held in (self.when, self.centroids, self.labels, self.cells) for x in held.values()]
+        alone = self.when, self.cells, *self.weights.values()
+        several = self.clusters, self.frames
+        return [x for held in alone for x in held.values()] + [
+            x for held in several for xs in held.values() for x in xs
+        ]
 
 
 @dataclass

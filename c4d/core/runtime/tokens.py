@@ -1,12 +1,15 @@
-"""Single tokens of a forward: where they lie, random numbers for them, and the rows of a batch that pick alike."""
+"""Single tokens of a forward: where they lie, what they weigh in an attention, random numbers, rows that pick alike."""
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from c4d.core.spec import STREAM
 
 
 def cells_of(grid: Sequence[Sequence[int]], side: int) -> Tensor:
@@ -25,13 +28,61 @@ def cells_of(grid: Sequence[Sequence[int]], side: int) -> Tensor:
     return torch.cat(found)
 
 
-def lying(cells: Tensor, tokens: int, joined: str | None) -> Tensor:
-    """[tokens]: the cells of a stream, in which text may stand beside the image; 0 for what lies in no cell."""
+def frames_of(grid: Sequence[Sequence[int]]) -> Tensor:
+    """[S] int64: for each token of the boxes of ``grid`` the number, from 1, of its frame; a picture is one."""
+    counts = [(box[0] if len(box) > 2 else 1, math.prod(box)) for box in grid]
+    sizes = torch.tensor([size // n for n, size in counts for _ in range(n)])
+    return torch.arange(1, len(sizes) + 1).repeat_interleave(sizes)
+
+
+def alike_in_size(groups: Tensor) -> list[Tensor]:
+    """The places [F, n] int64 of the tokens of F groups of n each, a tensor for each n; ``groups`` [S] numbers them."""
+    found: dict[int, list[Tensor]] = {}
+    for number in torch.unique(groups):
+        places = (groups == number).nonzero().flatten()
+        found.setdefault(len(places), []).append(places)
+    return [torch.stack(places) for places in found.values()]
+
+
+def lying(cells: Tensor, tokens: int, streams: Sequence[str], joined: str | None) -> Tensor:
+    """[tokens]: the cells of a module's tokens, which are of ``streams``; 0 for what lies in no cell, such as text.
+
+    ``joined``: where in one sequence of text and image the image stands, the ``"first"`` tokens or the ``"last"``.
+    """
     more = tokens - len(cells)
-    if more and (joined is None or more < 0):
-        return cells.new_zeros(tokens)  # it is of other tokens, such as text
+    if STREAM not in streams or more < 0 or (more and joined is None and len(streams) == 1):
+        return cells.new_zeros(tokens)
     text = cells.new_zeros(more)
-    return torch.cat((cells, text) if joined == "first" else (text, cells))
+    first = joined == "first" or (joined is None and streams[0] == STREAM)
+    return torch.cat((cells, text) if first else (text, cells))
+
+
+def lengths(x: Tensor) -> Tensor:
+    """[B, S] fp32: the L2 norm of keys or values [B, S, H, D], the mean over the heads."""
+    norms: Tensor = torch.linalg.vector_norm(x.float(), dim=3)
+    return norms.mean(2)
+
+
+CHUNK = 1 << 24  # numbers of an attention map that are there at once
+
+
+def received(q: Tensor, k: Tensor, mask: Tensor | None, chunk: int = CHUNK) -> Tensor:
+    """[B, Sk] fp32: how much attention each key receives, summed over heads and queries; q and k [B, S, H, D].
+
+    The map itself is never there as a whole: it is made for as many queries at a time as ``chunk`` numbers allow, at
+    least one. ``mask`` [B, 1 or H, 1 or Sq, Sk], True where a query sees a key, or what is added to the scores. A query
+    that sees no key gives nothing.
+    """
+    B, S, H, D = q.shape
+    keys, total = k.permute(0, 2, 3, 1), torch.zeros(B, k.shape[1], dtype=torch.float32, device=q.device)
+    size = max(1, chunk // (B * H * k.shape[1]))
+    for start in range(0, S, size):
+        scores = (q[:, start : start + size].transpose(1, 2) * D**-0.5 @ keys).float()
+        if mask is not None:
+            part = mask if mask.shape[-2] == 1 else mask[..., start : start + size, :]
+            scores = scores.masked_fill(~part, -torch.inf) if part.dtype == torch.bool else scores + part
+        total += scores.softmax(3).nan_to_num(0.0).sum((1, 2))
+    return total
 
 
 def drawn(n: int, step: int, key: str, device: torch.device) -> Tensor:

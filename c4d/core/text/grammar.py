@@ -18,7 +18,7 @@ from c4d.core.caching.feature_forecasters import DynamicModes, FrequencySplit
 from c4d.core.caching.finite_differences import ANCHORS, SMOOTHINGS
 from c4d.core.caching.forecasters import FORECASTERS as BY_TIME
 from c4d.core.caching.rules import CacheMethod, Rule, remade
-from c4d.core.caching.selectors import SCORES
+from c4d.core.caching.selectors import FRAMES, SCORES
 from c4d.core.methods import METHODS, published
 from c4d.core.methods.clusca import CORRECTED
 from c4d.core.methods.dbcache import SCM_POLICIES
@@ -71,6 +71,7 @@ def choices(make: Callable[..., Any]) -> dict[str, tuple[str, ...]]:
         "error": ERRORS,
         "score": SCORES,
         "correct": CORRECTED,
+        "frames": FRAMES,
         "over": AXES,
         "smoothing": SMOOTHINGS,
         "anchor": ANCHORS,
