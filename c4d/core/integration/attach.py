@@ -327,6 +327,11 @@ def check_fit(method: CacheMethod, spec: ModelSpec) -> None:
             raise ValueError(
                 f"{method.name} works on the grid of tokens, which the spec of {spec.transformer} does not tell (grid=)"
             )
+        if isinstance(rule.forecast, FeatureForecaster) and rule.forecast.one_stream and spec.other_exits:
+            raise ValueError(
+                f"{method.name} is for the hidden state alone, and the blocks of {spec.transformer} return "
+                f"{', '.join(spec.other_exits)}, too: use another method"
+            )
         if isinstance(rule, TokenRule) and rule.select.cell and spec.grid is None:
             raise ValueError(
                 f"{method.name} compares tokens in cells of their grid, which the spec of {spec.transformer} does not "
