@@ -94,7 +94,7 @@ def test_every_method_text_in_the_readme_parses():
     text = (ROOT / "README.md").read_text()
     found = re.findall(r"\b(?:" + "|".join(sorted(METHODS, key=len, reverse=True)) + r"):[^\s`\"]+", text)
     profiles = ROOT / "tests/core/profiles"
-    found = [re.sub(r"(dpcache|l2p):path=\S+?\.json", rf"\1:path={profiles}/\1.json", each) for each in found]
+    found = [re.sub(r"(dpcache|hyca|l2p):path=\S+?\.json", rf"\1:path={profiles}/\1.json", each) for each in found]
     found = [each.replace("profile:NAME-OR-FILE,computed=14", f"profile:{profiles}/flow.json") for each in found]
     assert {parse(t).name.partition(":")[0] for t in found} == set(METHODS)
 

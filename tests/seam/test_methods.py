@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import c4d
-from c4d.core.caching.feature_forecasters import GuidanceWaves, ProbeAligned
+from c4d.core.caching.feature_forecasters import ByChannel, GuidanceWaves, ProbeAligned
 from c4d.core.caching.forecasters import LearnedWeights, MeanVelocity, Nothing
 from c4d.core.caching.profile import Calibrated
 from c4d.core.methods import METHODS
@@ -675,5 +675,13 @@ def test_every_forecaster_is_tried():
     tried = {
         type(rule.forecast) for text in EVERY.values() for rule in parse(text.format(signal="time_embedding")).rules
     }
-    own = {LearnedWeights, Calibrated, GuidanceWaves, MeanVelocity, Nothing, ProbeAligned}  # of one method each
+    own = {
+        ByChannel,
+        LearnedWeights,
+        Calibrated,
+        GuidanceWaves,
+        MeanVelocity,
+        Nothing,
+        ProbeAligned,
+    }  # of one method each
     assert tried == {*FORECASTERS.values(), *own}

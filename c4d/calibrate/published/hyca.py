@@ -1,16 +1,18 @@
 """HyCa's solvers, arXiv 2510.04188: channels that move alike are one cluster, and each cluster takes its best solver.
 
     indicators of a channel:  log sum |F(s) - F(s-1)|  and  log sum |F(s) - 2 F(s-1) + F(s-2)|
-    E(d, solver) = sum (F_d(t) - forecast of F_d(t) by the solver from the computed steps before t)^2
+    E(d, solver) = sum over t of e(d, solver, t) / sum_d e(d, reuse, t)
+    e(d, solver, t) = sum (F_d(t) - forecast of F_d(t) by the solver from the computed steps before t)^2
     solver(cluster) = argmin of sum E(d, solver) over its channels d
 
-F is the hidden state after the blocks in uncached samplings. Sums are over tokens, steps, branches of guidance and
-samplings; in E over the steps t that the schedule does not compute.
+F is the hidden state after the blocks in uncached samplings, and t are steps that the schedule does not compute. Other
+sums are over tokens and branches of guidance, those of indicators over steps, and all of them in the end over samplings.
 
 The paper clusters by differences and curvature, with K-means, and compares solvers by their errors on a run. What it
 leaves open is decided here: indicators are these two, summed over every step of a run and standardised; there are
-``clusters`` of them; errors are squared, of forecasts from uncached features. The solvers are chosen by all samplings
-together. How alike the clusters of single ones are is in the figures, as the adjusted Rand index (Hubert and Arabie,
+``clusters`` of them; errors are squared, of forecasts from uncached features, and each step counts as much as any other
+(else those few decide for all in which the hidden state changes most). The solvers are chosen by all samplings together.
+How alike the clusters of single ones are is in the figures, as the adjusted Rand index (Hubert and Arabie,
 1985).
 """
 
@@ -58,11 +60,11 @@ def indicators(sums: Tensor) -> Tensor:
 
 
 def errors(steps: Sequence[Tensor], policy: Interval, solvers: Sequence[str]) -> Tensor:
-    """[solvers, D] fp64: the squared errors of each over the steps that ``policy`` does not compute.
+    """[steps, solvers, D] fp64: the squared errors of each at the steps that ``policy`` does not compute.
 
-    Steps with a single computed feature before them, which all solvers reuse, do not count.
+    Those with a single computed feature before them, which all solvers reuse, are left out.
     """
-    sums = torch.zeros(len(solvers), steps[0].shape[-1], dtype=torch.float64)
+    found = [torch.zeros(0, len(solvers), steps[0].shape[-1], dtype=torch.float64)]
     state, computed = policy.init(), list[int]()
     for t, now in enumerate(steps):
         action, state = policy.decide(state, Step(t, len(steps), ""), {})
@@ -70,13 +72,14 @@ def errors(steps: Sequence[Tensor], policy: Interval, solvers: Sequence[str]) ->
             computed = [step for step in computed if step >= policy.warmup - 2] + [t]
         if action is Action.COMPUTE or len(computed) < 2:
             continue
-        for row, name in zip(sums, solvers, strict=True):
-            past = computed[-SOLVERS[name].num_features :]
-            off = -now
-            for step, weight in zip(past, SOLVERS[name].weights([float(s) for s in past], float(t)), strict=True):
+        here = []
+        for solver in map(SOLVERS.__getitem__, solvers):
+            past, off = computed[-solver.num_features :], -now
+            for step, weight in zip(past, solver.weights(list(map(float, past)), float(t)), strict=True):
                 off = off + weight * steps[step]
-            row += total(off, 2)
-    return sums
+            here.append(total(off, 2))
+        found.append(torch.stack(here)[None])
+    return torch.cat(found)
 
 
 def clustered(x: Tensor, count: int) -> Tensor:
@@ -116,12 +119,16 @@ class HyCa(Calibration):
         return [name for name, solver in SOLVERS.items() if solver.num_features <= self.order + 1]
 
     def reduce(self, run: Run) -> Record:
-        sums = [torch.cat((motion(h), errors(h, self.policy, self.solvers))) for h in run.hidden.values()]
-        return {"sums": run.summed(torch.stack(sums).sum(0)).tolist()}
+        moved = run.summed(torch.stack([motion(h) for h in run.hidden.values()]).sum(0))
+        off = run.summed(torch.stack([errors(h, self.policy, self.solvers) for h in run.hidden.values()]).sum(0))
+        of_reuse = off[:, 0].sum(1)
+        counts = of_reuse > 0.0  # where nothing moved, there is nothing to forecast
+        shares = off[counts] / of_reuse[counts, None, None]
+        return {"motion": moved.tolist(), "errors": shares.sum(0).tolist()}
 
     def fit(self, records: Sequence[Record]) -> Fitted:
         steps, count = steps_of(records), len(records)
-        sums = torch.tensor([record["sums"] for record in records], dtype=torch.float64)
+        sums = torch.tensor([[*each["motion"], *each["errors"]] for each in records], dtype=torch.float64)
         if not torch.isfinite(sums).all():
             raise CalibrationError("the hidden state of these samplings has numbers that are not finite")
         if steps < 3 or not sums[:, 2:].any():

@@ -40,8 +40,8 @@ class ByChannel(FeatureForecaster):
     def __post_init__(self) -> None:
         if unknown := [name for name in self.solvers if name not in SOLVERS]:
             raise ValueError(f"unknown solver {unknown[0]!r}: known are {', '.join(SOLVERS)}")
-        if not self.channels or not set(self.channels) <= set(range(len(self.solvers))):
-            raise ValueError(f"each channel has one of the {len(self.solvers)} solvers, by its place from 0")
+        if wrong := set(self.channels) - set(range(len(self.solvers))):
+            raise ValueError(f"a channel has solver {wrong.pop()}, of {len(self.solvers)} that are counted from 0")
 
     @property
     def num_features(self) -> int:

@@ -94,8 +94,10 @@ class FoCa(LinearForecaster):
 
 @dataclass(frozen=True)
 class _SecondOrder(LinearForecaster):
-    """F + x D_1 + ``bend`` D_2 over TaylorSeer's ladder of backward differences D_i, x = t - t_last; of two features the
-    line through them, of one the feature itself."""
+    """F + x D_1 + ``bend`` D_2 over TaylorSeer's ladder of backward differences D_i, x = t - t_last.
+
+    Of two features it is the line through them, of one the feature itself.
+    """
 
     @property
     def num_features(self) -> int:

@@ -10,9 +10,10 @@ the number of steps since A. N is ``interval`` and E is ``warmup``. Candidates a
 rule of Adams and Bashforth and backward differentiation of order 2. Which channel has which is read from a file, that
 ``c4d calibrate hyca`` writes.
 
-The authors' code is not public. What the paper's abstract and its page do not say is decided here: F is taken after all
-blocks (it could be the output of each module); E is 1, as TaylorSeer has it; the forms of the candidates (``c4d methods``
-has them as forecasters); and indicators, clusters and errors, of which ``c4d/calibrate/published/hyca.py`` tells.
+The authors' code is not public. What was found of the paper leaves open, and is decided here: F is taken after all
+blocks (not at each module), as it is, not less what came to them; E is 1, as TaylorSeer has it by default; the forms of
+the candidates, which ``c4d methods`` lists as forecasters; and how channels are clustered and solvers compared, which
+``c4d/calibrate/published/hyca.py`` says.
 
 Published speeds, without settings: 5.55x on FLUX, 5.56x on HunyuanVideo, 6.24x on Qwen-Image.
 """
@@ -32,6 +33,6 @@ def hyca(path: str, interval: int, warmup: int = 1, last: int = 0) -> Rule:
     those of TaylorSeer.
     """
     found = CalibrationData.load(path, "hyca", "solvers", "channels")
-    forecast = ByChannel(tuple(map(str, found.data["solvers"])), tuple(map(int, found.numbers("channels"))))
+    forecast = ByChannel(found.words("solvers"), found.places("channels"))
     policy = found.bound(Interval(interval, warmup, last))
     return BlocksRule(policy, forecast, residual=False, drop_before=warmup - 2)
