@@ -6,13 +6,13 @@
     solver(cluster) = argmin of sum E(d, solver) over its channels d
 
 F is the hidden state after the blocks in uncached samplings, and t are steps that the schedule does not compute. Other
-sums are over tokens and branches of guidance, those of indicators over steps, and all of them in the end over samplings.
+sums are over tokens and branches of guidance, those of indicators over steps, and in the end all are over samplings.
 
 The paper clusters by differences and curvature, with K-means, and compares solvers by their errors on a run. What it
 leaves open is decided here: indicators are these two, summed over every step of a run and standardised; there are
-``clusters`` of them; errors are squared, of forecasts from uncached features, and each step counts as much as any other
-(else those few decide for all in which the hidden state changes most). The solvers are chosen by all samplings together.
-How alike the clusters of single ones are is in the figures, as the adjusted Rand index (Hubert and Arabie,
+``clusters`` of channels; errors are squared, of forecasts from uncached features, and each step counts as much as any
+other (else those few decide for all in which the hidden state changes most). The solvers are chosen by all samplings
+together. How alike the clusters of single ones are is in the figures, as the adjusted Rand index (Hubert and Arabie,
 1985).
 """
 
