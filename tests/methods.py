@@ -58,8 +58,14 @@ MOVED = {
     f"taylor over sigma at {at}": f"taylorseer:interval=3+taylor:order=2,over=sigma@{at}" for at in ("blocks", "mlp")
 }
 SMOOTHED = {"smoothed": "taylorseer:interval=2+taylor:order=2,smoothing=exponential,alpha=0.7@blocks"}
-PAST = {"newton": "schedule:computed=0/1/3/4+newton:order=3", "modes at the stack": "schedule:computed=0/1/2/3+dmd"}
+PAST = {
+    "newton": "schedule:computed=0/1/3/4+newton:order=3",
+    "adams-bashforth": "schedule:computed=0/1/3/4+adams-bashforth",
+    "bdf": "schedule:computed=0/1/3/4+bdf",
+    "modes at the stack": "schedule:computed=0/1/2/3+dmd",
+}
 EVERY = {**REUSING, **BOTH, **MOVED, **SMOOTHED, **PAST}
+CHANNELS = {"hyca, by channel": f"hyca:path={PROFILES}/hyca.json,interval=3,warmup=3"}  # of Wan with 48 of them
 
 
 def calls_of(model: Any, text: str) -> list[AbstractContextManager[Any]]:

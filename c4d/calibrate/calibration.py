@@ -38,6 +38,11 @@ class Calibration(ABC):
         """What is measured on the way, of models with these specs."""
         return frozenset()
 
+    @property
+    def kept_as(self) -> str:
+        """What a kept record is known by: its class, and the options that :meth:`reduce` reads."""
+        return type(self).__name__
+
     def reduce(self, run: Run) -> Record:
         """What is kept of a sampling, the same on all ranks; plain types only."""
         return {"rows": run.rows}

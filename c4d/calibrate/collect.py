@@ -53,7 +53,7 @@ def collected(
     generate, _ = sampling(pipe, asked, seed=seed, batch=1, call=call)
     more = {**about_sampling(pipe.scheduler, asked, call), **(about or {}), "seed": seed}
     measured = sorted(signal.value for signal in signals)
-    what = {"kind": type(made).__name__, "signals": measured, "noise": made.noise}
+    what = {"kind": made.kept_as, "signals": measured, "noise": made.noise}
     needs = {**what, "model": signature(transformers[0]), "about": more}
     key = hashlib.sha256(json.dumps(needs, sort_keys=True, default=str).encode()).hexdigest()[:12]
     ranks, records = at_work(transformers[0], Parallel), list[Record]()

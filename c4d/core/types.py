@@ -316,8 +316,9 @@ class FeatureOps(Protocol):
 class FeatureForecaster(Forecaster):
     """A forecaster whose result depends on what the features are, not on their times alone.
 
-    It works at ``sites``, on models that tell their grid of tokens if it ``needs_grid``, and on backends that
-    compute in fp64 if it ``needs_double``.
+    It works at ``sites``, on models that tell their grid of tokens if it ``needs_grid``, on those whose blocks return
+    no other stream than the hidden state if it is for ``one_stream``, and on backends that compute in fp64 if it
+    ``needs_double``.
     """
 
     @property
@@ -325,6 +326,10 @@ class FeatureForecaster(Forecaster):
     def sites(self) -> tuple[str, ...]: ...
     @property
     def needs_grid(self) -> bool:
+        return False
+
+    @property
+    def one_stream(self) -> bool:
         return False
 
     @property

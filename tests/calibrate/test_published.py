@@ -257,6 +257,7 @@ def test_teacache_decides_by_its_calibration(pipe, tmp_path):
         ("magcache", {}, "threshold=0.2,max_skips=2,retention=0.1,"),
         ("easycache", {}, "threshold=1.0,warmup=2,"),
         ("dpcache", {}, "budget=7,"),
+        ("hyca", {"interval": 4}, "interval=4,"),
         ("l2p", {"computed": (0, 1, 3, 6, 13)}, ""),
     ],
 )

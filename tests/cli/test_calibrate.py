@@ -33,6 +33,7 @@ def calibrate(saved, tmp_path):
         ("magcache", "cond, expert 0: 14 noise levels", "threshold=0.2,max_skips=2,"),
         ("easycache", "cond, expert 0: 13 noise levels", "threshold=1.0,warmup=2,"),
         ("dpcache", "mean of 4 samples", "budget=7,"),
+        ("hyca:interval=4", "clusters of single samplings: adjusted Rand index", "interval=4,"),
         ("l2p:computed=0/1/3/6/13,features=2", "between 5 computed ones of 14", ""),
     ],
 )
@@ -150,13 +151,15 @@ def test_arrays_that_are_not_two_columns(fails, tmp_path):
 @pytest.mark.parametrize(
     "method, more, words",
     [
-        ("fora", [], ["unknown calibration 'fora'", "known are dpcache, easycache, l2p, magcache, teacache"]),
+        ("fora", [], ["unknown calibration 'fora'", "known are dpcache, easycache, hyca, l2p, magcache, teacache"]),
         ("teacache:shape=round", [], ["unknown shape 'round'", "monotone, least-squares"]),
         ("teacache:target=blocks", [], ["unknown target 'blocks'"]),
         ("teacache:signal=first_blocks", [], ["unknown signal 'first_blocks'"]),
         ("teacache:degree=3", [], ["no option 'degree'"]),
         ("l2p:computed=1/2", [], ["computed=1/2"]),
         ("l2p:features=0", [], ["features must be", "got 0"]),
+        ("hyca:interval=1", [], ["interval must be a whole number of at least 2", "got 1"]),
+        ("hyca:interval=13", ["--samples", "1"], ["there is nothing to choose a solver by"]),
         ("magcache", ["--samples", "0"], ["--samples is 0"]),
         ("magcache", ["--from", "x"], ["--from reads what was recorded", "--prompt-file"]),
         ("magcache", ["--steps", "1", "--samples", "1"], ["1 steps of cond have a value"]),
@@ -186,7 +189,7 @@ def test_it_is_kept_unless_it_may_be_replaced(fails, calibrate, tmp_path):
 
 def test_the_help_lists_what_can_be_calibrated(c4d):
     text = c4d("calibrate", "--help").out
-    for name in ("dpcache", "easycache", "l2p", "magcache", "teacache"):
+    for name in ("dpcache", "easycache", "hyca", "l2p", "magcache", "teacache"):
         assert f"\n  {name}" in text
         assert f"c4d calibrate {name}" in c4d("methods", name).out
     assert "c4d calibrate" not in c4d("methods", "fora").out

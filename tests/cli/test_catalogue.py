@@ -74,7 +74,7 @@ def test_one_method(c4d, name):
     outcome = c4d("methods", name.replace("-", "_"))
     assert outcome.code == 0 and outcome.out.startswith(name) and describe(METHODS[name]) in outcome.out
     example = outcome.out.rpartition("such as  --cache ")[2].strip()
-    if name in ("dpcache", "l2p", "profile"):
+    if name in ("dpcache", "hyca", "l2p", "profile"):
         assert f"It reads a file that was made for your model: --cache {name}:path=…" in outcome.out
     else:
         assert example.startswith(name) and parse(example)

@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 
 from c4d.core.caching.feature_forecasters import evenly_spaced
 from c4d.core.caching.finite_differences import Hermite, Taylor, backward_differences
-from c4d.core.caching.forecasters import Chebyshev, FoCa, LinearExtrapolation, MeanVelocity, Newton, Reuse
+from c4d.core.caching.forecasters import (
+    BDF,
+    AdamsBashforth,
+    Chebyshev,
+    FoCa,
+    LinearExtrapolation,
+    MeanVelocity,
+    Newton,
+    Reuse,
+)
 from c4d.core.types import Predicted, Step
 
 SMOOTH = [
@@ -19,7 +28,10 @@ SMOOTH = [
     Taylor(3, smoothing="moving-average"),
     Hermite(2, smoothing="exponential", alpha=0.4),
 ]
-LINEAR = [Reuse(), *(Taylor(k) for k in range(5)), *(Newton(k) for k in range(5)), Hermite(1), FoCa(), *SMOOTH[:2]]
+LINEAR = [
+    *(Reuse(), *(Taylor(k) for k in range(5)), *(Newton(k) for k in range(5)), Hermite(1), FoCa(), *SMOOTH[:2]),
+    *(AdamsBashforth(), BDF()),
+]
 LAGGING = [
     LinearExtrapolation(0.5),
     Taylor(1, smoothing="moving-average", anchor="smoothed"),
@@ -73,6 +85,18 @@ def test_taylor_is_not_exact_on_a_quadratic_and_newton_is():
     features = [t * t for t in times]
     assert value(Newton(2).weights(times, 11.0), features) == pytest.approx(121.0)
     assert value(Taylor(2).weights(times, 11.0), features) == pytest.approx(100.0 + 19.0 + 1.0)  # not 121
+
+
+def test_rules_of_two_steps_are_what_their_definitions_say():
+    """Of the last slopes f and f', over uneven steps too; of two features both are the line through them."""
+    for (c, b, a), x in (((0.0, 4.0, 8.0), 1.0), ((0.0, 4.0, 8.0), 4.0), ((0.0, 1.0, 5.0), 2.0)):
+        F = [2.0, -1.0, 3.5]
+        f, before, r = (F[2] - F[1]) / (a - b), (F[1] - F[0]) / (b - c), x / (a - b)
+        implicit = ((1 + r) ** 2 * F[2] - r**2 * F[1] + x * (1 + r) * (f + r * (f - before))) / (1 + 2 * r)
+        for rule, wanted in ((AdamsBashforth(), F[2] + x * (1.5 * f - 0.5 * before)), (BDF(), implicit)):
+            assert value(rule.weights([c, b, a], a + x), F) == pytest.approx(wanted, abs=1e-12)
+            assert value(rule.weights([b, a], a + x), F[1:]) == pytest.approx(F[2] + x * f, abs=1e-12)
+            assert rule.weights([a], a + x) == [1.0]
 
 
 def test_ladder_takes_its_slope_from_the_last_gap():

@@ -31,6 +31,7 @@ EXAMPLES = {
     "spectrum": "spectrum:window=2.0,alpha=3.0,weight=0.5",
     "pab": "pab:attn=2,cross_attn=6",
     "dpcache": f"dpcache:path={PROFILES}/dpcache.json,budget=4",
+    "hyca": f"hyca:path={PROFILES}/hyca.json,interval=5",
     "l2p": f"l2p:path={PROFILES}/l2p.json",
     "profile": f"profile:path={PROFILES}/flow.json,computed=4",
 }
@@ -429,7 +430,7 @@ def part(draw, name, make, leave_out=()):
 @st.composite
 def texts(draw):
     """A valid text, made of the signatures in the catalogue."""
-    name = draw(st.sampled_from(sorted({*METHODS} - {"l2p", "profile"})))  # they read other profiles
+    name = draw(st.sampled_from(sorted({*METHODS} - {"hyca", "l2p", "profile"})))  # they read other profiles
     without = ("path",) if name != "dpcache" else ()  # the file there is is DPCache's
     without += draw(st.sampled_from([("fit",), ("coefficients", "signal")])) if name == "teacache" else ()
     without += draw(st.sampled_from([("mlp", "mlp_at"), ("attn",)])) if name == "pab" else ()

@@ -7,7 +7,9 @@ import functools
 import json
 import math
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import c4d
@@ -71,16 +73,18 @@ def recorded_alone() -> tuple[Any, list[Any]]:
 
 def of_rows(pipe: Any, **more: Any) -> Any:
     """Every change that can be measured, and growth."""
-    return records(pipe, "teacache", **more)
+    return records(pipe, "teacache", more)
 
 
 def of_features(pipe: Any) -> Any:
-    return [records(pipe, name) for name in ("dpcache", "l2p")]
+    return [
+        records(pipe, name, **options) for name, options in (("dpcache", {}), ("hyca", {"interval": 2}), ("l2p", {}))
+    ]
 
 
-def records(pipe: Any, name: str, **more: Any) -> Any:
+def records(pipe: Any, name: str, more: Mapping[str, Any] = MappingProxyType({}), **options: Any) -> Any:
     call = {**CALL, "num_inference_steps": 4, "prompts": PROMPTS[:1], "samples": 1, **more}
-    return collected(pipe, CALIBRATIONS[name](), functools.partial(c4d.cached, pipe, backend="cpu"), **call)[0]
+    return collected(pipe, CALIBRATIONS[name](**options), functools.partial(c4d.cached, pipe, backend="cpu"), **call)[0]
 
 
 RECORDED = (of_rows, of_features)

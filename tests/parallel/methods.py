@@ -3,7 +3,8 @@
 A forward sends what its blocks and its final gather do (tests/parallel/traffic.py), and to decide and forecast
 
 - nothing, if its decisions are known beforehand (schedules, intervals, tokens, MagCache, PAB, FasterCache, guidance,
-  learned ones), and of a call without condition that is spared not even the gather; tokens are weighed on each rank;
+  learned ones, those of single channels), and of a call without condition that is spared not even the gather; tokens
+  are weighed on each rank;
 - one gather of 5 numbers a signal (TeaCache, First-Block, SeaCache: 1; EasyCache: 2, and 3 after a computed forward;
   SpeCa: 1 of a verified draft, whose last block sends what a computed one does, and a rejected one everything twice);
 - one gather of 10 numbers for a forecast that follows a probe (DiCache);
@@ -27,7 +28,7 @@ from c4d.core.runtime.spectrum import low_pass
 from c4d.core.spec import STREAM, TEXT_STREAM
 from c4d.core.text.grammar import parse
 from c4d.core.types import OUTPUT, Action, Signal
-from tests.methods import EVERY, SIGMAS, STEPS, calls_of
+from tests.methods import CHANNELS, EVERY, SIGMAS, STEPS, calls_of
 from tests.parallel.forwards import VARIANTS, alone
 from tests.parallel.job import WAYS, Case, bits, error, passes, raised, rank, same, sharded
 from tests.parallel.traffic import Expected
@@ -139,6 +140,7 @@ def weighed(name: str, score: str, how: SequenceParallel) -> None:
 
 def cases(world: int) -> dict[str, Case]:
     ways = {way: how for way, how in WAYS[world].items() if way in ("U2", "R2")}
+<<<<<<< HEAD
     texts = {kind: text.format(signal="time_projection") for kind, text in EVERY.items()}
     read = {
         f"{way}, tokens of {name} by {score}": functools.partial(weighed, name, score, how)
@@ -146,6 +148,10 @@ def cases(world: int) -> dict[str, Case]:
         for name, score in (("wan", "value"), ("flux", "key"), ("wan", "attention"))
     }
     return read | {
+=======
+    texts = {kind: text.format(signal="time_projection") for kind, text in {**EVERY, **CHANNELS}.items()}
+    return {
+>>>>>>> d4c2e64367cdf1aa286382bfc68a9424a8d66223
         f"{way}, every method, {kind}": functools.partial(on_ranks, text, how)
         for way, how in ways.items()
         for kind, text in texts.items()

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import c4d
-from c4d.core.caching.feature_forecasters import GuidanceWaves, ProbeAligned
+from c4d.core.caching.feature_forecasters import ByChannel, GuidanceWaves, ProbeAligned
 from c4d.core.caching.forecasters import LearnedWeights, MeanVelocity, Nothing
 from c4d.core.caching.profile import Calibrated
 from c4d.core.methods import METHODS
@@ -21,7 +21,7 @@ from c4d.core.runtime.spectrum import evolved, leading, low_pass
 from c4d.core.runtime.steps import NoiseLevel, noise_levels
 from c4d.core.text.grammar import FORECASTERS, parse
 from c4d.core.types import Action, RelativeL1, Signal, Step
-from tests.methods import EVERY, REUSING, SIGMAS, STEPS, calls_of, check_decisions
+from tests.methods import CHANNELS, EVERY, REUSING, SIGMAS, STEPS, calls_of, check_decisions
 from tests.sampled import sampled
 from tests.tiny import CASES, rand, signal_of
 
@@ -673,7 +673,17 @@ def test_teacache_outside_the_range_of_its_fit(rule, line):
 
 def test_every_forecaster_is_tried():
     tried = {
-        type(rule.forecast) for text in EVERY.values() for rule in parse(text.format(signal="time_embedding")).rules
+        type(rule.forecast)
+        for text in {**EVERY, **CHANNELS}.values()
+        for rule in parse(text.format(signal="time_embedding")).rules
     }
-    own = {LearnedWeights, Calibrated, GuidanceWaves, MeanVelocity, Nothing, ProbeAligned}  # of one method each
+    own = {
+        ByChannel,
+        LearnedWeights,
+        Calibrated,
+        GuidanceWaves,
+        MeanVelocity,
+        Nothing,
+        ProbeAligned,
+    }  # of one method each
     assert tried == {*FORECASTERS.values(), *own}

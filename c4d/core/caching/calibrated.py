@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+import reprlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,11 +70,23 @@ class CalibrationData:
 
     def numbers(self, key: str, count: int | None = None) -> tuple[float, ...]:
         """The finite numbers of its data under ``key``. Raises :class:`ProfileError` for others, or not ``count``."""
-        given = self.data[key]
-        numbers = isinstance(given, list) and all(isinstance(x, int | float) and math.isfinite(x) for x in given)
-        if not numbers or not given or count not in (None, len(given)):
-            raise ProfileError(f"the {key} of this calibration of {self.method} is broken, {given!r}: make it again")
+        given = self._list(key, lambda x: isinstance(x, int | float) and math.isfinite(x), count)
         return tuple(map(float, given))
+
+    def places(self, key: str) -> tuple[int, ...]:
+        """The whole numbers from 0 of its data under ``key``. Raises :class:`ProfileError` for others."""
+        return tuple(self._list(key, lambda x: isinstance(x, int) and x >= 0))
+
+    def words(self, key: str) -> tuple[str, ...]:
+        """The words of its data under ``key``. Raises :class:`ProfileError` for others."""
+        return tuple(self._list(key, lambda x: isinstance(x, str)))
+
+    def _list(self, key: str, good: Callable[[Any], bool], count: int | None = None) -> list[Any]:
+        given = self.data[key]
+        if not isinstance(given, list) or not given or count not in (None, len(given)) or not all(map(good, given)):
+            said = reprlib.repr(given)
+            raise ProfileError(f"the {key} of this calibration of {self.method} is broken, {said}: make it again")
+        return given
 
     def curves(self) -> tuple[Curve, ...]:
         """Those of its data. Raises :class:`ProfileError` if they are none."""

@@ -1,18 +1,74 @@
-"""Forecasters that read the features: dynamic modes, and one forecast for what changes slowly over the tokens."""
+"""Forecasters that read the features: dynamic modes, and forecasts of their own for slow waves or single channels."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from c4d.core.caching.finite_differences import Hermite, Taylor
-from c4d.core.caching.forecasters import Reuse
+from c4d.core.caching.forecasters import BDF, AdamsBashforth, Reuse
 from c4d.core.types import BLOCKS, GUIDANCE, OUTPUT, FeatureForecaster, FeatureOps, LinearForecaster
+
+SOLVERS: Mapping[str, LinearForecaster] = {
+    "reuse": Reuse(),
+    **{f"taylor-{order}": Taylor(order) for order in range(1, 5)},
+    "adams-bashforth-2": AdamsBashforth(),
+    "bdf-2": BDF(),
+}
+
+
+@dataclass(frozen=True)
+class ByChannel(FeatureForecaster):
+    """HyCa: every channel of the hidden state is forecast by a solver of its own (arXiv 2510.04188).
+
+    ``channels``: of each of the D channels the place of its solver in ``solvers``, which are names of ``SOLVERS``. The
+    solver of most channels forecasts all of them, the others theirs alone: no more is held than that result and, one
+    after the other, their channels of the features.
+    """
+
+    solvers: tuple[str, ...]
+    channels: tuple[int, ...]
+
+    sites, one_stream = (BLOCKS,), True
+
+    def __post_init__(self) -> None:
+        if unknown := [name for name in self.solvers if name not in SOLVERS]:
+            raise ValueError(f"unknown solver {unknown[0]!r}: known are {', '.join(SOLVERS)}")
+        if wrong := set(self.channels) - set(range(len(self.solvers))):
+            raise ValueError(f"a channel has solver {wrong.pop()}, of {len(self.solvers)} that are counted from 0")
+
+    @property
+    def num_features(self) -> int:
+        return max(solver.num_features for solver, _ in self._parts)
+
+    @cached_property
+    def _parts(self) -> list[tuple[LinearForecaster, Tensor]]:
+        """The solvers, and the places of their channels; that of most channels first."""
+        places = [torch.tensor([d for d, k in enumerate(self.channels) if k == i]) for i in range(len(self.solvers))]
+        parts = [(SOLVERS[name], its) for name, its in zip(self.solvers, places, strict=True) if len(its)]
+        return sorted(parts, key=lambda part: -len(part[1]))
+
+    def combine(self, features: Sequence[Tensor], times: Sequence[float], t: float, field: FeatureOps) -> Tensor:
+        if (width := features[-1].shape[-1]) != len(self.channels):
+            raise ValueError(
+                f"solvers were chosen for {len(self.channels)} channels, and this model has {width}: c4d calibrate "
+                "hyca chooses them for it"
+            )
+        (most, _), *others = [(tuple(solver.weights(times, t)), places) for solver, places in self._parts]
+        out = field.lincomb(features, most)
+        for weights, places in others:
+            if weights == most:  # the first features of a run leave no choice
+                continue
+            places = places.to(out.device, non_blocking=True)
+            needed = [(x.index_select(-1, places), w) for x, w in zip(features, weights, strict=True) if w]
+            out.index_copy_(-1, places, field.lincomb(*zip(*needed, strict=True)))
+        return out
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,16 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from c4d.core.caching.finite_differences import Hermite, Ordered, Taylor, Vector, combine, one_hot, slope
+from c4d.core.caching.finite_differences import (
+    Hermite,
+    Ordered,
+    Taylor,
+    Vector,
+    backward_differences,
+    combine,
+    one_hot,
+    slope,
+)
 from c4d.core.caching.policies import positive, whole_number
 from c4d.core.types import LinearForecaster, Predicted, Step
 
@@ -81,6 +90,53 @@ class FoCa(LinearForecaster):
         pairs = [(computed[-2], last), (len(times) - 2, len(times) - 1)]
         slopes = [slope(vectors[j], vectors[i], times[j] - times[i]) for i, j in pairs]
         return combine([(1.0, vectors[last]), *((reach / 2, found) for found in slopes)])
+
+
+@dataclass(frozen=True)
+class _SecondOrder(LinearForecaster):
+    """F + x D_1 + ``bend`` D_2 over TaylorSeer's ladder of backward differences D_i, x = t - t_last.
+
+    Of two features it is the line through them, of one the feature itself.
+    """
+
+    @property
+    def num_features(self) -> int:
+        return 3
+
+    def bend(self, x: float, gap: float) -> float:
+        """``gap``: between the last two features."""
+        raise NotImplementedError
+
+    def weights(self, times: Sequence[float], t: float) -> Vector:
+        ladder, x = backward_differences(one_hot(len(times)), times), t - times[-1]
+        factors = [1.0, x, self.bend(x, times[-1] - times[-2])] if len(times) > 2 else [1.0, x]
+        return combine(list(zip(factors, ladder, strict=False)))
+
+
+@dataclass(frozen=True)
+class AdamsBashforth(_SecondOrder):
+    """The explicit two-step rule F + x (3 f - f') / 2, with the last slopes f and f' between features.
+
+    With the coefficients that it has over uneven steps it would be Taylor's series of order 2; these go on along the
+    tangent of the parabola through the last three features.
+    """
+
+    def bend(self, x: float, gap: float) -> float:
+        return x * gap / 2
+
+
+@dataclass(frozen=True)
+class BDF(_SecondOrder):
+    """The implicit rule of backward differentiation of order 2, over a step x behind a step h (r = x / h):
+
+    F(t) = ((1 + r)^2 F - r^2 F' + x (1 + r) f(t)) / (1 + 2 r)
+
+    The slope f(t), which it takes from the model, is extrapolated here: f + r (f - f'), of the last slopes f and f'
+    between features. (With f itself it would be the line through the last two features.)
+    """
+
+    def bend(self, x: float, gap: float) -> float:
+        return x * x * (gap + x) / (gap + 2 * x)
 
 
 @dataclass(frozen=True)
@@ -222,5 +278,7 @@ FORECASTERS = {
     "foca": FoCa,
     "trend": LinearExtrapolation,
     "newton": Newton,
+    "adams-bashforth": AdamsBashforth,
+    "bdf": BDF,
     "chebyshev": Chebyshev,
 }

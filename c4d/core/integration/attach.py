@@ -363,6 +363,11 @@ def check_fit(method: CacheMethod, spec: ModelSpec) -> None:
             )
         if isinstance(rule, TokenRule):
             _check_selector(rule, method.name, spec)
+        if isinstance(rule.forecast, FeatureForecaster) and rule.forecast.one_stream and spec.other_exits:
+            raise ValueError(
+                f"{method.name} is for the hidden state alone, and the blocks of {spec.transformer} return "
+                f"{', '.join(spec.other_exits)}, too: use another method"
+            )
         lacking: set[Signal] = set(rule.policy.signals) - set(spec.measurable())
         if lacking:
             raise ValueError(
