@@ -46,13 +46,16 @@ def accepted(*words: str) -> Shared:
         code = main(list(words))
     assert code == 0 and len(seen) == 1, words
     assert words[0] != "benchmark" or words[1] in BENCHMARKS, words
-    text = getattr(seen[0], "cache", None)
-    for each in [text] if isinstance(text, str) else text or ():
+    for each in methods(seen[0]):
         name, path, rest = each.partition(":path=")
-        if path:
-            each = f"{name}:path={PROFILES / name}.json{''.join(rest.partition(',')[1:])}"
-        assert each == "auto" or parse(each), each
+        assert parse(f"{name}:path={PROFILES / name}.json{''.join(rest.partition(',')[1:])}" if path else each), each
     return seen[0]
+
+
+def methods(options: Shared) -> list[str]:
+    """The methods that are named: one of generate, several of compare."""
+    named = getattr(options, "cache", None) or ()
+    return [each for each in ([named] if isinstance(named, str) else named) if each != "auto"]
 
 
 def launched(line: str, model: str | None = None) -> Launched:
