@@ -11,6 +11,7 @@ from unittest.mock import patch
 
 from torch.distributed.run import get_args_parser
 
+from c4d.cli.calibrate import calibration_of
 from c4d.cli.main import main
 from c4d.cli.options import Shared
 from c4d.core.text.grammar import parse
@@ -36,19 +37,20 @@ class Launched(NamedTuple):
     degrees: Degrees
 
 
-def accepted(*words: str) -> Shared:
+def accepted(*words: str, files: Path = PROFILES) -> Shared:
     """The options that c4d makes of the words after its name; what the command then does is left out.
 
-    A method's text is parsed, too; of a file that it reads, there is one here in place of the reader's.
+    A method's text is parsed, too; a file that it reads is NAME.json in ``files``, in place of the reader's own.
     """
     seen: list[Shared] = []
     with patch("c4d.cli.main.launched_or", lambda options, arguments, act: seen.append(options) or 0):
         code = main(list(words))
     assert code == 0 and len(seen) == 1, words
     assert words[0] != "benchmark" or words[1] in BENCHMARKS, words
+    assert words[0] != "calibrate" or calibration_of(words[1]), words
     for each in methods(seen[0]):
         name, path, rest = each.partition(":path=")
-        assert parse(f"{name}:path={PROFILES / name}.json{''.join(rest.partition(',')[1:])}" if path else each), each
+        assert parse(f"{name}:path={files / name}.json{''.join(rest.partition(',')[1:])}" if path else each), each
     return seen[0]
 
 
