@@ -11,10 +11,7 @@ if [ -z "${ASCEND_HOME_PATH:-}" ] && ! "${PYTHON:-python3}" -c "import torch" 2>
 fi
 
 # What is set already stays as it is; the page says what it was.
-export TASK_QUEUE_ENABLE=${TASK_QUEUE_ENABLE:-2} # a second thread launches what the first has prepared
-export CPU_AFFINITY_CONF=${CPU_AFFINITY_CONF:-2} # the threads of each NPU on cores near it
+# shellcheck source=launch/ascend/environment.sh
+. "$(dirname "$0")/../launch/ascend/environment.sh"
 export HCCL_OP_EXPANSION_MODE=${HCCL_OP_EXPANSION_MODE:-AIV} # collectives within a host run on the vector cores
-if [ -z "${PYTORCH_ALLOC_CONF:-}" ]; then # its newer name, and torch_npu takes only one of them
-    export PYTORCH_NPU_ALLOC_CONF=${PYTORCH_NPU_ALLOC_CONF:-expandable_segments:True} # less is lost between tensors
-fi
 exec "$(dirname "$0")/accelerator/run.sh" npu "$@"

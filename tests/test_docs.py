@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 import types
@@ -25,6 +26,8 @@ from c4d.core.methods import METHODS
 from c4d.core.spec import ModelSpec, Site, Stack
 from c4d.core.text.grammar import parse
 from c4d.models import SPECS
+from c4d.parallel import SequenceParallel
+from tests.commands import MODELS, accepted, dry, launched, methods
 from tools import api
 
 pytestmark = pytest.mark.slow
@@ -189,3 +192,82 @@ print(json.dumps(calls))
     calls = iter(map(tuple, json.loads(done.stdout.splitlines()[-1])))
     for number, file, name in steps:
         assert (file, name) in calls, f"step {number}, {name} in {file}, is not called after the step before it"
+
+
+OTHERS = {"git", "pip", "python", "vbench"}  # how samples are scored, which is no command of ours
+
+
+def commands(page):
+    """The lines of a page's blocks that name no language."""
+    found, fence = [], None
+    for line in page.read_text().splitlines():
+        if line.startswith("```"):
+            fence = line if fence is None else None
+        elif fence == "```" and line and not line.startswith("#"):
+            found.append(line)
+    return found
+
+
+def legal(options, world):
+    """The degrees that a command asks for are possible for its model."""
+    heads, branches = MODELS[options.model]
+    options.parts_of(SequenceParallel).degrees(world, node=8, heads=heads, branches=branches)
+
+
+def test_every_command_of_the_page_of_published_tables_is_one(tmp_path):
+    """Each of the eight methods has its own; published names, fits and options are known, and ranks can be divided."""
+    page, told = ROOT / "docs/reproduce.md", {}
+    for name in ("dpcache", "l2p"):
+        (tmp_path / f"{name}.json").write_text((ROOT / f"tests/core/profiles/{name}.json").read_text())
+    costs = json.loads((tmp_path / "dpcache.json").read_text())
+    costs["data"] = {"steps": 50, "costs": [[[1.0] * 51] * 50] * 50}
+    (tmp_path / "dpcache.json").write_text(json.dumps(costs))
+    for line in commands(page):
+        program, *words = shlex.split(line)
+        if program in OTHERS:
+            continue
+        options = accepted(*words, files=tmp_path)
+        assert program == "c4d" and options.prompt_file and options.out and options.model in MODELS, line
+        legal(options, options.ranks or 1)
+        told[options.out] = {each.partition(":")[0] for each in methods(options)}
+    for method in ("taylorseer", "speca", "teacache", "magcache", "easycache", "l2p", "dpcache", "budcache"):
+        assert [out for out, named in told.items() if method in named and out.name.startswith(method)], method
+    outs = [line.partition("--out ")[2].split()[0] for line in commands(page) if line.startswith("c4d")]
+    assert len(outs) == len(set(outs))  # none would refuse another's folder
+    assert "None of it was run here" in page.read_text()
+
+
+def test_every_command_of_the_page_of_clusters_is_one(monkeypatch, tmp_path):
+    """Lines that start scripts are those that the scripts print for torchrun; images and manifests are there."""
+    (tmp_path / "scontrol").write_text("#!/bin/sh\necho node0\n")
+    (tmp_path / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    kinds = set()
+    for line in commands(ROOT / "docs/clusters.md"):
+        words = [word for word in shlex.split(line) if not word.startswith("C4D_") and word != "bash"]
+        kinds.add(words[0])
+        if words[0] in ("docker", "kubectl"):
+            assert (ROOT / words[words.index("-f") + 1]).is_file()
+            continue
+        if words[0] != "torchrun":
+            asked = dict(word[2:].split("=") for word in words if re.fullmatch(r"--(nodes|array)=\S+", word))
+            (start,) = [i for i, word in enumerate(words) if word.startswith("launch/")]
+            job = {
+                "SLURM_NNODES": asked.get("nodes", "2"),
+                "SLURM_JOB_NODELIST": "node[0-7]",
+                "SLURM_GPUS_ON_NODE": "8",
+            }
+            line = dry(words[start], *words[start + 1 :], **job)
+        found = launched(line)
+        assert found.options.out and found.options.prompt_file
+    assert kinds >= {"sbatch", "torchrun", "docker", "kubectl"}
+
+
+def test_the_commands_of_the_readme_are_ones():
+    """Those without an ellipsis; what else may stand between backticks is for people."""
+    seen = 0
+    for line in commands(ROOT / "README.md"):
+        program, *words = shlex.split(line, comments=True) or [""]
+        if program == "c4d" and words[0] not in ("explain", "doctor"):
+            seen += bool(accepted(*words))
+    assert seen >= 4

@@ -17,9 +17,10 @@ import c4d
 from c4d.backends import Backend, select
 from c4d.backends.kernels import OWN, names
 from c4d.bundled import BUNDLED
-from c4d.cli.options import Options, Shared, read_prompts
+from c4d.cli.batch import Batch
+from c4d.cli.options import Generating, Shared
 from c4d.cli.signals import Stops
-from c4d.cli.summary import listed, summary, time_spent
+from c4d.cli.summary import summary, time_spent
 from c4d.core.caching.profiles import SHORT
 from c4d.core.caching.rules import CacheMethod
 from c4d.core.integration.transformers import transformers_of
@@ -50,9 +51,7 @@ from c4d.pipelines import (
     results,
     run_interleaved,
     skeleton,
-    write_index,
     write_manifest,
-    write_manifest_together,
 )
 
 ROOT = Path("out")  # where folders are made that nobody named
@@ -84,18 +83,21 @@ class Plan:
         return self.job.rank % self.degrees.request == 0
 
 
-def generate(options: Options, stops: Stops) -> None:
-    plan = prepare(options, stops)
+def generate(options: Generating, stops: Stops, batch: Batch | None = None) -> None:
+    """Makes ``batch``, which is otherwise what ``options`` ask for."""
+    batch = batch or Batch(options)
+    plan = prepare(options, stops, batch)
     job, settings = plan.job, plan.settings
     stops.check()
-    out = options.out if options.out is not None else job.first(lambda: new_folder(options, plan))
-    jobs = jobs_in(out, options, plan.requests)
-    folders = [folder for folder, _ in jobs]
+    out = options.out if options.out is not None else job.first(lambda: new_folder(options, plan, batch))
+    home, jobs = batch.home(out), batch.jobs(out, plan.requests)
     with ExitStack() as until_done, memory_explained(plan.backend, settings):
-        notes = job.first(lambda: until_done.enter_context(exclusive_lock(out)))
-        records = job.first(lambda: results(out))
+        job.first(lambda: home.mkdir(parents=True, exist_ok=True))
+        notes = job.first(lambda: until_done.enter_context(exclusive_lock(home)))
+        records = job.first(lambda: results(home))
         keep = set[Path]() if options.overwrite else job.first(lambda: kept(jobs, settings, records))
-        job.first(lambda: write_manifest(out, records))
+        job.first(lambda: write_manifest(home, records))
+        job.first(lambda: batch.resumed(out, {folder: records[folder] for folder in keep}))
         if job.rank == 0:
             say_before(notes, [(folder, request) for folder, request in jobs if folder in keep])
         waiting = [each for each in jobs if each[0] not in keep][plan.replica :: plan.degrees.data]
@@ -112,41 +114,28 @@ def generate(options: Options, stops: Stops) -> None:
                 run_interleaved(pipe, request, settings, progress=False, **how)
                 continue
             shown = not options.quiet and plan.replica == 0
-            said = [*notes, *filter(None, [plan.note])]
-            record, clip = produce(
-                pipe, request, settings, folder, progress=shown, attention=attention, notes=said, **how
-            )
-            records = {**records, folder: record}
-            if plan.degrees.data > 1:
-                write_manifest_together(out)
-            else:
-                write_manifest(out, records)
+            how |= {"attention": attention, "notes": [*notes, *filter(None, [plan.note])], "pages": batch.pages}
+            record, clip = produce(pipe, request, settings, folder, progress=shown, **how)
+            records[folder] = record
+            batch.completed(out, folder, records, alone=plan.degrees.data == 1)
             say_made(options, folder, request, record, clip, plan.note)
         job.meet()  # barrier: other ranks may still write into the folder
-        if job.rank == 0 and options.prompt_file is not None:
-            write_index(out, results(out), summary)
+        if job.rank == 0:
+            batch.finish(out)
     if job.rank == 0:
-        several = f"{folders[0].name} to {folders[-1].name}, index.html, clips.png, manifest.jsonl"
-        print(f"files in {out}: {listed(out) if folders == [out] else several}")
+        print(f"files in {out}: {batch.said(out, [folder for folder, _ in jobs])}")
     job.end()
 
 
-def jobs_in(out: Path, options: Options, requests: Sequence[Request]) -> list[tuple[Path, Request]]:
-    """Which folder each request fills."""
-    folders = [out / f"{i:03d}" for i in range(len(requests))] if options.prompt_file is not None else [out]
-    return list(zip(folders, requests, strict=True))
-
-
-def new_folder(options: Options, plan: Plan) -> Path:
+def new_folder(options: Generating, plan: Plan, batch: Batch) -> Path:
     """The next of ``ROOT``'s numbered folders; the last one if it holds this very job, done or begun."""
-    what = options.prompt if options.prompt_file is None else options.prompt_file.stem
-    name = "-".join(re.findall(r"\w+", (what or "").lower()))[:NAME_LENGTH].strip("-") or "clip"
+    name = "-".join(re.findall(r"\w+", batch.name().lower()))[:NAME_LENGTH].strip("-") or "clip"
 
     def fits(folder: Path) -> bool:
         if options.overwrite:
             return False
         try:
-            kept(jobs_in(folder, options, plan.requests), plan.settings, results(folder))
+            kept(batch.jobs(folder, plan.requests), plan.settings, results(batch.home(folder)))
         except InputError:
             return False
         return True
@@ -170,7 +159,7 @@ def say_before(notes: Sequence[str], kept: Sequence[tuple[Path, Request]]) -> No
 
 
 def say_made(
-    options: Options, folder: Path, request: Request, record: dict[str, Any], clip: Clip, said: str | None
+    options: Generating, folder: Path, request: Request, record: dict[str, Any], clip: Clip, said: str | None
 ) -> None:
     """``said``: the note that was printed before it was made."""
     if options.prompt_file is not None:
@@ -185,8 +174,9 @@ def say_made(
         print(line)
 
 
-def prepare(options: Options, stops: Stops) -> Plan:
+def prepare(options: Generating, stops: Stops, batch: Batch | None = None) -> Plan:
     """Everything that can be known without weights; the ranks of a job find each other here."""
+    batch = batch or Batch(options)
     try:
         backend = select(options.backend)
         how = options.parts_of(SequenceParallel)
@@ -199,7 +189,7 @@ def prepare(options: Options, stops: Stops) -> Plan:
     if job.world > 1:
         stops.watch = watching(how.timeout, stops.tell, partial(os._exit, 1))
         stops.watch.start()
-    settings, requests, degrees, note = job.all(lambda: _checked(options, backend, how, job))
+    settings, requests, degrees, note = job.all(lambda: _checked(options, batch, backend, how, job))
     plan = Plan(backend, settings, requests, job, how, degrees, note, stops.watch)
     if plan.watch is not None:
         plan.watch.group = range(plan.replica * degrees.request, (plan.replica + 1) * degrees.request)
@@ -207,7 +197,7 @@ def prepare(options: Options, stops: Stops) -> Plan:
 
 
 def _checked(
-    options: Options, backend: Backend, how: SequenceParallel, job: Job
+    options: Generating, batch: Batch, backend: Backend, how: SequenceParallel, job: Job
 ) -> tuple[Settings, list[Request], Degrees, str | None]:
     cores = os.cpu_count() or 1  # with far more threads than that torch falls over
     if options.threads is not None and not 1 <= options.threads <= cores:
@@ -216,10 +206,9 @@ def _checked(
         )
     model = BUNDLED.get(options.model)
     dtype = parse_dtype(options.dtype, backend=backend) if options.dtype else backend.default_dtype
-    prompts = read_prompts(options)
     requests = [
-        options.parts_of(Request, prompt=prompt, num_frames=options.frames, seed=options.seed + i)
-        for i, prompt in enumerate(prompts)
+        options.parts_of(Request, prompt=prompt, num_frames=options.frames, seed=seed)
+        for prompt, seed in batch.prompts()
     ]
     if model:
         requests = [request.with_defaults(model.defaults) for request in requests]
@@ -242,12 +231,13 @@ def _checked(
         pipe, how, job, requests[0], settings.attention, dtype, backend=backend, method=settings.cache
     )
     if callable(pipe):  # else only the whole pipeline can tell, in load
-        call_arguments(pipe, requests[0])  # they differ in their prompts alone
+        call_arguments(pipe, requests[0])  # they differ in prompts and seeds alone
+        batch.check(pipe, requests[0])
     check_writable(options.out if options.out is not None else ROOT)
     return settings, requests, degrees, note
 
 
-def chosen(options: Options, pipe: Any, request: Request) -> tuple[CacheMethod | None, str | None]:
+def chosen(options: Generating, pipe: Any, request: Request) -> tuple[CacheMethod | None, str | None]:
     """The method, and what is to be said of it: why ``auto`` takes it, and that of few steps none can be spared."""
     steps = effective(pipe, request).get("num_inference_steps") if callable(pipe) else request.steps
     if options.cache == AUTO:

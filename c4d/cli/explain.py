@@ -11,7 +11,7 @@ from c4d.pipelines import InputError
 from c4d.pipelines.drawing import DRAWING, draw
 from c4d.pipelines.explain import Explained, explain, text
 from c4d.pipelines.output import write_text
-from c4d.pipelines.results import MARK, load
+from c4d.pipelines.results import MARK, NUMBERED, load
 
 MOST = 5  # folders that an error names
 
@@ -39,7 +39,7 @@ def folders(folder: Path) -> list[Path]:
     if (folder / MARK).exists():
         return [folder]
     within = sorted(each.parent for each in folder.glob(f"*/{MARK}"))
-    if numbered := [each for each in within if each.name.isdecimal()]:
+    if numbered := [each for each in within if NUMBERED.fullmatch(each.name)]:
         return numbered
     if within:
         names = ", ".join(str(each) for each in within[:MOST]) + (", ..." if len(within) > MOST else "")

@@ -1,4 +1,4 @@
-"""``c4d generate | tune | calibrate | compare | explain | check-model | methods | models | doctor``."""
+"""``c4d generate | benchmark | tune | calibrate | compare | explain | check-model | methods | models | doctor``."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ import torch
 
 import c4d
 from c4d.backends import BackendUnavailableError, UnsupportedError
+from c4d.cli.benchmark import listing as benchmarks
+from c4d.cli.benchmark import run as benchmark
 from c4d.cli.calibrate import listing
 from c4d.cli.calibrate import run as calibrate
 from c4d.cli.catalogue import doctor_text, methods_text, models_text
@@ -23,6 +25,7 @@ from c4d.cli.command import generate
 from c4d.cli.compare import run as compare
 from c4d.cli.explain import run as explain
 from c4d.cli.options import (
+    BenchmarkOptions,
     CalibrateOptions,
     CompareOptions,
     Options,
@@ -46,7 +49,7 @@ EPILOG = """\
 exit codes: 0 done; 2 bad input or usage; 3 a backend or a dependency is missing here; 4 an output could not be
             written; 130 interrupted; 143 terminated; 1 anything else. Errors are one line on stderr; --debug shows
             where they came from. What generate has finished is kept, whatever ends it; the same command goes on
-            from there, unless it has --overwrite. So do tune, calibrate and compare.
+            from there, unless it has --overwrite. So do benchmark, tune, calibrate and compare.
 
 example:    c4d generate --prompt "a red circle moving left on a black background" \\
                 --cache taylorseer-lite:interval=3@blocks --compare --out out/circle
@@ -55,8 +58,10 @@ example:    c4d generate --prompt "a red circle moving left on a black backgroun
 """
 
 KEPT = "what is finished is kept, and the same command goes on from there"
+WHICH = {"calibrate": "METHOD", "benchmark": "BENCHMARK"}  # commands that take a word beside their options
 RESUME = {  # what a command that ended early says of the next call
     "generate": f"{KEPT} (with --overwrite: starts again)",
+    "benchmark": f"{KEPT} (with --overwrite: starts again)",
     "tune": KEPT,
     "calibrate": KEPT,
     "compare": KEPT,
@@ -149,6 +154,11 @@ def _run(arguments: list[str]) -> int:
 
     jobs: dict[str, tuple[Parser, type[Shared], Callable[..., None]]] = {
         "generate": (command("generate", "generate a clip, cached or not, and report on it"), Options, generate),
+        "benchmark": (
+            command("benchmark", "make the samples of a published benchmark, for its own tools to score", benchmarks()),
+            BenchmarkOptions,
+            benchmark,
+        ),
         "tune": (
             command("tune", "make a profile of a model, measure it, and say which method to take"),
             TuneOptions,
@@ -166,7 +176,8 @@ def _run(arguments: list[str]) -> int:
         ),
     }
     unsaid: dict[str, Any] = {"nargs": "?", "default": argparse.SUPPRESS}  # a file with options is read without it
-    jobs["calibrate"][0].add_argument("method", metavar="METHOD", help="what to calibrate, see below", **unsaid)
+    for name, metavar in WHICH.items():
+        jobs[name][0].add_argument("which", metavar=metavar, help=f"what to {name}, see below", **unsaid)
     for asking, kind, _ in jobs.values():
         add_options(asking, kind)
     checking = command("check-model", "prove that a description fits its model, or make one from a forward")
@@ -201,7 +212,7 @@ def _run(arguments: list[str]) -> int:
             warnings.showwarning = noted(warnings.showwarning)
             asking, kind, job = jobs[given["command"]]
             options = read_options(given, asking, kind)
-            what = [given.get("method")] if given["command"] == "calibrate" else []
+            what = [given.get("which")] if given["command"] in WHICH else []
             return launched_or(options, arguments, lambda: job(*what, options, stops))
     return 0
 

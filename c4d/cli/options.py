@@ -166,8 +166,8 @@ class Shared:
 
 
 @dataclass(frozen=True)
-class Options(Shared):
-    """Every option of ``generate``, declared here and in :class:`Shared` alone."""
+class Generating(Shared):
+    """Options of every command that fills folders with clips, besides those of :class:`Shared`."""
 
     fps: float | None = option(
         None, WHAT, number, "X", f"frames a second of a saved video, not of a picture; {OWN_SIZE} or 16"
@@ -185,10 +185,6 @@ class Options(Shared):
     )
     history_on: str = option("device", HOW, str, "PLACE", "where the cache keeps them: device or host; default device")
     compile: bool = switch(HOW, "compile the transformer's blocks before use")
-    compare: bool = switch(HOW, "also generate without the cache, and compare")
-    repeats: int = option(
-        1, HOW, whole, "N", "timed runs of each kind, in turns, after a warm-up; default 1 without one"
-    )
     data: int = option(1, RANKS, whole, "N", "groups of ranks with prompts of their own (--prompt-file); default 1")
     out: Path | None = option(
         None,
@@ -198,6 +194,40 @@ class Options(Shared):
         "folder for the files; with --prompt-file 000, 001, ... inside it; default out/001-PROMPT, out/002-PROMPT, ...",
     )
     overwrite: bool = switch(WHERE, "make again what --out holds; without it that is kept, or refused if it differs")
+
+
+@dataclass(frozen=True)
+class Options(Generating):
+    """Every option of ``generate``, declared here, in :class:`Generating` and in :class:`Shared` alone."""
+
+    compare: bool = switch(HOW, "also generate without the cache, and compare")
+    repeats: int = option(
+        1, HOW, whole, "N", "timed runs of each kind, in turns, after a warm-up; default 1 without one"
+    )
+
+
+@dataclass(frozen=True)
+class BenchmarkOptions(Generating):
+    """Every option of ``benchmark`` besides those of :class:`Generating`."""
+
+    samples: int | None = option(
+        None, WHAT, whole, "N", "samples of each prompt; default: as many as its authors ask for"
+    )
+    only: tuple[str, ...] = option(
+        (),
+        WHAT,
+        names,
+        "NAME[,NAME…]",
+        "prompts of these parts: VBench's dimensions, GenEval's tags, DrawBench's categories; default: all of the file",
+    )
+    out: Path | None = option(
+        None,
+        WHERE,
+        path_to,
+        "DIR",
+        "folder for the samples under their published names, and for what c4d keeps of each in runs; default "
+        "out/001-BENCHMARK, ...",
+    )
 
 
 @dataclass(frozen=True)

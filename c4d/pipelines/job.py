@@ -37,14 +37,15 @@ def produce(
     attention: AttentionSession | None = None,
     ranks: Parallel | None = None,
     notes: Sequence[str] = (),
+    pages: bool = True,
 ) -> tuple[dict[str, Any], Clip]:
     """Makes the clips of one request, then writes ``folder``; ``report.json`` comes last and marks it complete.
 
     What the folder held stays until all clips are made. Returns what ``report.json`` says, and the clip (the cached one
     if there is a method). ``attention`` is what is at work in ``pipe`` (None: the model's own), ``ranks`` those
     that share it, of which this one writes; ``notes`` are remarks for
-    the reader of the report. Raises like :func:`c4d.pipelines.generate`, and OutputError for a file that cannot be
-    written.
+    the reader of the report. Without ``pages`` there are the clips and ``report.json`` alone.
+    Raises like :func:`c4d.pipelines.generate`, and OutputError for a file that cannot be written.
     """
     made = run_interleaved(pipe, request, settings, backend=backend, progress=progress, ranks=ranks)
     clip = made.clips[settings.kinds[0]]
@@ -100,9 +101,11 @@ def produce(
     clips = [write_clip(folder, "image" if length == 1 else "video", clip.frames, settings.fps)]
     others = [kind for kind in frames if settings.compare and kind != "cached"]
     clips += [write_clip(folder, kind, frames[kind], settings.fps) for kind in others]
-    write_sheet(folder / "sheet.png", rows)
-    write_text(folder / "report.html", render(record, rows, [*clips[1:2], clips[0], *clips[2:]]))
-    written = [*clips, folder / "sheet.png", folder / "report.html"]
+    written = list(clips)
+    if pages:
+        write_sheet(folder / "sheet.png", rows)
+        write_text(folder / "report.html", render(record, rows, [*clips[1:2], clips[0], *clips[2:]]))
+        written += [folder / "sheet.png", folder / "report.html"]
     with writing(folder / MARK):
         record["files"] = {path.name: describe(path) for path in written}
     write_json(folder / MARK, record)

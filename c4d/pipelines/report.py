@@ -74,13 +74,18 @@ def render(record: Mapping[str, Any], rows: Mapping[str, Tensor], videos: Sequen
     )
 
 
+def clip_of(record: Mapping[str, Any]) -> str:
+    """The file of a result that was asked for; others may be there to compare it with."""
+    return next(name for name in record["files"] if name.startswith(("video.", "image.")))
+
+
 def render_index(
     out: Path, records: Mapping[Path, Mapping[str, Any]], summary: Callable[[Mapping[str, Any]], str]
 ) -> str:
     """The page of a prompt file: a card for each clip in ``out``, with ``summary(record)`` and a link to its report."""
     cards = []
     for folder, record in sorted(records.items()):
-        clip = next(name for name in record["files"] if name.startswith(("video.", "image.")))
+        clip = clip_of(record)
         where, asked = folder.relative_to(out), record["asked"]
         card = {"file": (where / clip).as_posix(), "report": (where / "report.html").as_posix()}
         cards.append({**card, "prompt": asked["prompt"], "seed": asked["seed"], "summary": summary(record)})

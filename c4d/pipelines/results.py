@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -18,6 +19,7 @@ from c4d.pipelines.settings import Settings
 SCHEMA = 4  # of report.json
 MARK = "report.json"  # written last: a folder without it is not complete
 MANIFEST = "manifest.jsonl"
+NUMBERED = re.compile(r"\d+(-\d+)?")  # folders of several results: 000 of a prompt file, 00000-0000 of a benchmark
 WAYS = "name another --out, or replace it with --overwrite"
 
 
@@ -78,8 +80,9 @@ def complete(folder: Path) -> dict[str, Any] | None:
 
 
 def results(out: Path) -> dict[Path, dict[str, Any]]:
-    """Folder -> record of every complete result in ``out``: of one prompt in it, of a prompt file in 000, 001, ..."""
-    numbered = sorted(path for path in out.iterdir() if path.name.isdecimal() and path.is_dir())
+    """Folder -> record of every complete result in ``out``: of one prompt in it, of several in numbered folders."""
+    there = out.iterdir() if out.is_dir() else ()
+    numbered = sorted(path for path in there if NUMBERED.fullmatch(path.name) and path.is_dir())
     return {folder: record for folder in (out, *numbered) if (record := complete(folder)) is not None}
 
 

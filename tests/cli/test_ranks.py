@@ -187,3 +187,18 @@ def test_what_does_not_fit_is_said_once(launched, tmp_path):
 def test_one_process_is_no_two_ranks(tmp_path, capsys):
     assert main(["generate", "--prompt", PROMPTS[0], "--ulysses", "2", "--out", str(tmp_path / "out")]) == 2
     assert "ulysses=2 does not fit 1 rank," in capsys.readouterr().err
+
+
+def test_each_group_of_ranks_makes_its_own_samples_of_a_benchmark(launched, tmp_path):
+    (tmp_path / "drawbench.csv").write_text("Prompts,Category\n" + "".join(f"{prompt},Colors\n" for prompt in PROMPTS))
+    words = ["benchmark", "drawbench", "--prompt-file", tmp_path / "drawbench.csv", "--frames", "1", "--steps", "2"]
+    out = tmp_path / "out"
+    words += ["--cache", "none", "--quiet", "--out", out]
+    code, said = launched(*words, "--data", "2", "--cfg", "1", "--samples", "2", **COMMAND)
+    assert code == 0, said
+    lines = [json.loads(line) for line in (out / "prompts.jsonl").read_text().splitlines()]
+    assert sorted(str(path.relative_to(out)) for path in (out / "images").iterdir()) == [each["file"] for each in lines]
+    found = [json.loads(line) for line in (out / "runs/manifest.jsonl").read_text().splitlines()]
+    assert [(each["prompt"], each["seed"]) for each in found] == [
+        (prompt, seed) for prompt in PROMPTS for seed in (0, 1)
+    ]

@@ -140,18 +140,13 @@ def weighed(name: str, score: str, how: SequenceParallel) -> None:
 
 def cases(world: int) -> dict[str, Case]:
     ways = {way: how for way, how in WAYS[world].items() if way in ("U2", "R2")}
-<<<<<<< HEAD
-    texts = {kind: text.format(signal="time_projection") for kind, text in EVERY.items()}
+    texts = {kind: text.format(signal="time_projection") for kind, text in {**EVERY, **CHANNELS}.items()}
     read = {
         f"{way}, tokens of {name} by {score}": functools.partial(weighed, name, score, how)
         for way, how in ways.items()
         for name, score in (("wan", "value"), ("flux", "key"), ("wan", "attention"))
     }
     return read | {
-=======
-    texts = {kind: text.format(signal="time_projection") for kind, text in {**EVERY, **CHANNELS}.items()}
-    return {
->>>>>>> d4c2e64367cdf1aa286382bfc68a9424a8d66223
         f"{way}, every method, {kind}": functools.partial(on_ranks, text, how)
         for way, how in ways.items()
         for kind, text in texts.items()
