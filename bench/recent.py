@@ -21,11 +21,15 @@ from bench.fidelity.page import tables
 from bench.fidelity.table import read
 from bench.settings import STEPS
 from bench.stamp import ROOT, stamp
-from bench.yardsticks import HELD, SHORT
+from bench.yardsticks import HELD, SHORT, Yardstick
+from c4d.backends import load
 from c4d.cli.compare import run as compare
 from c4d.cli.options import CompareOptions
 from c4d.cli.signals import stoppable
+from c4d.core.text.grammar import parse
+from c4d.pipelines.errors import InputError
 from c4d.pipelines.output import write_text
+from c4d.pipelines.skeleton import check_method
 
 OUT, FOLDER = ROOT / "out/recent", ROOT / "docs/measurements/recent"
 HEAD = """# Token-wise, speculative and guidance methods, and those of 2026
@@ -65,6 +69,18 @@ def settings() -> Iterator[str]:
     yield "pab:attn=2,cross_attn=4,mlp=2,mlp_at=800/600/400/200"
 
 
+def fitting(name: str) -> Iterator[str]:
+    """Those that the model can be cached by; which cannot is said."""
+    pipe, backend = Yardstick(name).pipe, load("cpu")
+    for text in settings():
+        try:
+            check_method(pipe, parse(text), backend=backend, steps=STEPS)
+        except InputError as error:
+            print(f"left out on {name}: {error}")
+            continue
+        yield text
+
+
 def measure(name: str, options: argparse.Namespace) -> None:
     """One yardstick."""
     prompts, seeds = HELD[name](options.samples)
@@ -77,7 +93,7 @@ def measure(name: str, options: argparse.Namespace) -> None:
         seed=seeds[0],
         steps=STEPS,
         samples=options.samples,
-        cache=tuple(settings()),
+        cache=tuple(fitting(name)),
         minutes=0.0,
         backend="cpu",
         threads=options.threads,
