@@ -93,6 +93,8 @@ class Watch:
         said. None if ``error`` is this rank's own, or if there is none; the others are told so.
         """
         self._left.set()
+        if self._thread.is_alive():  # what it has heard is this thread's from here on
+            self._thread.join(2 * self.pace.beat)
         said = "" if error is None else ": ".join(filter(None, (type(error).__name__, str(error))))
         fault = None if error is None else self._behind(error, said)
         if fault is not None:

@@ -1,7 +1,7 @@
 """Runs ``c4d`` on several ranks, of which one is lost, in forks of one process that has imported everything.
 
 A line of JSON on stdin has ``words`` for the command line, the number of ``ranks``, a ``log`` for what all of them say,
-and what is to happen to the last one: ``fate`` in the call ``at`` of the transformer (None: nothing), or ``kill`` after
+and what happens to ``who`` of them: ``fate`` in the call ``at`` of the transformer (None: nothing), or ``kill`` after
 so many seconds (None: never). The answer: the exit status of each rank, and the seconds from its fate to the last exit.
 """
 
@@ -43,7 +43,7 @@ def killed():
 FATES = {each.__name__: each for each in (raising, exhausted, stalled, frozen, killed)}
 
 
-def rank(number, words, log, ranks, port, fate, at, sign):
+def rank(number, words, log, ranks, port, fate, at, sign, who):
     for target, source in ((0, os.devnull), (1, log), (2, log)):
         os.dup2(os.open(source, os.O_RDWR | os.O_CREAT | os.O_APPEND), target)
     there = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
@@ -58,18 +58,18 @@ def rank(number, words, log, ranks, port, fate, at, sign):
                 os.write(sign, b"!")
                 FATES[fate]()
 
-    if fate is not None and number == ranks - 1:
+    if fate is not None and number == who:
         register_module_forward_pre_hook(meets)
     return main(words)
 
 
-def lose(words, log, ranks, fate=None, at=0, kill=None):
+def lose(words, log, ranks, fate=None, at=0, kill=None, who=1):
     port, (met, sign), children = free_port(), os.pipe(), []
     for number in range(ranks):
         if (child := os.fork()) == 0:
             code = 70
             try:
-                code = rank(number, words, log, ranks, port, fate, at, sign)
+                code = rank(number, words, log, ranks, port, fate, at, sign, who)
                 sys.stdout.flush()
             finally:
                 os._exit(code)
@@ -77,7 +77,7 @@ def lose(words, log, ranks, fate=None, at=0, kill=None):
     os.close(sign)
     if kill is not None:
         time.sleep(kill)
-        os.kill(children[-1], signal.SIGKILL)
+        os.kill(children[who], signal.SIGKILL)
     elif fate is not None:
         os.read(met, 1)
     started, codes = time.monotonic(), {}
@@ -85,7 +85,7 @@ def lose(words, log, ranks, fate=None, at=0, kill=None):
         child, status = os.wait()
         codes[child] = os.waitstatus_to_exitcode(status)
         if fate == "frozen" and len(codes) == ranks - 1:  # as a launcher does
-            os.kill(children[-1], signal.SIGKILL)
+            os.kill(children[who], signal.SIGKILL)
     os.close(met)
     return {"codes": [codes[child] for child in children], "seconds": time.monotonic() - started}
 

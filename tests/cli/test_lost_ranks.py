@@ -66,6 +66,12 @@ def test_one_line_names_rank_and_step_and_the_job_goes_on(lose, tmp_path, fate, 
     assert before.items() <= complete_files(tmp_path / "out").items() and (tmp_path / "out/001/video.mp4").exists()
 
 
+def test_the_rank_that_has_the_store(lose, tmp_path):
+    codes, _, lines = lose(tmp_path / "out", fate="killed", at=15, who=0)
+    assert codes == [-9, 1] and len(lines) == 1
+    assert lines[0].startswith("c4d: error (rank 1): rank 0 died in step 2; what is finished is kept")
+
+
 @pytest.mark.parametrize("kills", first_of([3, 20]))
 def test_killed_at_random(lose, tmp_path, kills):
     moments = random.Random(kills)
