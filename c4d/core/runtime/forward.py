@@ -385,7 +385,7 @@ class Forward:
         self.moved = (there[STREAM] - start).detach()
         if not (isinstance(self.whole, BlocksRule) and self.whole.probe):
             self._note(stack, there)
-        found = {Signal.FIRST_BLOCKS: self.moved, Signal.PROBE: there[STREAM].detach()}
+        found = {Signal.FIRST_BLOCKS: self.moved, Signal.PROBE: there[STREAM].detach(), Signal.ENTRY: start.detach()}
         self.decide({**now, **{p: found[p] for p in signals if p.first}})
         return self._handed_on(out)
 
