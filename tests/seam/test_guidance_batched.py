@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import c4d
+from c4d.core.runtime.session import Session
 from c4d.core.runtime.steps import RunError
 from c4d.models import spec_for
 from tests.denoisers import ENTRIES, rand
@@ -238,3 +239,9 @@ def test_a_call_that_raises_leaves_nothing():
     bad.remove()
     found, session = looped("cfg-skip:ratio=0.5", batched=True, model=model)
     assert session.report().timelines["uncond"] == "CCCCrrrr" and session.bytes() == 0 and found
+
+
+def test_several_ranks_share_no_half(monkeypatch):
+    monkeypatch.setattr(Session, "alone", property(lambda session: False))
+    with pytest.raises(RuntimeError, match="several ranks share all of it: leave that method out"):
+        looped("cfg-skip:ratio=0.5", batched=True)
