@@ -14,7 +14,7 @@ from bench.stamp import ROOT
 from c4d.backends import load
 from c4d.bundled import BUNDLED
 from c4d.calibrate.lockstep import Samplings
-from c4d.calibrate.pipeline import asked, besides
+from c4d.calibrate.pipeline import asked, besides, last_latents
 from c4d.calibrate.tune import latents_given
 from c4d.models import spec_for
 from c4d.pipelines import Request, call_arguments, load_pipeline
@@ -149,20 +149,7 @@ class Yardstick:
 
     def last_latents(self, prompts: Sequence[str], seeds: Sequence[int], **more: Any) -> Tensor:
         """What the last step of the sampler leaves."""
-        scheduler, last = self.pipe.scheduler, list[Tensor]()
-        step = scheduler.step
-
-        def kept(*args: Any, **kwargs: Any) -> Any:
-            out = step(*args, **kwargs)
-            last[:] = [out[0] if isinstance(out, tuple) else out.prev_sample]
-            return out
-
-        scheduler.step = kept
-        try:
-            self.make(prompts, seeds, **more)
-        finally:
-            del scheduler.step
-        return last[0]
+        return last_latents(self.pipe, partial(self.make, prompts, seeds, **more))
 
     def adherence(self, prompts: Sequence[str], made: Tensor) -> float:
         """The part of the pictures in which the judge sees what was asked for."""

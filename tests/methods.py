@@ -30,7 +30,7 @@ REUSING = {
     "seacache": "seacache:threshold=1e9,last=0",
     "delta-dit": "delta-dit:interval=2,first=1,last=1",
     "dicache": "dicache:threshold=1e9,retention=0.2",
-    "dicache, two blocks": "dicache:threshold=0.9,retention=0,depth=2",
+    "dicache, two blocks": "dicache:threshold=0.9,retention=0,depth=2,error=delta_minus",
     "dbcache": "dbcache:Fn=1,threshold=1e9,warmup=1,max_continuous_cached_steps=2",
     "dbcache, a mask": "dbcache:Fn=2,Bn=1,scm=11010010,scm_policy=static",
     "spectrum": "spectrum:warmup=2,weight=0.5",

@@ -5,14 +5,18 @@ from __future__ import annotations
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Generic, NamedTuple, ParamSpec
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Generic, NamedTuple, ParamSpec, TypeVar
 
 from c4d.calibrate.errors import CalibrationError
-from c4d.calibrate.recording import Row, Run
+from c4d.calibrate.recording import Opened, Row, Run, recording
 from c4d.core.spec import ModelSpec
 from c4d.core.types import Signal
+from c4d.parallel.session import Parallel
 
 P = ParamSpec("P")
+T = TypeVar("T")
 Record = dict[str, Any]  # of one sampling, plain types only; with its ``prompt``
 Pairs = Sequence[tuple[float, float]]
 
@@ -25,14 +29,31 @@ class Fitted(NamedTuple):
     lines: Sequence[str]
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """One sampling of ``pipe``, which ``make()`` makes, the same each time; ``opened(method)`` opens a session on it.
+
+    ``ranks`` that make it together, None for one. ``journal``: a file that what was tried is kept in, if it is kept.
+    """
+
+    pipe: Any
+    make: Callable[[], Any]
+    opened: Opened
+    signals: frozenset[Signal] = frozenset()
+    ranks: Parallel | None = None
+    journal: Path | None = None
+    told: Callable[[str], None] = lambda line: None
+
+
 class Calibration(ABC):
     """A calibration with its options. ``noise``: needs the noise levels; ``features``: the hidden state at every step.
 
-    ``use``: the options with which the method reads the file, beside its path.
+    ``use``: the options with which the method reads the file, beside its path. ``alone``: it is of a single sampling.
     """
 
     noise: ClassVar[bool] = False
     features: ClassVar[bool] = False
+    alone: ClassVar[bool] = False
 
     def signals(self, specs: Sequence[ModelSpec]) -> frozenset[Signal]:
         """What is measured on the way, of models with these specs."""
@@ -40,11 +61,25 @@ class Calibration(ABC):
 
     @property
     def kept_as(self) -> str:
-        """What a kept record is known by: its class, and the options that :meth:`reduce` reads."""
+        """What a kept record is known by: its class, and the options that :meth:`record` reads."""
         return type(self).__name__
 
+    def record(self, sampling: Sampling) -> Record:
+        """What is kept of a sampling, which is made for it; with ``steps``, the number of them."""
+        run, _ = self.recorded(sampling, sampling.make)
+        return {"steps": run.rows[-1]["total"], **self.reduce(run)}
+
+    def recorded(self, sampling: Sampling, make: Callable[[], T]) -> tuple[Run, T]:
+        """What one uncached sampling showed, and what ``make()`` returned, which made it."""
+        how = {"noise": self.noise, "features": self.features}
+        with recording(sampling.pipe, sampling.opened, sampling.signals, **how) as run:
+            made = make()
+        if not run.rows:
+            raise CalibrationError("the sampling ran no forward of the transformer: there is nothing to calibrate")
+        return run, made
+
     def reduce(self, run: Run) -> Record:
-        """What is kept of a sampling, the same on all ranks; plain types only."""
+        """What is kept of what was recorded, the same on all ranks; plain types only."""
         return {"rows": run.rows}
 
     @abstractmethod

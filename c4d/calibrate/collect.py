@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from c4d.calibrate.about import about_sampling
-from c4d.calibrate.calibration import Calibration, Fitted, Record
+from c4d.calibrate.calibration import Calibration, Fitted, Record, Sampling
 from c4d.calibrate.errors import CalibrationError
 from c4d.calibrate.pipeline import sampling
-from c4d.calibrate.recording import Opened, recording
+from c4d.calibrate.recording import Opened
 from c4d.calibrate.store import write_whole
 from c4d.core.caching.calibrated import CalibrationData
 from c4d.core.integration.hooks import at_work
@@ -43,10 +44,13 @@ def collected(
     ``opened(method)`` opens a session on the pipeline (:func:`c4d.cached`); ``call``: what else it is called with.
     Of several ranks (``c4d.sharded``) all call this, the first one with ``work``: what it has kept, no rank makes.
 
-    Raises :class:`CalibrationError` as :func:`~c4d.calibrate.recording.recording`.
+    Raises :class:`CalibrationError` as :func:`~c4d.calibrate.recording.recording`, and for several samplings where one
+    is taken.
     """
     transformers = list(transformers_of(pipe).values())
-    count = samples or max(LEAST, len(prompts))
+    count = samples or (len(prompts) if made.alone else max(LEAST, len(prompts)))
+    if made.alone and count > 1:
+        raise CalibrationError(f"{type(made).__name__} is made of one sampling, not of {count}: give one prompt")
     asked = [prompts[i % len(prompts)] for i in range(count)]
     specs = [spec_for(transformer) for transformer in transformers]
     signals = made.signals(specs)
@@ -63,11 +67,9 @@ def collected(
         if ranks is not None:
             record = ranks.each(record)[0]
         if record is None:
-            with recording(pipe, opened, signals, noise=made.noise, features=made.features) as run:
-                generate(i)
-            if not run.rows:
-                raise CalibrationError("the sampling ran no forward of the transformer: there is nothing to calibrate")
-            record = {"prompt": prompt, "steps": run.rows[-1]["total"], **made.reduce(run)}
+            journal = None if path is None else path.with_suffix(".journal")
+            one = Sampling(pipe, partial(generate, i), opened, signals, ranks, journal, told)
+            record = {"prompt": prompt, **made.record(one)}
             if path is not None:
                 write_whole(path, json.dumps(record))
             told(f"sampling {i + 1} of {count}: {record['steps']} steps recorded")

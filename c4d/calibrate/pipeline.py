@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from c4d.calibrate.errors import CalibrationError
 
@@ -72,3 +73,49 @@ def sampling(
         return pipe(**{name: [values[k] for k in chosen]}, generator=generators, **given)
 
     return generate, len(groups)
+
+
+def watched(pipe: Any, make: Callable[[], Any], saw: Callable[[Tensor, Tensor], None]) -> None:
+    """Has ``saw(model output, next sample)`` called at each step of the pipeline's scheduler while ``make()`` runs."""
+    scheduler, calls = pipe.scheduler, 0
+    own, step = "step" in vars(scheduler), scheduler.step
+
+    def seen(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        out = step(*args, **kwargs)
+        saw(args[0] if args else kwargs["model_output"], out[0] if isinstance(out, tuple) else out.prev_sample)
+        return out
+
+    scheduler.step = seen
+    try:
+        make()
+    finally:
+        if own:
+            scheduler.step = step
+        else:
+            del scheduler.step
+    if not calls:
+        raise CalibrationError(f"the sampling did not call {type(scheduler).__name__}.step: its samples are not known")
+
+
+def last_latents(pipe: Any, make: Callable[[], Any]) -> Tensor:
+    """What the last step of the pipeline's scheduler leaves, fp32 on the host, of a sampling that ``make()`` makes."""
+    last = list[Tensor]()
+
+    def keep(output: Tensor, sample: Tensor) -> None:
+        last[:] = [sample]
+
+    watched(pipe, make, keep)
+    return last[0].detach().float().cpu()
+
+
+def stepped_with(pipe: Any, make: Callable[[], Any]) -> list[Tensor]:
+    """The model outputs that the pipeline's scheduler steps with, fp32 on the host."""
+    found = list[Tensor]()
+
+    def keep(output: Tensor, sample: Tensor) -> None:
+        found.append(output.detach().to("cpu", torch.float32, copy=True))
+
+    watched(pipe, make, keep)
+    return found

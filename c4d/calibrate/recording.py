@@ -153,7 +153,14 @@ def finite(x: float) -> float | None:
 
 
 @contextmanager
-def recording(model: Any, opened: Opened, signals: frozenset[Signal], *, noise: bool, features: bool) -> Iterator[Run]:
+def recording(
+    model: Any,
+    opened: Opened,
+    signals: frozenset[Signal] = frozenset(),
+    *,
+    noise: bool = False,
+    features: bool = False,
+) -> Iterator[Run]:
     """Records the forwards of ``model`` inside the block; ``opened(method)`` gives a session (:func:`c4d.cached`).
 
     Raises :class:`CalibrationError` for a sampler whose noise levels are asked for and not known, for hidden states of

@@ -204,7 +204,9 @@ class ModelSpec:
     the blocks have what the exit gets of them, where that is not the stream's tokens in their order: they lie in a box
     [B, *sides, D] there, or behind the text. ``long_skips``: later blocks read what earlier ones returned, beside the
     stream (Hunyuan-DiT), so that no forward can begin in the middle of them. ``channels`` is the side of the latents
-    that counts channels, if it is not the first behind the batch. ``batch_first``: what comes to the blocks has a row
+    that counts channels, if it is not the first behind the batch. ``conditional``: where pipelines put both branches of
+    guidance into one batch, which half of the rows is the conditional one, ``"first"`` or ``"last"``; None: they do
+    not, or nobody says it. ``batch_first``: what comes to the blocks has a row
     for each of the batch. ``whole_batch(transformer)``: blocks get something
     that has a batch, but no row for each sample, so that they cannot run on some of the samples. ``shared``: arguments
     of the forward without a batch, however many rows they have. Without ``stacks`` (and then without ``exit``) its
@@ -224,6 +226,7 @@ class ModelSpec:
     channels: int = 1
     timestep: str = "timestep"
     like_latents: bool = True
+    conditional: str | None = None
     batch_first: bool = True
     whole_batch: Callable[[nn.Module], bool] = never
     shared: tuple[str, ...] = ("img_ids", "txt_ids")
@@ -237,6 +240,10 @@ class ModelSpec:
             raise ValueError(
                 f"the spec of {self.transformer} has {'an exit' if self.exit else 'stacks'} alone: stacks= and exit= "
                 "describe the blocks together, and without both the output alone is cached"
+            )
+        if self.conditional not in (None, "first", "last"):
+            raise ValueError(
+                f"the spec of {self.transformer} has conditional={self.conditional!r}: known are 'first', 'last', None"
             )
 
     @property

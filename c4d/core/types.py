@@ -35,6 +35,7 @@ class Signal(enum.Enum):
     MODULATED_INPUT = "modulated_input"  # the first block's input after its adaptive norm
     FIRST_BLOCKS = "first_blocks"  # the residual of the first block, which therefore runs on every step
     PROBE = "probe"  # the hidden state after the first blocks, which therefore run on every step
+    ENTRY = "entry"  # the hidden state before the blocks; known as late as that after the first ones
     INPUT = "input"  # the latents that the transformer is given
     INPUT_SINCE = "input_since"  # the same, compared with the last computed step
     OUTPUT = "output"  # the last two computed outputs; ``base`` is of the newer
@@ -54,7 +55,7 @@ class Signal(enum.Enum):
     @property
     def first(self) -> bool:
         """True if it is known after the first blocks (``BlocksRule.first_blocks``)."""
-        return self in (Signal.FIRST_BLOCKS, Signal.PROBE)
+        return self in (Signal.FIRST_BLOCKS, Signal.PROBE, Signal.ENTRY)
 
     @property
     def left(self) -> bool:

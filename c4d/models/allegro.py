@@ -55,6 +55,7 @@ EXAMPLE = Example(
 SPECS = (
     ModelSpec(
         "AllegroTransformer3DModel",
+        conditional="last",
         stacks=(
             Stack(
                 "transformer_blocks",

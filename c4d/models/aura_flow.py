@@ -33,6 +33,7 @@ EXAMPLE = Example(
 SPECS = (
     ModelSpec(
         "AuraFlowTransformer2DModel",
+        conditional="last",
         stacks=(
             replace(DUAL, path="joint_transformer_blocks"),
             Stack(

@@ -60,6 +60,7 @@ EXAMPLE_FIBO_2 = Example(
 SPECS = (
     ModelSpec(
         "BriaTransformer2DModel",
+        conditional="last",
         stacks=(DUAL, SINGLE),
         exit="norm_out",
         signals={Signal.TIME_EMBEDDING: OutputOf("time_embed", whole)},

@@ -41,6 +41,7 @@ EXAMPLE = Example(
 SPECS = (
     ModelSpec(
         "BriaFiboTransformer2DModel",
+        conditional="last",
         stacks=(
             DUAL,
             Stack(

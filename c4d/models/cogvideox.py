@@ -51,6 +51,7 @@ EXAMPLE = Example(
 SPECS = (
     ModelSpec(
         "CogVideoXTransformer3DModel",
+        conditional="last",
         stacks=(
             Stack(
                 "transformer_blocks",

@@ -66,6 +66,7 @@ EXAMPLE_4 = Example(
 SPECS = (
     ModelSpec(
         "CogView3PlusTransformer2DModel",
+        conditional="last",
         stacks=(
             Stack(
                 "transformer_blocks",

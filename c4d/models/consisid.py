@@ -77,6 +77,7 @@ EXAMPLE = Example(
 SPECS = (
     ModelSpec(
         "ConsisIDTransformer3DModel",
+        conditional="last",
         stacks=(
             Stack(
                 "transformer_blocks",

@@ -70,6 +70,7 @@ EXAMPLE = Example(
 SPECS = (
     ModelSpec(
         "DiTTransformer2DModel",
+        conditional="first",
         stacks=(
             Stack(
                 "transformer_blocks",

@@ -34,6 +34,7 @@ EXAMPLE = Example(
 SPECS = (
     ModelSpec(
         "EasyAnimateTransformer3DModel",
+        conditional="last",
         stacks=(
             Stack(
                 "transformer_blocks",

@@ -55,6 +55,7 @@ EXAMPLE = Example(
 SPECS = (
     ModelSpec(
         "HunyuanDiT2DModel",
+        conditional="last",
         stacks=(
             Stack(
                 "blocks",

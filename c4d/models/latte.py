@@ -56,6 +56,7 @@ SITES = {"attn": (Site("attn1"),), "mlp": (Site("ff"),)}
 SPECS = (
     ModelSpec(
         "LatteTransformer3DModel",
+        conditional="last",
         stacks=(
             Stack("transformer_blocks", takes=TAKES + REST, sites={**SITES, "cross_attn": (Site("attn2"),)}),
             Stack("temporal_transformer_blocks", takes=TAKES + REST, sites=SITES, interleaved=True),

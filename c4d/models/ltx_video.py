@@ -49,6 +49,7 @@ EXAMPLE = Example(
 SPECS = (
     ModelSpec(
         "LTXVideoTransformer3DModel",
+        conditional="last",
         stacks=(
             Stack(
                 "transformer_blocks",

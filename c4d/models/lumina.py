@@ -94,6 +94,7 @@ SPECS = (
     ),
     ModelSpec(
         "LuminaNextDiT2DModel",
+        conditional="first",
         stacks=(
             Stack(
                 "layers",

@@ -39,6 +39,7 @@ EXAMPLE = Example(
 SPECS = (
     ModelSpec(
         "MochiTransformer3DModel",
+        conditional="last",
         stacks=(
             Stack(
                 "transformer_blocks",

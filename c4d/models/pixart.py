@@ -42,6 +42,7 @@ EXAMPLE = Example(
 SPECS = (
     ModelSpec(
         "PixArtTransformer2DModel",
+        conditional="last",
         stacks=(
             Stack(
                 "transformer_blocks",

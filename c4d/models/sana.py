@@ -64,6 +64,7 @@ EXAMPLE_VIDEO = Example(
 SPECS = (
     ModelSpec(
         "SanaTransformer2DModel",
+        conditional="last",
         stacks=(
             Stack(
                 "transformer_blocks",
@@ -89,6 +90,7 @@ SPECS = (
     ),
     ModelSpec(
         "SanaVideoTransformer3DModel",
+        conditional="last",
         stacks=(
             Stack(
                 "transformer_blocks",

@@ -38,6 +38,7 @@ EXAMPLE = Example(
 SPECS = (
     ModelSpec(
         "SD3Transformer2DModel",
+        conditional="last",
         stacks=(
             Stack(
                 "transformer_blocks",

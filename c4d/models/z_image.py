@@ -31,6 +31,7 @@ EXAMPLE = Example(
 SPECS = (
     ModelSpec(
         "ZImageTransformer2DModel",
+        conditional="first",
         stacks=(
             Stack(
                 "layers",

@@ -259,6 +259,7 @@ def test_teacache_decides_by_its_calibration(pipe, tmp_path):
         ("dpcache", {}, "budget=7,"),
         ("hyca", {"interval": 4}, "interval=4,"),
         ("l2p", {"computed": (0, 1, 3, 6, 13)}, ""),
+        ("meancache", {}, "budget=6,"),
     ],
 )
 def test_each_is_read_and_refused_on_another_model(pipe, tmp_path, name, options, more):

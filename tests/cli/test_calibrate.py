@@ -35,6 +35,7 @@ def calibrate(saved, tmp_path):
         ("dpcache", "mean of 4 samples", "budget=7,"),
         ("hyca:interval=4", "clusters of single samplings: adjusted Rand index", "interval=4,"),
         ("l2p:computed=0/1/3/6/13,features=2", "between 5 computed ones of 14", ""),
+        ("meancache:peak=2", "costs of every gap between two computed steps of 14, mean of 4 samples", "budget=6,"),
     ],
 )
 def test_made_and_used_without_a_line_of_code(c4d, calibrate, saved, tmp_path, method, said, options):
@@ -51,6 +52,16 @@ def test_made_and_used_without_a_line_of_code(c4d, calibrate, saved, tmp_path, m
     assert c4d("generate", "--model", saved, *made, *SIZES).code == 0
     line = json.loads((tmp_path / "out/report.json").read_text())["session"]["timelines"]["cond"]
     assert "r" in line and "C" in line
+
+
+def test_a_search_is_of_one_prompt(c4d, fails, calibrate, saved, tmp_path):
+    fails(calibrate("budcache:budget=2", "--steps", "3"), 2, "BudCache is made of one sampling, not of 2")
+    (tmp_path / "prompts.txt").write_text("a red circle\n")
+    outcome = c4d(*calibrate("budcache:budget=2", "--steps", "3"))
+    assert outcome.code == 0, outcome.err
+    assert "2 of 3 steps: 0/" in outcome.out and "2 sets tried" in outcome.out and "set 1: mean sq" in outcome.err
+    assert f"--cache budcache:path={tmp_path}/made.json --prompt" in outcome.out
+    assert len(CalibrationData.load(tmp_path / "made.json", "budcache").data["computed"]) == 2
 
 
 def test_another_architecture_is_refused(c4d, fails, calibrate, tmp_path):
@@ -151,7 +162,7 @@ def test_arrays_that_are_not_two_columns(fails, tmp_path):
 @pytest.mark.parametrize(
     "method, more, words",
     [
-        ("fora", [], ["unknown calibration 'fora'", "known are dpcache, easycache, hyca, l2p, magcache, teacache"]),
+        ("fora", [], ["unknown calibration 'fora'", "known are budcache, dpcache, easycache, hyca, l2p, magcache"]),
         ("teacache:shape=round", [], ["unknown shape 'round'", "monotone, least-squares"]),
         ("teacache:target=blocks", [], ["unknown target 'blocks'"]),
         ("teacache:signal=first_blocks", [], ["unknown signal 'first_blocks'"]),
@@ -178,7 +189,7 @@ def test_differences_need_their_signal(fails, differences, tmp_path):
 
 
 def test_a_method_has_to_be_named(fails):
-    fails(["calibrate", "--prompt", "a"], 2, "which METHOD? known are dpcache, easycache")
+    fails(["calibrate", "--prompt", "a"], 2, "which METHOD? known are budcache, dpcache")
 
 
 def test_it_is_kept_unless_it_may_be_replaced(fails, calibrate, tmp_path):
@@ -189,7 +200,7 @@ def test_it_is_kept_unless_it_may_be_replaced(fails, calibrate, tmp_path):
 
 def test_the_help_lists_what_can_be_calibrated(c4d):
     text = c4d("calibrate", "--help").out
-    for name in ("dpcache", "easycache", "hyca", "l2p", "magcache", "teacache"):
+    for name in ("budcache", "dpcache", "easycache", "hyca", "l2p", "magcache", "meancache", "teacache"):
         assert f"\n  {name}" in text
         assert f"c4d calibrate {name}" in c4d("methods", name).out
     assert "c4d calibrate" not in c4d("methods", "fora").out

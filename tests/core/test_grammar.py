@@ -247,6 +247,7 @@ def test_an_output_is_not_a_residual():
         ("delta-dit:interval=2,first=1,last=0", "turn=0.5 is a part of the run, at which first_blocks and last_blocks"),
         ("delta-dit:interval=2,first=1,last=1,turn=1", "turn=1.0 is a part of the run"),
         ("delta-dit:interval=2,first=1,last=1@output", "blocks that always run belong to a cache of blocks, @blocks"),
+        ("dicache:threshold=1,error=delta", "unknown dicache error 'delta': known are delta_y, delta_minus"),
         ("dicache:threshold=1,depth=0", "first_blocks must be at least 1"),
         ("dicache:threshold=1@output", "last_blocks=0: blocks that always run belong to a cache of blocks, @blocks"),
         ("speca:threshold=1,mode=late", "unknown mode 'late': known are lagged, strict"),
@@ -404,7 +405,7 @@ VALUES = {
 GUIDED = ("cfg-cache", "cfg-skip", "guidance-interval")
 NO_BANDS = ("speca", "pab", "delta-dit", "dbcache")  # at modules, or before last blocks
 TOKENS = ("toca", "duca", "clusca")
-NEEDED = ("fit", "coefficients", "signal", "attn", "mlp", "mlp_at", "curve")
+NEEDED = ("fit", "coefficients", "signal", "attn", "mlp", "mlp_at", "curve", "computed", "orders")
 SITES_OF = {
     "fora": ["attn", "cross_attn,mlp", "total"],
     "taylorseer-lite": ["blocks", "mlp"],
@@ -431,9 +432,10 @@ def part(draw, name, make, leave_out=()):
 def texts(draw):
     """A valid text, made of the signatures in the catalogue."""
     name = draw(st.sampled_from(sorted({*METHODS} - {"hyca", "l2p", "profile"})))  # they read other profiles
-    without = ("path",) if name != "dpcache" else ()  # the file there is is DPCache's
+    without = ("path", "budget") if name != "dpcache" else ()  # the file there is is DPCache's
     without += draw(st.sampled_from([("fit",), ("coefficients", "signal")])) if name == "teacache" else ()
     without += draw(st.sampled_from([("mlp", "mlp_at"), ("attn",)])) if name == "pab" else ()
+    without += ("error",) if name == "dicache" else ()  # SpeCa's errors have other names
     text, guided = draw(part(name, METHODS[name], without)), name in GUIDED
     if name == "meancache":  # an order for each of its steps
         steps = text.partition("computed=")[2].partition(",")[0].count("/")

@@ -78,8 +78,13 @@ def of_rows(pipe: Any, **more: Any) -> Any:
 
 def of_features(pipe: Any) -> Any:
     return [
-        records(pipe, name, **options) for name, options in (("dpcache", {}), ("hyca", {"interval": 2}), ("l2p", {}))
+        records(pipe, name, **options)
+        for name, options in (("dpcache", {}), ("hyca", {"interval": 2}), ("l2p", {}), ("meancache", {}))
     ]
+
+
+def of_a_search(pipe: Any) -> Any:
+    return records(pipe, "budcache", budget=2)
 
 
 def records(pipe: Any, name: str, more: Mapping[str, Any] = MappingProxyType({}), **options: Any) -> Any:
@@ -87,7 +92,7 @@ def records(pipe: Any, name: str, more: Mapping[str, Any] = MappingProxyType({})
     return collected(pipe, CALIBRATIONS[name](**options), functools.partial(c4d.cached, pipe, backend="cpu"), **call)[0]
 
 
-RECORDED = (of_rows, of_features)
+RECORDED = (of_rows, of_features, of_a_search)
 
 
 def alike(got: Any, want: Any, where: str = "") -> None:

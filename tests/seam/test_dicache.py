@@ -50,12 +50,21 @@ def size(x):
     return x.abs().sum().item()
 
 
-def plainly(found, threshold, retention):
+def change(now, before):
+    return size(now - before) / size(before)
+
+
+def error(now, then, kind):
+    probe = change(now.probe, then.probe)
+    return probe if kind == "delta_y" else abs(probe - change(now.before, then.before))
+
+
+def plainly(found, threshold, retention, kind):
     """What the head gets on each step, and the timeline."""
     outs, line, acc, kept = [], "", 0.0, []
     for s, now in enumerate(found):
         if int(retention * STEPS) < s < STEPS - 1:
-            acc += size(now.probe - found[s - 1].probe) / size(found[s - 1].probe)
+            acc += error(now, found[s - 1], kind)
             if acc < threshold:
                 (r2, old), (r1, new) = kept[-2:] if len(kept) > 1 else [kept[-1]] * 2
                 g = min(max(size(now.probe - now.before - r2) / size(r1 - r2), 1.0), 1.5) if len(kept) > 1 else 1.0
@@ -69,18 +78,22 @@ def plainly(found, threshold, retention):
 
 
 @pytest.mark.parametrize("name", ["wan-t2v", "wan-vace", "hunyuan-t2v", "flux", "qwen"])
-@pytest.mark.parametrize(("depth", "retention"), [(1, 0.2), (2, 0.0)])
-def test_dicache_is_its_definition(name, depth, retention):
+@pytest.mark.parametrize(
+    ("depth", "retention", "kind"),
+    [(1, 0.2, "delta_y"), (2, 0.0, "delta_y"), (1, 0.0, "delta_minus"), (2, 0.2, "delta_minus")],
+)
+def test_dicache_is_its_definition(name, depth, retention, kind):
     case, outs = CASES[name], []
     model = case.build()
     start, end = rand(*case.latents, seed=98), rand(*case.latents, seed=99)
     xs = [start + (s / STEPS) ** 2 * end for s in range(STEPS)]
     found = [states(case, model, x, 900.0 - 40 * s, depth) for s, x in enumerate(xs)]
-    moved = [size(b.probe - a.probe) / size(a.probe) for a, b in pairwise(found)]
+    moved = [error(b, a, kind) for a, b in pairwise(found)]
     threshold = 2.2 * sum(moved) / len(moved)
-    wanted, line = plainly(found, threshold, retention)
+    wanted, line = plainly(found, threshold, retention, kind)
     model.get_submodule(spec_for(model).exit).register_forward_hook(lambda _, args, out: outs.append(args[0]))
-    with c4d.cached(model, f"dicache:threshold={threshold!r},depth={depth},retention={retention}") as session:
+    options = f"threshold={threshold!r},depth={depth},retention={retention},error={kind}"
+    with c4d.cached(model, f"dicache:{options}") as session:
         session.begin(range(STEPS))
         for s, x in enumerate(xs):
             case.run(model, x, 900.0 - 40 * s)

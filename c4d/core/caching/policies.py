@@ -131,6 +131,10 @@ class Accumulate(Policy["float | None"]):
     def signals(self) -> frozenset[Signal]:
         return frozenset({self.signal})
 
+    def change(self, seen: Mapping[Signal, RelativeL1]) -> float | None:
+        """Of what was seen, that which is rescaled and added up; None if it was not seen."""
+        return seen[self.signal].ratio if self.signal in seen else None
+
     def init(self) -> float | None:
         return None  # the accumulated change since the last computed step
 
@@ -139,14 +143,15 @@ class Accumulate(Policy["float | None"]):
         return Scale(f"accumulated change of {self.signal.value}", self.threshold)
 
     def weigh(self, acc: float | None, step: Step, seen: Mapping[Signal, RelativeL1]) -> float | None:
-        return None if acc is None or self.signal not in seen else acc + self._rescaled(seen[self.signal].ratio)
+        change = self.change(seen)
+        return None if acc is None or change is None else acc + self._rescaled(change)
 
     def decide(self, acc: float | None, step: Step, seen: Mapping[Signal, RelativeL1]) -> tuple[Action, float | None]:
         acc = self.weigh(acc, step, seen)
         return (REUSE, acc) if acc is not None and acc < self.threshold else (COMPUTE, 0.0)
 
     def idle(self, total: int, measured: Measured) -> str:
-        ratios = [seen[self.signal].ratio for _, seen in measured if self.signal in seen]
+        ratios = [change for _, seen in measured if (change := self.change(seen)) is not None]
         if ratios and min(ratios) > self.limit:
             return f"every change of {self.signal.value} was beyond {self.limit:.3g}, where the fit ends"
         least = min(map(self._rescaled, ratios), default=None)

@@ -218,7 +218,8 @@ class GuidanceRule(Rule):
     """At ``"guidance"``: the call without condition; on a cached step nothing of it runs.
 
     Its output is made of what the conditional call returned in the same step, plus the forecast of the difference of
-    the two. So both have to be calls of their own, the conditional one first, with names (``cache_context``). With
+    the two. So both have to be calls of their own, the conditional one first, with names (``cache_context``); or one
+    batch, of which the spec says which half is the ``conditional`` one, and half of whose rows do not run then. With
     :class:`~c4d.core.caching.forecasters.Nothing` the difference is none: guidance has no effect on such a step.
     """
 

@@ -79,6 +79,16 @@ def least_of_gaps(costs: Mapping[tuple[int, int], float], budget: int, total: in
     return best[total][1][:-1]
 
 
+def evenly(budget: int, total: int) -> list[int]:
+    """``budget`` of ``total`` steps from the first on, with gaps that differ by at most one; a search begins there.
+
+    Raises ValueError for a budget that leaves nothing to search.
+    """
+    if not 2 <= budget < total:
+        raise ValueError(f"a search has 2 to {total - 1} of {total} steps to compute, not {budget}")
+    return sorted({round(i * total / budget) for i in range(budget)})
+
+
 def annealed(loss: Callable[[Sequence[int]], float], budget: int, total: int, seed: int = 0) -> list[int]:
     """``budget`` of ``total`` steps, the first among them, searched for the least ``loss``.
 
@@ -86,8 +96,7 @@ def annealed(loss: Callable[[Sequence[int]], float], budget: int, total: int, se
     likely the colder it gets; then it climbs, in up to 5 rounds of 20 sets with one step moved by at most 3. No set is
     tried twice. Raises ValueError for a budget that leaves nothing to search.
     """
-    if not 2 <= budget < total:
-        raise ValueError(f"a search has 2 to {total - 1} of {total} steps to compute, not {budget}")
+    here = evenly(budget, total)
     rnd, known = random.Random(seed), dict[tuple[int, ...], float]()
 
     def of(steps: Sequence[int]) -> float:
@@ -96,7 +105,6 @@ def annealed(loss: Callable[[Sequence[int]], float], budget: int, total: int, se
             known[key] = loss(key)
         return known[key]
 
-    here = sorted({round(i * total / budget) for i in range(budget)})
     best = here
     for turn in range(MUTATIONS):
         heat = HOT * (COLD / HOT) ** (turn / (MUTATIONS - 1))

@@ -324,7 +324,7 @@ def guided_forward(place: ModuleSite, inner: Callable[..., Any]) -> Callable[...
     """Around the forward of a transformer, ``inner`` and all, whose calls without condition may be spared."""
 
     def around(current: Any, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return current.answered_by(place, lambda: inner(current, original, args, kwargs))
+        return current.guided(place, inner, original, args, kwargs)
 
     return around
 

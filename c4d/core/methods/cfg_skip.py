@@ -44,7 +44,7 @@ def cfg_skip(ratio: float) -> Rule:
     """CFG skipping: in the last part of a run the call without condition is spared, and guidance has no effect.
 
     VideoX-Fun (github.com/aigc-apps/VideoX-Fun), ``cfg_skip_ratio``; recommended 0 to 0.25. Beside another method:
-    ``taylorseer:interval=3+cfg-skip:ratio=0.25``. It needs calls that pipelines name, the conditional one first; both
-    in one batch are refused.
+    ``taylorseer:interval=3+cfg-skip:ratio=0.25``. It needs calls that pipelines name, the conditional one first; or
+    both in one batch, of which the model's spec says which half is which.
     """
     return GuidanceRule(LastPart(ratio), Nothing())

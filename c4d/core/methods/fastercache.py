@@ -17,7 +17,7 @@ Defaults of diffusers: N = 2, window -1 to 681, w = 0.5.
 u is the output of the call without condition, c that of the conditional one in the same step, and q the step before. L
 keeps the Fourier waves of a picture up to a fifth of its shorter side. a is ``low_weight`` where 99 < t < 901, b is
 ``high_weight`` where t < 301, and both are 1 elsewhere; they are applied once more on each reused step. All of this is
-as in diffusers (eq. 9 and 10 of the paper), but for the two calls a step, which are one batch there.
+as in diffusers (eq. 9 and 10 of the paper), where the two calls of a step are always one batch.
 
 Defaults of diffusers: N = 5, window -1 to 641, a = b = 1.1.
 """
@@ -49,6 +49,6 @@ def cfg_cache(
     step, and where the timestep is not between ``low`` and ``high``. The difference grows by ``low_weight`` and
     ``high_weight`` in low and high frequencies. Beside another method: ``taylorseer:interval=3+cfg-cache``; another
     forecast of the difference: ``cfg-cache+taylor:order=1``. It needs calls that pipelines name, the conditional one
-    first; both in one batch are refused.
+    first; or both in one batch, of which the model's spec says which half is which.
     """
     return GuidanceRule(PyramidPolicy(interval, low, high), GuidanceWaves(low_weight, high_weight))

@@ -52,6 +52,6 @@ def guidance_interval(low: float = 0.0, high: float = 1.0) -> Rule:
 
     arXiv 2404.07724. Elsewhere the call without condition is spared and the conditional output stands for it. Beside
     another method: ``taylorseer:interval=3+guidance-interval:low=0.2,high=0.8``. It needs calls that pipelines name,
-    the conditional one first; both in one batch are refused.
+    the conditional one first; or both in one batch, of which the model's spec says which half is which.
     """
     return GuidanceRule(NoiseWindow(low, high), Nothing())

@@ -126,6 +126,10 @@ class Forward:
         """What it remembers for later steps."""
         return [self.branch]
 
+    def ended(self, output: Any) -> list[tuple[Forward, Any]]:
+        """The forwards that the call was made as, and what they returned."""
+        return [(self, output)]
+
     def entries(self, run: int) -> list[Entry]:
         """What it did, for the trace: one of each sample that decided for itself."""
         return [self.entry(run)]
@@ -385,7 +389,7 @@ class Forward:
         self.moved = (there[STREAM] - start).detach()
         if not (isinstance(self.whole, BlocksRule) and self.whole.probe):
             self._note(stack, there)
-        found = {Signal.FIRST_BLOCKS: self.moved, Signal.PROBE: there[STREAM].detach()}
+        found = {Signal.FIRST_BLOCKS: self.moved, Signal.PROBE: there[STREAM].detach(), Signal.ENTRY: start.detach()}
         self.decide({**now, **{p: found[p] for p in signals if p.first}})
         return self._handed_on(out)
 
@@ -488,6 +492,17 @@ class Forward:
         return forward()
 
     # -- the whole forward
+
+    def guided(
+        self,
+        place: ModuleSite,
+        inner: Callable[..., Any],
+        original: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """What the transformer's forward, ``original`` with ``inner`` around it, returns under a rule of guidance."""
+        return self.answered_by(place, lambda: inner(self, original, args, kwargs))
 
     def answered_by(self, place: ModuleSite, forward: Callable[[], Any]) -> Any:
         """What a forward returns under a rule of guidance: of a call without condition, it is made of the conditional

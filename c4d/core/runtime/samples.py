@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -14,11 +13,11 @@ from torch import Tensor, nn
 from c4d.core.caching.rules import BlocksRule, CacheMethod
 from c4d.core.integration.attach import ModuleSite
 from c4d.core.integration.blocks import BlockProxy, bind, streams
-from c4d.core.integration.hooks import at_work, parameters
-from c4d.core.integration.processor_patch import ProcessorPatch
+from c4d.core.integration.hooks import parameters
 from c4d.core.runtime.context import ForwardContext
 from c4d.core.runtime.forward import COMPUTE, REUSE, Forward
 from c4d.core.runtime.guidance import Answer
+from c4d.core.runtime.halves import attending, rows_only
 from c4d.core.runtime.outputs import of_rows, of_samples
 from c4d.core.runtime.report import Entry
 from c4d.core.runtime.state import CacheState, Runtime
@@ -80,7 +79,7 @@ class SampledForward(Forward):
 
     def _rows(self, named: Mapping[str, Any], rows: Sequence[int]) -> dict[str, Any]:
         """The forward's arguments for these rows."""
-        return {n: x if n in self.spec.shared else of_rows(x, rows, self.size) for n, x in named.items()}
+        return rows_only(self.spec, named, rows, self.size)
 
     @property
     def held(self) -> list[CacheState]:
@@ -142,11 +141,6 @@ class SampledForward(Forward):
 
     # -- the loops over blocks
 
-    def _attending(self, rows: list[int] | None) -> AbstractContextManager[object]:
-        """Padded text is known sample by sample."""
-        patch = at_work(self.call.transformer, ProcessorPatch)
-        return nullcontext() if patch is None or rows is None else patch.on(rows)
-
     def _count(self) -> None:
         for sample in self.samples:
             sample.blocks += self.resumed or sample.action is not REUSE
@@ -180,7 +174,7 @@ class SampledForward(Forward):
         args = tuple(mine(name, x) for name, x in zip(places, args, strict=False))
         kwargs = {name: mine(name, x) for name, x in kwargs.items()}
         self._check_rows(bind(stack, args, kwargs)[STREAM])
-        with self._attending(rows):
+        with attending(self.call.transformer, rows):
             return block(*args, **kwargs)
 
     def _threaded(self, stack: Stack, given: Tensor, out: Any) -> Any:
@@ -254,7 +248,7 @@ class SampledForward(Forward):
             out = original(*args, **kwargs)
         elif rows:
             given = dict(zip(parameters(self.call.transformer), args, strict=False))
-            with self._attending(rows):
+            with attending(self.call.transformer, rows):
                 out = original(*self._rows(given, rows).values(), **self._rows(kwargs, rows))
         made = []
         for i, sample in enumerate(self.samples):

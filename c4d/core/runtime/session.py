@@ -17,6 +17,8 @@ from c4d.core.integration.offload import Bridge, tracing
 from c4d.core.integration.transformers import transformers_of
 from c4d.core.runtime.context import ForwardContext
 from c4d.core.runtime.forward import Forward
+from c4d.core.runtime.guidance import Answer
+from c4d.core.runtime.halves import BothHalves
 from c4d.core.runtime.history import HistoryConfig
 from c4d.core.runtime.outputs import copies_of, rows_of
 from c4d.core.runtime.ownership import ThreadOwnership
@@ -54,10 +56,11 @@ class Session(Entered, Unsaved):
         for _, spec in transformers:
             check_fit(method, spec)
         self.method = method
-        self.current: Forward | None = None
+        self.current: Any = None  # a Forward, or BothHalves
         self._timed = any(rule.policy.timed or rule.forecast.timed for rule in method.rules)
         self._by_noise = any(rule.policy.by_noise or _reads_levels(rule.forecast) for rule in method.rules)
         self._turns = ThreadOwnership()
+        self._of_call = clock  # of the call under way
         self._clock = clock  # of forwards outside of the loops of ``pipelines``
         self._pipelines = [pair for pair in pipelines if hasattr(type(pair[0]), "progress_bar")]
         self._bars: list[ProgressBar] = []
@@ -230,7 +233,23 @@ class Session(Entered, Unsaved):
         if self._ranks.runs_elsewhere(attachment.transformer):
             return
         attachment.wake()
-        rules = self.method.rules
+        self._of_call = clock
+        if self._both(attachment, step, given.get(attachment.spec.denoised[0])):
+            size = rows_of(given[attachment.spec.denoised[0]])
+            parts = (attachment.spec, attachment.transformer, step, size, not self.method.inner)
+            self.current = BothHalves(self, *parts)
+            return
+        answer = self._run.answers.take(step, self.method.name) if self.method.guidance is not None else None
+        self.current = self.begin_forward(step, args, kwargs, answer)
+        self.current.bridge = self.bridged(self.current)
+
+    def begin_forward(
+        self, step: Step, args: tuple[Any, ...], kwargs: Mapping[str, Any], answer: Answer | None
+    ) -> Forward:
+        """A forward with the memory of its branch, for the call under way or a part of its rows."""
+        assert self._run is not None
+        attachment, clock, rules = self._attachments[step.expert], self._of_call, self.method.rules
+        given = named(attachment.transformer, args, kwargs) if args else kwargs
         latents = given.get(attachment.spec.denoised[0])
         apart = self.method.apart(attachment.spec.batch_first)
         branches = self._memories(step, rows_of(latents) if apart else 1, latents)
@@ -247,16 +266,21 @@ class Session(Entered, Unsaved):
         inputs = partial(named, attachment.transformer, args, kwargs)
         where = attachment.spec, attachment.transformer
         call = ForwardContext(*where, inputs, clock.noise, self._ranks, self._run.picked)
-        answer = self._run.answers.take(step, self.method.name) if self.method.guidance is not None else None
         parts = (step, self._tools, call, answer)
-        self.current = current = (
+        current = (
             Forward(attachment.spec, self.method, branches[0], *parts)
             if len(branches) == 1
             else SampledForward(attachment.spec, self.method, branches, rows_of(latents), *parts)
         )
         current.restarted, current.noise = restarted, clock.noise_on_host()
+        return current
+
+    def bridged(self, current: Forward) -> Bridge | None:
+        """The bridge over offloaded blocks that a forward skips, None where there are none."""
+        attachment = self._attachments[current.step.expert]
         if attachment.offloaded and (current.spared or (current.whole and current.action is Action.REUSE)):
-            current.bridge = Bridge(attachment.offloaded, attachment.blocks)
+            return Bridge(attachment.offloaded, attachment.blocks)
+        return None
 
     def begin_loop(self, loop: Loop) -> None:
         """A pipeline's loop begins: this thread's forwards are its own until it ends."""
@@ -303,14 +327,12 @@ class Session(Entered, Unsaved):
                 self._run.forget(self.method.rules)
             return
         self._end_pass(current)
-        current.check()
-        if self._tools.overflowed(wait=current.step.index >= current.step.total - 1):
-            self._close_run()
-            raise RuntimeError(
-                f"a feature does not fit into history_dtype={self._tools.storage.dtype}, whose numbers end at "
-                f"{self._tools.storage.most:g}: use history_dtype=torch.bfloat16, or none"
-            )
-        current.finish(output)
+        ended = current.ended(output)
+        for forward, _ in ended:
+            forward.check()
+        self._refuse_overflow(current.step)
+        for forward, made in ended:
+            forward.finish(made)
         assert self._run is not None
         if self.method.guidance is not None:
             self._run.answers.keep(current.step, output)
@@ -323,6 +345,27 @@ class Session(Entered, Unsaved):
                 self._tools.bases.clear()
 
     # -- inside
+
+    def _refuse_overflow(self, step: Step) -> None:
+        if self._tools.overflowed(wait=step.index >= step.total - 1):
+            self._close_run()
+            raise RuntimeError(
+                f"a feature does not fit into history_dtype={self._tools.storage.dtype}, whose numbers end at "
+                f"{self._tools.storage.most:g}: use history_dtype=torch.bfloat16, or none"
+            )
+
+    def _both(self, attachment: Attachment, step: Step, latents: Any) -> bool:
+        """Whether a rule of guidance acts on a call that has both branches in one batch."""
+        if self.method.guidance is None or self._run is None:
+            return False
+        conditional, meter = attachment.spec.conditional, self._tools.meter
+        both = self._run.answers.both(step, latents, conditional, self.method.name, meter)
+        if both and not self.alone:
+            raise RuntimeError(
+                f"{self.method.name} runs one half of a batch that holds both branches of guidance, and several ranks "
+                "share all of it: leave that method out, or run on one rank"
+            )
+        return both
 
     def _memories(self, step: Step, rows: int, latents: Any) -> list[CacheState]:
         """What the samples in so many ``rows`` remember, each for itself; one thing for all of a single row.
@@ -358,7 +401,7 @@ class Session(Entered, Unsaved):
         if self.current is not None:
             self._end_pass(self.current)
 
-    def _end_pass(self, current: Forward) -> None:
+    def _end_pass(self, current: Forward | BothHalves) -> None:
         self.current = None
         self._attachments[current.step.expert].take_hold()
         if current.bridge is not None:
