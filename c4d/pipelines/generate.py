@@ -80,7 +80,8 @@ def generate(
 
         # A pipeline without the callback (DiT) has no bar, and its last step counts as decoding's beginning.
         told = {"callback_on_step_end": after_step} if "callback_on_step_end" in parameters_of(pipe) else {}
-        watch = Stopwatch(pipe, backend, alone=ranks is None)
+        calls = None if session is None else lambda: [entry.computed for entry in session.trace]
+        watch = Stopwatch(pipe, backend, alone=ranks is None, told=calls)
         with watch, session or nullcontext():
             output = pipe(
                 **arguments,
@@ -95,5 +96,4 @@ def generate(
             f"{bad} of {frames.numel()} pixel values of the {'cached' if session else 'uncached'} clip are not finite; "
             "try --dtype float32, or a milder --cache"
         )
-    phases = watch.phases([entry.computed for entry in session.trace] if session else None)
-    return Clip(frames.clamp(0, 1), watch.seconds, phases, session.report() if session else None)
+    return Clip(frames.clamp(0, 1), watch.seconds, watch.phases(), session.report() if session else None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import nn
@@ -17,16 +17,20 @@ class Stopwatch:
     """Times one call of ``pipe`` inside its ``with`` block, with hooks on its transformers that leave with the block.
 
     The device is waited for at the borders of phases alone: before the first forward, after the last step, at the end.
-    ``alone``: no other rank makes a part of the forwards, or lets this one wait in them.
+    ``alone``: no other rank makes a part of the forwards, or lets this one wait in them. ``told``: of all calls so far,
+    whether they were computed; a forward with both branches of guidance in one batch may be two (None: all were).
     """
 
-    def __init__(self, pipe: Any, backend: Backend, alone: bool = True) -> None:
+    def __init__(
+        self, pipe: Any, backend: Backend, alone: bool = True, told: Callable[[], Sequence[bool]] | None = None
+    ) -> None:
         modules = [getattr(pipe, name, None) for name in TRANSFORMERS]
         self._transformers = [module for module in modules if isinstance(module, nn.Module)]
         self._backend = backend
         self._apart = alone and not backend.asynchronous
         self._hooks = Hooks(Layer.TIMING)
-        self._passes: list[float] = []
+        self._told, self._calls = told, 0
+        self._passes: list[tuple[float, bool]] = []  # seconds of each forward, and whether any of it was computed
         self._first: float | None = None
         self._last: float | None = None
 
@@ -49,20 +53,19 @@ class Stopwatch:
     def seconds(self) -> float:
         return self._ended - self._started
 
-    def phases(self, computed: Sequence[bool] | None) -> dict[str, float]:
+    def phases(self) -> dict[str, float]:
         """Seconds until the first forward ("preparing"), until the last step is done, and after it ("decoding").
 
-        What lies between is "denoising"; or, where the host's clock tells, forwards "computed" and "reused"
-        (by ``computed``, one for each forward; None: no forward was reused) and what is "between" them.
+        What lies between is "denoising"; or, where the host's clock tells, forwards "computed" and "reused", and what
+        is "between" them.
         """
         first = self._ended if self._first is None else self._first
         last = max(first, self._ended if self._last is None else self._last)
         phases = {"preparing": first - self._started}
         if self._passes and self._apart:
             for kind, wanted in (("computed", True), ("reused", False)):
-                each = zip(self._passes, computed or [True] * len(self._passes), strict=True)
-                phases[kind] = sum(seconds for seconds, was in each if was is wanted)
-            phases["between"] = last - first - sum(self._passes)
+                phases[kind] = sum(seconds for seconds, was in self._passes if was is wanted)
+            phases["between"] = last - first - sum(seconds for seconds, _ in self._passes)
         else:
             phases["denoising"] = last - first
         return {**phases, "decoding": self._ended - last}
@@ -77,4 +80,8 @@ class Stopwatch:
         self._began = time.perf_counter()
 
     def _leave(self, *_: Any) -> None:
-        self._passes.append(time.perf_counter() - self._began)
+        seconds, computed = time.perf_counter() - self._began, True
+        if self._told is not None:
+            told = self._told()
+            computed, self._calls = any(told[self._calls :]), len(told)
+        self._passes.append((seconds, computed))

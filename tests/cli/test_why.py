@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -129,7 +130,15 @@ def test_a_device_is_waited_for_at_the_borders_alone():
     assert hooks == (len(pipe.transformer._forward_pre_hooks), len(pipe.transformer._forward_hooks))
 
 
-def test_phases_are_what_lies_between_their_borders(monkeypatch):
+@pytest.mark.parametrize(
+    ("calls", "wanted"),
+    [
+        ([[True], [True, False]], (3, 0.5)),
+        ([[True, False], [True, False, False, False]], (3, 0.5)),  # both branches of guidance in one batch
+        (None, (3.5, 0)),
+    ],
+)
+def test_phases_are_what_lies_between_their_borders(monkeypatch, calls, wanted):
     """A hook that was there before, such as a session's, is part of its forward: here it takes a second."""
     now = iter(
         [0.0, 2.0, 2.0, 4.0, 5.0, 6.0, 6.5, 6.5, 7.0, 10.0]
@@ -139,13 +148,13 @@ def test_phases_are_what_lies_between_their_borders(monkeypatch):
     transformer.forward = lambda: None
     heard: list[float] = []
     transformer.register_forward_pre_hook(lambda *_: heard.append(next(now)))
-    with Stopwatch(SimpleNamespace(transformer=transformer), Reference()) as watch:
+    told = None if calls is None else partial(next, iter(calls))
+    with Stopwatch(SimpleNamespace(transformer=transformer), Reference(), told=told) as watch:
         transformer()
         transformer()
         watch.denoised()
     assert watch.seconds == 10 and heard == [4.0, 6.5]
-    assert watch.phases([True, False]) == passes(2, 3, 0.5, 1.5, 3)
-    assert watch.phases(None) == passes(2, 3.5, 0, 1.5, 3)
+    assert watch.phases() == passes(2, *wanted, 1.5, 3)
 
 
 def test_a_pipeline_that_never_calls_its_transformer(monkeypatch):
@@ -153,4 +162,4 @@ def test_a_pipeline_that_never_calls_its_transformer(monkeypatch):
     monkeypatch.setattr("c4d.pipelines.phases.time.perf_counter", lambda: next(now))
     with Stopwatch(SimpleNamespace(), Reference()) as watch:
         pass
-    assert watch.phases(None) == steps(4, 0, 0)
+    assert watch.phases() == steps(4, 0, 0)
