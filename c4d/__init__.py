@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from c4d.api import cached as cached
     from c4d.api import disable as disable
     from c4d.api import enable as enable
+    from c4d.api import memory as memory
     from c4d.api import sharded as sharded
     from c4d.backends import Backend as Backend
     from c4d.backends import BackendUnavailableError as BackendUnavailableError
@@ -82,6 +83,7 @@ PLACES = {
     "cached": "c4d.api:cached",
     "attention": "c4d.api:attention",
     "sharded": "c4d.api:sharded",
+    "memory": "c4d.api:memory",
     "tune": "c4d.calibrate.tune:tune",
     "SequenceParallel": "c4d.parallel:SequenceParallel",
     "methods": "c4d.core.methods:METHODS",

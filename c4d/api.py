@@ -29,6 +29,7 @@ from c4d.core.runtime.steps import NoClock, SchedulerTracker, StepTracker
 from c4d.core.spec import ModelSpec
 from c4d.core.text.grammar import parse
 from c4d.core.types import FeatureForecaster
+from c4d.memory_modes.text import parse_memory
 from c4d.models import made_for_another, spec_for
 from c4d.parallel import SequenceParallel
 from c4d.parallel.attention import Kernels
@@ -69,7 +70,8 @@ def cached(
         scheduler: the diffusers scheduler that drives a loop of your own over a bare transformer.
         spec: a description of a transformer that c4d does not know.
         backend: a name from ``c4d doctor`` or an object; ``"auto"`` takes the best one that can run here.
-        history_dtype: what stored features are kept in (``None``: as computed).
+        history_dtype: what stored features are kept in (``None``: as computed); ``torch.int8`` is with an fp32 scale for
+            each token, and at most half a scale away from what was computed.
         history_on: ``"device"``, or ``"host"`` to keep stored features in host memory.
         traced_runs: of how many runs, the last ones, ``session.trace`` tells (``None``: of all, without end).
         ranks: what :func:`sharded` gave for this model, if it is entered after this.
@@ -88,9 +90,11 @@ def cached(
         (history_dtype, (torch.dtype, type(None)), "history_dtype", "a torch dtype, such as torch.bfloat16"),
     )
     chosen, storage = select(backend) if isinstance(backend, str) else backend, HistoryConfig(history_dtype, history_on)
-    if history_dtype is not None and history_dtype not in chosen.dtypes:
+    if history_dtype is not None and not storage.scaled and history_dtype not in chosen.dtypes:
         able = names(chosen.dtypes)
-        raise UnsupportedError(f"history_dtype is {history_dtype}; backend {chosen.name!r} computes in {able}")
+        raise UnsupportedError(
+            f"history_dtype is {history_dtype}; backend {chosen.name!r} computes in {able}, and keeps int8 with scales"
+        )
     pipelines = list(model) if isinstance(model, list | tuple) else [model]
     transformers = _shared_by(pipelines)
     made, why = _made(method, transformers, scheduler or getattr(pipelines[0], "scheduler", None), quality)
@@ -220,6 +224,33 @@ def sharded(
         )
     join = partial(make, how, degrees, job.rank, chosen)
     return Parallel(session, join, chosen.ungroup, Kernels.of(chosen, kernel), scheduler, how.jointly, passed_on)
+
+
+def memory(pipe: Any, mode: str, *, backend: Backend | str = "auto") -> None:
+    """Has ``pipe`` take less of the device's memory from now on, by ``mode``: where its weights are, or what they are.
+
+    Like ``pipe.to(device)`` it stays; for another mode load the pipeline anew. Caching and attention go around or
+    inside it. A mode that does not say where weights are (``float8``, ``tiled``) leaves them where they are.
+
+    Args:
+        pipe: a diffusers pipeline, its weights on the host or the device.
+        mode: one of ``full``, ``components``, ``groups``, ``sequential``, or ``float8``, ``int8``, ``tiled``,
+            ``sliced``, or several, such as ``"groups:blocks=2+float8+tiled"`` (docs/memory.md).
+        backend: as in :func:`cached`.
+
+    Raises:
+        TypeError: ``pipe`` is no pipeline.
+        ValueError: a mode that is unknown, given twice, or does not go with another; one that this pipeline or device
+            cannot do (``UnsupportedError`` says why, and what to take instead).
+        BackendUnavailableError: a backend asked for by name that cannot run here.
+    """
+    _check_kinds(
+        (mode, (str,), "mode", "text such as 'groups+tiled'"),
+        (backend, (str, Backend), "backend", "a name from c4d doctor"),
+    )
+    if not isinstance(getattr(pipe, "components", None), dict):
+        raise TypeError(f"{type(pipe).__name__} is no diffusers pipeline, whose components a memory mode is about")
+    parse_memory(mode).apply(pipe, select(backend) if isinstance(backend, str) else backend)
 
 
 _kernels = attention  # accelerate has an argument of that name

@@ -18,6 +18,7 @@ ANYWHERE = {
     "models": {"torch", "c4d.core"},
     "backends": {"torch", "c4d.core"},
     "parallel": {"torch", "c4d.core", "c4d.backends"},
+    "memory_modes": {"torch", "c4d.core", "c4d.backends"},
     "calibrate": {"torch", "c4d.core", "c4d.models", "c4d.parallel"},
     "metrics": {"torch", "numpy", "PIL"},
     "bundled": {"torch", "safetensors", "PIL", "c4d.metrics"},
@@ -28,6 +29,7 @@ INSIDE = {
     "models": {"diffusers"},
     "backends": {"psutil", "flash_attn", "flash_attn_interface", "sageattention", "torch_npu"},
     "parallel": {"xfuser"},
+    "memory_modes": {"diffusers", "torchao"},
     "metrics": {"flip_evaluator", "lpips", "torchmetrics", "transformers"},
     "bundled": {"matplotlib"},
 }

@@ -36,6 +36,7 @@ from c4d.pipelines import (
     Settings,
     call_arguments,
     check_attention,
+    check_memory,
     check_method,
     check_ranks,
     check_writable,
@@ -47,6 +48,7 @@ from c4d.pipelines import (
     memory_explained,
     numbered,
     parse_dtype,
+    parse_history_dtype,
     produce,
     results,
     run_interleaved,
@@ -214,7 +216,7 @@ def _checked(
         requests = [request.with_defaults(model.defaults) for request in requests]
     pipe = skeleton(options.model, allow_pickle=options.allow_pickle)
     method, note = chosen(options, pipe, requests[0])
-    history = options.history_dtype and parse_dtype(options.history_dtype, "dtype of the history", backend)
+    history = options.history_dtype and parse_history_dtype(options.history_dtype, backend)
     settings = options.parts_of(
         Settings,
         cache=method,
@@ -225,6 +227,7 @@ def _checked(
     )
     if method is not None:
         check_method(pipe, method, backend=backend, steps=requests[0].steps)
+    check_memory(pipe, settings.memory, backend=backend)
     if settings.attention != OWN:
         check_attention(pipe, settings.attention, dtype, backend=backend)
     degrees = check_ranks(
@@ -266,6 +269,7 @@ def load(
         dtype=settings.dtype,
         progress=not quiet,
         allow_pickle=options.allow_pickle,
+        memory=settings.memory,
     )
     for request in requests:  # all of them before the first is made, and before anything is compiled
         call_arguments(pipe, request)

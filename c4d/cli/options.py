@@ -46,6 +46,8 @@ def size(text: str) -> int:
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no size; write 64MiB or 8GiB")
     unit = match[2] or "B"
+    if not float(match[1]):
+        raise argparse.ArgumentTypeError(f"{text!r} is nothing; write a size above 0, such as 8GiB")
     return int(float(match[1]) * (1024 if "i" in unit else 1000) ** "BKMGT".index(unit[0]))
 
 
@@ -137,6 +139,14 @@ class Shared:
     threads: int | None = option(
         None, HOW, whole, "N", "CPU threads; default: the bundled model's own (1), else torch's choice"
     )
+    memory: str = option(
+        "full",
+        HOW,
+        str,
+        "MODE",
+        "how to take less of the device's memory, such as groups+tiled (docs/memory.md): full, components, groups, "
+        "sequential, float8, int8, tiled, sliced, joined by +; default full",
+    )
     allow_pickle: bool = switch(HOW, "also read pickled weights (.bin), of people you trust; default: safetensors only")
     ranks: int | None = option(
         None, RANKS, whole, "N", "start so many processes here, instead of torchrun; an error is a single line"
@@ -181,7 +191,7 @@ class Generating(Shared):
     )
     quality: str = option("balanced", HOW, str, "NAME", "of auto: high, balanced or fast; default balanced")
     history_dtype: str | None = option(
-        None, HOW, str, "NAME", "what the cache keeps its features in; default: as computed"
+        None, HOW, str, "NAME", "what the cache keeps its features in: a dtype, or int8 with a scale for each token; default: as computed"
     )
     history_on: str = option("device", HOW, str, "PLACE", "where the cache keeps them: device or host; default device")
     compile: bool = switch(HOW, "compile the transformer's blocks before use")
@@ -243,7 +253,7 @@ class TuneOptions(Shared):
     target_psnr: float | None = option(
         None, GOAL, number, "DB", "closeness to the uncached clip: the fewest computed steps that give it are taken"
     )
-    memory: int | None = option(None, GOAL, size, "SIZE", "what the cache may hold, such as 64MiB or 8GiB")
+    cache_memory: int | None = option(None, GOAL, size, "SIZE", "what the cache may hold, such as 64MiB or 8GiB")
     minutes: float = option(
         10.0, GOAL, number, "X", "how long to search for schedules; 0 fits one that is known; default 10"
     )

@@ -174,7 +174,7 @@ def compared(
         chosen = None
     plain = [Contender(PLAIN, None, count) for count in counts]
     rows += measure(pipe, held, [*plain, *others(pipe, counts, steps)], measured, **how)
-    allowed = [row for row in rows if options.memory is None or (row.bytes or 0) <= options.memory]
+    allowed = [row for row in rows if options.cache_memory is None or (row.bytes or 0) <= options.cache_memory]
     if chosen is None or chosen not in allowed:
         chosen = recommended(allowed, profile)
     return rows, chosen

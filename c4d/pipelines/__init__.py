@@ -6,8 +6,9 @@ from c4d.pipelines.directory import locate
 from c4d.pipelines.errors import GenerationError, InputError, OutputError
 from c4d.pipelines.generate import Clip, generate
 from c4d.pipelines.job import produce
-from c4d.pipelines.load import compile_blocks, load_pipeline, parse_dtype
+from c4d.pipelines.load import compile_blocks, load_pipeline, parse_dtype, parse_history_dtype
 from c4d.pipelines.memory import memory_explained
+from c4d.pipelines.modes import check_memory
 from c4d.pipelines.output import check_writable, exclusive_lock, numbered
 from c4d.pipelines.ranks import check_ranks
 from c4d.pipelines.request import Request
@@ -27,6 +28,7 @@ __all__ = [
     "base_pipeline",
     "call_arguments",
     "check_attention",
+    "check_memory",
     "check_method",
     "check_ranks",
     "check_writable",
@@ -40,6 +42,7 @@ __all__ = [
     "memory_explained",
     "numbered",
     "parse_dtype",
+    "parse_history_dtype",
     "produce",
     "results",
     "run_interleaved",

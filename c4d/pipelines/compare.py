@@ -82,7 +82,7 @@ def run_interleaved(
                     backend=backend,
                     progress=progress,
                     ranks=ranks,
-                    history_dtype=parse_dtype(settings.history_dtype) if settings.history_dtype else None,
+                    history_dtype=parse_history_dtype(settings.history_dtype) if settings.history_dtype else None,
                     history_on=settings.history_on,
                     label=kind.replace("_", " ") + label,
                 )

@@ -15,6 +15,7 @@ from c4d.backends.kernels import names
 from c4d.bundled.models import BUNDLED
 from c4d.pipelines.directory import components, locate
 from c4d.pipelines.errors import InputError
+from c4d.pipelines.modes import place
 from c4d.pipelines.quiet import quiet
 from c4d.pipelines.skeleton import AGAIN, TRANSFORMERS, base_pipeline, listed, skeleton
 
@@ -33,6 +34,16 @@ def parse_dtype(text: str, what: str = "dtype", backend: Backend | None = None) 
     return DTYPES[text]
 
 
+def parse_history_dtype(text: str, backend: Backend | None = None) -> torch.dtype:
+    """As :func:`parse_dtype`, of what a cache keeps: also ``int8``, with scales."""
+    if text == "int8":
+        return torch.int8
+    try:
+        return parse_dtype(text, "dtype of the history", backend)
+    except InputError as error:
+        raise InputError(f"{error}; or int8, with a scale for each token") from error
+
+
 def load_pipeline(
     model: str,
     *,
@@ -40,6 +51,7 @@ def load_pipeline(
     dtype: str | torch.dtype | None = None,
     progress: bool = False,
     allow_pickle: bool = False,
+    memory: str = "full",
 ) -> Any:
     """A diffusers pipeline on the backend's device.
 
@@ -49,9 +61,10 @@ def load_pipeline(
             in float32, as its authors run it.
         progress: show the bars of the libraries that load (not for a bundled model, which takes no time).
         allow_pickle: read pickled weights where there are no others (tensors alone, as ``torch.load`` restricts them).
+        memory: a mode, as :func:`c4d.memory` takes it; ``full`` is beside it if it does not say where weights are.
 
     Raises:
-        InputError: as :func:`skeleton`, and for weights or a tokenizer that cannot be loaded or leave something random.
+        InputError: as :func:`skeleton`, for a memory mode that this model or device cannot do, and for weights or a tokenizer that cannot be loaded or leave something random.
         CannotImportError: as :func:`skeleton`.
     """
     weights = parse_dtype(dtype, backend=backend) if isinstance(dtype, str) else dtype or backend.default_dtype
@@ -70,7 +83,8 @@ def load_pipeline(
             kinds["vae"] = torch.float32
         read = _from_transformers(Path(source), components(index), weights, safe)
         pipe = base.from_pretrained(source, dtype=kinds, use_safetensors=safe, **read)
-    return pipe.to(backend.device_type)
+    place(pipe, memory, backend=backend)
+    return pipe
 
 
 def _from_transformers(

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from c4d.core.caching.rules import CacheMethod
 from c4d.pipelines.errors import InputError
-from c4d.pipelines.load import parse_dtype
+from c4d.pipelines.load import parse_dtype, parse_history_dtype
+from c4d.pipelines.modes import memory_mode
 
 LEAST_FPS = 0.01  # the video writer keeps two decimals
 
@@ -33,6 +34,7 @@ class Settings:
     repeats: int = 1
     history_dtype: str | None = None
     history_on: str = "device"
+    memory: str = "full"
 
     def __post_init__(self) -> None:
         if self.repeats < 1:
@@ -42,8 +44,12 @@ class Settings:
         if self.history_on not in ("device", "host"):
             raise InputError(f"unknown place {self.history_on!r} for --history-on: known are device, host")
         parse_dtype(self.dtype)
+        if self.compile and not memory_mode(self.memory).plain:
+            raise InputError(
+                f"--compile does not go with --memory {self.memory!r}, whose hooks no compiled block can hold: drop one"
+            )
         if self.history_dtype is not None:
-            parse_dtype(self.history_dtype, "dtype of the history")
+            parse_history_dtype(self.history_dtype)
         if self.cache is None:
             for option, given in (
                 ("--compare", self.compare),

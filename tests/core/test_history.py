@@ -41,6 +41,46 @@ def test_dtype_and_place(place):
     assert torch.equal(ring.features(0)[0], x.bfloat16())
 
 
+EIGHT = HistoryConfig(torch.int8)
+
+
+@pytest.mark.parametrize("place", ["device", "host"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_eight_bits_are_half_a_scale_away_at_most(dtype, place):
+    """Tokens of very different sizes, each with its own scale, one of zeros; every byte is counted."""
+    torch.manual_seed(0)
+    x = (torch.randn(2, 9, 64) * 10.0 ** torch.arange(-4.0, 5.0)[:, None]).to(dtype)
+    x[0, 3] = 0.0
+    ring = History(2, HistoryConfig(torch.int8, place), BACKEND)
+    ring.push(0.0, [x])
+    wide = x.to(torch.promote_types(dtype, torch.float32))
+    (back,), scale = ring.features(0), wide.abs().amax(-1, keepdim=True) / 127
+    assert back.dtype is wide.dtype and held(ring) == x.numel() + 18 * wide.itemsize
+    off = (back - wide).abs()
+    assert (off <= scale / 2 * (1 + 1e-5)).all() and (off.amax(-1) > scale[..., 0] / 4)[scale[..., 0] > 0].all()
+    assert (back[0, 3] == 0).all()
+    ring.push(1.0, [x])
+    assert held(ring) == 2 * (x.numel() + 18 * wide.itemsize)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_what_is_not_finite_stays_so_in_eight_bits(bad):
+    x = torch.randn(1, 3, 8)
+    x[0, 1, 2] = bad
+    ring = History(1, EIGHT, BACKEND)
+    ring.push(0.0, [x])
+    (back,) = ring.features(0)
+    assert not back[0, 1].isfinite().any() and back[0, [0, 2]].isfinite().all()
+
+
+def test_eight_bits_keep_no_parent_and_move_with_their_tokens():
+    ring, joint = History(2, EIGHT, BACKEND), torch.randn(1, 10, 4)
+    ring.push(0.0, [joint[:, :6]]), ring.keep_beside([joint])
+    assert held(ring) == 6 * (4 + 4) + 10 * (4 + 4) and (ring.beside[0] - joint).abs().max() < 0.1
+    ring.renew(0, joint[:, :6] + 1.0, joint[:, :6])
+    assert (ring.features(0)[0] - joint[:, :6] - 1.0).abs().max() < 0.05
+
+
 def test_host_is_a_copy_and_device_is_not():
     x = torch.randn(4)
     device, host = History(1, HistoryConfig(), BACKEND), History(1, HistoryConfig(place="host"), BACKEND)
@@ -84,8 +124,8 @@ def test_clear():
 def test_nonsense():
     with pytest.raises(ValueError, match=r"'disk'.*device, host"):
         HistoryConfig(place="disk")
-    with pytest.raises(ValueError, match="int8"):
-        HistoryConfig(torch.int8)
+    with pytest.raises(ValueError, match="torch.int8 with scales, not torch.int16"):
+        HistoryConfig(torch.int16)
 
 
 def test_a_long_ring_fills_before_anything_leaves():

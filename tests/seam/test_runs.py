@@ -341,13 +341,17 @@ def test_nothing_is_held_after_a_run_whose_guidance_ended_early(skipped):
 def test_histories_in_another_dtype_or_on_the_host():
     model = CASE.build()
     reports = {}
-    for name, kw in {"fp32": {}, "bf16": {"history_dtype": torch.bfloat16}, "host": {"history_on": "host"}}.items():
+    kinds = {"fp32": {}, "bf16": {"history_dtype": torch.bfloat16}, "host": {"history_on": "host"}}
+    for name, kw in {**kinds, "int8": {"history_dtype": torch.int8}}.items():
         with c4d.cached(model, "taylorseer:interval=2", **kw) as session:
             out = CASE.loop(model, 4, session.begin)[-1]
         reports[name] = (session.report().peak_bytes, out)
     assert reports["bf16"][0] * 2 == reports["fp32"][0] == reports["host"][0]
     assert torch.equal(reports["fp32"][1], reports["host"][1])
-    assert 0 < (reports["bf16"][1] - reports["fp32"][1]).norm() < 1e-2 * reports["fp32"][1].norm()
+    width = CASE.build().proj_out.in_features
+    assert reports["int8"][0] * 4 * width == reports["fp32"][0] * (width + 4)
+    for name in ("bf16", "int8"):
+        assert 0 < (reports[name][1] - reports["fp32"][1]).norm() < 1e-2 * reports["fp32"][1].norm()
 
 
 @pytest.mark.parametrize(

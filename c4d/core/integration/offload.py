@@ -12,9 +12,19 @@ from typing import Any
 from torch import nn
 
 
-def _group_hook(module: nn.Module) -> Any:
+def hook_of(module: nn.Module, name: str) -> Any:
+    """The hook of this name that diffusers has hung on a module; None if there is none."""
     registry = getattr(module, "_diffusers_hook", None)
-    return registry.get_hook("group_offloading") if registry is not None else None
+    return registry.get_hook(name) if registry is not None else None
+
+
+def _group_hook(module: nn.Module) -> Any:
+    return hook_of(module, "group_offloading")
+
+
+def offloaded(module: nn.Module) -> bool:
+    """Whether somebody moves its weights to the device when it, or a part of it, runs."""
+    return any(hasattr(m, "_hf_hook") or _group_hook(m) is not None for m in module.modules())
 
 
 def offload_hooks(transformer: nn.Module) -> list[tuple[nn.Module, Any]]:
@@ -24,8 +34,7 @@ def offload_hooks(transformer: nn.Module) -> list[tuple[nn.Module, Any]]:
 
 def tracing(transformer: nn.Module) -> bool:
     """True while a streamed group offload learns the order of execution: that forward must run every block."""
-    registry = getattr(transformer, "_diffusers_hook", None)
-    return registry is not None and registry.get_hook("lazy_prefetch_group_offloading") is not None
+    return hook_of(transformer, "lazy_prefetch_group_offloading") is not None
 
 
 @contextmanager

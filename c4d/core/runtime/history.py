@@ -9,15 +9,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from c4d.core.runtime.eight_bits import EightBits, quantized, widened
 from c4d.core.runtime.outputs import Structure
 from c4d.core.types import Parked, Predicted, Primitives
 
 PLACES = ("device", "host")
+Kept = tuple[Tensor | Parked, ...]  # a feature: itself, or eight bits and their scales
 
 
 @dataclass(frozen=True)
 class HistoryConfig:
-    """How features are kept: ``dtype`` (None: as computed) and ``place`` ("device", or "host": pinned where it can)."""
+    """How features are kept: ``dtype`` (None: as computed) and ``place`` ("device", or "host": pinned where it can).
+
+    ``torch.int8`` is with a scale for each token (:func:`c4d.core.runtime.eight_bits.quantized`).
+    """
 
     dtype: torch.dtype | None = None
     place: str = "device"
@@ -25,13 +30,18 @@ class HistoryConfig:
     def __post_init__(self) -> None:
         if self.place not in PLACES:
             raise ValueError(f"unknown place {self.place!r} for the history: known are {', '.join(PLACES)}")
-        if self.dtype is not None and not self.dtype.is_floating_point:
-            raise ValueError(f"a history holds floating-point features, not {self.dtype}")
+        if self.dtype is not None and not self.dtype.is_floating_point and not self.scaled:
+            raise ValueError(f"a history holds floating-point features, or torch.int8 with scales, not {self.dtype}")
+
+    @property
+    def scaled(self) -> bool:
+        """Whether features are kept as whole numbers with scales."""
+        return self.dtype is torch.int8
 
     @property
     def most(self) -> float:
         """The largest number that can be kept."""
-        return math.inf if self.dtype is None else torch.finfo(self.dtype).max
+        return math.inf if self.dtype is None or self.scaled else torch.finfo(self.dtype).max
 
 
 class History:
@@ -41,13 +51,13 @@ class History:
         self._storage, self._backend = storage, backend
         self._room = {False: length, True: num_forecasts}  # for computed entries, for forecasts
         self.times: tuple[float, ...] = ()
-        self._entries: list[list[Tensor | Parked]] = []
+        self._entries: list[list[Kept]] = []
         self.shapes: list[torch.Size] = []  # of the tensors of every entry
         self.dtypes: list[torch.dtype] = []  # that the tensors came in
         self.step = -1  # of the newest computed entry
         self.gram: dict[int, list[Tensor]] = {}  # inner products of the entries' i-th tensors, if somebody asked
         self.structure: Structure | None = None  # how the tensors of an entry make up the output they came from
-        self._beside: list[Tensor | Parked] = []  # what came with the newest computed entry, for each of its tensors
+        self._beside: list[Kept] = []  # what came with the newest computed entry, for each of its tensors
 
     @property
     def width(self) -> int:
@@ -85,7 +95,7 @@ class History:
     @property
     def beside(self) -> list[Tensor]:
         """The tensors that were kept beside the newest computed entry, on the compute device; empty without any."""
-        return [self._backend.fetch(x) if isinstance(x, Parked) else x for x in self._beside]
+        return [self._there(x) for x in self._beside]
 
     def keep_beside(self, tensors: Sequence[Tensor]) -> None:
         """Keeps ``tensors`` in place of what came with an earlier entry."""
@@ -93,8 +103,7 @@ class History:
 
     def features(self, i: int) -> list[Tensor]:
         """The i-th tensor of every entry, oldest first, on the compute device."""
-        held = [entry[i] for entry in self._entries]
-        return [self._backend.fetch(x) if isinstance(x, Parked) else x for x in held]
+        return [self._there(entry[i]) for entry in self._entries]
 
     def renew(self, i: int, now: Tensor, before: Tensor) -> None:
         """Tokens were computed, by which a forecast of the ``i``-th tensor is ``now``, not ``before``: so will be later
@@ -111,17 +120,26 @@ class History:
 
     def storages(self) -> dict[int, int]:
         """Address -> bytes of every distinct storage held, so that views of one tensor count once."""
-        held = [_tensor(x).untyped_storage() for entry in (*self._entries, self._beside) for x in entry]
+        kept = [part for entry in (*self._entries, self._beside) for x in entry for part in x]
+        held = [(part.tensor if isinstance(part, Parked) else part).untyped_storage() for part in kept]
         return {s.data_ptr(): s.nbytes() for s in held}
 
-    def _keep(self, x: Tensor) -> Tensor | Parked:
-        if self._storage.dtype is not None:
-            x = x.to(self._storage.dtype)
+    def _keep(self, x: Tensor) -> Kept:
+        parts: tuple[Tensor, ...] = (x,)
+        if self._storage.scaled:
+            parts = quantized(x)
+        elif self._storage.dtype is not None:
+            parts = (x.to(self._storage.dtype),)
         if self._storage.place == "host":
-            return self._backend.offload(x)
-        slice_of_more = x.untyped_storage().nbytes() > x.nbytes  # it would keep its whole parent alive
-        return x.clone(memory_format=torch.contiguous_format) if slice_of_more else x
+            return tuple(self._backend.offload(part) for part in parts)
+        return tuple(_alone(part) for part in parts)
+
+    def _there(self, kept: Kept) -> Tensor:
+        """On the compute device, as numbers that can be added up."""
+        parts = [self._backend.fetch(part) if isinstance(part, Parked) else part for part in kept]
+        return widened(EightBits(*parts)) if self._storage.scaled else parts[0]
 
 
-def _tensor(x: Tensor | Parked) -> Tensor:
-    return x.tensor if isinstance(x, Parked) else x
+def _alone(x: Tensor) -> Tensor:
+    """It, or a copy if it is a slice of more, which it would keep alive."""
+    return x.clone(memory_format=torch.contiguous_format) if x.untyped_storage().nbytes() > x.nbytes else x

@@ -1,0 +1,18 @@
+"""All weights on the device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from c4d.backends import Backend
+from c4d.memory_modes.mode import Kind, Part, device_of, mode, moved_already
+
+
+def _apply(pipe: Any, backend: Backend) -> None:
+    pipe.to(device_of(backend))
+
+
+@mode("full", Kind.PLACE, "bit for bit")
+def full() -> Part:
+    """All weights stay on the device: the fastest, and what takes most memory."""
+    return Part(_apply, lambda pipe, backend: moved_already(pipe))

@@ -1,0 +1,47 @@
+"""A few blocks at a time, the next ones on their way."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from c4d.backends import Backend
+from c4d.core.integration.transformers import transformers_of
+from c4d.memory_modes.mode import Kind, Part, device_of, mode, modules_of, needs_device
+
+
+def _groupable(module: Any) -> bool:
+    return bool(getattr(module, "_supports_group_offloading", True))  # those of transformers do not say
+
+
+def _lacking(pipe: Any, backend: Backend) -> str | None:
+    if fixed := [type(part).__name__ for part in transformers_of(pipe).values() if not _groupable(part)]:
+        return f"diffusers does not offload {fixed[0]} in groups: take components or sequential"
+    return needs_device(pipe, backend)
+
+
+def _apply(pipe: Any, backend: Backend, blocks: int) -> None:
+    from diffusers.hooks import apply_group_offloading
+
+    device, denoisers = device_of(backend), [id(part) for part in transformers_of(pipe).values()]
+    for part in modules_of(pipe).values():
+        if id(part) in denoisers:
+            # They run in every step, in one order: only there is fetching ahead worth the pinned copy on the host.
+            how: dict[str, Any] = dict(offload_type="block_level", num_blocks_per_group=blocks)
+            apply_group_offloading(part, onload_device=device, use_stream=backend.asynchronous, **how)
+        elif _groupable(part):
+            apply_group_offloading(part, onload_device=device, offload_type="leaf_level")
+        else:
+            part.to(device)
+
+
+@mode("groups", Kind.PLACE, "bit for bit")
+def groups(blocks: int = 1) -> Part:
+    """So many ``blocks`` of a transformer are on the device at a time, and the next are fetched while they run.
+
+    diffusers' ``apply_group_offloading``: block by block for the transformers, with prefetch on a stream of its own
+    where the device has streams, layer by layer for the other components. Blocks that a cache skips are not fetched.
+    """
+    if blocks < 1:
+        raise ValueError(f"blocks is {blocks}; allowed are whole numbers from 1")
+    return Part(partial(_apply, blocks=blocks), _lacking)
