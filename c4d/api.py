@@ -70,8 +70,8 @@ def cached(
         scheduler: the diffusers scheduler that drives a loop of your own over a bare transformer.
         spec: a description of a transformer that c4d does not know.
         backend: a name from ``c4d doctor`` or an object; ``"auto"`` takes the best one that can run here.
-        history_dtype: what stored features are kept in (``None``: as computed); ``torch.int8`` is with an fp32 scale for
-            each token, and at most half a scale away from what was computed.
+        history_dtype: what stored features are kept in (``None``: as computed); ``torch.int8`` is with an fp32 scale
+            for each token, and at most half a scale away from what was computed.
         history_on: ``"device"``, or ``"host"`` to keep stored features in host memory.
         traced_runs: of how many runs, the last ones, ``session.trace`` tells (``None``: of all, without end).
         ranks: what :func:`sharded` gave for this model, if it is entered after this.

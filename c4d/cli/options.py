@@ -191,7 +191,11 @@ class Generating(Shared):
     )
     quality: str = option("balanced", HOW, str, "NAME", "of auto: high, balanced or fast; default balanced")
     history_dtype: str | None = option(
-        None, HOW, str, "NAME", "what the cache keeps its features in: a dtype, or int8 with a scale for each token; default: as computed"
+        None,
+        HOW,
+        str,
+        "NAME",
+        "what the cache keeps its features in: a dtype, or int8 with a scale for each token; default: as computed",
     )
     history_on: str = option("device", HOW, str, "PLACE", "where the cache keeps them: device or host; default device")
     compile: bool = switch(HOW, "compile the transformer's blocks before use")

@@ -29,6 +29,7 @@ def _lacking(pipe: Any, backend: Backend) -> str | None:
 
 
 def _apply(pipe: Any, backend: Backend) -> None:
+    part: Any
     for part in transformers_of(pipe).values():
         part.enable_layerwise_casting(storage_dtype=STORED, compute_dtype=part.dtype)
 

@@ -76,7 +76,9 @@ def moved_already(pipe: Any) -> str | None:
     taken = [name for name, part in modules_of(pipe).items() if offloaded(part)]
     if not taken:
         return None
-    return f"the weights of {', '.join(taken)} are offloaded already: load the pipeline anew, and choose one mode for it"
+    return (
+        f"the weights of {', '.join(taken)} are offloaded already: load the pipeline anew, and choose one mode for it"
+    )
 
 
 def device_of(backend: Backend) -> torch.device:

@@ -21,5 +21,5 @@ def _apply(pipe: Any, backend: Backend) -> None:
 
 @mode("sliced", Kind.DECODER, "to the rounding of another batch size")
 def sliced() -> Part:
-    """The VAE works on the samples of a batch one at a time: diffusers' ``enable_slicing``. Nothing for a single one."""
+    """The VAE works on the samples of a batch one at a time: diffusers' ``enable_slicing``."""
     return Part(_apply, _lacking)

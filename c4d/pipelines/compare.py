@@ -18,7 +18,7 @@ from c4d.parallel.session import Parallel
 from c4d.pipelines.arguments import effective
 from c4d.pipelines.flops import Flops
 from c4d.pipelines.generate import Clip, generate
-from c4d.pipelines.load import parse_dtype
+from c4d.pipelines.load import parse_history_dtype
 from c4d.pipelines.request import Request
 from c4d.pipelines.settings import Settings
 from c4d.pipelines.why import fractions

@@ -64,7 +64,8 @@ def load_pipeline(
         memory: a mode, as :func:`c4d.memory` takes it; ``full`` is beside it if it does not say where weights are.
 
     Raises:
-        InputError: as :func:`skeleton`, for a memory mode that this model or device cannot do, and for weights or a tokenizer that cannot be loaded or leave something random.
+        InputError: as :func:`skeleton`, for a memory mode that this model or device cannot do, and for weights or a
+            tokenizer that cannot be loaded or leave something random.
         CannotImportError: as :func:`skeleton`.
     """
     weights = parse_dtype(dtype, backend=backend) if isinstance(dtype, str) else dtype or backend.default_dtype

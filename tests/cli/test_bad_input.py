@@ -312,7 +312,11 @@ def test_a_clip_of_nan_is_no_clip():
         (dict(backend="tpu"), ValueError, "unknown backend 'tpu': known are auto"),
         (dict(history_dtype=3), TypeError, "history_dtype is 3; give a torch dtype"),
         (dict(history_dtype="float16"), TypeError, "history_dtype is 'float16'"),
-        (dict(history_dtype=torch.int16), ValueError, "floating-point features, or torch.int8 with scales, not torch.int16"),
+        (
+            dict(history_dtype=torch.int16),
+            ValueError,
+            "floating-point features, or torch.int8 with scales, not torch.int16",
+        ),
         (dict(history_dtype=torch.float8_e4m3fn), ValueError, "float8_e4m3fn; backend 'cpu' computes in"),
         (dict(history_on="disk"), ValueError, "unknown place 'disk' for the history: known are device, host"),
         (dict(history_on=None), ValueError, "unknown place None"),

@@ -124,7 +124,7 @@ def test_clear():
 def test_nonsense():
     with pytest.raises(ValueError, match=r"'disk'.*device, host"):
         HistoryConfig(place="disk")
-    with pytest.raises(ValueError, match="torch.int8 with scales, not torch.int16"):
+    with pytest.raises(ValueError, match=r"torch\.int8 with scales, not torch\.int16"):
         HistoryConfig(torch.int16)
 
 
