@@ -61,9 +61,14 @@ def mode(name: str, kind: Kind, exact: str) -> Callable[[Callable[P, Part]], Mod
     return lambda make: Mode(name, kind, exact, make)
 
 
+def on_host(backend: Backend) -> bool:
+    """Whether it computes where weights are loaded to."""
+    return torch.device(backend.device_type) == HOST
+
+
 def needs_device(pipe: Any, backend: Backend) -> str | None:
     """Of modes that move weights: the device is another place than the host, and nobody moves them already."""
-    if torch.device(backend.device_type) == HOST:
+    if on_host(backend):
         return (
             f"it moves weights from the host to a device and back, and backend {backend.name!r} computes on the host, "
             "where they are: take full, float8 or int8, or another backend"
@@ -83,7 +88,7 @@ def moved_already(pipe: Any) -> str | None:
 
 def device_of(backend: Backend) -> torch.device:
     """The device that this process computes on."""
-    if torch.device(backend.device_type) == HOST:
+    if on_host(backend):
         return HOST
     return torch.device(backend.device_type, torch.get_device_module(backend.device_type).current_device())
 

@@ -10,7 +10,9 @@ import torch
 
 from c4d.backends import Backend
 from c4d.backends.kernels import names
+from c4d.memory_modes.mode import on_host
 from c4d.pipelines.load import parse_dtype
+from c4d.pipelines.modes import memory_mode
 from c4d.pipelines.settings import Settings
 
 
@@ -36,10 +38,10 @@ def ways(backend: Backend, settings: Settings) -> list[str]:
             said.append("a --cache method @blocks, which keeps one feature where this keeps one for each module")
         if settings.history_on == "device":
             said.append("--history-on host")
+        if settings.history_dtype is None:
+            said.append("--history-dtype int8")
     if backend.default_dtype.itemsize < parse_dtype(settings.dtype).itemsize:
         said.append(f"--dtype {names([backend.default_dtype])}")
-    return [
-        *said,
-        "a smaller --height, --width or --frames",
-        "in Python pipe.enable_model_cpu_offload() and pipe.vae.enable_tiling()",
-    ]
+    if memory_mode(settings.memory).plain:
+        said.append("--memory float8+tiled" if on_host(backend) else "--memory groups+tiled (docs/memory.md)")
+    return [*said, "a smaller --height, --width or --frames"]

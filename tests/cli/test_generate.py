@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from html.parser import HTMLParser
+from importlib.resources import files
 from pathlib import Path
 
 import imageio.v3 as imageio
@@ -342,6 +343,20 @@ def test_the_page_shows_the_clip_of_as_many_plain_steps(c4d, generate):
 
 
 # -- what a newcomer types
+
+
+def test_less_memory_by_modes_and_eight_bits(c4d, generate):
+    """A feature of 4-byte numbers becomes one byte a number, and 4 for the scale of each token."""
+    method, peaks = ("--cache", "taylorseer-lite:interval=2@blocks", "--overwrite"), []
+    for more in ((), ("--memory", "float8+tiled", "--history-dtype", "int8")):
+        outcome = c4d(*generate, *method, *more)
+        assert outcome.code == 0, outcome.err
+        made = record(Path(generate[-1]))
+        peaks.append(made["session"]["peak_bytes"])
+    config = json.loads((files("c4d") / "bundled/wan_tiny/transformer/config.json").read_text())
+    width = config["num_attention_heads"] * config["attention_head_dim"]
+    assert peaks[1] * 4 * width == peaks[0] * (width + 4)
+    assert made["asked"]["memory"] == "float8+tiled" and made["asked"]["history_dtype"] == "int8"
 
 
 def test_short_names_of_dtypes(c4d, generate):

@@ -10,7 +10,7 @@ from c4d.backends.reference import Reference
 TORCH = (
     "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 79.25 GiB\nof which less is free."
 )
-ALWAYS = ("a smaller --height, --width or --frames", "enable_model_cpu_offload()", "the same command goes on")
+ALWAYS = ("a smaller --height, --width or --frames", "the same command goes on")
 
 
 @pytest.fixture
@@ -27,8 +27,9 @@ def full(monkeypatch):
 @pytest.mark.parametrize(
     "given, helps, no_help",
     [
-        ((), (), ("@blocks", "--history-on", "--dtype")),
-        (("--cache", "fora:interval=3"), ("@blocks", "--history-on host"), ("--dtype",)),
+        ((), ("--memory float8+tiled",), ("@blocks", "--history-on", "--dtype")),
+        (("--memory", "float8", "--history-dtype", "int8", "--cache", "fora:interval=3"), (), ("int8", "--memory")),
+        (("--cache", "fora:interval=3"), ("@blocks", "--history-on host", "--history-dtype int8"), ("--dtype",)),
         (("--cache", "fora:interval=3", "--history-on", "host"), ("@blocks",), ("--history-on",)),
         (("--cache", "taylorseer-lite:interval=3@blocks"), ("--history-on host",), ("@blocks",)),
         (("--dtype", "float32"), ("--dtype bfloat16",), ()),
@@ -42,4 +43,4 @@ def test_what_helps_is_said(fails, full, generate, given, helps, no_help):
 
 def test_another_message_is_passed_on(fails, full, generate, monkeypatch):
     monkeypatch.setattr(f"{__name__}.TORCH", "HIP is full")
-    fails(generate, 1, "out of memory on a small card: HIP is full; to try: a smaller")
+    fails(generate, 1, "out of memory on a small card: HIP is full; to try: --memory float8+tiled; a smaller")

@@ -71,6 +71,7 @@ def test_a_closeness_that_no_plan_reaches(c4d, tune):
         (["--minutes", "-1"], ["--minutes is -1.0"]),
         (["--samples", "0"], ["--samples is 0"]),
         (["--samples", "3"], ["leave none to measure on"]),
+        (["--cache-memory", "0GiB"], ["'0GiB' is nothing", "above 0"]),
         (["--cache-memory", "much"], ["--cache-memory", "'much' is no size", "8GiB"]),
     ],
 )

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from c4d.core.integration.hooks import Entered, Unsaved
 from c4d.core.integration.processor_patch import AttentionSession
+from c4d.core.runtime.progress_bar import Begun
 from c4d.core.runtime.report import Entry, Report
 from c4d.core.runtime.session import Session
 
@@ -64,9 +65,9 @@ class Acceleration(Entered, Unsaved):
 
     # -- of the cache
 
-    def begin(self, timesteps: Sequence[Any] | Tensor, sigmas: Sequence[float] | None = None) -> None:
+    def begin(self, timesteps: Sequence[Any] | Tensor, sigmas: Sequence[float] | None = None) -> Begun:
         """:meth:`c4d.core.runtime.session.Session.begin`, for a denoising loop of one's own."""
-        self._caching().begin(timesteps, sigmas)
+        return self._caching().begin(timesteps, sigmas)
 
     def reset(self) -> None:
         """Frees what an unfinished run holds; the next forward opens a new run."""

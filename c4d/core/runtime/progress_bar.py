@@ -1,4 +1,4 @@
-"""Where a pipeline's denoising loop begins and ends: at its progress bar, which diffusers' pipelines put around it."""
+"""Where a denoising loop begins and ends: at its progress bar, which diffusers' pipelines put around it, or as said."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any, Protocol
 
-from c4d.core.runtime.steps import SchedulerTracker
+from c4d.core.runtime.steps import SchedulerTracker, StepTracker
 
 
 class Loops(Protocol):
@@ -14,6 +14,7 @@ class Loops(Protocol):
 
     def begin_loop(self, loop: Loop) -> None: ...
     def end_loop(self, loop: Loop) -> None: ...
+    def end_begun(self, clock: StepTracker) -> None: ...
 
 
 class Loop:
@@ -45,6 +46,19 @@ class Loop:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._bar, name)
+
+
+class Begun:
+    """A loop of one's own that was begun; a ``with`` block around it says where it ends."""
+
+    def __init__(self, session: Loops, clock: StepTracker) -> None:
+        self._session, self._clock = session, clock
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *exc: object) -> None:
+        self._session.end_begun(self._clock)
 
 
 class ProgressBar:

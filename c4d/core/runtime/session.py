@@ -22,7 +22,7 @@ from c4d.core.runtime.halves import BothHalves
 from c4d.core.runtime.history import HistoryConfig
 from c4d.core.runtime.outputs import copies_of, rows_of
 from c4d.core.runtime.ownership import ThreadOwnership
-from c4d.core.runtime.progress_bar import Loop, ProgressBar
+from c4d.core.runtime.progress_bar import Begun, Loop, ProgressBar
 from c4d.core.runtime.report import Entry, Report, scales, timeline, why
 from c4d.core.runtime.samples import SampledForward
 from c4d.core.runtime.signals import DecisionSync, SignalReader, SingleProcess
@@ -124,8 +124,10 @@ class Session(Entered, Unsaved):
         for attachment in self._attachments:
             attachment.remove()
 
-    def begin(self, timesteps: Sequence[Any] | Tensor, sigmas: Sequence[float] | None = None) -> None:
+    def begin(self, timesteps: Sequence[Any] | Tensor, sigmas: Sequence[float] | None = None) -> Begun:
         """Opens a run over ``timesteps`` for a denoising loop of one's own; call it before every generation.
+
+        ``with session.begin(timesteps): …`` around the loop frees what it holds with its end, however it ends.
 
         ``sigmas``: the noise level of each, for methods that need it (forecasts over sigma, SeaCache). The step index
         of a forward is then the number of earlier forwards of its branch. Name the calls of one step with
@@ -135,6 +137,7 @@ class Session(Entered, Unsaved):
             raise RuntimeError("this session is not at work: call begin inside its with block")
         check_order(timesteps)
         self._clock = CountingTracker(timesteps, "call session.begin(timesteps)", sigmas)
+        return Begun(self, self._clock)
 
     def reset(self) -> None:
         """Frees what an unfinished run holds, as after a request that was given up. The next forward opens a new run.
@@ -161,7 +164,7 @@ class Session(Entered, Unsaved):
 
         0 between the runs of a pipeline: they are freed when its loop ends or is stopped. Those of a hand-written loop
         are freed with its last step. If that loop stops earlier, or a branch or transformer leaves it earlier, they
-        are freed by :meth:`reset`, with the next run or with the session.
+        are freed by the end of ``with session.begin(timesteps)``, by :meth:`reset`, with the next run or the session.
         """
         return self._run.bytes() + sum(basis.nbytes for basis in self._tools.bases.values()) if self._run else 0
 
@@ -296,6 +299,11 @@ class Session(Entered, Unsaved):
         if self._run is not None and self._run.loop is loop:
             self._abandon()
             self._close_run()
+
+    def end_begun(self, clock: StepTracker) -> None:
+        """The block of ``with session.begin(timesteps)`` has ended, or was stopped; a later run is none of its."""
+        if self._clock is clock:
+            self.reset()
 
     def plan(self, stack: Stack, blocks: list[nn.Module]) -> Any:
         """What a loop over ``stack`` yields: outside a forward simply its blocks."""

@@ -40,17 +40,17 @@ class Plan(NamedTuple):
         return f"{self.name} {self.method} {self.dtype} {self.kept} {self.place} {self.weights}"
 
     def sizes(self) -> tuple[list[int], list[int]]:
-        """Bytes of the features, of the signals."""
-        return (
-            [prod(shape) * (self.kept or self.dtype).itemsize for shape in self.features],
-            [prod(shape) * self.dtype.itemsize for shape in self.signals],
-        )
+        """Bytes of the features, of eight bits those of their fp32 scales beside them, and of the signals."""
+        kept = [prod(shape) * (self.kept or self.dtype).itemsize for shape in self.features]
+        scales = [4 * prod(shape[:-1]) for shape in self.features if self.kept is torch.int8]
+        return kept + scales, [prod(shape) * self.dtype.itemsize for shape in self.signals]
 
 
 BLOCKS, MODULES = "taylorseer-lite:interval=2,order=1@blocks", "taylorseer:interval=2,order=1"
 TEACACHE = "teacache:threshold=0.6,coefficients=1/0,signal=time_projection"
 SITES = 4 * 3 * [WAN]  # attention, cross-attention and MLP of four blocks
 PLANS = [
+    Plan("wan-t2v", MODULES, 2 * SITES, kept=torch.int8),
     Plan("wan-t2v", BLOCKS, 2 * [WAN]),
     Plan("wan-t2v", BLOCKS, 2 * [WAN], weights=HALF),  # what leaves its blocks is fp32 even so
     Plan("wan-t2v", BLOCKS, 2 * [WAN], weights=HALF, kept=HALF),
@@ -63,6 +63,7 @@ PLANS = [
     Plan("wan-t2v", "first-block:threshold=0.1", [WAN], [WAN], kept=HALF, place="host"),
     Plan("wan-t2v", TEACACHE, [WAN], [(1, 6, 24)]),
     Plan("flux", BLOCKS, 2 * [IMAGE], dtype=HALF),
+    Plan("flux", BLOCKS, 2 * [IMAGE], dtype=HALF, kept=torch.int8, place="host"),
     Plan("flux", MODULES, 2 * FLUX),
 ]
 
@@ -163,20 +164,14 @@ def on_the_cpu(method):
         return TINY.ask(pipe, **SMALL), passes(session)
 
 
-@pytest.mark.parametrize("way", first_of(["group with streams", "group", "model"]))
-def test_offloaded_weights(way):
+@pytest.mark.parametrize("mode", first_of(["groups", "components", "sequential", "groups:blocks=2+tiled"]))
+def test_offloaded_weights(mode):
     """They are on the device only while they are needed, also where a cache skips what needs them."""
     method = "taylorseer-lite:interval=3@blocks"
     wanted, trace = on_the_cpu(method)
     gc.collect()
     before, pipe = allocated(), TINY.build()
-    model = pipe.transformer
-    if way == "model":
-        pipe.enable_model_cpu_offload(device="npu")
-    else:
-        pipe.vae.npu(), pipe.text_encoder.npu()
-        streams = dict(use_stream=True) if "streams" in way else {}
-        model.enable_group_offload(torch.device("npu"), offload_type="block_level", num_blocks_per_group=1, **streams)
+    c4d.memory(pipe, mode, backend="ascend")
     torch.npu.reset_peak_memory_stats()
     with c4d.attention(pipe, backend="ascend"), c4d.cached(pipe, method, backend="ascend") as session:
         found = TINY.ask(pipe, **SMALL)
