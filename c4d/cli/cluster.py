@@ -30,7 +30,7 @@ from c4d.pipelines import InputError, Request, kept, produce
 from c4d.pipelines.output import LOCK
 from c4d.pipelines.results import complete
 
-INSTALL = "pip install 'ray>=2.40'"
+INSTALL = "pip install ray"
 LOCAL = "local"  # Ray's word for a cluster of its own on this machine
 AGAIN = 2  # times that a prompt is begun once more because its worker died
 STORE = 100 * 2**20  # bytes of shared memory of a local cluster: only records pass through it

@@ -206,4 +206,4 @@ def test_a_single_prompt_needs_no_cluster(fails, generate):
 
 def test_where_ray_is_missing_its_command_is_said(fails, words, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    fails([*words, tmp_path / "out", "--ray"], 3, "ray cannot be imported", "pip install 'ray>=")
+    fails([*words, tmp_path / "out", "--ray"], 3, "ray cannot be imported", "; pip install ray")
