@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import signal
+import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -187,7 +188,7 @@ def _result(ray: Any, ref: Any, when: str) -> Any:
     try:
         return ray.get(ref)
     except ray.exceptions.RayTaskError as error:
-        raise error.cause from None
+        raise error.cause from error
     except ray.exceptions.RayError as error:
         reason = " ".join(str(error).split())
         raise LostRankError(f"a worker of Ray was lost {AGAIN + 1} times {when}: {reason}") from error
@@ -200,7 +201,8 @@ def _joined(address: str) -> Iterator[Any]:
     how: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address == LOCAL:
         how |= {"num_cpus": os.cpu_count(), "include_dashboard": False, "object_store_memory": STORE}
-    asked = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    mine = threading.current_thread() is threading.main_thread()
+    asked = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)} if mine else {}
     try:
         try:
             ray.init(address, **how)

@@ -45,21 +45,24 @@ def stamps(folder):
 
 
 class Killer(threading.Thread):
-    """Once a result is complete, kills the process that writes the next clip, in the middle of its file."""
+    """Once a result is complete, kills the process that writes the next clip, in the middle of its file.
 
-    def __init__(self, out):
+    With ``all_of_them`` every process that writes one.
+    """
+
+    def __init__(self, out, all_of_them=False):
         super().__init__(daemon=True)
-        self.out, self.pid, self.stop, self.finished = out, None, False, {}
+        self.out, self.all, self.pids, self.stop, self.finished = out, all_of_them, set(), False, {}
 
     def run(self):
         while not self.stop:
             done = [mark.parent for mark in self.out.glob("*/report.json")]
-            halves = [path for path in self.out.glob("*/.video.*") if path.parent not in done] if done else []
-            if halves:
-                pid = int(halves[0].name.split(".")[2])
-                if pid != os.getpid():
-                    os.kill(pid, signal.SIGKILL)
-                    self.pid, self.finished = pid, {folder: stamps(folder) for folder in done}
+            halves = [path for path in self.out.glob("*/.video.*") if path.parent not in done]
+            for pid in {int(half.name.split(".")[2]) for half in halves if done or self.all} - self.pids:
+                os.kill(pid, signal.SIGKILL)
+                self.pids.add(pid)
+                self.finished = {folder: stamps(folder) for folder in done}
+                if not self.all:
                     return
             time.sleep(0.001)
 
@@ -104,7 +107,7 @@ def test_two_workers_one_of_them_killed_make_what_one_process_makes(ray, c4d, wo
     outcome = c4d(*words, there, "--ray", "local", "--workers", 2)
     killer.stop = True
     assert outcome.code == 0, outcome.err
-    assert killer.pid is not None and killer.finished
+    assert killer.pids and killer.finished
     assert {folder: stamps(folder) for folder in killer.finished} == killer.finished
     told = re.findall(r"^\S+/(\d{3}): .* s cached", outcome.out, re.MULTILINE)
     assert sorted(told) == ["000", "001", "002", "003"]  # each of them once
@@ -128,6 +131,14 @@ def test_a_cluster_is_joined_and_its_errors_are_one_line(ray, c4d, fails, words,
         outcome = c4d(*words, tmp_path / "out", "--ray", "--workers", 2)
         assert outcome.code == 0, outcome.err
         assert len(list((tmp_path / "out").glob("*/video.mp4"))) == 4
+        (tmp_path / "barred").mkdir()
+        (tmp_path / "barred/001").write_text("no folder")
+        fails([*words, tmp_path / "barred", "--ray", "--workers", 1], 4, "001", "the same command goes on")
+        killer = Killer(tmp_path / "lost", all_of_them=True)
+        killer.start()
+        fails([*words, tmp_path / "lost", "--ray", "--workers", 1], 1, "was lost 3 times over the prompt", PROMPTS[0])
+        killer.stop = True
+        assert len(killer.pids) == 3
     finally:
         nodes.shutdown()
 
