@@ -104,8 +104,12 @@ def test_two_workers_one_of_them_killed_make_what_one_process_makes(ray, c4d, wo
     assert c4d(*words, here).code == 0
     killer = Killer(there)
     killer.start()
+    contexts, init = [], ray.init
+    monkeypatch.setattr(ray, "init", lambda *given, **how: contexts.append(init(*given, **how)))
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "1")
     outcome = c4d(*words, there, "--ray", "local", "--workers", 2)
     killer.stop = True
+    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0" and [each.dashboard_url for each in contexts] == [""]
     assert outcome.code == 0, outcome.err
     assert killer.pids and killer.finished
     assert {folder: stamps(folder) for folder in killer.finished} == killer.finished
