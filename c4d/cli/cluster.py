@@ -190,8 +190,10 @@ def _result(ray: Any, ref: Any, when: str) -> Any:
     except ray.exceptions.RayTaskError as error:
         raise error.cause from error
     except ray.exceptions.RayError as error:
-        reason = " ".join(str(error).split())
-        raise LostRankError(f"a worker of Ray was lost {AGAIN + 1} times {when}: {reason}") from error
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
+        raise LostRankError(
+            f"a worker of Ray was lost {AGAIN + 1} times {when}: {reason} (--debug shows what else Ray says)"
+        ) from error
 
 
 @contextmanager
