@@ -246,6 +246,10 @@ def test_every_command_of_the_page_of_clusters_is_one(monkeypatch, tmp_path):
     for line in commands(ROOT / "docs/clusters.md"):
         words = [word for word in shlex.split(line) if not word.startswith("C4D_") and word != "bash"]
         kinds.add(words[0])
+        if words[0] == "c4d":
+            options = accepted(*words[1:])
+            assert options.ray is not None and options.out and options.prompt_file and options.model in MODELS
+            continue
         if words[0] in ("docker", "kubectl"):
             assert (ROOT / words[words.index("-f") + 1]).is_file()
             continue
@@ -260,7 +264,7 @@ def test_every_command_of_the_page_of_clusters_is_one(monkeypatch, tmp_path):
             line = dry(words[start], *words[start + 1 :], **job)
         found = launched(line)
         assert found.options.out and found.options.prompt_file
-    assert kinds >= {"sbatch", "torchrun", "docker", "kubectl"}
+    assert kinds >= {"sbatch", "torchrun", "docker", "kubectl", "c4d"}
 
 
 def test_the_commands_of_the_readme_are_ones():

@@ -22,6 +22,7 @@ class Accelerator(Reference):
     by variable.
     """
 
+    resource = "GPU"
     asynchronous = True
     default_dtype = torch.bfloat16
     allocator: tuple[str, ...] = ("PYTORCH_ALLOC_CONF",)

@@ -33,7 +33,8 @@ class Memory(NamedTuple):
 
 @runtime_checkable
 class Backend(Protocol):
-    """``name`` as in ``--backend``, ``device_type`` as in ``torch.device``, ``collectives`` as torch.distributed says.
+    """``name`` as in ``--backend``, ``device_type`` as in ``torch.device``, ``collectives`` as torch.distributed says,
+    ``resource`` as Ray calls such a device.
 
     ``default_dtype`` is what weights are loaded in unless the user asks otherwise; ``dtypes`` those of the features
     and tensors that every primitive takes; ``asynchronous`` says that calls return before the device has done their
@@ -49,6 +50,7 @@ class Backend(Protocol):
     name: str
     device_type: str
     collectives: str
+    resource: str
     default_dtype: torch.dtype
     dtypes: tuple[torch.dtype, ...]
     asynchronous: bool

@@ -72,6 +72,7 @@ class Reference:
     name = "cpu"
     device_type = "cpu"
     collectives = "gloo"
+    resource = "CPU"
     default_dtype = torch.float32
     dtypes: tuple[torch.dtype, ...] = DTYPES
     asynchronous = False

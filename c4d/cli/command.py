@@ -1,15 +1,15 @@
-"""``c4d generate``: from its options to its files, on one rank or several."""
+"""``c4d generate``: from its options to its files, on one rank or several, or on the workers of a cluster."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -85,9 +85,19 @@ class Plan:
         return self.job.rank % self.degrees.request == 0
 
 
+class Made(NamedTuple):
+    """A result: its folder, and the clip where it was made by this process."""
+
+    folder: Path
+    request: Request
+    record: dict[str, Any]
+    clip: Clip | None = None
+
+
 def generate(options: Generating, stops: Stops, batch: Batch | None = None) -> None:
     """Makes ``batch``, which is otherwise what ``options`` ask for."""
     batch = batch or Batch(options)
+    make = maker(options)
     plan = prepare(options, stops, batch)
     job, settings = plan.job, plan.settings
     stops.check()
@@ -104,29 +114,58 @@ def generate(options: Generating, stops: Stops, batch: Batch | None = None) -> N
             say_before(notes, [(folder, request) for folder, request in jobs if folder in keep])
         waiting = [each for each in jobs if each[0] not in keep][plan.replica :: plan.degrees.data]
         if len(keep) < len(jobs):  # every group loads, also one without a prompt: ranks meet there
-            pipe, attention, ranks = load(options, plan, [request for _, request in waiting], notes, until_done)
-            stops.check()
-        if waiting and job.rank == 0 and not options.quiet:
-            print(f"generating {sizes(pipe, waiting[0][1])}")
-            for note in filter(None, [plan.note]):
-                print(f"note: {note}")
-        for folder, request in waiting:
-            how: dict[str, Any] = {"backend": plan.backend, "ranks": ranks}
-            if not plan.leads:
-                run_interleaved(pipe, request, settings, progress=False, **how)
-                continue
-            shown = not options.quiet and plan.replica == 0
-            how |= {"attention": attention, "notes": [*notes, *filter(None, [plan.note])], "pages": batch.pages}
-            record, clip = produce(pipe, request, settings, folder, progress=shown, **how)
-            records[folder] = record
-            batch.completed(out, folder, records, alone=plan.degrees.data == 1)
-            say_made(options, folder, request, record, clip, plan.note)
+            for folder, request, record, clip in make(plan, batch, waiting, records, notes, stops, until_done):
+                records[folder] = record
+                batch.completed(out, folder, records, alone=plan.degrees.data == 1)
+                say_made(options, folder, request, record, clip, plan.note)
         job.meet()  # barrier: other ranks may still write into the folder
         if job.rank == 0:
             batch.finish(out)
     if job.rank == 0:
         print(f"files in {out}: {batch.said(out, [folder for folder, _ in jobs])}")
     job.end()
+
+
+def make_here(
+    plan: Plan,
+    batch: Batch,
+    waiting: Sequence[tuple[Path, Request]],
+    records: Mapping[Path, Mapping[str, Any]],
+    notes: list[str],
+    stops: Stops,
+    until_done: ExitStack,
+) -> Iterator[Made]:
+    """Makes what is ``waiting`` in this process, with the ranks that share it; gives what this rank wrote."""
+    options = batch.options
+    pipe, attention, ranks = load(options, plan, [request for _, request in waiting], notes, until_done)
+    stops.check()
+    if waiting and plan.job.rank == 0 and not options.quiet:
+        print(f"generating {sizes(pipe, waiting[0][1])}")
+        for note in filter(None, [plan.note]):
+            print(f"note: {note}")
+    for folder, request in waiting:
+        how: dict[str, Any] = {"backend": plan.backend, "ranks": ranks}
+        if not plan.leads:
+            run_interleaved(pipe, request, plan.settings, progress=False, **how)
+            continue
+        shown = not options.quiet and plan.replica == 0
+        how |= {"attention": attention, "notes": [*notes, *filter(None, [plan.note])], "pages": batch.pages}
+        yield Made(folder, request, *produce(pipe, request, plan.settings, folder, progress=shown, **how))
+
+
+def maker(options: Generating) -> Callable[..., Iterator[Made]]:
+    """:func:`make_here`, or with ``--ray`` what has workers do it.
+
+    Raises :class:`InputError` for what does not go with it, and CannotImportError where Ray is missing.
+    """
+    if options.ray is None:
+        if options.workers is not None:
+            raise InputError("--workers is of Ray: add --ray, or drop it")
+        return make_here
+    from c4d.cli.cluster import check, make_there  # which need what stands here
+
+    check(options)
+    return make_there
 
 
 def new_folder(options: Generating, plan: Plan, batch: Batch) -> Path:
@@ -161,7 +200,7 @@ def say_before(notes: Sequence[str], kept: Sequence[tuple[Path, Request]]) -> No
 
 
 def say_made(
-    options: Generating, folder: Path, request: Request, record: dict[str, Any], clip: Clip, said: str | None
+    options: Generating, folder: Path, request: Request, record: dict[str, Any], clip: Clip | None, said: str | None
 ) -> None:
     """``said``: the note that was printed before it was made."""
     if options.prompt_file is not None:
@@ -171,7 +210,7 @@ def say_made(
             print(f"note: {note}")
         for line in record["attention"]:
             print(f"attention: {line}")
-        print(f"{clip.report or 'uncached'}\n{summary(record)}\ntimed: {record['timing']['how']}")
+        print(f"{(clip and clip.report) or 'uncached'}\n{summary(record)}\ntimed: {record['timing']['how']}")
     for line in () if options.quiet else time_spent(record, folder):
         print(line)
 

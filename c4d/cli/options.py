@@ -70,13 +70,15 @@ def _digits(text: str) -> str:
 
 WHAT, HOW, GOAL = "what to generate", "how to run", "what to aim for"
 RANKS, WHERE = "several devices (torchrun --nproc-per-node=N)", "where to"
-GROUPS = (WHAT, GOAL, HOW, RANKS, WHERE)
+CLUSTER = "a prompt file on many devices (docs/clusters.md)"
+GROUPS = (WHAT, GOAL, HOW, RANKS, CLUSTER, WHERE)
 OWN_SIZE = "default: the model's own"
 
 
-def option(default: Any, group: str, convert: Callable[[str], Any], metavar: str, text: str) -> Any:
-    """A field of :class:`Options` that takes a value."""
-    return field(default=default, metadata={"group": group, "type": convert, "metavar": metavar, "help": text})
+def option(default: Any, group: str, convert: Callable[[str], Any], metavar: str, text: str, **more: Any) -> Any:
+    """A field of :class:`Options` that takes a value; ``more`` goes to argparse."""
+    how = {"group": group, "type": convert, "metavar": metavar, "help": text, **more}
+    return field(default=default, metadata=how)
 
 
 def switch(group: str, text: str) -> Any:
@@ -200,6 +202,18 @@ class Generating(Shared):
     history_on: str = option("device", HOW, str, "PLACE", "where the cache keeps them: device or host; default device")
     compile: bool = switch(HOW, "compile the transformer's blocks before use")
     data: int = option(1, RANKS, whole, "N", "groups of ranks with prompts of their own (--prompt-file); default 1")
+    ray: str | None = option(
+        None,
+        CLUSTER,
+        str,
+        "ADDRESS",
+        "workers of Ray make the prompts: on the cluster of that address or of RAY_ADDRESS, else on this machine",
+        nargs="?",
+        const="",
+    )
+    workers: int | None = option(
+        None, CLUSTER, whole, "N", "of Ray; default: one for each device, where there is none one for each machine"
+    )
     out: Path | None = option(
         None,
         WHERE,

@@ -9,25 +9,27 @@ from contextlib import contextmanager
 from importlib.metadata import entry_points
 
 EXTENSIONS = "torch.backends"  # who registers here is imported by torch, while torch itself is
+INSTALL = "install c4d with its dependencies"
 
 
 class CannotImportError(ImportError):
     """A package that c4d needs cannot be imported; the message says why, ``way_out`` what to do."""
 
-    def __init__(self, package: str, error: Exception) -> None:
+    def __init__(self, package: str, error: Exception, install: str = INSTALL) -> None:
         self.reason = _reason(error)
         super().__init__(f"{package} cannot be imported: {self.reason}", name=package)
         absent = isinstance(error, ModuleNotFoundError) and error.name == package
-        self.way_out = "install c4d with its dependencies" if absent else "c4d doctor says more"
+        self.way_out = install if absent else "c4d doctor says more"
 
 
 @contextmanager
-def importing(package: str) -> Iterator[None]:
-    """Turns whatever an import inside the block raises into :class:`CannotImportError`."""
+def importing(package: str, install: str = INSTALL) -> Iterator[None]:
+    """Turns whatever an import inside the block raises into :class:`CannotImportError`; ``install``: what to do where
+    there is no such package."""
     try:
         yield
     except Exception as error:
-        raise CannotImportError(package, error) from error
+        raise CannotImportError(package, error, install) from error
 
 
 def _reason(error: Exception) -> str:

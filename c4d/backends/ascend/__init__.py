@@ -28,6 +28,7 @@ class Ascend(Accelerator):
     name = "ascend"
     device_type = "npu"
     collectives = "hccl"
+    resource = "NPU"
     # torch_npu knows the name without NPU from 2.13 on.
     allocator = ("PYTORCH_NPU_ALLOC_CONF", "PYTORCH_ALLOC_CONF")[: 1 + (TorchVersion(torch.__version__) >= "2.13")]
     waiting = MappingProxyType({"ASCEND_LAUNCH_BLOCKING": "1", "TASK_QUEUE_ENABLE": "0"})
