@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 from torch import nn
@@ -29,8 +30,9 @@ class Stopwatch:
         self._backend = backend
         self._apart = alone and not backend.asynchronous
         self._hooks = Hooks(Layer.TIMING)
-        self._told, self._calls = told, 0
-        self._passes: list[tuple[float, bool]] = []  # seconds of each forward, and whether any of it was computed
+        self._told = told
+        self._passes: list[float] = []
+        self._before: list[int] = []  # calls that were told before each of them
         self._first: float | None = None
         self._last: float | None = None
 
@@ -63,9 +65,11 @@ class Stopwatch:
         last = max(first, self._ended if self._last is None else self._last)
         phases = {"preparing": first - self._started}
         if self._passes and self._apart:
+            computed = self._computed()
             for kind, wanted in (("computed", True), ("reused", False)):
-                phases[kind] = sum(seconds for seconds, was in self._passes if was is wanted)
-            phases["between"] = last - first - sum(seconds for seconds, _ in self._passes)
+                each = zip(self._passes, computed, strict=True)
+                phases[kind] = sum(seconds for seconds, was in each if was is wanted)
+            phases["between"] = last - first - sum(self._passes)
         else:
             phases["denoising"] = last - first
         return {**phases, "decoding": self._ended - last}
@@ -77,11 +81,16 @@ class Stopwatch:
     def _enter(self, *_: Any) -> None:
         if self._first is None:
             self._first = self._now()
+        if self._told is not None:
+            self._before.append(len(self._told()))
         self._began = time.perf_counter()
 
     def _leave(self, *_: Any) -> None:
-        seconds, computed = time.perf_counter() - self._began, True
-        if self._told is not None:
-            told = self._told()
-            computed, self._calls = any(told[self._calls :]), len(told)
-        self._passes.append((seconds, computed))
+        self._passes.append(time.perf_counter() - self._began)
+
+    def _computed(self) -> list[bool]:
+        """Of each forward, whether any call in it was computed."""
+        if self._told is None:
+            return [True] * len(self._passes)
+        told = self._told()
+        return [any(told[a:b]) for a, b in pairwise([*self._before, len(told)])]

@@ -133,8 +133,11 @@ def test_a_device_is_waited_for_at_the_borders_alone():
 @pytest.mark.parametrize(
     ("calls", "wanted"),
     [
-        ([[True], [True, False]], (3, 0.5)),
-        ([[True, False], [True, False, False, False]], (3, 0.5)),  # both branches of guidance in one batch
+        (
+            [[], [True], [True, False]],
+            (3, 0.5),
+        ),  # at the begin of each, and at the end: a session tells after a forward
+        ([[], [True, False], [True, False, False, False]], (3, 0.5)),  # both branches of guidance in one batch
         (None, (3.5, 0)),
     ],
 )
@@ -155,6 +158,14 @@ def test_phases_are_what_lies_between_their_borders(monkeypatch, calls, wanted):
         watch.denoised()
     assert watch.seconds == 10 and heard == [4.0, 6.5]
     assert watch.phases() == passes(2, *wanted, 1.5, 3)
+
+
+def test_forwards_are_told_apart_by_what_the_session_did(monkeypatch):
+    seen, real, pipe = [], Stopwatch._computed, load_pipeline("wan-tiny", backend=Reference())
+    monkeypatch.setattr(Stopwatch, "_computed", lambda self: seen.append(real(self)) or seen[-1])
+    request = Request(PROMPT, num_frames=5, height=32, width=32, steps=3)
+    make_clip(pipe, request, method="taylorseer-lite:interval=2,last=0", backend=Reference(), progress=False)
+    assert seen == [[True, True, False, False, True, True]], "of both branches of guidance"
 
 
 def test_a_pipeline_that_never_calls_its_transformer(monkeypatch):
