@@ -133,10 +133,7 @@ def test_a_device_is_waited_for_at_the_borders_alone():
 @pytest.mark.parametrize(
     ("calls", "wanted"),
     [
-        (
-            [[], [True], [True, False]],
-            (3, 0.5),
-        ),  # at the begin of each, and at the end: a session tells after a forward
+        ([[], [True], [True, False]], (3, 0.5)),  # when each begins, and in the end
         ([[], [True, False], [True, False, False, False]], (3, 0.5)),  # both branches of guidance in one batch
         (None, (3.5, 0)),
     ],
