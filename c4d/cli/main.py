@@ -1,4 +1,5 @@
-"""``c4d generate | benchmark | tune | calibrate | compare | plan | explain | check-model | methods | models | doctor``."""
+"""``c4d generate | benchmark | tune | calibrate | compare | plan | explain | check-model | methods | models |
+doctor``."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from c4d.core.runtime.history import HistoryConfig
 from c4d.core.text.grammar import parse
 from c4d.models import SPECS, spec_for
 from c4d.parallel import SequenceParallel
-from c4d.pipelines import InputError, parse_dtype
+from c4d.pipelines import InputError, parse_dtype, parse_history_dtype
 from c4d.plan.model import Planned, planned
 from c4d.plan.run import PlanError, Setup
 from c4d.plan.speeds import measured
@@ -82,7 +82,7 @@ def setup_of(options: PlanOptions, model: Planned) -> Setup:
     method = None if options.cache is None else parse(options.cache)
     if method is not None:
         check_fit(method, spec)
-    kept = options.history_dtype and parse_dtype(options.history_dtype, "dtype of the history")
+    kept = options.history_dtype and parse_history_dtype(options.history_dtype)
     size = Size(height, width, frames, options.text, parse_dtype(options.dtype))
     arguments = spec.request(model.transformer, size)
     storage = HistoryConfig(kept or None, options.history_on)

@@ -73,10 +73,11 @@ WAYS = [  # dtype of the model, what features are kept in, branches of guidance
     (HALF, None, 2),
     (FULL, HALF, 1),
     (HALF, FULL, 2),
+    (FULL, torch.int8, 1),  # with scales
 ]
 
 
-@pytest.mark.parametrize("family, method, dtype, kept, branches", sampled(FAMILIES, METHODS, WAYS, nth=10))
+@pytest.mark.parametrize("family, method, dtype, kept, branches", sampled(FAMILIES, METHODS, WAYS, nth=11))
 def test_planned_cache_is_the_measured_one(family, method, dtype, kept, branches):
     branches = 2 if method.startswith("cfg-cache") else branches
     case = CASES[family]

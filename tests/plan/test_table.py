@@ -180,6 +180,7 @@ WRONG = {
     "branches": (["--branches", "3"], "branches is 3; allowed are 1 and 2"),
     "devices": (["--devices", "0"], "0 devices: devices is 0; allowed are whole numbers from 1 to 1024"),
     "degrees": (["--devices", "7", "--ulysses", "4"], "7 devices: ulysses=4 does not fit 7 ranks"),
+    "a dtype of the history": (["--history-dtype", "int4"], "int4"),
     "a dtype": (["--dtype", "int8"], "unknown dtype 'int8'"),
 }
 
