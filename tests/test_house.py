@@ -137,9 +137,9 @@ def is_docstring(node):
 
 
 def is_of_an_example(node):
-    """A small model is as long as its configuration: ``Example(…)``, and the function that gives its arguments."""
+    """A small model is as long as its configuration: ``Example(…)``, and the functions that give its arguments."""
     made = isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) and ast.unparse(node.value.func)
-    return made == "Example" or (isinstance(node, ast.FunctionDef) and node.name == "arguments")
+    return made == "Example" or (isinstance(node, ast.FunctionDef) and node.name in ("arguments", "request"))
 
 
 def code_lines(path):

@@ -1,4 +1,5 @@
-"""``c4d generate | benchmark | tune | calibrate | compare | explain | check-model | methods | models | doctor``."""
+"""``c4d generate | benchmark | tune | calibrate | compare | plan | explain | check-model | methods | models |
+doctor``."""
 
 from __future__ import annotations
 
@@ -30,12 +31,14 @@ from c4d.cli.options import (
     CompareOptions,
     Options,
     Parser,
+    PlanOptions,
     Shared,
     TuneOptions,
     add_options,
     path_to,
     read_options,
 )
+from c4d.cli.plan import run as plan
 from c4d.cli.signals import Terminated, stoppable
 from c4d.cli.start import fail
 from c4d.cli.tune import run as tune
@@ -180,6 +183,8 @@ def _run(arguments: list[str]) -> int:
         jobs[name][0].add_argument("which", metavar=metavar, help=f"what to {name}, see below", **unsaid)
     for asking, kind, _ in jobs.values():
         add_options(asking, kind)
+    planning = command("plan", "say what a model takes on so many devices, before any of them is there")
+    add_options(planning, PlanOptions)
     checking = command("check-model", "prove that a description fits its model, or make one from a forward")
     checking.add_argument(
         "target",
@@ -205,6 +210,8 @@ def _run(arguments: list[str]) -> int:
         print(pages[given["command"]][0](given["name"]))
     elif given["command"] == "check-model":
         return check_model(given["target"])
+    elif given["command"] == "plan":
+        plan(read_options(given, planning, PlanOptions))
     elif given["command"] == "explain":
         explain(given["folder"], given["json"])
     else:

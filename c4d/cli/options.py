@@ -15,7 +15,7 @@ from c4d.cli.config import from_file, read_text, unusable
 from c4d.pipelines import InputError
 
 T = TypeVar("T")
-S = TypeVar("S", bound="Shared")
+S = TypeVar("S", "Options", "TuneOptions", "CompareOptions", "CalibrateOptions", "PlanOptions", "Shared")
 
 
 def whole(text: str) -> int:
@@ -343,6 +343,60 @@ class CalibrateOptions(Shared):
     overwrite: bool = switch(WHERE, "make it again where --out is a file already")
 
 
+@dataclass(frozen=True)
+class PlanOptions:
+    """Every option of ``plan``, which runs no model."""
+
+    model: str = option(
+        "wan-tiny",
+        WHAT,
+        str,
+        "NAME",
+        "class that c4d models lists, config.json, diffusers directory (no weights are read) or bundled model; "
+        "default wan-tiny",
+    )
+    height: int | None = option(None, WHAT, whole, "N", "pixels; default: the bundled model's")
+    width: int | None = option(None, WHAT, whole, "N", "pixels; default: the bundled model's")
+    frames: int | None = option(None, WHAT, whole, "N", "frames of the clip; default: the bundled model's, or 1")
+    steps: int = option(50, WHAT, whole, "N", "denoising steps; default 50")
+    branches: int | None = option(
+        None,
+        WHAT,
+        whole,
+        "N",
+        "calls of the model a step; default 2, for guidance, or 1 if the model learned it",
+    )
+    text: int | None = option(None, WHAT, whole, "N", f"tokens of text; {OWN_SIZE}")
+    cache: str | None = option(None, HOW, none_or_text, "TEXT", "caching method, such as fora:interval=3; default none")
+    dtype: str = option("bfloat16", HOW, str, "NAME", "of the weights: float32, bfloat16 or float16; default bfloat16")
+    history_dtype: str | None = option(
+        None, HOW, str, "NAME", "what the cache keeps its features in; default: as computed"
+    )
+    history_on: str = option("device", HOW, str, "PLACE", "where the cache keeps them: device or host; default device")
+    devices: tuple[int, ...] = option(
+        (1, 2, 4, 8), RANKS, numbers, "N[/N…]", "how many, up to 1024, such as 8/16/1024; default 1/2/4/8"
+    )
+    node: int = option(8, RANKS, whole, "N", "devices in a machine; default 8")
+    ulysses: int | None = option(None, RANKS, whole, "N", "only divisions with so many ranks by heads; default: all")
+    ring: int | None = option(None, RANKS, whole, "N", "only divisions with so many ranks by keys; default: all")
+    cfg: int | None = option(None, RANKS, whole, "N", "only divisions with 1, or 2, groups for guidance; default: all")
+    tflops: float | None = option(
+        None,
+        GOAL,
+        number,
+        "X",
+        "10^12 operations a second of a device in a forward; default: no time is predicted",
+    )
+    bandwidth: float | None = option(None, GOAL, number, "X", "GB/s that a device sends to others in its machine")
+    across: float | None = option(
+        None, GOAL, number, "X", "GB/s that a device sends to other machines; default: an eighth of --bandwidth"
+    )
+    measured: Path | None = option(
+        None, GOAL, path_to, "FILE", "cases.jsonl of bench/accelerator, in place of --tflops and --bandwidth"
+    )
+    json: bool = switch(WHERE, "print the same as data")
+
+
 class Parser(argparse.ArgumentParser):
     """Raises :class:`InputError` where argparse would print and exit."""
 
@@ -351,7 +405,7 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message} ({self.prog} {known} explains every option)")
 
 
-def add_options(parser: argparse.ArgumentParser, kind: type[Shared] = Options) -> None:
+def add_options(parser: argparse.ArgumentParser, kind: type[Any] = Options) -> None:
     """Adds the options of a command; those not given leave no trace in the namespace."""
     groups: dict[str, Any] = {}
     for each in sorted(fields(kind), key=lambda each: GROUPS.index(each.metadata["group"])):

@@ -23,6 +23,36 @@ def nothing(model: nn.Module) -> None:
 
 
 @dataclass(frozen=True)
+class Size:
+    """A request as a pipeline turns it into a forward: pixels, frames, tokens of text (None: as the pipeline has them).
+
+    ``dtype`` is that of latents and text.
+    """
+
+    height: int
+    width: int
+    frames: int = 1
+    text: int | None = None
+    dtype: torch.dtype = torch.float32
+
+    def latents(self, spatial: int, temporal: int = 1, patch: int = 1) -> tuple[int, int, int]:
+        """Frames, rows and columns of latents of a decoder with these factors, ``patch`` of which make a token's side.
+
+        Raises ValueError for sizes that do not divide.
+        """
+        for name, pixels in (("height", self.height), ("width", self.width)):
+            if pixels < 1 or pixels % (spatial * patch):
+                raise ValueError(f"{name} is {pixels}; this model takes multiples of {spatial * patch}")
+        if self.frames < 1 or (self.frames - 1) % temporal:
+            raise ValueError(f"frames is {self.frames}; this model takes 1 and more by multiples of {temporal}")
+        return (self.frames - 1) // temporal + 1, self.height // spatial, self.width // spatial
+
+    def empty(self, *shape: int) -> Tensor:
+        """Latents or text, whatever they are."""
+        return torch.empty(*shape, dtype=self.dtype)
+
+
+@dataclass(frozen=True)
 class Example:
     """A class by ``name``, a small ``config`` of it, and the arguments of its forward.
 

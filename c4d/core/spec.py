@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from c4d.core.attention import Processor
-from c4d.core.example import Example
+from c4d.core.example import Example, Size
 from c4d.core.types import BLOCKS, MODULE_KINDS, OUTPUT, Signal
 
 STREAM = "hidden_states"  # the stream of the blocks that is cached
@@ -197,7 +197,8 @@ class ModelSpec:
     that the output is like the latents' leading channels. ``grid(transformer, arguments by name)`` gives the sides of
     the box, or boxes one after the other, in which the tokens at the exit lie, row by row. ``known_as`` are the
     beginnings of the names under which values are published for such models, ``wan`` for ``wan2.1-t2v-14b``.
-    ``example`` is a small model, with which ``c4d check-model`` proves the description.
+    ``example`` is a small model, with which ``c4d check-model`` proves the description. ``request(transformer, size)``
+    gives the arguments of a forward as its pipelines make them for a size, for ``c4d plan``, which reads no numbers.
 
     ``other_exits`` maps the name of another stream of the blocks that is returned (audio beside video) to the module
     that it enters after them. ``at_exit(transformer, arguments by name, streams by name)`` makes of the streams that
@@ -234,6 +235,7 @@ class ModelSpec:
     about: str = ""
     known_as: tuple[str, ...] = ()
     example: Example | None = None
+    request: Callable[[nn.Module, Size], Mapping[str, Any]] | None = None
 
     def __post_init__(self) -> None:
         if bool(self.stacks) != (self.exit is not None):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from c4d.core.example import Example, noise
+from c4d.core.example import Example, Size, noise
 from c4d.core.spec import TEXT_STREAM, AtEntry, ModelSpec, ShardingPlan, Site, Split, Stack, sequence
 from c4d.core.types import Signal
 from c4d.models.examples import at, cells
@@ -42,6 +42,22 @@ def grid(transformer: nn.Module, named: Mapping[str, Any]) -> tuple[tuple[int, .
     images = groupby((places[0] if places.ndim == 3 else places).tolist(), key=lambda place: place[0])
     sides = (zip(*image, strict=True) for _, image in images)
     return tuple((len(set(rows)), len(set(columns))) for _, rows, columns, *_ in sides)
+
+
+def request(transformer: nn.Module, size: Size) -> dict[str, Any]:
+    """Tokens of 16 x 16 pixels, text of 512 tokens."""
+    config: Any = transformer.config
+    _, rows, columns = size.latents(16)
+    words = size.text or 512
+    return {
+        "hidden_states": size.empty(1, rows * columns, config.in_channels),
+        "timestep": at(0.5).to(size.dtype),
+        "encoder_hidden_states": size.empty(1, words, config.joint_attention_dim),
+        "pooled_projections": size.empty(1, config.pooled_projection_dim),
+        "txt_ids": torch.zeros(words, 3, dtype=size.dtype),
+        "img_ids": cells(1, rows, columns).to(size.dtype),
+        "guidance": torch.tensor([3.5]) if config.guidance_embeds else None,
+    }
 
 
 # As in HunyuanVideo, but the attention of a single-stream block takes and returns one sequence.
@@ -116,5 +132,6 @@ SPECS = (
         about="FLUX.1 and FLUX.1 Kontext, with or without a ControlNet",
         known_as=("flux.",),
         example=EXAMPLE,
+        request=request,
     ),
 )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from c4d.core.attention import Processor
-from c4d.core.example import Example, noise
+from c4d.core.example import Example, Size, noise
 from c4d.core.spec import TEXT_STREAM, AtEntry, ModelSpec, Padding, ShardingPlan, Site, Split, Stack
 from c4d.core.types import Signal
 from c4d.models.examples import at
@@ -59,6 +59,20 @@ def grid(transformer: nn.Module, named: Mapping[str, Any]) -> tuple[tuple[int, .
     frames, rows, columns = named["hidden_states"].shape[2:]
     time, space = transformer.config.patch_size_t, transformer.config.patch_size  # type: ignore[union-attr]
     return ((frames // time, rows // space, columns // space),)
+
+
+def request(transformer: nn.Module, size: Size) -> dict[str, Any]:
+    """Latents of 8 x 8 pixels and 4 frames, text of 256 tokens without padding."""
+    config: Any = transformer.config
+    words = size.text or 256
+    return {
+        "hidden_states": size.empty(1, config.in_channels, *size.latents(8, 4, config.patch_size)),
+        "timestep": at(500.0),
+        "encoder_hidden_states": size.empty(1, words, config.text_embed_dim),
+        "encoder_attention_mask": torch.ones(1, words),
+        "pooled_projections": size.empty(1, config.pooled_projection_dim),
+        "guidance": torch.tensor([6000.0]) if config.guidance_embeds else None,
+    }
 
 
 # A single-stream block projects attention and MLP together; what its reuse leaves are modulation and adds.
@@ -122,5 +136,6 @@ SPECS = (
         about="HunyuanVideo T2V and I2V (latent concatenation and token replacement)",
         known_as=("hunyuanvideo",),
         example=EXAMPLE,
+        request=request,
     ),
 )

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from c4d.core.example import Example, noise
+from c4d.core.example import Example, Size, noise
 from c4d.core.spec import TEXT_STREAM, AtEntry, ModelSpec, Padding, ShardingPlan, Site, Split, Stack, always, sequence
 from c4d.core.types import Signal
 from c4d.models.examples import PACKED, SIDE, TEXT, TOKENS, at, strengthen, text
@@ -47,6 +47,18 @@ def grid(transformer: nn.Module, named: Mapping[str, Any]) -> tuple[tuple[int, .
 def given_images(transformer: nn.Module) -> bool:
     """True if given images have timestep 0, whose modulations follow in rows of their own."""
     return bool(getattr(transformer.config, "zero_cond_t", False))
+
+
+def request(transformer: nn.Module, size: Size) -> dict[str, Any]:
+    """Tokens of 16 x 16 pixels; text as long as the prompt is, here of 128 tokens."""
+    config: Any = transformer.config
+    _, rows, columns = size.latents(16)
+    return {
+        "hidden_states": size.empty(1, rows * columns, config.in_channels),
+        "timestep": at(0.5).to(size.dtype),
+        "encoder_hidden_states": size.empty(1, size.text or 128, config.joint_attention_dim),
+        "img_shapes": [[(1, rows, columns)]],
+    }
 
 
 EXAMPLE = Example(
@@ -121,6 +133,7 @@ SPECS = (
         about="Qwen-Image, Qwen-Image-Edit and Edit-Plus (given images at timestep 0), with or without a ControlNet",
         known_as=("qwen-image",),
         example=EXAMPLE,
+        request=request,
     ),
     ModelSpec(
         "QwenImage21Transformer2DModel",

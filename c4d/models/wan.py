@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from c4d.core.example import Example, noise
+from c4d.core.example import Example, Size, noise
 from c4d.core.spec import ModelSpec, OutputOf, ShardingPlan, Site, Split, Stack
 from c4d.core.types import Signal
 from c4d.models.examples import at
@@ -50,6 +50,19 @@ def grid(transformer: nn.Module, named: Mapping[str, Any]) -> tuple[tuple[int, .
     """Frames, rows and columns of tokens."""
     sides, patch = named["hidden_states"].shape[2:], transformer.config.patch_size  # type: ignore[union-attr]
     return (tuple(n // p for n, p in zip(sides, patch, strict=True)),)  # type: ignore[arg-type]
+
+
+def request(transformer: nn.Module, size: Size) -> dict[str, Any]:
+    """Latents of 8 x 8 pixels and 4 frames (TI2V-5B, with 48 channels: of 16 x 16), text of 512 tokens."""
+    config: Any = transformer.config
+    sides = size.latents(16 if config.in_channels == 48 else 8, 4, config.patch_size[1])
+    given = {"encoder_hidden_states_image": size.empty(1, 257, config.image_dim)} if config.image_dim else {}
+    return {
+        "hidden_states": size.empty(1, config.in_channels, *sides),
+        "timestep": at(500.0),
+        "encoder_hidden_states": size.empty(1, size.text or 512, config.text_dim),
+        **given,
+    }
 
 
 ALIKE = {"rope": tables, "condition_embedder": conditions}
@@ -138,6 +151,7 @@ SPECS = (
         about="Wan 2.1 T2V and I2V, Wan 2.2 A14B (two experts) and TI2V-5B",
         known_as=("wan",),
         example=EXAMPLE,
+        request=request,
     ),
     ModelSpec(
         "WanVACETransformer3DModel",

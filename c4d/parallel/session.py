@@ -16,7 +16,7 @@ from c4d.backends.kernels import Call, choose, name_of
 from c4d.core.attention import compute_dtype
 from c4d.core.integration.attach import session_of
 from c4d.core.integration.hooks import Entered, Hooks, Layer, Unsaved, named
-from c4d.core.integration.processor_patch import AttentionSession
+from c4d.core.integration.processor_patch import AttentionSession, ProcessorPatch
 from c4d.core.runtime.signals import SingleProcess
 from c4d.core.runtime.steps import SchedulerTracker, position
 from c4d.core.spec import Stack
@@ -24,6 +24,7 @@ from c4d.core.types import Step
 from c4d.parallel.agree import Agreement
 from c4d.parallel.attention import Kernels
 from c4d.parallel.branches import PAIRS, CFGParallel
+from c4d.parallel.collectives import Group
 from c4d.parallel.degrees import Degrees
 from c4d.parallel.mesh import Mesh
 from c4d.parallel.sharding import Sharding, check_whole
@@ -60,12 +61,20 @@ class Parallel(Entered, Unsaved):
     def _spread(self) -> None:
         mesh, fittings = self._join(), self.attention.fittings
         self.mesh, self._left = mesh, False
-        self._together = None if mesh.request is None else Agreement(mesh.request, mesh.degrees.sequence)
-        self._agreement = None if mesh.sequence is None else Agreement(mesh.sequence, mesh.degrees.sequence)
+        self._together = None if mesh.request is None else self._agreement_of(mesh.request)
+        self._agreement = None if mesh.sequence is None else self._agreement_of(mesh.sequence)
         self._deciding = (self._together if self.jointly else self._agreement) or SingleProcess()
         place = None if self._scheduler is None else partial(position, self._scheduler)
         self._branchings = [CFGParallel(fitting.transformer, mesh.cfg, place) for fitting in fittings if mesh.cfg]
-        self._shardings = [Sharding(fitting, mesh, self._kernels) for fitting in fittings if mesh.sequence]
+        self._shardings = [self._sharding_of(fitting) for fitting in fittings if mesh.sequence]
+
+    def _agreement_of(self, group: Group) -> Agreement:
+        """Of those ranks."""
+        return Agreement(group, self.mesh.degrees.sequence)
+
+    def _sharding_of(self, fitting: ProcessorPatch) -> Sharding:
+        """Of a transformer."""
+        return Sharding(fitting, self.mesh, self._kernels)
 
     def __enter__(self) -> Parallel:
         if self._left:  # by all ranks, with their groups

@@ -215,17 +215,21 @@ class Sharding(Unsaved):
     def _cut(self, cuts: Mapping[str, Cut], name: str, value: Any) -> Any:
         return value if value is None or name not in cuts else cuts[name](value, self.cut)
 
+    def check_mask(self, mask: Tensor | None, absent: tuple[int, ...] | None, words: int) -> None:
+        """Raises RuntimeError for one that is not of ``words`` keys of text alone."""
+        if mask is not None and absent is None and not (words and is_of_keys(mask)):
+            raise RuntimeError(
+                f"{self.spec.transformer} has a mask {list(mask.shape)} of {mask.dtype} in an attention to all tokens; "
+                "on several ranks it takes a boolean one of text alone, [B, 1, 1, keys]: leave it away, or use one rank"
+            )
+
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, absent: tuple[int, ...] | None, text_first: bool
     ) -> Tensor:
         n, length = self.cut.each, self.cut.length
         assert length is not None
         words = k.shape[1] - n
-        if mask is not None and absent is None and not (words and is_of_keys(mask)):
-            raise RuntimeError(
-                f"{self.spec.transformer} has a mask {list(mask.shape)} of {mask.dtype} in an attention to all tokens; "
-                "on several ranks it takes a boolean one of text alone, [B, 1, 1, keys]: leave it away, or use one rank"
-            )
+        self.check_mask(mask, absent, words)
         if not words:
             return sp_attention((q, k, v), length, self._kernels, self._mesh.ulysses, self._mesh.ring)[0]
         each = [(x, x.shape[1] - n) for x in (q, k, v)]  # text may have keys alone

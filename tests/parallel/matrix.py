@@ -34,6 +34,7 @@ from tests.parallel import (
     leaving,
     methods,
     neighbours,
+    planned,
     traffic,
 )
 from tests.parallel.job import CPU, Case
@@ -47,6 +48,7 @@ PARTS = (
     decisions,
     agreement,
     traffic,
+    planned,
     methods,
     neighbours,
     calibration,

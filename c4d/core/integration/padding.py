@@ -63,6 +63,8 @@ class TextUnpadder:
         return known[1]
 
     def _read(self, mask: Tensor) -> Lengths:
+        if mask.is_meta:  # a forward that is only planned
+            return (mask.shape[1],) * mask.shape[0]
         self.reads += 1
         rows = mask.tolist()
         lengths = tuple(row.count(1) for row in rows)

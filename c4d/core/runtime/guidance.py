@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from c4d.core.runtime.outputs import Structure, rows_of
+from c4d.core.runtime.outputs import Structure, rows_of, storages
 from c4d.core.runtime.signals import SignalReader
 from c4d.core.runtime.steps import RunError
 from c4d.core.types import OUTPUT, Step
@@ -116,5 +116,4 @@ class Answers:
         )
 
     def storages(self) -> dict[int, int]:
-        held = [x.untyped_storage() for answer in self.found.values() for x in answer.leaves]
-        return {s.data_ptr(): s.nbytes() for s in held}
+        return storages(x for answer in self.found.values() for x in answer.leaves)

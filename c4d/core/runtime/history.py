@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from c4d.core.runtime.eight_bits import EightBits, quantized, widened
-from c4d.core.runtime.outputs import Structure
+from c4d.core.runtime.outputs import Structure, storages
 from c4d.core.types import Parked, Predicted, Primitives
 
 PLACES = ("device", "host")
@@ -53,7 +53,7 @@ class History:
         self.times: tuple[float, ...] = ()
         self._entries: list[list[Kept]] = []
         self.shapes: list[torch.Size] = []  # of the tensors of every entry
-        self.dtypes: list[torch.dtype] = []  # that the tensors came in
+        self.dtypes: list[torch.dtype] = []  # that the computed tensors came in
         self.step = -1  # of the newest computed entry
         self.gram: dict[int, list[Tensor]] = {}  # inner products of the entries' i-th tensors, if somebody asked
         self.structure: Structure | None = None  # how the tensors of an entry make up the output they came from
@@ -80,8 +80,9 @@ class History:
         if shapes != self.shapes:
             self.clear()
             self.shapes = shapes
-        self.dtypes = [x.dtype for x in tensors]
         forecast = isinstance(time, Predicted)
+        if not forecast:  # which is of what is kept, not of what came
+            self.dtypes = [x.dtype for x in tensors]
         if self.times and self.times[-1] == time:
             self.times = self.times[:-1]
             del self._entries[-1]
@@ -119,10 +120,9 @@ class History:
         self._entries.clear()
 
     def storages(self) -> dict[int, int]:
-        """Address -> bytes of every distinct storage held, so that views of one tensor count once."""
+        """:func:`~c4d.core.runtime.outputs.storages` of all that is held."""
         kept = [part for entry in (*self._entries, self._beside) for x in entry for part in x]
-        held = [(part.tensor if isinstance(part, Parked) else part).untyped_storage() for part in kept]
-        return {s.data_ptr(): s.nbytes() for s in held}
+        return storages(part.tensor if isinstance(part, Parked) else part for part in kept)
 
     def _keep(self, x: Tensor) -> Kept:
         parts: tuple[Tensor, ...] = (x,)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,13 @@ class Structure:
         for i, other in self.others:
             leaves.insert(i, other)
         return pytree.tree_unflatten(leaves, self.tree)
+
+
+def storages(tensors: Iterable[Tensor]) -> dict[int, int]:
+    """Bytes of every distinct storage behind ``tensors``, so that views of one count once; also without numbers (meta
+    tensors, whose addresses are all 0)."""
+    held = [x.untyped_storage() for x in tensors]
+    return {s._cdata: s.nbytes() for s in held}
 
 
 def joined(tensors: Sequence[Tensor]) -> Tensor:

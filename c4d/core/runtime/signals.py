@@ -110,7 +110,8 @@ class SingleProcess:
 def exact(x: Tensor) -> AbstractContextManager[object]:
     """Without autocast, where it is on for the device of ``x``."""
     kind = x.device.type
-    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+    able = torch.amp.is_autocast_available(kind)  # tensors without numbers are nowhere
+    return torch.autocast(kind, enabled=False) if able and torch.is_autocast_enabled(kind) else nullcontext()
 
 
 def check_grid(basis: Tensor, tokens: int) -> None:

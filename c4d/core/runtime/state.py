@@ -15,6 +15,7 @@ from c4d.core.caching.selectors import Clusters
 from c4d.core.runtime.branches import Branches
 from c4d.core.runtime.guidance import Answers
 from c4d.core.runtime.history import History, HistoryConfig
+from c4d.core.runtime.outputs import storages
 from c4d.core.runtime.signals import DecisionSync, SignalReader
 from c4d.core.runtime.spectrum import low_pass
 from c4d.core.types import FeatureForecaster, Forecaster, LinearForecaster, Predicted, Primitives, Signal, Step
@@ -58,8 +59,7 @@ class CacheState:
     def storages(self) -> dict[int, int]:
         held = {p: n for history in self.histories.values() for p, n in history.storages().items()}
         measured = (*self.before.values(), *(x for pair, _ in self.left.values() for x in pair), *self.tokens.tensors())
-        held.update({(s := x.untyped_storage()).data_ptr(): s.nbytes() for x in measured})
-        return held
+        return held | storages(measured)
 
     def reset(self, rules: Sequence[Rule]) -> None:
         self.states = [rule.policy.init() for rule in rules]
@@ -102,7 +102,7 @@ class Run:
 
     def bytes(self) -> int:
         held = self.answers.storages()
-        held.update({(s := x.untyped_storage()).data_ptr(): s.nbytes() for *_, x in self.picked.values()})
+        held.update(storages(x for *_, x in self.picked.values()))
         for branch in self.branches.values():
             held.update(branch.storages())
         return sum(held.values())
@@ -145,7 +145,7 @@ class Runtime:
     def watch(self, tensors: Iterable[Tensor]) -> None:
         """Notes, without waiting for the device, whether any of these features is too large to be stored."""
         for x in tensors if self.storage.dtype is not None else ():
-            if x.is_floating_point() and 2 * self.storage.most < torch.finfo(x.dtype).max:
+            if x.is_floating_point() and not x.is_meta and 2 * self.storage.most < torch.finfo(x.dtype).max:
                 beyond = x.detach().abs().amax() > self.storage.most
                 self.beyond[x.device] = self.beyond[x.device] | beyond if x.device in self.beyond else beyond
 
