@@ -83,7 +83,7 @@ def setup_of(options: PlanOptions, model: Planned) -> Setup:
     if method is not None:
         check_fit(method, spec)
     kept = options.history_dtype and parse_history_dtype(options.history_dtype)
-    size = Size(height, width, frames, options.text, parse_dtype(options.dtype))
+    size = Size(height, width, frames, options.text, parse_dtype(options.dtype), model.decoder)
     arguments = spec.request(model.transformer, size)
     storage = HistoryConfig(kept or None, options.history_on)
     return Setup(model.transformer, spec, arguments, method, options.steps, branches, storage)

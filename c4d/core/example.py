@@ -26,7 +26,8 @@ def nothing(model: nn.Module) -> None:
 class Size:
     """A request as a pipeline turns it into a forward: pixels, frames, tokens of text (None: as the pipeline has them).
 
-    ``dtype`` is that of latents and text.
+    ``dtype`` is that of latents and text. ``decoder``: of the one that is there, the pixels of a latent's side, and its
+    frames (None: as the model is published).
     """
 
     height: int
@@ -34,12 +35,15 @@ class Size:
     frames: int = 1
     text: int | None = None
     dtype: torch.dtype = torch.float32
+    decoder: tuple[int, int] | None = None
 
     def latents(self, spatial: int, temporal: int = 1, patch: int = 1) -> tuple[int, int, int]:
-        """Frames, rows and columns of latents of a decoder with these factors, ``patch`` of which make a token's side.
+        """Frames, rows and columns of latents of a decoder with these factors, unless another is there; ``patch`` of them
+        make a token's side.
 
         Raises ValueError for sizes that do not divide.
         """
+        spatial, temporal = self.decoder or (spatial, temporal)
         for name, pixels in (("height", self.height), ("width", self.width)):
             if pixels < 1 or pixels % (spatial * patch):
                 raise ValueError(f"{name} is {pixels}; this model takes multiples of {spatial * patch}")

@@ -47,7 +47,8 @@ def grid(transformer: nn.Module, named: Mapping[str, Any]) -> tuple[tuple[int, .
 def request(transformer: nn.Module, size: Size) -> dict[str, Any]:
     """Tokens of 16 x 16 pixels, text of 512 tokens."""
     config: Any = transformer.config
-    _, rows, columns = size.latents(16)
+    _, *sides = size.latents(8, patch=2)
+    rows, columns = (side // 2 for side in sides)
     words = size.text or 512
     return {
         "hidden_states": size.empty(1, rows * columns, config.in_channels),

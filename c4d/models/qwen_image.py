@@ -52,7 +52,8 @@ def given_images(transformer: nn.Module) -> bool:
 def request(transformer: nn.Module, size: Size) -> dict[str, Any]:
     """Tokens of 16 x 16 pixels; text as long as the prompt is, here of 128 tokens."""
     config: Any = transformer.config
-    _, rows, columns = size.latents(16)
+    _, *sides = size.latents(8, patch=2)
+    rows, columns = (side // 2 for side in sides)
     return {
         "hidden_states": size.empty(1, rows * columns, config.in_channels),
         "timestep": at(0.5).to(size.dtype),

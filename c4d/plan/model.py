@@ -30,12 +30,14 @@ WAYS = (
 class Planned:
     """A transformer on the meta device, what it was made of, and the weights of the other parts.
 
-    ``others`` maps each to its bytes, None where its configuration alone does not tell.
+    ``others`` maps each to its bytes, None where its configuration alone does not tell. ``decoder``: the pixels of a
+    latent's side, and its frames (None: not known).
     """
 
     transformer: nn.Module
     source: str
     others: Mapping[str, int | None]
+    decoder: tuple[int, int] | None = None
 
 
 def planned(model: str, dtype: torch.dtype) -> Planned:
@@ -61,7 +63,18 @@ def planned(model: str, dtype: torch.dtype) -> Planned:
         for name, (library, cls) in named.items()
         if name != first and (folder / name / CONFIG).is_file()
     }
-    return Planned(_transformer(named[first][1], config, dtype), str(folder), others)
+    return Planned(_transformer(named[first][1], config, dtype), str(folder), others, _decoder(folder / "vae"))
+
+
+def _decoder(folder: Path) -> tuple[int, int] | None:
+    """What diffusers' pipelines read of a decoder's configuration: each kind says it in its own words."""
+    if not (folder / CONFIG).is_file():
+        return None
+    config = read_json(folder / CONFIG)
+    halved = 2 ** (len(config.get("block_out_channels", ())) - 1) if config.get("block_out_channels") else None
+    spatial = config.get("scale_factor_spatial") or config.get("spatial_compression_ratio") or halved
+    temporal = config.get("scale_factor_temporal") or config.get("temporal_compression_ratio") or 1
+    return None if spatial is None else (int(spatial), int(temporal))
 
 
 def _transformer(name: str, config: Mapping[str, Any], dtype: torch.dtype) -> nn.Module:
