@@ -43,7 +43,8 @@ def accepted(*words: str, files: Path = PROFILES) -> Shared:
     A method's text is parsed, too; a file that it reads is NAME.json in ``files``, in place of the reader's own.
     """
     seen: list[Shared] = []
-    with patch("c4d.cli.main.launched_or", lambda options, arguments, act: seen.append(options) or 0):
+    launched = patch("c4d.cli.main.launched_or", lambda options, arguments, act: seen.append(options) or 0)
+    with launched, patch("c4d.cli.main.plan", seen.append):
         code = main(list(words))
     assert code == 0 and len(seen) == 1, words
     assert words[0] != "benchmark" or words[1] in BENCHMARKS, words
