@@ -72,6 +72,7 @@ def setup_of(options: PlanOptions, model: Planned) -> Setup:
     if height is None or width is None:
         raise InputError(f"no size: give --height and --width, in pixels, of what {spec.transformer} is to make")
     frames = options.frames if options.frames is not None else (known.num_frames if known else None) or 1
+    text = options.text if options.text is not None else known.max_sequence_length if known else None
     for name, value in (("steps", options.steps), ("node", options.node), ("text", options.text or 1)):
         if value < 1:
             raise InputError(f"{name} is {value}; allowed are whole numbers from 1")
@@ -83,7 +84,7 @@ def setup_of(options: PlanOptions, model: Planned) -> Setup:
     if method is not None:
         check_fit(method, spec)
     kept = options.history_dtype and parse_history_dtype(options.history_dtype)
-    size = Size(height, width, frames, options.text, parse_dtype(options.dtype), model.decoder)
+    size = Size(height, width, frames, text, parse_dtype(options.dtype), model.decoder)
     arguments = spec.request(model.transformer, size)
     storage = HistoryConfig(kept or None, options.history_on)
     return Setup(model.transformer, spec, arguments, method, options.steps, branches, storage)

@@ -38,10 +38,9 @@ class Size:
     decoder: tuple[int, int] | None = None
 
     def latents(self, spatial: int, temporal: int = 1, patch: int = 1) -> tuple[int, int, int]:
-        """Frames, rows and columns of latents of a decoder with these factors, unless another is there; ``patch`` of them
-        make a token's side.
+        """Frames, rows and columns of latents of a decoder with these factors, unless another is there.
 
-        Raises ValueError for sizes that do not divide.
+        ``patch`` of them make a token's side. Raises ValueError for sizes that do not divide.
         """
         spatial, temporal = self.decoder or (spatial, temporal)
         for name, pixels in (("height", self.height), ("width", self.width)):

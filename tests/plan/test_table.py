@@ -152,6 +152,15 @@ CASES_OF_FILES = {
 }
 
 
+@pytest.mark.parametrize("model", ["wan-tiny", "flux-tiny"])  # with decoders that are not the published ones
+def test_a_bundled_model_holds_what_was_planned_for_it(capsys, tmp_path, model):
+    asked = ["--model", model, "--cache", "taylorseer:interval=2", "--steps", "3"]
+    assert main(["plan", *asked, "--dtype", "float32", "--devices", "1", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    assert main(["generate", *asked, "--prompt", "a red circle", "--out", str(tmp_path / "out"), "--quiet"]) == 0
+    assert row["cache"] == json.loads((tmp_path / "out/report.json").read_text())["session"]["peak_bytes"]
+
+
 def test_speeds_of_a_file(capsys, tmp_path):
     file = tmp_path / "cases.jsonl"
     file.write_text("\n".join(CASES_OF_FILES.values()))
