@@ -135,7 +135,7 @@ def test_an_unknown_option_would_be_noticed(capsys):
         launched(dry("launch/slurm/one_node.sbatch", *WORDS, "--ring", "3"))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_one_node_runs(tmp_path):
     """For real, on one rank: srun is not here, so that what it is given runs at once."""
     srun, python = tmp_path / "srun", Path(sys.executable).parent

@@ -150,7 +150,8 @@ def test_a_cluster_is_joined_and_its_errors_are_one_line(ray, c4d, fails, words,
 # -- without Ray
 
 
-def test_a_worker_does_not_make_again_what_it_made_before_it_died(words, tmp_path):
+def test_a_worker_does_not_make_again_what_it_made_before_it_died(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where a worker goes, it stays: this process comes back
     plan = prepare(
         options := Options(
             prompt_file=words[2], cache=METHOD, steps=2, frames=5, out=tmp_path / "out", quiet=True, ray=""

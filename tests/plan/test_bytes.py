@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -15,6 +17,7 @@ from c4d.plan.run import PlanError, Setup, run
 from tests.sampled import sampled
 from tests.tiny import CASES, rand
 
+PROFILES = Path(__file__).parents[1] / "core/profiles"
 FAMILIES = ("wan-t2v", "wan-i2v", "wan-vace", "flux", "qwen", "hunyuan-t2v", "hunyuan-image")
 METHODS = (
     "taylorseer-lite:interval=2,order=1",  # the output
@@ -33,7 +36,7 @@ METHODS = (
     "toca:interval=4,ratio=0.1",  # tokens
     "clusca:interval=5,clusters=16",
     "cfg-cache:interval=5",  # answers of the other branch
-    "l2p:path=tests/core/profiles/l2p.json",  # latents beside the features
+    f"l2p:path={PROFILES / 'l2p.json'}",  # latents beside the features
 )
 STEPS = 8
 DECIDED = {("wan-i2v", "easycache:threshold=0.05,warmup=2")}  # its inputs have more channels than its outputs
