@@ -9,23 +9,18 @@ out/recent, so that an interrupted run goes on; docs/measurements/recent gets th
 
 from __future__ import annotations
 
-import argparse
-import shlex
-import shutil
 import sys
 from collections.abc import Iterator
 
 import torch
 
-from bench.fidelity.page import tables
+from bench.compared import arguments, compared, stamps
+from bench.fidelity.page import tables, where
 from bench.fidelity.table import read
 from bench.settings import STEPS
-from bench.stamp import ROOT, stamp
-from bench.yardsticks import HELD, SHORT, Yardstick
+from bench.stamp import ROOT
+from bench.yardsticks import HELD, Yardstick
 from c4d.backends import load
-from c4d.cli.compare import run as compare
-from c4d.cli.options import CompareOptions
-from c4d.cli.signals import stoppable
 from c4d.core.text.grammar import parse
 from c4d.pipelines.errors import InputError
 from c4d.pipelines.output import write_text
@@ -81,52 +76,18 @@ def fitting(name: str) -> Iterator[str]:
         yield text
 
 
-def measure(name: str, options: argparse.Namespace) -> None:
-    """One yardstick."""
-    prompts, seeds = HELD[name](options.samples)
-    out = OUT / name
-    out.mkdir(parents=True, exist_ok=True)
-    write_text(out / "prompts.txt", "\n".join(prompts) + "\n")
-    asked = CompareOptions(
-        model=name,
-        prompt_file=out / "prompts.txt",
-        seed=seeds[0],
-        steps=STEPS,
-        samples=options.samples,
-        cache=tuple(fitting(name)),
-        minutes=0.0,
-        backend="cpu",
-        threads=options.threads,
-        out=out,
-        **SHORT.get(name, {}),
-    )
-    with torch.enable_grad(), stoppable() as stops:
-        compare(asked, stops)
-    shutil.copyfile(out / "compare.csv", FOLDER / f"{name}.csv")
-    words = shlex.join(["python", "-m", "bench.recent", *sys.argv[1:]])
-    write_text(FOLDER / f"{name}.stamp.md", "\n".join(stamp(words, options.threads)) + "\n")
-
-
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--yardsticks", nargs="+", choices=HELD, default=list(HELD))
-    parser.add_argument("--samples", type=int, default=8, help="prompts, at most")
-    parser.add_argument("--render", action="store_true", help="write the page; measure nothing")
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args()
+    options = arguments(__doc__, 8).parse_args()
     torch.set_num_threads(options.threads)
     FOLDER.mkdir(parents=True, exist_ok=True)
     with torch.no_grad():
         for name in () if options.render else options.yardsticks:
-            measure(name, options)
+            compared("bench.recent", name, options, fitting(name), OUT, FOLDER, drawn=options.samples)
     found = [name for name in HELD if (FOLDER / f"{name}.csv").exists()]
     lines = [HEAD]
     for name in found:
         lines += [f"## {name}", "", *tables(read(FOLDER / f"{name}.csv")), ""]
-    lines += ["## Where and with what", ""]
-    for name in found:
-        lines += [f"{name}:", "", *(FOLDER / f"{name}.stamp.md").read_text().splitlines(), ""]
-    write_text(FOLDER / "README.md", "\n".join(lines).rstrip() + "\n")
+    write_text(FOLDER / "README.md", "\n".join([*lines, *where(stamps(FOLDER, found))]).rstrip() + "\n")
     print(f"written: {FOLDER}/README.md")
     return 0
 

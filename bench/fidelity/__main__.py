@@ -13,26 +13,22 @@ from __future__ import annotations
 
 import argparse
 import re
-import shlex
-import shutil
 import sys
 from functools import partial
 
 import torch
 
 from bench import others
+from bench.compared import arguments, compared, stamps
 from bench.fidelity import page, plot
 from bench.fidelity.table import FOLDER, read
 from bench.profiles import baselines
 from bench.profiles.results import Results
 from bench.settings import STEPS, best, by_method, by_peer, grid, learned, learning
-from bench.stamp import ROOT, stamp
+from bench.stamp import ROOT
 from bench.yardsticks import FOLDER as PROFILES
-from bench.yardsticks import HELD, SHORT, Yardstick
+from bench.yardsticks import HELD, Yardstick
 from c4d.calibrate.reference import record
-from c4d.cli.compare import run as compare
-from c4d.cli.options import CompareOptions
-from c4d.cli.signals import stoppable
 from c4d.core.caching.profiles import for_model
 from c4d.core.integration.transformers import signature
 from c4d.pipelines.output import write_text
@@ -83,40 +79,13 @@ def peers(yardstick: Yardstick, tuned: Results) -> list[Peer]:
 def measure(name: str, options: argparse.Namespace) -> None:
     """One yardstick."""
     yardstick, tuned = Yardstick(name), Results(PROFILES / "results.json")
-    prompts, seeds = HELD[name](DRAWN)
-    out = OUT / name
-    out.mkdir(parents=True, exist_ok=True)
-    write_text(out / "prompts.txt", "\n".join(prompts) + "\n")
-    asked = CompareOptions(
-        model=name,
-        prompt_file=out / "prompts.txt",
-        seed=seeds[0],
-        steps=STEPS,
-        samples=options.samples,
-        cache=tuple(texts(yardstick, tuned)),
-        minutes=options.minutes,
-        backend="cpu",
-        threads=options.threads,
-        out=out,
-        **SHORT.get(name, {}),
-    )
-    more = peers(yardstick, tuned)
-    with torch.enable_grad(), stoppable() as stops:
-        compare(asked, stops, more)
-    shutil.copyfile(out / "compare.csv", FOLDER / f"{name}.csv")
-    words = shlex.join(["python", "-m", "bench.fidelity", *sys.argv[1:]])
-    libraries = ", ".join(sorted({f"{each.library} {each.version}" for each in more}))
-    lines = [*stamp(words, options.threads), f"- Others: {libraries}"]
-    write_text(FOLDER / f"{name}.stamp.md", "\n".join(lines) + "\n")
+    how = {"drawn": DRAWN, "minutes": options.minutes, "peers": peers(yardstick, tuned)}
+    compared("bench.fidelity", name, options, texts(yardstick, tuned), OUT, FOLDER, **how)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--yardsticks", nargs="+", choices=HELD, default=list(HELD))
-    parser.add_argument("--samples", type=int, default=DRAWN, help="prompts, at most")
+    parser = arguments(__doc__, DRAWN)
     parser.add_argument("--minutes", type=float, default=8.0, help="of the search for noise levels, for each model")
-    parser.add_argument("--render", action="store_true", help="write page and plots; measure nothing")
-    parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     FOLDER.mkdir(parents=True, exist_ok=True)
@@ -127,8 +96,7 @@ def main() -> int:
     for name, entries in found.items():
         plot.draw(name, entries, FOLDER / f"{name}.png")
         plot.pictures(entries, OUT / name, FOLDER / f"{name}-pictures.png")
-    stamps = {name: (FOLDER / f"{name}.stamp.md").read_text().splitlines() for name in found}
-    write_text(FOLDER / "README.md", page.write(found, stamps))
+    write_text(FOLDER / "README.md", page.write(found, stamps(FOLDER, found)))
     print(f"written: {FOLDER}/README.md")
     return 0
 

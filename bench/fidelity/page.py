@@ -49,10 +49,15 @@ def write(found: Mapping[str, Sequence[Entry]], stamps: Mapping[str, Sequence[st
         lines += [f"## {name}", "", *_verdicts(entries), "", f"![cost and closeness on {name}]({name}.png)", ""]
         lines += [f"![pictures of {name} at 14 of 50 steps]({name}-pictures.png)", ""]
         lines += [*tables(entries), ""]
-    lines += ["## Where and with what", ""]
+    return "\n".join([*lines, *where(stamps)]).rstrip() + "\n"
+
+
+def where(stamps: Mapping[str, Sequence[str]]) -> list[str]:
+    """The end of a page: how each model's table was made."""
+    lines = ["## Where and with what", ""]
     for name, stamp in stamps.items():
         lines += [f"{name}:", "", *stamp, ""]
-    return "\n".join(lines).rstrip() + "\n"
+    return lines
 
 
 def tables(entries: Sequence[Entry]) -> list[str]:
@@ -142,4 +147,4 @@ def interval(d: Difference) -> str:
     return f"{d.mean:+.1f} [{d.low:+.1f}, {d.high:+.1f}]"
 
 
-__all__ = ["Beside", "interval", "short", "tables", "write"]
+__all__ = ["Beside", "interval", "short", "tables", "where", "write"]

@@ -32,7 +32,7 @@ from bench.yardsticks import BATCH, FOLDER, HELD, SAMPLERS, Yardstick
 from c4d.calibrate.levels import Chosen, searched
 from c4d.calibrate.reference import record
 from c4d.core.caching.profiles import for_model
-from c4d.core.caching.step_search import annealed
+from c4d.core.caching.step_search import annealed, evenly
 from c4d.core.integration.transformers import signature
 from c4d.metrics import psnr
 from c4d.pipelines.compare import work
@@ -138,7 +138,7 @@ class Bench:
         yardstick, scheduler = self.yardstick, self.yardstick.pipe.scheduler
         prompts, seeds = learning(self.yardstick)
         reference = yardstick.make(prompts, seeds, num_inference_steps=STEPS)
-        start = [round(i * STEPS / count) for i in range(count)]
+        start = evenly(count, STEPS)
 
         def at(prompts: Any, seeds: Any, steps: Sequence[int]) -> torch.Tensor:
             with Chosen(scheduler, steps, STEPS):

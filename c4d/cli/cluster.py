@@ -123,7 +123,7 @@ class Worker:
         if record is not None and record != before and kept([(folder, request)], settings, {folder: record}):
             return record
         backend, pipe, attention = self._loaded
-        notes = [*self.notes, *filter(None, [self.plan.note])]
+        notes = [*self.notes, *self.plan.notes]
         how: dict[str, Any] = {"attention": attention, "notes": notes, "pages": self.pages}
         return produce(pipe, request, settings, folder, backend=backend, progress=False, **how)[0]
 
@@ -149,7 +149,7 @@ def make_there(
     workers = min(workers, len(waiting))
     if not options.quiet:
         print(f"{workers} of Ray's workers, each with {_said(takes)}")
-        for note in filter(None, [plan.note]):
+        for note in plan.notes:
             print(f"note: {note}")
     actor = ray.remote(max_restarts=-1, max_task_retries=AGAIN, scheduling_strategy="SPREAD", **takes)(Worker)
     home = cwd / waiting[0][0].parent

@@ -75,6 +75,11 @@ class Plan:
     watch: Watch | None = None  # over the ranks of the job, if there are several
 
     @property
+    def notes(self) -> list[str]:
+        """What is to be said of the method, if anything."""
+        return [self.note] if self.note else []
+
+    @property
     def replica(self) -> int:
         """Which group of ranks with prompts of its own this one belongs to."""
         return self.job.rank // self.degrees.request
@@ -141,7 +146,7 @@ def make_here(
     stops.check()
     if waiting and plan.job.rank == 0 and not options.quiet:
         print(f"generating {sizes(pipe, waiting[0][1])}")
-        for note in filter(None, [plan.note]):
+        for note in plan.notes:
             print(f"note: {note}")
     for folder, request in waiting:
         how: dict[str, Any] = {"backend": plan.backend, "ranks": ranks}
@@ -149,7 +154,7 @@ def make_here(
             run_interleaved(pipe, request, plan.settings, progress=False, **how)
             continue
         shown = not options.quiet and plan.replica == 0
-        how |= {"attention": attention, "notes": [*notes, *filter(None, [plan.note])], "pages": batch.pages}
+        how |= {"attention": attention, "notes": [*notes, *plan.notes], "pages": batch.pages}
         yield Made(folder, request, *produce(pipe, request, plan.settings, folder, progress=shown, **how))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from c4d.bundled import BUNDLED
 from c4d.cli.options import PlanOptions
@@ -23,6 +23,17 @@ from c4d.plan.table import Planner, Row, Speeds, fewest_heads, order
 GIB, MB = 2**30, 1e6
 
 
+class Plan(NamedTuple):
+    """What was found: rows for numbers of devices, why others have none, and what else is to be said of a number."""
+
+    model: Planned
+    planner: Planner
+    rows: Sequence[Row]
+    refused: Mapping[int, str]
+    remarks: Mapping[int, str]
+    speeds: Speeds | None
+
+
 def run(options: PlanOptions) -> None:
     """Prints the plan. Raises :class:`InputError` for what cannot be planned."""
     try:
@@ -38,10 +49,8 @@ def run(options: PlanOptions) -> None:
     remarks = {n: said for n in options.devices if (said := planner.remark(n)) and n not in refused}
     if not rows:
         raise InputError("; ".join(f"{n} devices: {why}" for n, why in refused.items()))
-    if options.json:
-        print(json.dumps(data(options, model, planner, rows, refused, remarks, speeds), allow_nan=False))
-    else:
-        print("\n".join(lines(options, model, planner, rows, refused, remarks, speeds)))
+    plan = Plan(model, planner, rows, refused, remarks, speeds)
+    print(json.dumps(data(plan), allow_nan=False) if options.json else "\n".join(lines(plan)))
 
 
 def found(
@@ -108,15 +117,8 @@ def speeds_of(options: PlanOptions) -> Speeds | None:
     return Speeds(options.tflops, options.bandwidth, across, options.node)
 
 
-def lines(
-    options: PlanOptions,
-    model: Planned,
-    planner: Planner,
-    rows: Sequence[Row],
-    refused: Mapping[int, str],
-    remarks: Mapping[int, str],
-    speeds: Speeds | None,
-) -> Iterator[str]:
+def lines(plan: Plan) -> Iterator[str]:
+    model, planner, rows, refused, remarks, speeds = plan
     setup = planner.setup
     method = setup.method.name if setup.method else "no cache"
     yield f"{setup.spec.transformer} ({model.source}), {method}, {setup.steps} steps of {setup.branches} call(s)"
@@ -152,16 +154,9 @@ def _cells(row: Row) -> tuple[str, ...]:
     return (str(row.degrees.world), str(row.degrees), *gib, sent, f"{row.flops / 1e12:.2f}", "-".join(times))
 
 
-def data(
-    options: PlanOptions,
-    model: Planned,
-    planner: Planner,
-    rows: Sequence[Row],
-    refused: Mapping[int, str],
-    remarks: Mapping[int, str],
-    speeds: Speeds | None,
-) -> dict[str, Any]:
+def data(plan: Plan) -> dict[str, Any]:
     """Plain types, ready for JSON."""
+    model, planner, rows, refused, remarks, speeds = plan
     setup = planner.setup
     return {
         "transformer": setup.spec.transformer,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from c4d.backends import Backend
+from c4d.core.runtime.report import Report
 from c4d.metrics import psnr, ssim
 from c4d.parallel.session import Parallel
 from c4d.pipelines.arguments import effective
@@ -59,17 +60,16 @@ def run_interleaved(
     this.
     """
     clips: dict[str, Clip] = {}
-    newest: dict[str, Clip] = {}
     flops: dict[str, int] = {}
     seconds: dict[str, list[float]] = {}
     phases: dict[str, list[Mapping[str, float]]] = {}
-    repeatable, steps, n = True, None, settings.repeats
+    repeatable, steps, report, n = True, None, None, settings.repeats
     for turn in range(-1 if settings.warm_up else 0, n):
         label = " warm-up" if turn < 0 else f" {turn + 1}/{n}" if n > 1 else ""
         for kind in settings.kinds[::-1] if turn > 0 and turn % 2 else settings.kinds:
             if kind == "fewer_steps" and steps is None:
                 total = effective(pipe, request)["num_inference_steps"]
-                steps = _equal_steps(newest["cached"], flops, total, ranks)
+                steps = _equal_steps(report, flops, total, ranks)
             if kind == "fewer_steps" and steps is None:
                 continue
             # Counting breaks the graphs that a compiled round is there to make.
@@ -86,7 +86,8 @@ def run_interleaved(
                     history_on=settings.history_on,
                     label=kind.replace("_", " ") + label,
                 )
-            newest[kind] = clip
+            if kind == "cached":
+                report = clip.report
             if counter is not None:
                 flops[kind] = counter.count
             if turn >= 0:
@@ -153,13 +154,13 @@ def difference(a: Tensor, b: Tensor, gain: float = 8.0) -> Tensor:
     return ((a - b).abs() * gain).clamp(0, 1)
 
 
-def _equal_steps(cached: Clip, flops: Mapping[str, int], steps: int, ranks: Parallel | None) -> int | None:
+def _equal_steps(cached: Report | None, flops: Mapping[str, int], steps: int, ranks: Parallel | None) -> int | None:
     """How many of ``steps`` plain steps cost what ``cached`` cost; None if it saved nothing.
 
     On several ranks the same for all: a rank may have made one branch of guidance alone, and others the other one.
     """
-    assert cached.report is not None
-    done = work(cached.report.to_dict())
+    assert cached is not None
+    done = work(cached.to_dict())
     share = flops["cached"] / flops["uncached"] if flops.get("uncached") else done["done"] / done["total"]
     equal = max(1, round(steps * (share if ranks is None else ranks.mean(share))))
     return equal if equal < steps else None

@@ -25,6 +25,7 @@ from torch import Tensor
 from c4d.backends import Backend
 from c4d.calibrate.levels import searched, takes_levels
 from c4d.calibrate.search import Journal, score
+from c4d.core.caching.step_search import evenly
 from c4d.core.text.grammar import parse
 from c4d.metrics.paired import paired
 from c4d.metrics.scores import Measure, Metric
@@ -314,7 +315,7 @@ class Comparison:
             def at(steps: Sequence[int]) -> Tensor:
                 return make(Contender(LEVELS, None, count, tuple(steps)))
 
-            start = [round(i * self.steps / count) for i in range(count)]
+            start = evenly(count, self.steps)
             journal = Journal(self.kept.folder / "search" / f"{count}-{key[:8]}.jsonl")
             steps, tried = searched(at, references, start, self.steps, seconds, journal)
             own = score((make(Contender(PLAIN, None, count)) - references).double().flatten(1).pow(2).mean(1))
@@ -386,7 +387,7 @@ class Comparison:
         if told is None:
             assert flops is not None, "a peer whose FLOPs could not be counted has failed"
             return flops
-        first = self._cells(contender)[0].work
+        first = self.kept.cells[self.key(contender, 0)].work
         return told if flops is None or first is None else flops * told / _told_share(first)
 
     def row(self, contender: Contender) -> Row:
