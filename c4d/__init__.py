@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from c4d.api import disable as disable
     from c4d.api import enable as enable
     from c4d.api import memory as memory
+    from c4d.api import rollout as rollout
     from c4d.api import sharded as sharded
     from c4d.backends import Backend as Backend
     from c4d.backends import BackendUnavailableError as BackendUnavailableError
@@ -84,6 +85,7 @@ PLACES = {
     "attention": "c4d.api:attention",
     "sharded": "c4d.api:sharded",
     "memory": "c4d.api:memory",
+    "rollout": "c4d.api:rollout",
     "tune": "c4d.calibrate.tune:tune",
     "SequenceParallel": "c4d.parallel:SequenceParallel",
     "methods": "c4d.core.methods:METHODS",

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from c4d.backends import Backend, UnsupportedError, select
 from c4d.backends.kernels import KEYS, NONE, Call, choose, name_of, names
+from c4d.causal.patch import CausalPatch, causal_of
+from c4d.causal.rollout import Rollout, config_of
 from c4d.core.attention import Attend
 from c4d.core.caching.profile import ProfileError, mismatch
 from c4d.core.caching.rules import CacheMethod
@@ -251,6 +253,45 @@ def memory(pipe: Any, mode: str, *, backend: Backend | str = "auto") -> None:
     if not isinstance(getattr(pipe, "components", None), dict):
         raise TypeError(f"{type(pipe).__name__} is no diffusers pipeline, whose components a memory mode is about")
     parse_memory(mode).apply(pipe, select(backend) if isinstance(backend, str) else backend)
+
+
+def rollout(
+    pipe: Any,
+    *,
+    kernel: str = "auto",
+    backend: Backend | str = "auto",
+    spec: ModelSpec | None = None,
+    kv_dtype: torch.dtype | None = None,
+    kv_on: str = "device",
+    **settings: Any,
+) -> Rollout:
+    """A video pipeline whose clips are made block by block, over a cache of keys and values, and read while they are made.
+
+    ``for frames in c4d.rollout(pipe)("a prompt", seconds=5): …`` gives blocks of pixels [B, T, 3, H, W] in [0, 1]. The
+    model has to be one that was distilled for it, such as those of Self-Forcing (arXiv 2506.08009); any other one runs,
+    and was never taught what a frame looks like that cannot see those after it. :func:`cached` and :func:`sharded`
+    (with Ulysses) go around it.
+
+    Args:
+        pipe: a text-to-video pipeline with a transformer that is described for it (Wan, SkyReels-V2) and Wan's VAE.
+        kernel, backend, spec: as in :func:`attention`.
+        kv_dtype: what keys and values are kept in (None: as computed); kv_on: ``"device"``, or ``"host"``.
+        settings: what differs from what ``rollout.json`` in the pipeline's folder says, or else from Self-Forcing's:
+            ``block``, ``alone``, ``window``, ``sink``, ``steps``, ``shift``, ``guidance``, ``context_noise``, ``fps``,
+            ``height``, ``width``, ``text`` (:class:`c4d.causal.rollout.RolloutConfig`).
+
+    Raises:
+        ValueError: a model or VAE that is not described for it; a setting that is unknown or out of range.
+        BackendUnavailableError: a backend asked for by name that cannot run here.
+    """
+    transformer: Any = getattr(pipe, "transformer", None)
+    if not isinstance(transformer, nn.Module):
+        raise TypeError(f"{type(pipe).__name__} is no pipeline with a transformer, which is what rolls out")
+    described, chosen = spec or spec_for(transformer), select(backend) if isinstance(backend, str) else backend
+    causal_of(described)
+    enter = partial(attention, transformer, kernel, backend=chosen, spec=described)
+    config = config_of(pipe).changed(**settings)
+    return Rollout(pipe, config, partial(CausalPatch, transformer, described, enter), kv_dtype=kv_dtype, kv_on=kv_on)
 
 
 _kernels = attention  # accelerate has an argument of that name

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
-# attend_all(q, k, v, mask, how many of the last keys of each sample are left out, whether text stands first)
-AttendAll = Callable[[Tensor, Tensor, Tensor, Tensor | None, "tuple[int, ...] | None", bool], Tensor]
+# sees(k, v, mask) -> the keys, values and mask in their place: of earlier calls, too, or not of all tokens
+Sees = Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor, Tensor | None]]
+# attend_all(q, k, v, mask, how many of the last keys of each sample are left out, whether text stands first, sees)
+AttendAll = Callable[[Tensor, Tensor, Tensor, Tensor | None, "tuple[int, ...] | None", bool, "Sees | None"], Tensor]
 # watch(q, k, v, mask, whether text stands first): what an attention computes with
 Watch = Callable[[Tensor, Tensor, Tensor, Tensor | None, bool], None]
 # resolve(dtype, heads, head size, masked) -> the kernel's name and the kernel; raises ValueError if none can take it
@@ -109,14 +111,21 @@ class AttentionRuntime:
         """[B, S, H, D] for q, k and v [B, S, H, D]: a query sees the keys up to its own place."""
         return self.primitives.attention(q.to(v.dtype), k.to(v.dtype), v, causal=True, kernel=self._kernel)
 
-    def attend_all(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, text_first: bool) -> Tensor:
-        """[B, S, H, D], where q, k and v [B, S, H, D] may be a rank's part of the tokens, beside all of the text."""
+    def attend_all(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, text_first: bool, sees: Sees | None = None
+    ) -> Tensor:
+        """[B, S, H, D], where q, k and v [B, S, H, D] may be a rank's part of the tokens, beside all of the text.
+
+        ``sees``: what stands in the place of keys, values and mask in this attention.
+        """
+        if sees is not None and self.spread is None:
+            k, v, mask = sees(k, v, mask)
         if self.watch is not None:
             self.watch(q, k, v, mask, text_first)
         if self.spread is None:
             return self._attend(q, k, v, mask)
         q, k = q.to(v.dtype), k.to(v.dtype)
-        return self.spread(q, k, v, mask, self._absent, text_first)
+        return self.spread(q, k, v, mask, self._absent, text_first, sees)
 
     def attend_keys(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """[B, Sq, H, D] for q that every rank has, where k and v [B, S, H, D] may be a rank's part of the tokens."""
@@ -142,6 +151,8 @@ class Processor:
     kind = "attention"
     merges = False
 
+    sees: Sees | None = None  # what its tokens attend to, if not simply to one another
+
     def __init__(self, work: AttentionRuntime, before: Any) -> None:
         self.work, self.before = work, before
 
@@ -160,7 +171,7 @@ class Processor:
 
     def __setattr__(self, name: str, value: Any) -> None:
         """diffusers configures attention by attributes of the processor: refused rather than ignored."""
-        if name not in ("work", "before") and value is not None:
+        if name not in ("work", "before", "sees") and value is not None:
             raise AttributeError(f"this attention is c4d's until its with block ends; set {name} before or after it")
         super().__setattr__(name, value)
 

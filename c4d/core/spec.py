@@ -180,6 +180,21 @@ class ShardingPlan:
     arguments: Mapping[str, Mapping[str, Cut]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Causal:
+    """How a transformer goes through a clip block by block.
+
+    ``positions``: the path of the module whose output tells the tokens where they stand, from 0. ``later(module, args,
+    output, start)`` is that output where the first frame of tokens is the clip's ``start``-th (``args``: of the
+    module's forward). ``masked(transformer)``: how many frames of tokens a block has in a mask that the transformer
+    makes itself; 1: it makes none.
+    """
+
+    positions: str
+    later: Callable[[nn.Module, tuple[Any, ...], Any, int], Any]
+    masked: Callable[[nn.Module], int] = lambda transformer: 1
+
+
 def never(transformer: nn.Module) -> bool:
     return False
 
@@ -210,7 +225,8 @@ class ModelSpec:
     not, or nobody says it. ``batch_first``: what comes to the blocks has a row
     for each of the batch. ``whole_batch(transformer)``: blocks get something
     that has a batch, but no row for each sample, so that they cannot run on some of the samples. ``shared``: arguments
-    of the forward without a batch, however many rows they have. Without ``stacks`` (and then without ``exit``) its
+    of the forward without a batch, however many rows they have. ``causal`` describes a video model that
+    :func:`c4d.rollout` can drive. Without ``stacks`` (and then without ``exit``) its
     output alone can be cached.
     """
 
@@ -236,6 +252,7 @@ class ModelSpec:
     known_as: tuple[str, ...] = ()
     example: Example | None = None
     request: Callable[[nn.Module, Size], Mapping[str, Any]] | None = None
+    causal: Causal | None = None
 
     def __post_init__(self) -> None:
         if bool(self.stacks) != (self.exit is not None):

@@ -92,7 +92,7 @@ class Fused(Processor):
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, text_first: bool = False
     ) -> Tensor:
         """[B, S, H * D], over the tokens of all ranks; text stands behind (or before) them, and every rank has it."""
-        return self.work.attend_all(q, k, v, mask, text_first).flatten(2)
+        return self.work.attend_all(q, k, v, mask, text_first, self.sees).flatten(2)
 
     def attend_keys(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         """[B, Sq, H * D], of queries that every rank has over the tokens of all ranks."""

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from c4d.core.example import Example, noise
-from c4d.core.spec import ModelSpec, ShardingPlan, Split, Stack
+from c4d.core.spec import Causal, ModelSpec, ShardingPlan, Split, Stack
 from c4d.models.grids import patches
-from c4d.models.wan import ATTENTION, SIGNALS, SITES, SIZES, tables
+from c4d.models.wan import ATTENTION, SIGNALS, SITES, SIZES, later, tables
 
 
 def conditions(embedded: tuple[Any, ...], split: Split) -> tuple[Any, ...]:
@@ -19,6 +19,10 @@ def conditions(embedded: tuple[Any, ...], split: Split) -> tuple[Any, ...]:
             "diffusion forcing gives each frame a timestep of its own, which is not spread over ranks: use one rank"
         )
     return embedded
+
+
+def masked(transformer: Any) -> int:
+    return int(transformer.config.num_frame_per_block)
 
 
 EXAMPLE = Example(
@@ -51,5 +55,6 @@ SPECS = (
         about="SkyReels-V2, text and image to video, and diffusion forcing",
         known_as=("skyreels-v2",),
         example=EXAMPLE,
+        causal=Causal("rope", later, masked),
     ),
 )

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from c4d.backends import Backend
+from c4d.core.attention import Sees
 from c4d.parallel.collectives import Group, exchange, gather, pass_on, wait
 
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
@@ -54,6 +55,13 @@ class Text(NamedTuple):
     qkv: QKV
     kept: tuple[int, ...] | None = None
     mask: Tensor | None = None
+
+
+def ulysses_attention(qkv: QKV, length: int, kernels: Kernels, group: Group, sees: Sees) -> Tensor:
+    """This rank's tokens [B, n, H, D] after attention to what ``sees`` makes of the ``length`` tokens and its heads."""
+    heads = qkv[0].shape[2]
+    q, k, v = to_heads(qkv, group)
+    return to_tokens(kernels.plain(q, *sees(k[:, :length], v[:, :length], None)), group)[:, :, :heads]
 
 
 def sp_attention(

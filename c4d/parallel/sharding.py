@@ -14,12 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from c4d.core.attention import Sees
 from c4d.core.integration.hooks import Hooks, Layer, Unsaved, parameters
 from c4d.core.integration.processor_patch import ProcessorPatch
 from c4d.core.runtime.signals import check_grid, exact
 from c4d.core.spec import STREAM, Cut, Stack
 from c4d.parallel.agree import refuse_alone
-from c4d.parallel.attention import Kernels, Text, over_all_keys, sp_attention
+from c4d.parallel.attention import Kernels, Text, over_all_keys, sp_attention, ulysses_attention
 from c4d.parallel.collectives import gather
 from c4d.parallel.mesh import Mesh
 
@@ -224,11 +225,25 @@ class Sharding(Unsaved):
             )
 
     def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, absent: tuple[int, ...] | None, text_first: bool
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: Tensor | None,
+        absent: tuple[int, ...] | None,
+        text_first: bool,
+        sees: Sees | None,
     ) -> Tensor:
         n, length = self.cut.each, self.cut.length
         assert length is not None
         words = k.shape[1] - n
+        if sees is not None:
+            if self._mesh.ulysses is None or self._mesh.ring is not None or words or mask is not None:
+                raise RuntimeError(
+                    f"{self.spec.transformer} attends to other tokens than those of a call here (c4d.rollout): several "
+                    "ranks do so by Ulysses alone, and without text or mask among the tokens: use ring=1"
+                )
+            return ulysses_attention((q, k, v), length, self._kernels, self._mesh.ulysses, sees)
         self.check_mask(mask, absent, words)
         if not words:
             return sp_attention((q, k, v), length, self._kernels, self._mesh.ulysses, self._mesh.ring)[0]

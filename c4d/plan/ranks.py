@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from c4d.core.attention import Sees
 from c4d.core.integration.processor_patch import AttentionSession, ProcessorPatch
 from c4d.parallel.agree import Agreement
 from c4d.parallel.attention import Kernels
@@ -50,7 +51,14 @@ class PlannedSharding(Sharding):
     told: list[Sent]
 
     def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, absent: tuple[int, ...] | None, text_first: bool
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: Tensor | None,
+        absent: tuple[int, ...] | None,
+        text_first: bool,
+        sees: Sees | None,
     ) -> Tensor:
         n, length = self.cut.each, self.cut.length
         assert length is not None

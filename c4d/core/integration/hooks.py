@@ -73,9 +73,10 @@ class Layer(enum.IntEnum):
     TIMING = 0  # what all others do counts as part of the forward
     BRANCHES = 1  # whose call it is: no other layer is to act on a call that another group of ranks makes
     AGREEMENT = 2  # all ranks make the same call: before the first of them waits for another one inside the forward
-    SHARDING = 3  # this rank's tokens: trimming and caching then see the part that its blocks see
-    ATTENTION = 4  # text without its padding, kernels chosen; hooks of others come after and see what the forward gets
-    CACHE = 5  # behind the hooks of others: it decides by what the forward is really called with
+    POSITIONS = 3  # where a block of frames stands in its clip: of all tokens, before a rank gets its own
+    SHARDING = 4  # this rank's tokens: trimming and caching then see the part that its blocks see
+    ATTENTION = 5  # text without its padding, kernels chosen; hooks of others come after and see what the forward gets
+    CACHE = 6  # behind the hooks of others: it decides by what the forward is really called with
 
 
 class Hook:

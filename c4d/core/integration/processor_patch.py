@@ -104,6 +104,13 @@ class ProcessorPatch(Unsaved):
         return list(self._works)
 
     @property
+    def to_themselves(self) -> list[Processor]:
+        """The processors at work of the blocks' self-attentions, in the order of the blocks."""
+        inner = {path for stack in self.spec.stacks if (path := stack.self_attention) is not None}
+        ours = {id(module) for path, module, _ in self._declared() if any(path.endswith("." + each) for each in inner)}
+        return [processor for module, processor in self._placed if id(module) in ours]
+
+    @property
     def merges(self) -> bool:
         """Whether an attention needs partial results wherever tokens are spread over ranks."""
         return any(cls.merges for _, cls in self._ours)

@@ -10,9 +10,11 @@ ONE_EACH = "one pipeline per thread, one session per pipeline"
 
 
 class Own(threading.local):
-    """What every thread has of its own: its loops, and ``name``, the branch that its next forward belongs to."""
+    """What every thread has of its own: its loops, ``name``, the branch that its next forward belongs to, and whether
+    that is ``aside``, no step of any run."""
 
     name: str | None = None
+    aside = False
 
     def __init__(self) -> None:
         self.loops: list[Any] = []  # those of followed pipelines that this thread is in, the innermost last

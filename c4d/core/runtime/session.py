@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -139,6 +140,18 @@ class Session(Entered, Unsaved):
         self._clock = CountingTracker(timesteps, "call session.begin(timesteps)", sigmas)
         return Begun(self, self._clock)
 
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Forwards of this thread that are no steps of any run: computed as they are, neither stored nor counted.
+
+        Such as those that write keys and values of finished frames, which nothing may approximate.
+        """
+        before, self._turns.own.aside = self._turns.own.aside, True
+        try:
+            yield
+        finally:
+            self._turns.own.aside = before
+
     def reset(self) -> None:
         """Frees what an unfinished run holds, as after a request that was given up. The next forward opens a new run.
 
@@ -212,6 +225,8 @@ class Session(Entered, Unsaved):
 
     def enter(self, expert: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Pre-forward hook: finds run, step and branch, and decides at once unless a signal has to be measured."""
+        if self._turns.own.aside:
+            return
         attachment = self._attachments[expert]
         attachment.refuse(self.method)
         attachment.refuse_recomputed(self.method)
