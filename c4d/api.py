@@ -265,7 +265,7 @@ def rollout(
     kv_on: str = "device",
     **settings: Any,
 ) -> Rollout:
-    """A video pipeline whose clips are made block by block, over a cache of keys and values, and read while they are made.
+    """A video pipeline whose clips are made block by block, over a cache of keys and values, and read as they are made.
 
     ``for frames in c4d.rollout(pipe)("a prompt", seconds=5): …`` gives blocks of pixels [B, T, 3, H, W] in [0, 1]. The
     model has to be one that was distilled for it, such as those of Self-Forcing (arXiv 2506.08009); any other one runs,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -23,7 +23,7 @@ BRANCHES = ("cond", "uncond")  # as diffusers' pipelines name them
 
 @dataclass(frozen=True)
 class Setup:
-    """What all clips of a rollout have in common. ``frames``: that keys and values are kept of (None: of all)."""
+    """What all clips of a rollout have in common."""
 
     pipe: Any
     blocks: Blocks
@@ -33,7 +33,6 @@ class Setup:
     kv_dtype: torch.dtype | None
     kv_place: str
     patch: Callable[[], CausalPatch]
-    forward: dict[str, Any] = field(default_factory=dict)  # more arguments of the transformer's forward
 
     @property
     def branches(self) -> tuple[str, ...]:
@@ -52,73 +51,39 @@ class Clip:
     prefix: Tensor | None = None
 
 
-class Stream(Iterator[Tensor]):
-    """An iterator over pixels [B, T, 3, H, W] in [0, 1], a block at a time; ended or left, it frees all that it holds.
+class Making:
+    """A clip under way: what is held of it, and how its next block is made."""
 
-    ``cache`` are keys and values of each branch. What it has hooked on the transformer stands only while a block is
-    made, so that other calls between two blocks are none of its.
-    """
-
-    def __init__(self, setup: Setup, clip: Clip, texts: Callable[[Any, Any], Sequence[Tensor]], asked: Any) -> None:
-        self._setup, self._clip, self._encode = setup, clip, texts
+    def __init__(self, setup: Setup, clip: Clip) -> None:
         room = clip.latents if clip.latents is not None else setup.blocks.window
         if room is None:
             raise ValueError("a clip without end needs a window: keys and values of all its frames would not fit")
+        self._setup, self._clip = setup, clip
         make = partial(KVCache, setup.blocks, room, dtype=setup.kv_dtype, place=setup.kv_place)
         self.cache = {name: make() for name in setup.branches}
-        self._decoder = StreamingDecoder(setup.pipe.vae)
-        self.prompt = asked
-        self.made = 0  # frames of latents, the prefix too
-        self._blocks = self._run()
+        self.decoder = StreamingDecoder(setup.pipe.vae)
+        self.texts: dict[str, Tensor] = {}
+        self.made = 0  # frames of latents, those it goes on from too
 
-    @property
-    def prompt(self) -> Any:
-        """A pair of prompt and negative prompt; from the next block on, if it is set."""
-        return self._asked
-
-    @prompt.setter
-    def prompt(self, asked: Any) -> None:
-        self._asked = asked if isinstance(asked, tuple) else (asked, None)
-        self._texts = dict(zip(self._setup.branches, self._encode(*self._asked), strict=False))
-
-    def bytes(self) -> int:
-        """That it holds: keys and values, and what the decoder keeps."""
-        return sum(each.bytes() for each in self.cache.values()) + self._decoder.bytes()
-
-    def __next__(self) -> Tensor:
-        return next(self._blocks)
-
-    def close(self) -> None:
-        """Ends it."""
-        self._blocks.close()  # type: ignore[attr-defined]
-        self._free()
-
-    def __enter__(self) -> Stream:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    # -- inside
-
-    def _run(self) -> Iterator[Tensor]:
+    def frames(self) -> Iterator[Tensor]:
+        """Pixels [B, T, 3, H, W] of block after block; whenever that ends, nothing stays."""
         try:
             left = self._clip.pixels
             self._take_in()
             for start, stop in self._setup.blocks.spans(self.made):
                 if self._clip.latents is not None and start >= self._clip.latents:
                     return
-                pixels = self._shown(self._decoder(self._block(start, stop)))
-                self.made = stop
-                yield pixels if left is None else pixels[:, :left]
+                pixels = self.decoder(self._block(start, stop)).float().transpose(1, 2)
+                pixels, self.made = (pixels / 2 + 0.5)[:, :left], stop
+                yield pixels
                 left = None if left is None else left - pixels.shape[1]
         finally:
-            self._free()
+            self.free()
 
-    def _free(self) -> None:
+    def free(self) -> None:
         for each in self.cache.values():
             each.clear()
-        self._decoder.clear()
+        self.decoder.clear()
 
     @torch.no_grad()
     def _take_in(self) -> None:
@@ -131,7 +96,7 @@ class Stream(Iterator[Tensor]):
                 if start >= prefix.shape[2]:
                     break
                 self._refresh(patch, prefix[:, :, start:stop], start, stop)
-        self._decoder(prefix)
+        self.decoder(prefix)
         self.made = prefix.shape[2]
 
     @torch.no_grad()
@@ -139,20 +104,17 @@ class Stream(Iterator[Tensor]):
         """Clean latents [B, C, F, H, W] of these frames."""
         setup, (batch, channels, *sides) = self._setup, self._clip.shape
         device = next(setup.pipe.transformer.parameters()).device
-        shape = batch, channels, stop - start, *sides
-
-        def draw(like: Tensor) -> Tensor:
-            return self._clip.draw(like.shape).to(like)
-
-        noise = self._clip.draw(shape).to(device)
         session = session_of(setup.pipe.transformer)
-        with setup.patch() as patch, ExitStack() as stack:
-            timesteps = setup.sampler.begin(device)
-            stack.enter_context(nullcontext() if session is None else session.begin(*timesteps))
-            clean = setup.sampler(noise, partial(self._velocity, patch, start, stop), draw)
-            stack.close()
+        noise = self._clip.draw((batch, channels, stop - start, *sides)).to(device)
+        with setup.patch() as patch:
+            steps = setup.sampler.begin(device)
+            with nullcontext() if session is None else session.begin(*steps):
+                clean = setup.sampler(noise, partial(self._velocity, patch, start, stop), self._noise_like)
             self._refresh(patch, clean, start, stop)
         return clean
+
+    def _noise_like(self, x: Tensor) -> Tensor:
+        return self._clip.draw(x.shape).to(x)
 
     def _velocity(self, patch: CausalPatch, start: int, stop: int, x: Tensor, t: Tensor) -> Tensor:
         """Guided: uncond + guidance · (cond - uncond)."""
@@ -163,13 +125,13 @@ class Stream(Iterator[Tensor]):
         """Keys and values of finished frames, by one forward of each branch that nothing may skip."""
         session = session_of(self._setup.pipe.transformer)
         level = self._setup.context_noise / 1000
-        x = clean if not level else (1 - level) * clean + level * self._clip.draw(clean.shape).to(clean)
+        x = clean if not level else (1 - level) * clean + level * self._noise_like(clean)
         with nullcontext() if session is None else session.aside():
             for name in self._setup.branches:
                 self._forward(patch, name, x, torch.tensor(1000 * level, device=x.device), start, stop)
 
     def _forward(self, patch: CausalPatch, name: str, x: Tensor, t: Tensor, start: int, stop: int) -> Tensor:
-        transformer, text = self._setup.pipe.transformer, self._texts[name]
+        transformer, text = self._setup.pipe.transformer, self.texts[name]
         patch.block(self.cache[name], start, stop)
         with transformer.cache_context(name):
             out: Tensor = transformer(
@@ -177,9 +139,57 @@ class Stream(Iterator[Tensor]):
                 timestep=t.expand(x.shape[0]),
                 encoder_hidden_states=text,
                 return_dict=False,
-                **self._setup.forward,
             )[0]
         return out
 
-    def _shown(self, video: Tensor) -> Tensor:
-        return (video.float() / 2 + 0.5).clamp(0, 1).transpose(1, 2)
+
+class Stream(Iterator[Tensor]):
+    """An iterator over pixels [B, T, 3, H, W] in [0, 1], a block at a time; ended or left, it frees all that it holds.
+
+    What it hooks on the transformer stands only while a block is made, so that other calls between two blocks are none
+    of its. It is not to be read by two threads.
+    """
+
+    def __init__(self, setup: Setup, clip: Clip, texts: Callable[[Any, Any], Sequence[Tensor]], prompt: Any) -> None:
+        self._making, self._branches, self._encode = Making(setup, clip), setup.branches, texts
+        self.prompt = prompt
+        self._frames = self._making.frames()  # which does not know of this object, and ends with it
+
+    @property
+    def prompt(self) -> Any:
+        """The prompt, or a pair of it and the negative one; from the next block on, if it is set."""
+        return self._prompt
+
+    @prompt.setter
+    def prompt(self, asked: Any) -> None:
+        prompt, negative = asked if isinstance(asked, tuple) else (asked, None)
+        self._making.texts = dict(zip(self._branches, self._encode(prompt, negative), strict=True))
+        self._prompt = asked
+
+    @property
+    def cache(self) -> dict[str, KVCache]:
+        """Keys and values of each branch of guidance."""
+        return self._making.cache
+
+    @property
+    def made(self) -> int:
+        """Frames of latents so far, those that it goes on from too."""
+        return self._making.made
+
+    def bytes(self) -> int:
+        """That it holds: keys and values, and what the decoder keeps."""
+        return sum(each.bytes() for each in self.cache.values()) + self._making.decoder.bytes()
+
+    def __next__(self) -> Tensor:
+        return next(self._frames)
+
+    def close(self) -> None:
+        """Ends it."""
+        self._frames.close()  # type: ignore[attr-defined]
+        self._making.free()
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
