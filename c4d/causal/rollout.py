@@ -79,11 +79,15 @@ class RolloutConfig:
         (folder / FILE).write_text(json.dumps(asdict(self), indent=2) + "\n")
 
 
-def config_of(pipe: Any) -> RolloutConfig:
-    """What the folder of ``pipe`` says of it; Self-Forcing's where it says nothing."""
-    folder = Path(str(getattr(pipe, "name_or_path", "") or pipe.config.get("_name_or_path", "")))
+def settings_in(folder: Path) -> dict[str, Any]:
+    """What the folder of a pipeline says of it, nothing where it does not."""
     file = folder / FILE
-    return RolloutConfig() if not file.is_file() else RolloutConfig().changed(**json.loads(file.read_text()))
+    return dict(json.loads(file.read_text())) if file.is_file() else {}
+
+
+def config_of(pipe: Any) -> RolloutConfig:
+    """What the folder of ``pipe`` says of it; the rest is Self-Forcing's."""
+    return RolloutConfig().changed(**settings_in(Path(str(getattr(pipe, "name_or_path", "")))))
 
 
 class Rollout:
@@ -155,6 +159,11 @@ class Rollout:
         draw = partial(_noise, generator)
         return Stream(self._setup, Clip(shape, latents, pixels, draw, prefix), self._texts, (prompt, negative_prompt))
 
+    @property
+    def temporal(self) -> int:
+        """Frames of pixels in one of latents, but for the first."""
+        return int(self._pipe.vae_scale_factor_temporal)
+
     def _texts(self, prompt: Any, negative: Any) -> list[Tensor]:
         """Of each branch [B, S, C]."""
         pipe = self._pipe
@@ -199,7 +208,7 @@ class Rollout:
 
     def _latent_frames(self, pixels: int, held: int) -> int:
         """The first frame of latents of a clip becomes one of pixels, each later one several."""
-        each = self._pipe.vae_scale_factor_temporal
+        each = self.temporal
         return -(-pixels // each) if held else 1 + -(-(pixels - 1) // each)
 
 

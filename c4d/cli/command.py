@@ -175,7 +175,6 @@ def maker(options: Generating) -> Callable[..., Iterator[Made]]:
 
 def new_folder(options: Generating, plan: Plan, batch: Batch) -> Path:
     """The next of ``ROOT``'s numbered folders; the last one if it holds this very job, done or begun."""
-    name = "-".join(re.findall(r"\w+", batch.name().lower()))[:NAME_LENGTH].strip("-") or "clip"
 
     def fits(folder: Path) -> bool:
         if options.overwrite:
@@ -186,7 +185,12 @@ def new_folder(options: Generating, plan: Plan, batch: Batch) -> Path:
             return False
         return True
 
-    return numbered(ROOT, name, fits)
+    return numbered(ROOT, name_of(batch.name()), fits)
+
+
+def name_of(text: str) -> str:
+    """Of a folder, made of what is in it."""
+    return "-".join(re.findall(r"\w+", text.lower()))[:NAME_LENGTH].strip("-") or "clip"
 
 
 def sizes(pipe: Any, request: Request) -> str:
@@ -228,6 +232,16 @@ def prepare(options: Generating, stops: Stops, batch: Batch | None = None) -> Pl
         how = options.parts_of(SequenceParallel)
     except ValueError as error:
         raise InputError(str(error)) from error
+    job = joined(backend, how, stops)
+    settings, requests, degrees, note = job.all(lambda: _checked(options, batch, backend, how, job))
+    plan = Plan(backend, settings, requests, job, how, degrees, note, stops.watch)
+    if plan.watch is not None:
+        plan.watch.group = range(plan.replica * degrees.request, (plan.replica + 1) * degrees.request)
+    return plan
+
+
+def joined(backend: Backend, how: SequenceParallel, stops: Stops) -> Job:
+    """The job that this process is of, under watch if it has other ranks."""
     try:
         job = start(backend, how.timeout) if os.environ.get("WORLD_SIZE", "1") != "1" else Job()
     except NoLauncherError as error:
@@ -235,11 +249,7 @@ def prepare(options: Generating, stops: Stops, batch: Batch | None = None) -> Pl
     if job.world > 1:
         stops.watch = watching(how.timeout, stops.tell, partial(os._exit, 1))
         stops.watch.start()
-    settings, requests, degrees, note = job.all(lambda: _checked(options, batch, backend, how, job))
-    plan = Plan(backend, settings, requests, job, how, degrees, note, stops.watch)
-    if plan.watch is not None:
-        plan.watch.group = range(plan.replica * degrees.request, (plan.replica + 1) * degrees.request)
-    return plan
+    return job
 
 
 def _checked(

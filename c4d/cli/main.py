@@ -1,5 +1,5 @@
-"""``c4d generate | benchmark | tune | calibrate | compare | plan | explain | check-model | methods | models |
-doctor``."""
+"""``c4d generate | rollout | benchmark | tune | calibrate | compare | plan | explain | check-model | methods |
+models | doctor``."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ from c4d.cli.options import (
     Options,
     Parser,
     PlanOptions,
+    RolloutOptions,
     Shared,
     TuneOptions,
     add_options,
@@ -39,6 +40,7 @@ from c4d.cli.options import (
     read_options,
 )
 from c4d.cli.plan import run as plan
+from c4d.cli.rollout import run as rollout
 from c4d.cli.signals import Terminated, stoppable
 from c4d.cli.start import fail
 from c4d.cli.tune import run as tune
@@ -157,6 +159,11 @@ def _run(arguments: list[str]) -> int:
 
     jobs: dict[str, tuple[Parser, type[Shared], Callable[..., None]]] = {
         "generate": (command("generate", "generate a clip, cached or not, and report on it"), Options, generate),
+        "rollout": (
+            command("rollout", "make a clip block by block, over a cache of keys and values, and watch it grow"),
+            RolloutOptions,
+            rollout,
+        ),
         "benchmark": (
             command("benchmark", "make the samples of a published benchmark, for its own tools to score", benchmarks()),
             BenchmarkOptions,

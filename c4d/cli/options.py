@@ -344,6 +344,42 @@ class CalibrateOptions(Shared):
 
 
 @dataclass(frozen=True)
+class RolloutOptions(Shared):
+    """Every option of ``rollout`` besides those of :class:`Shared`; frames are of latents, where not of pixels."""
+
+    seconds: float | None = option(None, WHAT, number, "X", "how long the clip is; default 5, without --frames")
+    frames: int | None = option(None, WHAT, whole, "N", "how long it is, in frames of pixels")
+    video: Path | None = option(None, WHAT, path_to, "FILE", "a clip (or picture) to go on from; its size is taken")
+    steps: tuple[int, ...] | None = option(  # type: ignore[assignment]
+        None,
+        WHAT,
+        numbers,
+        "N[/N…]",
+        "timesteps of a distilled model, such as 1000/750/500/250, or one number: so many of the scheduler; default: "
+        "the model's own",
+    )
+    shift: float | None = option(None, WHAT, number, "X", f"of the timesteps of a distilled model; {OWN_SIZE}")
+    fps: float | None = option(None, WHAT, number, "X", f"frames a second; {OWN_SIZE}")
+    block: int | None = option(None, HOW, whole, "N", f"frames that are made together; {OWN_SIZE}")
+    window: int | None = option(
+        None, HOW, whole, "N", "frames that keys and values are kept of; default: the model's own, or the whole clip"
+    )
+    sink: int | None = option(None, HOW, whole, "N", f"of these, the clip's first ones, which stay; {OWN_SIZE}")
+    kv_on: str = option("device", HOW, str, "PLACE", "where keys and values are: device or host; default device")
+    kv_dtype: str | None = option(None, HOW, str, "NAME", "what they are kept in; default: as computed")
+    checkpoint: Path | None = option(
+        None, HOW, path_to, "FILE", "weights of a distilled model as published (generator, generator_ema), for --model"
+    )
+    cache: str | None = option(
+        None, HOW, none_or_text, "TEXT", "caching method within each block, such as fora:interval=2; default none"
+    )
+    out: Path | None = option(
+        None, WHERE, path_to, "DIR", "folder for clip.mp4, which grows, and rollout.json; default out/001-PROMPT, ..."
+    )
+    overwrite: bool = switch(WHERE, "make again what --out holds")
+
+
+@dataclass(frozen=True)
 class PlanOptions:
     """Every option of ``plan``, which runs no model."""
 

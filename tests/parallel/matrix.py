@@ -35,6 +35,7 @@ from tests.parallel import (
     methods,
     neighbours,
     planned,
+    rollouts,
     traffic,
 )
 from tests.parallel.job import CPU, Case
@@ -52,6 +53,7 @@ PARTS = (
     methods,
     neighbours,
     calibration,
+    rollouts,
     leaving,
 )
 

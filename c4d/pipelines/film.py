@@ -1,0 +1,104 @@
+"""Films: one that can be watched while it is made, and one read back."""
+
+from __future__ import annotations
+
+import subprocess
+from contextlib import nullcontext, suppress
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import torch
+from imageio_ffmpeg import get_ffmpeg_exe
+from torch import Tensor
+
+from c4d.pipelines.errors import InputError, OutputError
+from c4d.pipelines.output import atomic, enlargement, to_bytes, writing
+
+
+class GrowingClip:
+    """An H.264 film at ``path``, in fragments: whatever has been added can be played, also if the process is killed.
+
+    At the end it is written once more as an ordinary file.
+    """
+
+    def __init__(self, path: Path, fps: float) -> None:
+        self.path, self._fps = path, fps
+        self._encoder: subprocess.Popen[bytes] | None = None
+        self.frames = 0
+
+    def __enter__(self) -> GrowingClip:
+        return self
+
+    def add(self, frames: Tensor) -> None:
+        """Frames [T, 3, H, W] in [0, 1], of the same size each time. Raises :class:`OutputError`."""
+        factor = enlargement(frames)
+        pixels = to_bytes(frames.cpu()).repeat_interleave(factor, 1).repeat_interleave(factor, 2).numpy()
+        if self._encoder is None:
+            self._encoder = self._begun(pixels.shape[2], pixels.shape[1], len(pixels))
+        assert self._encoder.stdin is not None
+        try:
+            self._encoder.stdin.write(memoryview(pixels).cast("B"))
+            self._encoder.stdin.flush()
+        except BrokenPipeError:
+            raise OutputError(f"{str(self.path)!r} cannot be written: {self._said()}") from None
+        self.frames += len(frames)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if self._encoder is None:
+            return
+        said = self._said()
+        if kind is None and self._encoder.returncode:
+            raise OutputError(f"{str(self.path)!r} cannot be written: {said}")
+        if not self._encoder.returncode:
+            with suppress(OutputError) if kind is not None else nullcontext():  # the error that led here says more
+                self._finish()
+
+    def _begun(self, width: int, height: int, group: int) -> subprocess.Popen[bytes]:
+        """A fragment for each key frame, of which every block has one."""
+        rate = str(Fraction(self._fps).limit_denominator())
+        source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", rate, "-i", "-"]
+        how = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "14", "-tune", "zerolatency", "-g", str(max(1, group))]
+        grows = ["-movflags", "frag_keyframe+empty_moov+default_base_moof", "-flush_packets", "1", "-f", "mp4"]
+        with writing(self.path), self.path.open("wb") as file:
+            where = f"file:/proc/self/fd/{file.fileno()}"
+            return subprocess.Popen(
+                [get_ffmpeg_exe(), "-y", "-v", "error", *source, *how, *grows, where],
+                stdin=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                pass_fds=[file.fileno()],
+                start_new_session=True,  # an interrupt is for us: what was added has to be finished
+            )
+
+    def _said(self) -> str:
+        """How the encoder ended, after it was told that nothing more comes."""
+        assert self._encoder is not None
+        with suppress(BrokenPipeError):
+            _, said = self._encoder.communicate()
+            return " ".join(said.decode(errors="replace").split()) or f"ffmpeg: exit status {self._encoder.returncode}"
+        return "ffmpeg ended"
+
+    def _finish(self) -> None:
+        with atomic(self.path) as temporary:
+            command = [get_ffmpeg_exe(), "-y", "-v", "error", "-i", str(self.path), "-c", "copy"]
+            done = subprocess.run(
+                [*command, "-movflags", "+faststart", str(temporary)], capture_output=True, check=False
+            )
+            if done.returncode:
+                raise OSError(f"ffmpeg ended with {done.stderr.decode(errors='replace').strip()[-200:]}")
+
+
+def read_film(path: Path, height: int, width: int) -> Tensor:
+    """Frames [T, 3, H, W] in [0, 1] of a film or picture, scaled to that size. Raises :class:`InputError`."""
+    if not path.is_file():
+        raise InputError(f"{str(path)!r} is no file; give a film or a picture")
+    scale = ["-vf", f"scale={width}:{height}:flags=area", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    done = subprocess.run(
+        [get_ffmpeg_exe(), "-v", "error", "-i", f"file:{path}", *scale], capture_output=True, check=False
+    )
+    if done.returncode or not done.stdout:
+        said = " ".join(done.stderr.decode(errors="replace").split())[-200:]
+        raise InputError(f"{str(path)!r} cannot be read as a film ({said or 'no frames'}); give a film or a picture")
+    pixels = np.frombuffer(done.stdout, np.uint8).reshape(-1, height, width, 3)
+    return torch.from_numpy(pixels.copy()).permute(0, 3, 1, 2).float() / 255
