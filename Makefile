@@ -1,5 +1,6 @@
 # make demo: install, generate one clip uncached and cached with the bundled model, leave video and report in out/demo
-# make test: install, then the linters and the CPU suite; of products of methods and models a sample (tests/sampled.py)
+# make test: install, then the linters and the CPU suite; of products of methods and models a sample, of tests of many
+#   methods or models some (tests/sampled.py)
 # make nightly: the same with the whole products, long soaks, and make parity's tests
 # make parity: methods against other libraries' implementations of them
 # make test-old: tests of models, methods, pipelines and the command line with the minor releases before the newest; with

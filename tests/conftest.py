@@ -15,6 +15,8 @@ if not os.environ.get("C4D_TEST_DEVICE"):
 import pytest
 import torch
 
+from tests.sampled import thinned
+
 torch.set_num_threads(1)
 
 
@@ -37,6 +39,11 @@ class LeftOut:
         if reporter is not None and "deselected" not in reporter.stats:
             left_out = getattr(node, "workeroutput", {}).get("left out", 0)
             reporter.stats["deselected"] = [SimpleNamespace() for _ in range(left_out)]
+
+
+@pytest.hookimpl(tryfirst=True, specname="pytest_collection_modifyitems")  # before those that are not run are out
+def pytest_thin(items: list[pytest.Item]) -> None:
+    thinned(items)
 
 
 @pytest.hookimpl(trylast=True)  # when those that are not run are out

@@ -2,11 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
 from itertools import product
 from typing import Any
 
 import pytest
+
+PRODUCTS = ("seam", "plan")  # folders of tests whose parameters are methods and models
+MOST = 4  # of the parameters of such a test that make test runs
+
+
+def thinned(items: Sequence[pytest.Item]) -> None:
+    """Marks ``nightly`` what is beyond ``MOST`` of each test in ``PRODUCTS``: what stays is spread evenly.
+
+    Tests marked ``whole`` keep theirs; they see to it that every method and every model is in make test.
+    """
+    tests = defaultdict(list)
+    for item in items:
+        part = any(f"tests/{folder}/" in item.path.as_posix() for folder in PRODUCTS)
+        if part and not any(item.get_closest_marker(mark) for mark in ("nightly", "parity", "whole")):
+            tests[item.path, getattr(item, "originalname", item.name)].append(item)
+    for (_, name), these in tests.items():
+        stay = spread(len(these), shift=sum(map(ord, name)))
+        for place, item in enumerate(these):
+            if place not in stay:
+                item.add_marker(pytest.mark.nightly)
+
+
+def spread(count: int, shift: int = 0) -> set[int]:
+    """``MOST`` of so many places, evenly spread; other ones for another ``shift``."""
+    if count <= MOST:
+        return set(range(count))
+    return {(shift + place * count // MOST) % count for place in range(MOST)}
 
 
 def first_of(values: Iterable[Any], keep: int = 1) -> list[Any]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from tests.sampled import first_of, sampled
+from tests.sampled import MOST, first_of, sampled, spread, thinned
 
 
 def kept(made):
@@ -43,3 +45,33 @@ def test_a_sample_without_some_value_is_an_error():
 
 def test_the_first_of_some_values():
     assert kept(first_of("abc", 2)) == [("a",), ("b",)] and len(first_of("abc")) == 3
+
+
+@pytest.mark.parametrize("count", [1, 4, 5, 7, 8, 30, 101])
+def test_what_is_run_of_many_parameters_is_spread_evenly(count):
+    every = [spread(count, shift) for shift in range(count)]
+    assert all(len(places) == min(MOST, count) and places <= set(range(count)) for places in every)
+    assert set().union(*every) == set(range(count))
+    gaps = [b - a for a, b in zip(sorted(every[0]), sorted(every[0])[1:], strict=False)]
+    assert not gaps or max(gaps) - min(gaps) <= 1
+
+
+class Item:
+    def __init__(self, path, name, *marks):
+        self.path, self.originalname, self.name, self.marks = Path(path), name, name, set(marks)
+
+    def get_closest_marker(self, name):
+        return name in self.marks
+
+    def add_marker(self, mark):
+        self.marks.add(mark.name)
+
+
+def test_tests_of_products_run_some_parameters_and_others_all():
+    made = {
+        (path, *marks): [Item(path, "test", *marks) for _ in range(12)]
+        for path, marks in (("tests/seam/a.py", ()), ("tests/cli/a.py", ()), ("tests/plan/a.py", ("whole",)))
+    }
+    thinned([item for these in made.values() for item in these])
+    left = [sum("nightly" not in item.marks for item in these) for these in made.values()]
+    assert left == [MOST, 12, 12]

@@ -93,6 +93,10 @@ def run(options: RolloutOptions, stops: Stops) -> None:
 
 def checked(options: RolloutOptions, backend: Backend, method: CacheMethod | None) -> None:
     """Raises :class:`InputError` for what can be known without weights."""
+    if options.video is not None and options.image is not None:
+        raise InputError("--video and --image are both given; keep one")
+    if (file := options.checkpoint) is not None and file.suffix != ".safetensors" and not options.allow_pickle:
+        raise InputError(f"--checkpoint {str(file)!r} is pickled: give --allow-pickle if you trust who made it")
     pipe = skeleton(options.model, allow_pickle=options.allow_pickle)
     rollout_of(options, pipe, backend, Path(locate(options.model)[0]))
     check_memory(pipe, options.memory, backend=backend)
@@ -140,10 +144,6 @@ def checkpoint(options: RolloutOptions, pipe: Any) -> list[str]:
     """Loads ``--checkpoint``; what is to be said of it. Raises :class:`InputError`."""
     if options.checkpoint is None:
         return []
-    if options.checkpoint.suffix != ".safetensors" and not options.allow_pickle:
-        raise InputError(
-            f"--checkpoint {str(options.checkpoint)!r} is pickled: give --allow-pickle if you trust who made it"
-        )
     try:
         return load_checkpoint(pipe.transformer, options.checkpoint).lines()
     except ValueError as error:
@@ -154,8 +154,6 @@ def begun(rollout: Rollout, options: RolloutOptions, request: Request) -> Stream
     config = rollout.config
     height, width = request.height or config.height, request.width or config.width
     video = None
-    if options.video is not None and options.image is not None:
-        raise InputError("--video and --image are both given; keep one")
     if (source := options.video or options.image) is not None:
         frames = read_film(source, height, width)
         each = rollout.temporal

@@ -9,7 +9,8 @@ import torch
 from c4d.core.example import Example, noise
 from c4d.core.spec import Causal, ModelSpec, ShardingPlan, Split, Stack
 from c4d.models.grids import patches
-from c4d.models.wan import ATTENTION, SIGNALS, SITES, SIZES, later, tables
+from c4d.models.rotary import later
+from c4d.models.wan import ATTENTION, SIGNALS, SITES, SIZES, tables
 
 
 def conditions(embedded: tuple[Any, ...], split: Split) -> tuple[Any, ...]:

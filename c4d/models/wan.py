@@ -13,6 +13,7 @@ from c4d.core.spec import Causal, ModelSpec, OutputOf, ShardingPlan, Site, Split
 from c4d.core.types import Signal
 from c4d.models.examples import at
 from c4d.models.processors import Wan, WanCross
+from c4d.models.rotary import later
 
 STREAMS = ("hidden_states", "encoder_hidden_states", "temb", "rotary_emb")
 SITES = {"attn": (Site("attn1"),), "cross_attn": (Site("attn2"),), "mlp": (Site("ffn"),)}
@@ -46,17 +47,6 @@ def control(embedded: Tensor, split: Split) -> Tensor:
     return split.tokens(embedded)
 
 
-def later(rope: Any, args: tuple[Any, ...], tables: tuple[Tensor, Tensor], start: int) -> tuple[Tensor, ...]:
-    """Cosines and sines [1, S, 1, D] of frames from ``start`` on, however late: the leading channels are of time."""
-    frames, channels = args[0].shape[2] // rope.patch_size[0], rope.t_dim
-    each = tables[0].shape[1] // frames
-    at = torch.arange(start, start + frames, dtype=torch.float64)
-    angles = torch.outer(at, THETA ** (-torch.arange(0, channels, 2, dtype=torch.float64) / channels))
-    rows = (turned.repeat_interleave(2, 1).repeat_interleave(each, 0) for turned in (angles.cos(), angles.sin()))
-    of_time = (row[None, :, None].to(device=tables[0].device, dtype=tables[0].dtype) for row in rows)
-    return tuple(torch.cat((now, table[..., channels:]), -1) for now, table in zip(of_time, tables, strict=True))
-
-
 def grid(transformer: nn.Module, named: Mapping[str, Any]) -> tuple[tuple[int, ...], ...]:
     """Frames, rows and columns of tokens."""
     sides, patch = named["hidden_states"].shape[2:], transformer.config.patch_size  # type: ignore[union-attr]
@@ -76,7 +66,6 @@ def request(transformer: nn.Module, size: Size) -> dict[str, Any]:
     }
 
 
-THETA = 10000.0  # of the rotary embedding; no configuration says another
 CAUSAL = Causal("rope", later)
 ALIKE = {"rope": tables, "condition_embedder": conditions}
 SPREAD = ShardingPlan("patch_embedding", "proj_out", outputs=ALIKE)

@@ -79,6 +79,7 @@ def test_the_same_input_reused_is_the_output_that_was_computed(entry):
         assert torch.equal(one, two) and torch.equal(two, three)
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(("entry", "method"), sampled(ENTRIES, METHODS, nth=5))
 def test_methods_at_the_output_run_on_it(entry, method):
     """Each reuses, and what it makes has the shapes of what is computed, and is finite."""

@@ -327,6 +327,7 @@ def plain(model):
     return model[1]()
 
 
+@pytest.mark.whole
 def test_never_skipping_is_exact(model, plain):
     pipe, answer, lines = model
     with c4d.cached(pipe, "taylorseer-lite:interval=1") as session:

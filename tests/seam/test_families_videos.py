@@ -435,6 +435,7 @@ def equal(one, two):
     return len(one) == len(two) and all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
 
 
+@pytest.mark.whole
 def test_never_skipping_is_exact(family):
     _, pipe, answer, plain = family
     with c4d.cached(pipe, "taylorseer-lite:interval=1") as session:

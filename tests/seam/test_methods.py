@@ -63,6 +63,7 @@ def test_on_the_same_input_a_reused_pass_equals_a_computed_one(name, kind):
     assert max((first - other).norm() for other in others) <= 2e-6 * first.norm()
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(("name", "kind"), sampled(CASES, EVERY, nth=14, shift=3))
 def test_decisions_are_those_of_the_pure_policy_and_a_second_run_equals_the_first(name, kind):
     """The policy alone, given what each forward measured, decides the same; blocks run where it says."""
