@@ -13,6 +13,10 @@ from torch.utils._pytree import tree_map_only
 
 import c4d
 from c4d.backends import UnsupportedError
+from c4d.causal.blocks import Blocks
+from c4d.causal.memory import KVCache, kv_bytes
+from c4d.causal.patch import CausalPatch
+from c4d.models import spec_for
 from tests.methods import REUSING, SIGMAS, STEPS
 from tests.sampled import sampled
 from tests.subjects import passes
@@ -217,3 +221,41 @@ def test_every_method(simulation, kind):
         outs = case.loop(There(model), STEPS, lambda timesteps: session.begin(timesteps, SIGMAS))
     assert passes(session) == passes(here)
     torch.testing.assert_close(outs, wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "place, dtype", [("device", torch.float32), ("device", torch.bfloat16), ("host", torch.float32)]
+)
+def test_block_by_block_over_keys_and_values_that_are_kept(simulation, trace, place, dtype):
+    blocks, frames = Blocks(2, window=4, sink=1), 8
+    x, text, t = rand(1, 4, frames, 4, 4, seed=3), rand(1, 6, 16, seed=4), torch.tensor([500.0])
+
+    def rolled(model, backend, device, dtype=dtype):
+        cache = KVCache(blocks, frames, place=place)
+        spec = spec_for(model)
+        given = [each.to(device, dtype) for each in (x, text)]
+        given.append(t.to(device))
+        with CausalPatch(model, spec, partial(c4d.attention, model, backend=backend, spec=spec)) as patch:
+            parts, waits = [], simulation.waits
+            for start in range(0, frames, blocks.size):
+                patch.block(cache, start, start + blocks.size)
+                part = given[0][:, :, start : start + blocks.size]
+                parts.append(model(part, given[2], given[1], return_dict=False)[0])
+            assert simulation.waits == waits  # the host reads nothing
+        return torch.cat(parts, 2), cache
+
+    model = built(CASES["wan-t2v"], dtype)
+    want, _ = rolled(model, "cpu", "cpu")
+    exact, _ = (
+        (want, None)
+        if dtype is torch.float32
+        else rolled(built(CASES["wan-t2v"], dtype).float(), "cpu", "cpu", torch.float32)
+    )
+    model = model.npu()
+    trace()
+    out, cache = rolled(model, "ascend", "npu")
+    assert kernels(trace())
+    assert all(held.device.type == ("npu" if place == "device" else "cpu") for held in cache._held.values())
+    assert cache.bytes() == kv_bytes(model, 4, 4, itemsize=dtype.itemsize)
+    usual = distance(want, exact) or 2e-6
+    assert distance(out.cpu(), exact) <= 2 * usual
