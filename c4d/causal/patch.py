@@ -36,7 +36,7 @@ class CausalPatch(Unsaved):
     """
 
     def __init__(self, transformer: nn.Module, spec: ModelSpec, attention: Callable[[], AttentionSession]) -> None:
-        self.transformer, self._causal, self._attention = transformer, causal_of(spec), attention
+        self.transformer, self.causal, self._attention = transformer, causal_of(spec), attention
         self._hooks = Hooks(Layer.POSITIONS)
         self._start = 0
         self._stack: ExitStack | None = None
@@ -50,7 +50,7 @@ class CausalPatch(Unsaved):
             stack.callback(self._hooks.remove)
             stack.callback(self.see, None)
             self._processors = processors
-            place = self.transformer.get_submodule(self._causal.positions)
+            place = self.transformer.get_submodule(self.causal.positions)
             self._hooks.after(place, self.moved, place, first=True)
             self._stack = stack.pop_all()
         return self
@@ -75,7 +75,7 @@ class CausalPatch(Unsaved):
 
     def block(self, cache: KVCache, start: int, stop: int) -> None:
         """The next forwards are of the frames from ``start`` until ``stop``, over what ``cache`` keeps."""
-        own = self._causal.masked(self.transformer)
+        own = self.causal.masked(self.transformer)
         if own not in (1, stop - start):
             raise ValueError(
                 f"{type(self.transformer).__name__} was made for blocks of {own} frames (num_frame_per_block); a block "
@@ -95,4 +95,4 @@ class CausalPatch(Unsaved):
     # -- called by its hook
 
     def moved(self, place: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        return self._causal.later(place, args, output, self._start) if self._start else None
+        return self.causal.later(place, args, output, self._start) if self._start else None

@@ -114,8 +114,8 @@ class Rollout:
             )
         self.config, self._pipe = config, pipe
         sampler = config.few or ManySteps(pipe.scheduler, int(config.steps))  # type: ignore[arg-type]
-        scale, noise = config.guidance, config.context_noise
-        self._setup = Setup(pipe, config.blocks, sampler, scale, noise, kv_dtype, kv_on, patch)
+        numbers = config.guidance, config.context_noise, config.fps
+        self._setup = Setup(pipe, config.blocks, sampler, *numbers, kv_dtype, kv_on, patch)
 
     def __call__(
         self,

@@ -30,6 +30,7 @@ class Setup:
     sampler: Sampler
     guidance: float
     context_noise: float
+    fps: float
     kv_dtype: torch.dtype | None
     kv_place: str
     patch: Callable[[], CausalPatch]
@@ -139,6 +140,7 @@ class Making:
                 timestep=t.expand(x.shape[0]),
                 encoder_hidden_states=text,
                 return_dict=False,
+                **patch.causal.arguments(transformer, x.shape[0], self._setup.fps),
             )[0]
         return out
 

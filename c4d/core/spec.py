@@ -187,12 +187,14 @@ class Causal:
     ``positions``: the path of the module whose output tells the tokens where they stand, from 0. ``later(module, args,
     output, start)`` is that output where the first frame of tokens is the clip's ``start``-th (``args``: of the
     module's forward). ``masked(transformer)``: how many frames of tokens a block has in a mask that the transformer
-    makes itself; 1: it makes none.
+    makes itself; 1: it makes none. ``arguments(transformer, batch, fps)``: what its forward is called with besides
+    latents, timestep and text.
     """
 
     positions: str
     later: Callable[[nn.Module, tuple[Any, ...], Any, int], Any]
     masked: Callable[[nn.Module], int] = lambda transformer: 1
+    arguments: Callable[[nn.Module, int, float], Mapping[str, Any]] = lambda transformer, batch, fps: {}
 
 
 def never(transformer: nn.Module) -> bool:

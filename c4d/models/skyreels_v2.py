@@ -26,6 +26,11 @@ def masked(transformer: Any) -> int:
     return int(transformer.config.num_frame_per_block)
 
 
+def arguments(transformer: Any, batch: int, fps: float) -> dict[str, Any]:
+    """Of models that are told the frames a second: 16, or others."""
+    return {"fps": [0 if fps == 16 else 1] * batch} if transformer.config.inject_sample_info else {}
+
+
 EXAMPLE = Example(
     "SkyReelsV2Transformer3DModel",
     config={**SIZES, "in_channels": 4, "out_channels": 4, "num_layers": 3},
@@ -56,6 +61,6 @@ SPECS = (
         about="SkyReels-V2, text and image to video, and diffusion forcing",
         known_as=("skyreels-v2",),
         example=EXAMPLE,
-        causal=Causal("rope", later, masked),
+        causal=Causal("rope", later, masked, arguments),
     ),
 )

@@ -13,7 +13,7 @@ from c4d.causal.blocks import Blocks
 from c4d.causal.memory import KVCache, kv_bytes
 from c4d.causal.patch import CausalPatch
 from c4d.models import spec_for
-from tests.pipes import transformer, wan_tiny
+from tests.pipes import transformer, wan_parts, wan_tiny
 from tests.tiny import WAN
 
 SKYREELS = {k: v for k, v in WAN.items() if k != "rope_max_seq_len"}
@@ -283,6 +283,25 @@ def test_gradients_reach_the_block_and_stop_at_what_is_kept():
                 same = model(part, t, text, return_dict=False)[0]
     assert first.grad is None and second.grad.abs().sum() > 0
     assert torch.allclose(out, same, atol=1e-5)
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_diffusion_forcing_rolls_out(told):
+    """SkyReels-V2's transformer, guided, by its own scheduler; one that is told the frames a second makes others."""
+    from diffusers import SkyReelsV2DiffusionForcingPipeline
+
+    parts, config = wan_parts()
+    config = {k: v for k, v in config.items() if k != "rope_max_seq_len"} | {"inject_sample_info": told}
+    model = transformer(kind="SkyReelsV2Transformer3DModel", **config)
+    pipe = SkyReelsV2DiffusionForcingPipeline(**parts, transformer=model)
+    many = dict(steps=3, guidance=3.0, block=2, window=4, height=16, width=16, text=8)
+
+    def clip(**more):
+        stream = c4d.rollout(pipe, **many, **more)(PROMPT, frames=17, generator=seeded())
+        return torch.cat(list(stream), 1)
+
+    assert clip().shape == (1, 17, 3, 16, 16)
+    assert torch.equal(clip(), clip(fps=24)) is not told
 
 
 def test_a_model_that_is_not_described_for_it():
