@@ -4,15 +4,15 @@
     accelerate launch -m tools.train_causal OUT --teacher … --prompts FILE --stage self-forcing
 
 Stages: trajectories, ode, self-forcing, teacher-forcing (which is there to be compared with), export, judge. A finished
-stage is kept in OUT and not done again; with --stage only that one runs. A training that was interrupted goes on from its
-last snapshot (OUT/STAGE.now). Several processes of accelerate share the batches. The result depends on the arguments,
-the versions of the libraries, the number of processes and, through rounding, on the thread count.
+stage is kept in OUT and not done again; with --stage only that one runs. A training that was interrupted goes on from
+its last snapshot (OUT/STAGE.now). What comes out are the pipelines OUT/pipe-STAGE. Several processes of accelerate
+have a batch each. The result depends on the arguments, the versions of the libraries, the number of processes and, through
+rounding, on the thread count.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from tools.training.checkpoints import Checkpoints
 from tools.training.command import recipe
 
 from .distil import train_distil
+from .export import STUDENTS, export, judge
 from .ode import train_ode
 from .settings import STAGES, Settings
 from .teacher import Teacher, make_trajectories
@@ -64,6 +65,15 @@ def run(out: Path, settings: Settings, stages: Sequence[str] = STAGES) -> None:
                 stage=stage,
             ),
         )
+    # Export and judge take minutes and always run: their outputs are plain files that say nothing of the settings.
+    finished = [name for name in STUDENTS if kept.path(name).exists()]
+    if not finished and {"export", "judge"} & set(stages):
+        raise ValueError(f"no student in {out} is trained; run stage {STUDENTS[0]!r} first")
+    if "export" in stages and accelerator.is_main_process:
+        for name in finished:
+            export(out / f"pipe-{name}", settings, teacher, kept.load(name))
+    if "judge" in stages and accelerator.is_main_process:
+        judge(out, settings, finished)
 
 
 if __name__ == "__main__":

@@ -29,10 +29,11 @@ def train_distil(
 ) -> dict[str, Tensor]:
     """Goes on from what stage ode ``trained`` -> what was trained of the student.
 
-    Self-Forcing (arXiv 2506.08009, algorithm 1): of every block of a rollout a random step is the last one, the same for
-    all blocks. What comes out is matched with the teacher's distribution (:func:`matching_loss`), by a critic that
-    learns the student's own (:func:`critic_loss`). In stage ``teacher-forcing`` blocks look back at the teacher's clips
-    in the place of the student's; all else is the same.
+    Self-Forcing (arXiv 2506.08009, algorithm 1): of every block of a rollout a random step is the last one, the same
+    for all blocks. What comes out is matched with the teacher's distribution (:func:`matching_loss`), by a critic that
+    learns the student's own (:func:`critic_loss`). There the critic has new samples for each of its updates; here it
+    has new noise on the samples of the student's latest rollout, which costs a third. In stage ``teacher-forcing``
+    blocks look back at the teacher's clips in the place of the student's; all else is the same.
     """
     seed = 1000 * settings.stage_seed(stage) + accelerator.process_index
     torch.manual_seed(seed)
@@ -85,7 +86,8 @@ def matching_loss(
     """Whose gradient moves what was ``made`` from the student's distribution to the teacher's, guided.
 
     Both see it at one noise level, and say what is clean: the gradient is the difference of what the critic and the
-    teacher say, over the mean distance of the latter from what was made (DMD2, arXiv 2405.14867; DMD, 2311.18828, eq. 8).
+    teacher say, over the mean distance of the latter from what was made (DMD, arXiv 2311.18828, section 3.2; DMD2,
+    2405.14867).
     """
     with torch.no_grad():
         level = _levels(len(made), settings.shift, generator).to(made)

@@ -20,8 +20,8 @@ def train_ode(
 ) -> dict[str, Tensor]:
     """-> what was trained of the student (:func:`trained_state`).
 
-    Of each clip the blocks before a random one are clean, as a rollout sees them; that one and those after it have noise
-    levels of the student's at random, each its own (CausVid, arXiv 2412.07772, section 4.3), and count.
+    Of each clip the blocks before a random one are clean, as a rollout sees them; that one and those after it have
+    noise levels of the student's at random, each its own (CausVid, arXiv 2412.07772, section 4.3), and count.
     """
     seed = 1000 * settings.stage_seed("ode") + accelerator.process_index
     torch.manual_seed(seed)

@@ -58,7 +58,9 @@ class Settings:
                 continue
             least = LEAST_OF.get(field.name, 0 if isinstance(value, float) else 1)
             if value < least or (isinstance(value, float) and not value > 0):
-                raise ValueError(f"{field.name}={value}; allowed are {'above 0' if value == 0.0 else f'{least} and more'}")
+                raise ValueError(
+                    f"{field.name}={value}; allowed are {'above 0' if value == 0.0 else f'{least} and more'}"
+                )
         self.rollout.blocks.sees(1)  # raises for a block that cannot be
 
     @property

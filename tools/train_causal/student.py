@@ -58,10 +58,7 @@ class Student:
         return CausalPatch(self.transformer, spec, partial(c4d.attention, self.transformer, spec=spec))
 
     def clean_at_once(self, patch: CausalPatch, x: Tensor, levels: Tensor, text: Tensor) -> Tensor:
-        """x0 of all frames of a clip [B, C, F, H, W], each at a noise level of its own [B, F], under the mask of blocks.
-
-        Within a block the levels are to be equal.
-        """
+        """x0 of all frames of a clip [B, C, F, H, W], each at a noise level of its own [B, F], under blocks' mask."""
         frames, patched = x.shape[2], self.transformer.config.patch_size
         tokens = x.shape[3] // patched[1] * (x.shape[4] // patched[2])
         patch.masked(self.config.blocks, frames, tokens)

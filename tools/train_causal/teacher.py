@@ -11,8 +11,7 @@ from accelerate import Accelerator
 from diffusers import WanPipeline
 from torch import Tensor
 
-from c4d.bundled import BUNDLED
-from c4d.bundled.models import bundled_model
+from c4d.pipelines.directory import locate
 
 from .settings import Settings
 
@@ -25,7 +24,7 @@ class Teacher:
 
     def __init__(self, settings: Settings, accelerator: Accelerator) -> None:
         model = settings.teacher
-        self.pipe: Any = WanPipeline.from_pretrained(bundled_model(model) if model in BUNDLED else model)
+        self.pipe: Any = WanPipeline.from_pretrained(locate(model)[0])
         if getattr(self.pipe, "transformer_2", None) is not None:
             raise ValueError(f"teacher={model} has two transformers; a rollout drives one")
         self.pipe.to(accelerator.device)
