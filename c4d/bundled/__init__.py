@@ -20,9 +20,9 @@ from c4d.bundled.clips import (
     render,
     sample_attributes,
 )
-from c4d.bundled.evaluation import evaluation_set, generate
+from c4d.bundled.evaluation import evaluation_set, generate, roll_out
 from c4d.bundled.judge import Adherence, Judgement, adherence, judge
-from c4d.bundled.models import BUNDLED, Bundled, Defaults
+from c4d.bundled.models import BUNDLED, ROLLING, Bundled, Defaults
 
 __all__ = [
     "BACKGROUNDS",
@@ -32,6 +32,7 @@ __all__ = [
     "FRAMES",
     "HELD_OUT",
     "MOTIONS",
+    "ROLLING",
     "SHAPES",
     "SIZE",
     "TRAIN",
@@ -48,5 +49,6 @@ __all__ = [
     "judge",
     "parse_caption",
     "render",
+    "roll_out",
     "sample_attributes",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -45,24 +45,56 @@ def generate(
     is rounding. Returns [n, 3, 13, 32, 32] in [0, 1] on the CPU.
     Raises ValueError for attributes that `as_tensor` refuses, unequal counts and batch_size below 1.
     """
-    asked = as_tensor(attributes)
-    if len(seeds) != len(asked) or not len(asked):
-        raise ValueError(f"{len(seeds)} seeds for {len(asked)} rows of attributes; allowed are equal counts above 0")
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size}; allowed are 1 and more")
-    batches = []
-    for start in range(0, len(asked), batch_size):
-        part = slice(start, start + batch_size)
-        result = pipe(
-            [caption(row) for row in asked[part]],
+
+    def make(prompts: list[str], generators: list[torch.Generator]) -> Tensor:
+        frames: Tensor = pipe(
+            prompts,
             height=SIZE,
             width=SIZE,
             num_frames=FRAMES,
             num_inference_steps=steps,
             guidance_scale=guidance_scale,
             max_sequence_length=max_sequence_length,
-            generator=[torch.Generator().manual_seed(seed) for seed in seeds[part]],
+            generator=generators,
             output_type="pt",
-        )
-        batches.append(result.frames.cpu())
-    return torch.cat(batches).transpose(1, 2)  # the pipeline gives [n, T, 3, H, W]
+        ).frames
+        return frames
+
+    return _in_batches(make, attributes, seeds, batch_size)
+
+
+def roll_out(
+    rollout: Any,
+    attributes: Tensor | Sequence[Sequence[int]],
+    seeds: Sequence[int],
+    *,
+    frames: int = FRAMES,
+    batch_size: int = 24,
+) -> Tensor:
+    """The same with a :func:`c4d.rollout`, for clips of any length -> [n, 3, frames, 32, 32] in [0, 1] on the CPU."""
+
+    def make(prompts: list[str], generators: list[torch.Generator]) -> Tensor:
+        with rollout(prompts, frames=frames, height=SIZE, width=SIZE, generator=generators) as stream:
+            return torch.cat([block.cpu() for block in stream], 1)
+
+    return _in_batches(make, attributes, seeds, batch_size)
+
+
+def _in_batches(
+    make: Callable[[list[str], list[torch.Generator]], Tensor],
+    attributes: Tensor | Sequence[Sequence[int]],
+    seeds: Sequence[int],
+    batch_size: int,
+) -> Tensor:
+    """``make`` gives [n, T, 3, H, W]."""
+    asked = as_tensor(attributes)
+    if len(seeds) != len(asked) or not len(asked):
+        raise ValueError(f"{len(seeds)} seeds for {len(asked)} rows of attributes; allowed are equal counts above 0")
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}; allowed are 1 and more")
+    parts = [slice(start, start + batch_size) for start in range(0, len(asked), batch_size)]
+    made = [
+        make([caption(row) for row in asked[p]], [torch.Generator().manual_seed(seed) for seed in seeds[p]])
+        for p in parts
+    ]
+    return torch.cat([video.cpu() for video in made]).transpose(1, 2)

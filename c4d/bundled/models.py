@@ -101,15 +101,40 @@ BUNDLED: Mapping[str, Bundled] = MappingProxyType(
     }
 )
 
+# Students that make a clip block by block (c4d.rollout). They are none of BUNDLED: called as a pipeline is, at a whole
+# clip and many steps, they would draw what they were never trained to.
+ROLLING: Mapping[str, Bundled] = MappingProxyType(
+    {
+        "wan-tiny-causal": Bundled(
+            folder="wan_tiny_causal",
+            about="wan-tiny distilled to four steps and no guidance, one frame of latents after the other "
+            "(docs/measurements/causal). Prompts as wan-tiny's",
+            example="a red circle moving left on a black background",
+            defaults=Defaults(
+                height=32,
+                width=32,
+                num_frames=13,
+                steps=4,
+                guidance_scale=1.0,
+                fps=8,
+                threads=1,
+                max_sequence_length=16,
+            ),
+            judge=reading,
+        ),
+    }
+)
+
 
 def bundled_model(name: str = "wan-tiny") -> str:
     """The directory of a model that comes with c4d, for ``from_pretrained`` of its pipeline.
 
     Raises ValueError for an unknown name, FileNotFoundError where the installation lacks it.
     """
-    if name not in BUNDLED:
-        raise ValueError(f"unknown bundled model {name!r}: known are {', '.join(BUNDLED)}")
-    folder = Path(str(files("c4d.bundled") / BUNDLED[name].folder))
+    known = {**BUNDLED, **ROLLING}
+    if name not in known:
+        raise ValueError(f"unknown bundled model {name!r}: known are {', '.join(known)}")
+    folder = Path(str(files("c4d.bundled") / known[name].folder))
     if not (folder / INDEX).is_file():
         raise FileNotFoundError(f"bundled model {name!r} is missing from this installation of c4d; install it again")
     return str(folder)

@@ -25,7 +25,7 @@ class Run(Optimisation):
         self.file, self.generator = file, generator
         self.before = 0.0  # seconds of the runs that this one goes on from
         if file.exists():
-            self._resume(torch.load(file))
+            self.resume(torch.load(file))
 
     @property
     def seconds(self) -> float:
@@ -35,25 +35,13 @@ class Run(Optimisation):
         """Writes a snapshot every `EVERY` steps: beside the file, then renamed."""
         if self.done % EVERY:
             return
-        state = {
-            "parameters": [p.detach() for p in self.parameters],
-            "average": self.average,
-            "optimiser": self.optimiser.state_dict(),
-            "generator": self.generator.get_state(),
-            "done": self.done,
-            "seconds": self.seconds,
-        }
+        state = {**self.state(), "generator": self.generator.get_state(), "seconds": self.seconds}
         partial = self.file.with_suffix(".partial")
         torch.save(state, partial)
         os.replace(partial, self.file)
 
-    def _resume(self, state: dict[str, Any]) -> None:
-        for parameter, average, kept, kept_average in zip(
-            self.parameters, self.average, state["parameters"], state["average"], strict=True
-        ):
-            parameter.data.copy_(kept)
-            average.copy_(kept_average)
-        self.optimiser.load_state_dict(state["optimiser"])
+    def resume(self, state: dict[str, Any]) -> None:
+        super().resume(state)
         self.generator.set_state(state["generator"])
-        self.done, self.before = state["done"], state["seconds"]
+        self.before = state["seconds"]
         print(f"{self.file.name}: goes on from step {self.done}", flush=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,7 +13,7 @@ import torch
 class Staged(Protocol):
     """Settings of a recipe of several stages."""
 
-    def upto(self, stage: str) -> dict[str, int]:
+    def upto(self, stage: str) -> Mapping[str, Any]:
         """Those that the checkpoint of this stage depends on."""
         ...
 

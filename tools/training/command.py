@@ -32,7 +32,7 @@ def recipe(
     parser.add_argument("--threads", type=int, default=threads, help=f"of torch (default {threads})")
     for field in dataclasses.fields(settings):
         flag = "--" + field.name.replace("_", "-")
-        parser.add_argument(flag, type=int, default=field.default, help=f"(default {field.default})")
+        parser.add_argument(flag, type=type(field.default), default=field.default, help=f"(default {field.default})")
     options = vars(parser.parse_args(arguments))
     out, stage, threads = options.pop("out"), options.pop("stage"), options.pop("threads")
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +50,7 @@ class Optimisation:
         for group in self.optimiser.param_groups:
             group["lr"] = self._rate()
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        self.backward(loss)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimiser.step()
         self.done += 1
@@ -57,6 +58,27 @@ class Optimisation:
         keep = min(self.decay, (1 + self.done) / (10 + self.done))
         torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - keep)
         return norm.item()
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+    def state(self) -> dict[str, Any]:
+        """All that a later run needs to go on from here."""
+        return {
+            "parameters": [p.detach() for p in self.parameters],
+            "average": self.average,
+            "optimiser": self.optimiser.state_dict(),
+            "done": self.done,
+        }
+
+    def resume(self, state: dict[str, Any]) -> None:
+        for parameter, average, kept, kept_average in zip(
+            self.parameters, self.average, state["parameters"], state["average"], strict=True
+        ):
+            parameter.data.copy_(kept)
+            average.copy_(kept_average)
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.done = state["done"]
 
     def use_average(self) -> None:
         for parameter, average in zip(self.parameters, self.average, strict=True):
