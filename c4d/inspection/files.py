@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor
 
 WIDTH = 2.6  # inches of a drawn map
-MOST_ACROSS = 6  # heads beside each other
+MOST_ACROSS = 6  # maps beside each other
+ONTO = {"groups": "group attended to", "from_text": "group attended to", "text": "text token", "given": "image token"}
+Panel = tuple[str, str, Tensor]  # title, which array it is of, and what is drawn
 
 
 class Map(Protocol):
@@ -40,7 +41,7 @@ def write(path: Path, maps: Mapping[str, Map]) -> None:
 
 
 def draw(path: Path, maps: Iterable[Map], *, each_head: bool) -> None:
-    """A row for each map and a column for each of its arrays, heads averaged; or every head of each array.
+    """Every array of each map, the mean over its heads, or every head of it.
 
     Raises ImportError without matplotlib.
     """
@@ -52,19 +53,22 @@ def draw(path: Path, maps: Iterable[Map], *, each_head: bool) -> None:
             "maps are drawn by matplotlib, which is not installed; install c4d's extra 'eval' (pip install 'c4d[eval]') "
             "or matplotlib, or use save()"
         ) from error
-    rows = [row for made in maps for row in (_heads(made) if each_head else [_means(made)])]
-    across = max(map(len, rows))
-    figure = Figure(figsize=(WIDTH * across, WIDTH * len(rows) + 0.3), layout="constrained")
+    panels = [panel for made in maps for panel in (_heads(made) if each_head else _means(made))]
+    across = min(MOST_ACROSS, len(panels))
+    down = -(-len(panels) // across)
+    figure = Figure(figsize=(WIDTH * across, WIDTH * down + 0.3), layout="constrained")
     FigureCanvasAgg(figure)
-    grid = figure.subplots(len(rows), across, squeeze=False)
-    for axes, row in zip(grid, rows, strict=True):
-        for at in axes[len(row) :]:
-            at.axis("off")
-        for at, (title, x) in zip(axes, row, strict=False):
-            shown = at.imshow(x.numpy(), vmin=0.0, aspect="auto", interpolation="nearest")
-            at.set_title(title, fontsize=7)
-            at.tick_params(labelsize=6)
-            figure.colorbar(shown, ax=at).ax.tick_params(labelsize=6)
+    places = list(figure.subplots(down, across, squeeze=False).flat)
+    for empty in places[len(panels) :]:
+        empty.axis("off")
+    for at, (title, part, x) in zip(places, panels, strict=False):
+        shown = at.imshow(x.numpy(), vmin=0.0, aspect="auto", interpolation="nearest")
+        at.set_title(title, fontsize=7)
+        at.set_xlabel(ONTO[part], fontsize=6)
+        at.set_ylabel("text token" if part == "from_text" else "group", fontsize=6)
+        at.locator_params(integer=True)
+        at.tick_params(labelsize=6)
+        figure.colorbar(shown, ax=at).ax.tick_params(labelsize=6)
     beside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         figure.savefig(beside, dpi=110)
@@ -73,14 +77,10 @@ def draw(path: Path, maps: Iterable[Map], *, each_head: bool) -> None:
         beside.unlink(missing_ok=True)
 
 
-def _means(made: Map) -> list[tuple[str, Tensor]]:
-    return [(f"{made.layer}\n{part}", x.mean(0)) for part, x in made.arrays().items()]
+def _means(made: Map) -> list[Panel]:
+    return [(f"{made.layer}: {part}", part, x.mean(0)) for part, x in made.arrays().items()]
 
 
-def _heads(made: Map) -> Sequence[list[tuple[str, Tensor]]]:
-    """Rows of at most so many heads, of one array after the other."""
-    found = []
-    for part, x in made.arrays().items():
-        heads = [(f"{made.layer}\n{part}, head {h}", each) for h, each in enumerate(x)]
-        found += [heads[i * MOST_ACROSS : (i + 1) * MOST_ACROSS] for i in range(math.ceil(len(heads) / MOST_ACROSS))]
-    return found
+def _heads(made: Map) -> list[Panel]:
+    found = made.arrays().items()
+    return [(f"{made.layer}: {part}, head {h}", part, each) for part, x in found for h, each in enumerate(x)]

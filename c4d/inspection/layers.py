@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from inspect import signature
 from typing import Any, NamedTuple
 
 import torch
@@ -128,10 +129,14 @@ class Shown(Processor):
     def __init__(self, before: Any, cls: type[Processor], primitives: AttentionPrimitives) -> None:
         work = Onlooker(primitives, "auto")
         super().__init__(work, before)
-        self.__dict__["_beside"] = cls(work, before)
+        beside = cls(work, before)
+        self.__dict__["_beside"], self.__dict__["_takes"] = beside, signature(beside.__call__).parameters.keys()
+        # Of an instance, diffusers looks up here which arguments its processor takes, and leaves out the others.
+        self.__dict__["__call__"] = before.__call__
 
     def __call__(self, attn: Any, *args: Any, **kwargs: Any) -> Any:
         if self.work.watch is not None:
+            beside, takes = self.__dict__["_beside"], self.__dict__["_takes"]
             with torch.no_grad():
-                self.__dict__["_beside"](attn, *args, **kwargs)
+                beside(attn, *args, **{name: x for name, x in kwargs.items() if name in takes})
         return self.before(attn, *args, **kwargs)

@@ -120,7 +120,7 @@ def attention_maps(
         if value not in allowed:
             raise ValueError(f"unknown {what} {value!r}: known are {', '.join(allowed)}")
     chosen = select(backend) if isinstance(backend, str) else backend
-    nothing = CacheMethod("c4d.attention_maps", (OutputRule(Interval(1), Reuse()),))
+    nothing = CacheMethod("c4d.attention_maps", (OutputRule(Interval(1), Reuse(), residual=False),))
     opened = partial(cached, model, nothing, scheduler=scheduler, spec=spec, backend=chosen)
     wanted = Wanted(_when(steps), branch, groups, heads == "mean", sample, most)
     if not transformers_of(model):
