@@ -50,8 +50,8 @@ def draw(path: Path, maps: Iterable[Map], *, each_head: bool) -> None:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError(
-            "maps are drawn by matplotlib, which is not installed; install c4d's extra 'eval' (pip install 'c4d[eval]') "
-            "or matplotlib, or use save()"
+            "maps are drawn by matplotlib, which is not installed; install c4d's extra 'eval' "
+            "(pip install 'c4d[eval]') or matplotlib, or use save()"
         ) from error
     panels = [panel for made in maps for panel in (_heads(made) if each_head else _means(made))]
     across = min(MOST_ACROSS, len(panels))

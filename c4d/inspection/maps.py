@@ -70,7 +70,7 @@ class AttentionMap:
     def joined(self, other: AttentionMap) -> AttentionMap:
         """The mean over its steps and the one of ``other``."""
         n, theirs = len(self.steps), other.arrays()
-        parts = {name: x + (theirs[name] - x) / (n + 1) for name, x in self.arrays().items()}
+        parts: dict[str, Any] = {name: x + (theirs[name] - x) / (n + 1) for name, x in self.arrays().items()}
         return replace(self, steps=self.steps + other.steps, **parts)
 
 
@@ -374,7 +374,9 @@ class AttentionMaps(Entered, Unsaved):
         if place.crosses and "text" in there:  # a second attention of the same queries: to a given image
             parts = {"given": parts["text"]}
         if again := parts.keys() & there.keys():
-            raise RuntimeError(f"{place.name} attends several times in a call ({', '.join(again)}): choose other layers")
+            raise RuntimeError(
+                f"{place.name} attends several times in a call ({', '.join(again)}): choose other layers"
+            )
         there.update({name: x.mean(0, keepdim=True) if self._wanted.mean else x for name, x in parts.items()})
 
     def _lying_of(self, place: Place, current: Any) -> Lying:

@@ -47,7 +47,7 @@ def attention_mass(
 
     Raises ValueError if ``most`` has no room for one query of one head.
     """
-    (Sq, H, D), Sk = q.shape, k.shape[0]
+    Sq, H, D = q.shape
     heads, side = _at_a_time(H, max(D, queries.count, keys.count), most)
     out = torch.zeros(H, queries.count, keys.count, device=q.device)
     with torch.no_grad(), torch.autocast(q.device.type, enabled=False):

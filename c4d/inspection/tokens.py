@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -31,7 +32,8 @@ class Seen(NamedTuple):
     text_first: bool
 
 
-class Lying(NamedTuple):
+@dataclass(frozen=True)
+class Lying:
     """The ``labels`` [N] int64 of the tokens that are grouped, and the ``grid`` in which they lie, if one is known."""
 
     labels: Tensor
@@ -62,10 +64,15 @@ class Lying(NamedTuple):
         """Of the groups."""
         return int(self.labels.max()) + 1
 
+    @property
+    def whole(self) -> bool:
+        """Whether they are all tokens of the grid, beside which an attention has nothing but text."""
+        return self.grid is not None and len(self.labels) == sum(map(math.prod, self.grid))
+
     def kept(self, keys: int) -> Tensor | None:
         """[keys]: the frames of keys that are of other calls, too, numbered as they are kept; None where they cannot be
         told: groups other than frames, or frames of several sizes."""
-        if self.grid is None or len(self.grid) != 1 or len(self.labels) != math.prod(self.grid[0]):
+        if self.grid is None or len(self.grid) != 1 or not self.whole:
             return None
         each = len(self.labels) // self.count
         alike = torch.equal(self.labels.cpu(), frames_of(self.grid) - 1)
@@ -107,7 +114,7 @@ def measured(place: Place, seen: Seen, lying: Lying, most: int) -> dict[str, Ten
             raise ValueError(_strange(place, seen, N))
         words = _words(mask, slice(None), 0, len(k), q.device)
         return {"text": attention_mass(q, k, own, words, mask, most=most)}
-    text = _text(place, seen, N)
+    text = _text(place, seen, lying)
     if text == 0:
         labels = own.labels if len(k) == N else lying.kept(len(k))
         if labels is None:
@@ -130,11 +137,10 @@ def measured(place: Place, seen: Seen, lying: Lying, most: int) -> dict[str, Ten
     return found
 
 
-def _text(place: Place, seen: Seen, tokens: int) -> int:
-    """How many tokens of text stand beside the ``tokens`` that are grouped in an attention of theirs."""
-    queries, keys = len(seen.q), len(seen.k)
-    sure = place.spec.grid is not None or place.stack.joined is not None
-    if queries > tokens and keys == queries and sure:
+def _text(place: Place, seen: Seen, lying: Lying) -> int:
+    """How many tokens of text stand beside those that are grouped in an attention of theirs."""
+    queries, keys, tokens = len(seen.q), len(seen.k), len(lying.labels)
+    if queries > tokens and keys == queries and lying.whole:
         return queries - tokens
     if queries != tokens or keys < tokens:
         raise ValueError(_strange(place, seen, tokens))
@@ -155,6 +161,6 @@ def _rows(mask: Tensor, which: slice, queries: int) -> Tensor:
 
 def _strange(place: Place, seen: Seen, tokens: int) -> str:
     return (
-        f"{place.name} of {place.spec.transformer} attends with {len(seen.q)} queries to {len(seen.k)} keys, and {tokens} "
-        "tokens are grouped: choose other layers, or give groups a label for each of its tokens"
+        f"{place.name} of {place.spec.transformer} attends with {len(seen.q)} queries to {len(seen.k)} keys, and "
+        f"{tokens} tokens are grouped: choose other layers, or give groups a label for each of its tokens"
     )
