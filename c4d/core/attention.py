@@ -144,7 +144,8 @@ class Processor:
     """Stands in for the processor of one attention module; a copy or a pickle of it is the one that was there before.
 
     A subclass is one shape of attention: ``__call__`` takes what the model's attention gives its processor.
-    ``replaces`` are the full names of the stock classes that it can stand in for, ``kind`` is what reports call it, and
+    ``replaces`` are the full names of the stock classes that it can stand in for, ``kind`` is what reports call it (and
+    what tells ``c4d.attention_maps`` whose tokens its keys are: those of a ``"cross-attention"`` are text), and
     ``merges`` says that it needs partial results wherever tokens are spread over ranks (``attend_keys``).
     """
 

@@ -68,8 +68,14 @@ class AttentionMap:
         return {name: x for name in PARTS if (x := getattr(self, name)) is not None}
 
     def joined(self, other: AttentionMap) -> AttentionMap:
-        """The mean over its steps and the one of ``other``."""
+        """The mean over its steps and the one of ``other``. Raises ValueError where they are of other shapes."""
         n, theirs = len(self.steps), other.arrays()
+        shapes = [{name: list(x.shape) for name, x in made.arrays().items()} for made in (self, other)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"{self.layer} has {shapes[1]} at step {other.steps[0]} and had {shapes[0]} before, of which there is "
+                "no mean: give a function, keep=, which gets each map"
+            )
         parts: dict[str, Any] = {name: x + (theirs[name] - x) / (n + 1) for name, x in self.arrays().items()}
         return replace(self, steps=self.steps + other.steps, **parts)
 
@@ -84,7 +90,7 @@ def attention_maps(
     heads: str = "each",
     keep: str | Callable[[AttentionMap], None] = "mean",
     sample: int = 0,
-    most: int = BYTES,
+    chunk_bytes: int = BYTES,
     scheduler: Any = None,
     spec: ModelSpec | None = None,
     backend: Backend | str = "auto",
@@ -107,7 +113,8 @@ def attention_maps(
         keep: ``"mean"`` over the steps of the last run; ``"steps"``, each of them, too; or what is called with every
             :class:`AttentionMap` when its forward has ended, and then nothing is kept.
         sample: which sample of a batch.
-        most: bytes of the largest tensor that is made on the way; a handful of them is there at once.
+        chunk_bytes: of the largest tensor that is made on the way (besides the map, and a label for each token); a
+            handful of such tensors is there at once.
         scheduler, spec, backend: as in :func:`c4d.cached`, which it enters with nothing cached if it is not at work.
 
     Raises:
@@ -122,7 +129,7 @@ def attention_maps(
     chosen = select(backend) if isinstance(backend, str) else backend
     nothing = CacheMethod("c4d.attention_maps", (OutputRule(Interval(1), Reuse(), residual=False),))
     opened = partial(cached, model, nothing, scheduler=scheduler, spec=spec, backend=chosen)
-    wanted = Wanted(_when(steps), branch, groups, heads == "mean", sample, most)
+    wanted = Wanted(_when(steps), branch, groups, heads == "mean", sample, chunk_bytes)
     if not transformers_of(model):
         raise TypeError(f"{type(model).__name__} has no transformer: give a diffusers pipeline, or a bare transformer")
     described = {name: (module, spec or spec_for(module)) for name, module in transformers_of(model).items()}
@@ -148,7 +155,7 @@ class Wanted:
     grouping: Grouping
     mean: bool
     sample: int
-    most: int
+    chunk_bytes: int
 
     def row(self, name: str, rows: int, half: int | None) -> int | None:
         """Which of the ``rows`` of a call of this name is the sample of the branch; None: it is another branch.
@@ -369,7 +376,7 @@ class AttentionMaps(Entered, Unsaved):
             self._why[place.name] = f"{self._session.method.name} computed some of its tokens"
             return
         seen = Seen(q[at].to(v.dtype), k[at].to(v.dtype), _mask_of(mask, at), first)
-        parts = measured(place, seen, lying, self._wanted.most)
+        parts = measured(place, seen, lying, self._wanted.chunk_bytes)
         there = self._now[place.name]
         if place.crosses and "text" in there:  # a second attention of the same queries: to a given image
             parts = {"given": parts["text"]}

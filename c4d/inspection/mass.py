@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-BYTES = 64 << 20  # of the largest tensor on the way
+BYTES = 64 << 20  # of the largest tensor on the way, unless somebody says it
 LEAST_SIDE = 64  # queries and keys at a time, before heads are taken one after the other
 
 
@@ -30,7 +30,7 @@ class Groups:
 
 
 def attention_mass(
-    q: Tensor, k: Tensor, queries: Groups, keys: Groups, mask: Tensor | None = None, *, most: int = BYTES
+    q: Tensor, k: Tensor, queries: Groups, keys: Groups, mask: Tensor | None = None, *, chunk_bytes: int = BYTES
 ) -> Tensor:
     """[H, queries.count, keys.count] fp32: of the attention of a query, the part on a group of keys; the mean over a
     group of queries, NaN for one without any.
@@ -43,12 +43,13 @@ def attention_mass(
         q, k: [Sq, H, D] and [Sk, H, D], of any floating-point dtype; computed in fp32, also under autocast.
         queries, keys: of Sq and Sk tokens.
         mask: [1 or H, 1 or Sq, Sk], True where a query sees a key, or what is added to the scores.
-        most: bytes of the largest tensor on the way; a handful of them is there at once.
+        chunk_bytes: of the largest tensor on the way, the result and a label for each token left out; a handful of such
+            tensors is there at once.
 
-    Raises ValueError if ``most`` has no room for one query of one head.
+    Raises ValueError if ``chunk_bytes`` has no room for one query of one head.
     """
     Sq, H, D = q.shape
-    heads, side = _at_a_time(H, max(D, queries.count, keys.count), most)
+    heads, side = _at_a_time(H, max(D, queries.count, keys.count), chunk_bytes)
     out = torch.zeros(H, queries.count, keys.count, device=q.device)
     with torch.no_grad(), torch.autocast(q.device.type, enabled=False):
         for h in range(0, H, heads):
@@ -62,11 +63,11 @@ def attention_mass(
     return out.div_(queries.sizes()[:, None])
 
 
-def _at_a_time(heads: int, width: int, most: int) -> tuple[int, int]:
-    """How many heads, and how many queries and keys; ``width``: numbers that a token of a head has at most."""
-    room = most // 4
+def _at_a_time(heads: int, width: int, chunk_bytes: int) -> tuple[int, int]:
+    """How many heads, and how many queries and keys; ``width``: the most numbers that a token of a head has."""
+    room = chunk_bytes // 4
     if room < width:
-        raise ValueError(f"{most} bytes have no room for one query of one head, {4 * width}: allow more")
+        raise ValueError(f"{chunk_bytes} bytes have no room for one query of one head, {4 * width}: allow more")
     count = max(1, min(heads, room // (width * LEAST_SIDE)))
     return count, max(1, min(math.isqrt(room // count), room // (count * width)))
 

@@ -101,7 +101,7 @@ def _along(name: str, grid: Grid) -> Tensor:
     return torch.cat(found)
 
 
-def measured(place: Place, seen: Seen, lying: Lying, most: int) -> dict[str, Tensor]:
+def measured(place: Place, seen: Seen, lying: Lying, chunk_bytes: int) -> dict[str, Tensor]:
     """By name, fp32: ``groups`` [H, G, G'], ``text`` [H, G, T] and ``from_text`` [H, T, G], those that there are.
 
     Of text there are the tokens that a mask of keys leaves. Raises ValueError for tokens that are others than those
@@ -113,27 +113,27 @@ def measured(place: Place, seen: Seen, lying: Lying, most: int) -> dict[str, Ten
         if len(q) != N:
             raise ValueError(_strange(place, seen, N))
         words = _words(mask, slice(None), 0, len(k), q.device)
-        return {"text": attention_mass(q, k, own, words, mask, most=most)}
+        return {"text": attention_mass(q, k, own, words, mask, chunk_bytes=chunk_bytes)}
     text = _text(place, seen, lying)
     if text == 0:
         labels = own.labels if len(k) == N else lying.kept(len(k))
         if labels is None:
             raise ValueError(_strange(place, seen, N))
         keys = Groups(labels.to(q.device), max(G, int(labels.max()) + 1))
-        return {"groups": attention_mass(q, k, own, keys, mask, most=most)}
+        return {"groups": attention_mass(q, k, own, keys, mask, chunk_bytes=chunk_bytes)}
     first = place.stack.joined == "last" if place.stack.joined else seen.text_first
     image, said = (slice(text, None), slice(text)) if first else (slice(N), slice(N, None))
     words = _words(mask, said, G, text, q.device)
     parts = (words.labels, own.labels) if first else (own.labels, words.labels)
     all_keys = Groups(torch.cat(parts), words.count)
     rows = None if mask is None else _rows(mask, image, len(q))
-    both = attention_mass(q[image] if len(q) > N else q, k, own, all_keys, rows, most=most)
+    both = attention_mass(q[image] if len(q) > N else q, k, own, all_keys, rows, chunk_bytes=chunk_bytes)
     found = {"groups": both[..., :G], "text": both[..., G:]}
     if len(q) > N:
         asking = Groups(torch.where(words.labels < 0, -1, words.labels - G), words.count - G)
         onto = Groups(torch.where(all_keys.labels < G, all_keys.labels, -1), G)
         rows = None if mask is None else _rows(mask, said, len(q))
-        found["from_text"] = attention_mass(q[said], k, asking, onto, rows, most=most)
+        found["from_text"] = attention_mass(q[said], k, asking, onto, rows, chunk_bytes=chunk_bytes)
     return found
 
 

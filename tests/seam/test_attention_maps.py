@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 from types import SimpleNamespace
 
@@ -59,12 +60,12 @@ def test_the_mass_of_groups_is_that_of_the_whole_map():
     keys[..., :4] = False  # at first all keys of a block are masked
     for mask in (None, keys, pairs, rand(1, 7, 9, seed=3), rand(3, 1, 9, seed=4)):
         expected = grouped(whole(q, k, mask), of_q, of_k)
-        for most in (4 * 5, 4 * 64, 64 << 20):
-            found = attention_mass(q, k, Groups(of_q, 4), Groups(of_k, 3), mask, most=most)
+        for chunk_bytes in (4 * 5, 4 * 64, 64 << 20):
+            found = attention_mass(q, k, Groups(of_q, 4), Groups(of_k, 3), mask, chunk_bytes=chunk_bytes)
             torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=0, equal_nan=True)
         assert found[:, 2].isnan().all()  # a group without tokens
     with pytest.raises(ValueError, match="19 bytes have no room for one query of one head, 20"):
-        attention_mass(q, k, Groups(of_q, 4), Groups(of_k, 3), most=19)
+        attention_mass(q, k, Groups(of_q, 4), Groups(of_k, 3), chunk_bytes=19)
 
 
 def test_it_is_computed_in_full_precision_whatever_is_around_it():
@@ -89,16 +90,17 @@ class Largest(TorchDispatchMode):
 
 def test_a_long_sequence_needs_no_more_memory():
     """2000 tokens beside text: no tensor is larger than it may be, where the whole map would have 8 million numbers."""
-    tokens, text, most = 2000, 64, 256 << 10
+    tokens, text, chunk_bytes = 2000, 64, 256 << 10
     q, k = rand(tokens + text, 2, 8, seed=1), rand(tokens + text, 2, 8, seed=2)
     place = SimpleNamespace(
         crosses=False, spec=SPECS["HunyuanVideoTransformer3DModel"], stack=SimpleNamespace(joined=None)
     )
     lying = Lying(torch.arange(tokens) // 200, ((10, 10, 20),))
     with Largest() as largest:
-        found = measured(place, Seen(q, k, None, False), lying, most)
+        found = measured(place, Seen(q, k, None, False), lying, chunk_bytes)
     results = max(x.nbytes for x in found.values())
-    assert 0 < largest.bytes <= max(most, 8 * (tokens + text)) and results < most  # labels are whole numbers of 8 bytes
+    labels = 8 * (tokens + text)
+    assert chunk_bytes / 4 < largest.bytes <= chunk_bytes and max(results, labels) < chunk_bytes
     assert {name: x.shape for name, x in found.items()} == {
         "groups": (2, 10, 10), "text": (2, 10, 64), "from_text": (2, 64, 10)
     }  # fmt: skip
@@ -250,6 +252,7 @@ def test_the_model_does_not_notice(name):
     with c4d.attention_maps(model) as maps:
         maps.begin([2.0, 1.0])
         made = tree_leaves(call())
+        assert not any(isinstance(getattr(m, "processor", None), Shown) for m in copy.deepcopy(model).modules())
         assert maps.maps() and any(isinstance(getattr(m, "processor", None), Shown) for m in model.modules())
     assert all(torch.equal(a, b) for a, b in zip(plain, made, strict=True) if isinstance(a, torch.Tensor))
     assert state(model) == before
@@ -431,7 +434,7 @@ def test_groups_are_sides_of_the_grid_or_what_is_said_of_each_token():
     ):  # fmt: skip
         torch.testing.assert_close(groups_of(groups).double(), grouped(each.double(), of, of), atol=1e-6, rtol=0)
     torch.testing.assert_close(groups_of("frames", heads="mean")[0], groups_of("frames").mean(0))
-    torch.testing.assert_close(groups_of("frames", most=1 << 12), groups_of("frames"), atol=1e-6, rtol=0)
+    torch.testing.assert_close(groups_of("frames", chunk_bytes=1 << 12), groups_of("frames"), atol=1e-6, rtol=0)
 
 
 def test_maps_are_kept_as_a_mean_or_go_where_they_are_sent():
@@ -454,6 +457,15 @@ def test_maps_are_kept_as_a_mean_or_go_where_they_are_sent():
         streamed["blocks.0.attn1"]
     with pytest.raises(ValueError, match="no maps are kept"):
         streamed.save("maps.npz")
+
+
+def test_maps_of_other_shapes_have_no_mean():
+    model, case = WAN.build(), WAN
+    with c4d.attention_maps(model, "*.0.attn2") as maps:
+        maps.begin([9.0, 8.0])
+        case.run(model, rand(*case.latents), 9.0)
+        with pytest.raises(ValueError, match=r"blocks.0.attn2 has \{'text': \[2, 2, 3\]\} at step 1 and had .* 12\]"):
+            model(rand(*case.latents), torch.tensor([8.0]), encoder_hidden_states=rand(1, 3, 16))
 
 
 def test_a_forward_that_raises_leaves_no_map():
