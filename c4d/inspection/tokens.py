@@ -110,10 +110,12 @@ def measured(place: Place, seen: Seen, lying: Lying, chunk_bytes: int) -> dict[s
     (q, k, mask, _), N, G = seen, len(lying.labels), lying.count
     own = Groups(lying.labels.to(q.device), G)
     if place.crosses:
-        if len(q) != N:
+        extra = len(q) - N
+        if extra and not (extra > 0 and lying.whole and place.stack.joined):
             raise ValueError(_strange(place, seen, N))
+        image = slice(N) if place.stack.joined == "first" else slice(extra, None)
         words = _words(mask, slice(None), 0, len(k), q.device)
-        return {"text": attention_mass(q, k, own, words, mask, chunk_bytes=chunk_bytes)}
+        return {"text": attention_mass(q[image], k, own, words, _rows(mask, image), chunk_bytes=chunk_bytes)}
     text = _text(place, seen, lying)
     if text == 0:
         labels = own.labels if len(k) == N else lying.kept(len(k))
@@ -125,15 +127,13 @@ def measured(place: Place, seen: Seen, lying: Lying, chunk_bytes: int) -> dict[s
     image, said = (slice(text, None), slice(text)) if first else (slice(N), slice(N, None))
     words = _words(mask, said, G, text, q.device)
     parts = (words.labels, own.labels) if first else (own.labels, words.labels)
-    all_keys = Groups(torch.cat(parts), words.count)
-    rows = None if mask is None else _rows(mask, image, len(q))
-    both = attention_mass(q[image] if len(q) > N else q, k, own, all_keys, rows, chunk_bytes=chunk_bytes)
-    found = {"groups": both[..., :G], "text": both[..., G:]}
+    both, asked = Groups(torch.cat(parts), words.count), slice(None) if len(q) == N else image
+    given = attention_mass(q[asked], k, own, both, _rows(mask, asked), chunk_bytes=chunk_bytes)
+    found = {"groups": given[..., :G], "text": given[..., G:]}
     if len(q) > N:
         asking = Groups(torch.where(words.labels < 0, -1, words.labels - G), words.count - G)
-        onto = Groups(torch.where(all_keys.labels < G, all_keys.labels, -1), G)
-        rows = None if mask is None else _rows(mask, said, len(q))
-        found["from_text"] = attention_mass(q[said], k, asking, onto, rows, chunk_bytes=chunk_bytes)
+        onto = Groups(torch.where(both.labels < G, both.labels, -1), G)
+        found["from_text"] = attention_mass(q[said], k, asking, onto, _rows(mask, said), chunk_bytes=chunk_bytes)
     return found
 
 
@@ -155,8 +155,9 @@ def _words(mask: Tensor | None, said: slice, first: int, text: int, device: torc
     return Groups(torch.where(seen, seen.cumsum(0) - 1 + first, -1), first + int(seen.sum()))
 
 
-def _rows(mask: Tensor, which: slice, queries: int) -> Tensor:
-    return mask[:, which] if mask.shape[1] == queries and queries > 1 else mask
+def _rows(mask: Tensor | None, which: slice) -> Tensor | None:
+    """Of a mask that has something for each query, what it has for some of them."""
+    return mask if mask is None or mask.shape[1] == 1 else mask[:, which]
 
 
 def _strange(place: Place, seen: Seen, tokens: int) -> str:
