@@ -97,7 +97,7 @@ def attention_maps(
 ) -> AttentionMaps:
     """Shows where the attention of ``model`` goes inside a ``with`` block, exactly; what is generated does not change.
 
-    Enter it last, inside ``c4d.attention`` and ``c4d.cached``. Layers and steps that are not chosen cost nothing.
+    Enter it last, inside ``c4d.attention`` and ``c4d.cached``. Layers and steps that are not chosen compute nothing more.
 
     Args:
         model: a diffusers pipeline, or a bare transformer, as :func:`c4d.cached` takes it.
@@ -196,10 +196,7 @@ class AttentionMaps(Entered, Unsaved):
         self._lying: tuple[Any, Lying] | None = None  # how the tokens lie of the forward that comes with it
         self._now: dict[str, dict[str, Tensor]] = {}  # by layer, of the forward under way
         self._why: dict[str, str] = {}  # by layer, why that has none
-        self._run = -1
-        self._means: dict[str, AttentionMap] = {}
-        self._each: dict[tuple[str, int], AttentionMap] = {}
-        self._missing: dict[tuple[str, int], str] = {}
+        self._forget(0)
         self.unused = "c4d.attention_maps"
 
     def __enter__(self) -> AttentionMaps:
@@ -208,6 +205,7 @@ class AttentionMaps(Entered, Unsaved):
         self.unused = None
         for place in self._places:
             place.check()
+        self._forget(0)
         with ExitStack() as stack:
             at_work = session_of(self._transformers[0][0])
             self._session = stack.enter_context(self._opened()) if at_work is None else at_work
@@ -260,12 +258,11 @@ class AttentionMaps(Entered, Unsaved):
         """Plain sentences for a report: of which steps there are maps, and why there are none of others."""
         said = []
         for name in self.layers:
-            there = self._means.get(name)
             why: dict[str, list[int]] = {}
             for (layer, step), reason in self._missing.items():
                 if layer == name:
                     why.setdefault(reason, []).append(step)
-            made = f"steps {_listed(there.steps)}" if there else "no step"
+            made = f"steps {_listed(self._made[name])}" if name in self._made else "no step"
             without = "".join(f"; not {_listed(steps)}: {reason}" for reason, steps in why.items())
             said.append(f"{name}: {made}{without}")
         return said
@@ -327,8 +324,7 @@ class AttentionMaps(Entered, Unsaved):
         if step is None or output is None:
             return
         if self._session.runs != self._run:
-            self._run = self._session.runs
-            self._means, self._each, self._missing = {}, {}, {}
+            self._forget(self._session.runs)
         for place in self._places:
             if place.transformer is not self._transformers[step.expert][0]:
                 continue
@@ -339,6 +335,14 @@ class AttentionMaps(Entered, Unsaved):
                 self._missing[place.name, step.index] = self._why.get(place.name, forecast)
 
     # -- inside
+
+    def _forget(self, run: int) -> None:
+        """Begins anew, with the run of this number, from 1."""
+        self._run = run
+        self._means: dict[str, AttentionMap] = {}
+        self._each: dict[tuple[str, int], AttentionMap] = {}
+        self._made: dict[str, list[int]] = {}  # by layer, the steps that have a map
+        self._missing: dict[tuple[str, int], str] = {}
 
     def _show(self, place: Place, stack: ExitStack) -> None:
         """Hangs itself on an attention, with a processor that shows what it computes with."""
@@ -394,6 +398,7 @@ class AttentionMaps(Entered, Unsaved):
 
     def _take(self, layer: str, step: Step, parts: dict[str, Tensor]) -> None:
         made = AttentionMap(layer, self._wanted.branch, self._run - 1, (step.index,), **parts)
+        self._made.setdefault(layer, []).append(step.index)
         if callable(self._keep):
             self._keep(made)
             return

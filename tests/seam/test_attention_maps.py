@@ -453,6 +453,10 @@ def test_maps_are_kept_as_a_mean_or_go_where_they_are_sent():
         torch.testing.assert_close(getattr(maps[name], part), torch.stack(own).mean(0), atol=1e-6, rtol=0)
         assert torch.equal(getattr(maps[name, 1], part), own[1]) and maps[name].run == 1
     assert streamed.maps() == [] and {each.run for each in sent} == {0}
+    assert streamed.lines() == [f"blocks.0.{name}: steps 0 to 2" for name in ("attn1", "attn2")]
+    with maps:  # again
+        WAN.loop(model, 2, maps.begin)
+    assert {each.steps for each in maps.maps()} == {(0, 1), (0,), (1,)}
     with pytest.raises(KeyError, match="every map went to the function keep="):
         streamed["blocks.0.attn1"]
     with pytest.raises(ValueError, match="no maps are kept"):
