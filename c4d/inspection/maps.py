@@ -97,7 +97,7 @@ def attention_maps(
 ) -> AttentionMaps:
     """Shows where the attention of ``model`` goes inside a ``with`` block, exactly; what is generated does not change.
 
-    Enter it last, inside ``c4d.attention`` and ``c4d.cached``. Layers and steps that are not chosen compute nothing more.
+    Enter it last, inside ``c4d.attention`` and ``c4d.cached``. Other layers and steps compute nothing more.
 
     Args:
         model: a diffusers pipeline, or a bare transformer, as :func:`c4d.cached` takes it.

@@ -15,20 +15,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import c4d
-from c4d.core.attention import Processor
+from c4d.core.attention import AttentionRuntime, Processor, watching
 from c4d.inspection.layers import Shown
 from c4d.inspection.mass import Groups, attention_mass
 from c4d.inspection.tokens import Lying, Seen, measured
 from c4d.models import SPECS
 from tests.denoisers import lively
-from tests.pipes import two_experts
+from tests.pipes import two_experts, wan_tiny
 from tests.sampled import sampled
 from tests.seam.test_described_attention import FAMILIES, VARIANTS
 from tests.subjects import SUBJECTS
-from tests.tiny import CASES, rand
+from tests.tiny import CASES, rand, text
 
 WAN = CASES["wan-t2v"]
-ARRAYS = ("groups", "text", "from_text", "given")
 
 
 def whole(q, k, mask=None, scale=None):
@@ -106,6 +105,15 @@ def test_a_long_sequence_needs_no_more_memory():
     }  # fmt: skip
     sums = found["groups"].sum(-1) + found["text"].sum(-1)
     torch.testing.assert_close(sums, torch.ones(2, 10), atol=1e-5, rtol=0)
+    with Largest() as largest:  # each key in a group of its own, which takes more than the scores
+        attention_mass(
+            q[:300],
+            k,
+            Groups(torch.zeros(300).long(), 1),
+            Groups(torch.arange(len(k)), len(k)),
+            chunk_bytes=chunk_bytes,
+        )
+    assert chunk_bytes / 4 < largest.bytes <= chunk_bytes
 
 
 def test_keys_of_earlier_calls_are_grouped_by_frame_as_they_are_kept():
@@ -269,10 +277,6 @@ def state(model):
 # -- beside the rest of c4d
 
 
-def steps_of(case, model, count=4):
-    return case.loop(model, count, guided=False)
-
-
 @pytest.mark.parametrize("name", ["wan-t2v", "hunyuan-t2v"])
 def test_beside_a_kernel_by_name_maps_are_the_same(name):
     """Whose result is what it is without maps, and who still says that every attention goes through it."""
@@ -354,25 +358,78 @@ def test_of_a_batch_the_asked_sample_of_the_asked_branch_is_shown():
         map_of(both, classes, sample=2)
 
 
+def test_of_a_batch_each_sample_has_its_own_mask():
+    case, model = CASES["hunyuan-t2v"], CASES["hunyuan-t2v"].build()
+    more = dict(pooled_projections=rand(2, 8, seed=2), guidance=torch.tensor([6000.0] * 2))
+    words = text(12, 5)
+
+    def map_of(rows, sample):
+        given = {name: x[rows] for name, x in {**words, **more}.items()}
+        with c4d.attention_maps(model, 0, sample=sample) as maps:
+            maps.begin([9.0])
+            model(rand(2, *case.latents[1:], seed=3)[rows], torch.tensor([9.0] * 2)[rows], **given)
+        return maps.maps()[0]
+
+    for row, length in enumerate((12, 5)):
+        found, alone = map_of(slice(None), row), map_of(slice(row, row + 1), 0)
+        assert found.text.shape[-1] == length
+        torch.testing.assert_close(found.arrays(), alone.arrays(), atol=2e-6, rtol=0)
+
+
+def test_several_look_at_the_same_attention():
+    """Who looked before goes on looking afterwards; maps of both branches are made in one run."""
+    seen, model = [], WAN.build()
+    work = AttentionRuntime(c4d.Reference(), "auto")
+    looks = [lambda *_, name=name: seen.append(name) for name in "ab"]
+    q = rand(1, 4, 2, 8)
+    with watching(work, looks[0]):
+        with watching(work, looks[1]):
+            work.attend(q, q, q, None)
+        work.attend(q, q, q, None)
+    work.attend(q, q, q, None)
+    assert seen == ["a", "b", "a"]
+    with c4d.attention_maps(model, 0) as cond, c4d.attention_maps(model, 0, branch="uncond") as uncond:
+        WAN.loop(model, 2, cond.begin)
+    assert [(each.branch, each.steps) for each in (*cond.maps(), *uncond.maps())] == [
+        *[("cond", (0, 1))] * 2, *[("uncond", (0, 1))] * 2
+    ]  # fmt: skip
+    assert not torch.equal(cond["blocks.0.attn1"].groups, uncond["blocks.0.attn1"].groups)
+
+
+def test_a_rollout_shows_each_block_over_the_frames_that_are_kept():
+    pipe, sent = wan_tiny(), []
+    rollout = c4d.rollout(pipe, block=2, steps=(1000, 500), window=4, height=32, width=32, text=16)
+
+    def clip():
+        return torch.cat(list(rollout("a dot", frames=21, generator=torch.Generator().manual_seed(0))), 1)
+
+    with c4d.attention(pipe):
+        plain = clip()
+        with c4d.attention_maps(pipe, "blocks.0.attn1", keep=sent.append):
+            assert torch.equal(clip(), plain)
+    assert [(each.run, each.steps, each.groups.shape[1:]) for each in sent] == [
+        (run, (step,), (2, 2 if run == 0 else 4)) for run in range(3) for step in range(2)
+    ]
+    for each in sent:
+        torch.testing.assert_close(each.groups.sum(-1), torch.ones(each.groups.shape[:2]), atol=1e-5, rtol=0)
+    with c4d.attention_maps(pipe, 0), pytest.raises(RuntimeError, match=r"c4d.attention_maps is entered last"):
+        clip()
+
+
 def test_samples_that_decide_for_themselves_are_told_apart():
     """Rows that are not computed are not in what an attention gets; a map is of the sample's own row or none."""
     model, case = WAN.build(), WAN
-    still, moving = rand(*case.latents, seed=3), rand(*case.latents, seed=4)
-    shown, alone = [], []
+    still, moving, shown, alone = rand(*case.latents, seed=3), rand(*case.latents, seed=4), [], []
     for batch, found in ((True, shown), (False, alone)):
-        method = "first-block:threshold=0.05,last=0,max_skips=9"
-        with (
-            c4d.cached(model, method) as session,
-            c4d.attention_maps(model, -1, sample=int(batch), keep="steps") as maps,
-        ):
+        method, how = "first-block:threshold=0.05,last=0,max_skips=9", dict(sample=int(batch), keep="steps")
+        with c4d.cached(model, method) as session, c4d.attention_maps(model, -1, **how) as maps:
             session.begin([900.0, 800.0, 700.0])
             for k in range(3):
                 moved = moving + 0.5 * k * rand(*case.latents, seed=5)
-                x = torch.cat((still, moved)) if batch else moved
-                text = case.inputs()["encoder_hidden_states"].expand(len(x), -1, -1)
-                model(x, timestep=torch.full((len(x),), 900.0 - 100 * k), encoder_hidden_states=text)
-        found += [each for key, each in maps._each.items() if "attn1" in key[0]]
-    assert [each.steps for each in shown] == [(0,), (1,), (2,)] == [each.steps for each in alone]
+                x = torch.cat((still, moved, 2 * moved)) if batch else moved
+                words = case.inputs()["encoder_hidden_states"].expand(len(x), -1, -1)
+                model(x, timestep=torch.full((len(x),), 900.0 - 100 * k), encoder_hidden_states=words)
+        found += [maps["blocks.3.attn1", step] for step in range(3)]
     for one, other in zip(shown, alone, strict=True):
         torch.testing.assert_close(one.groups, other.groups, atol=1e-5, rtol=0)
 
