@@ -67,6 +67,9 @@ if TYPE_CHECKING:
     from c4d.core.types import Signal as Signal
     from c4d.core.types import Step as Step
     from c4d.core.types import Wrapper as Wrapper
+    from c4d.inspection.maps import AttentionMap as AttentionMap
+    from c4d.inspection.maps import AttentionMaps as AttentionMaps
+    from c4d.inspection.maps import attention_maps as attention_maps
     from c4d.models import UnsupportedModelError as UnsupportedModelError
     from c4d.parallel import NoLauncherError as NoLauncherError
     from c4d.parallel import SequenceParallel as SequenceParallel
@@ -87,6 +90,7 @@ PLACES = {
     "memory": "c4d.api:memory",
     "rollout": "c4d.api:rollout",
     "tune": "c4d.calibrate.tune:tune",
+    "attention_maps": "c4d.inspection.maps:attention_maps",
     "SequenceParallel": "c4d.parallel:SequenceParallel",
     "methods": "c4d.core.methods:METHODS",
     "backends": "c4d.backends:",
@@ -97,6 +101,8 @@ PLACES = {
     "Session": "c4d.core.runtime.session:Session",
     "AttentionSession": "c4d.core.integration.processor_patch:AttentionSession",
     "Parallel": "c4d.parallel.session:Parallel",
+    "AttentionMaps": "c4d.inspection.maps:AttentionMaps",
+    "AttentionMap": "c4d.inspection.maps:AttentionMap",
     "Report": "c4d.core.runtime.report:Report",
     "Entry": "c4d.core.runtime.report:Entry",
     # Errors

@@ -137,6 +137,20 @@ def test_the_example_of_the_bundled_model_runs():
     assert scope["video"].shape == (13, 32, 32, 3)
 
 
+def test_the_examples_of_the_page_of_attention_maps_run(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    scope = {"torch": torch}
+    for example in code(ROOT / "docs/attention_maps.md"):
+        exec(compile(example.replace("num_inference_steps=20", "num_inference_steps=12"), "maps.md", "exec"), scope)
+    assert {path.name for path in tmp_path.iterdir()} == {"maps.npz", "maps.png"}
+    said = capsys.readouterr().out
+    assert "blocks.7.attn1 stays in its frame: tensor" in said and said.count("\n3 blocks.") == 8
+    with c4d.attention_maps(scope["pipe"], 0, groups=scope["halves"]) as maps:
+        scope["pipe"]("a dot", height=32, width=32, num_frames=5, num_inference_steps=1)
+    assert maps["blocks.0.attn1"].groups.shape == (4, 2, 2)
+
+
 def test_the_reference_is_of_the_public_names():
     assert api.PAGE.read_text() == api.page(), "python -m tools.api"
     assert [name for names in api.groups().values() for name in names] == c4d.__all__

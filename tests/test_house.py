@@ -22,6 +22,7 @@ ANYWHERE = {
     "calibrate": {"torch", "c4d.core", "c4d.models", "c4d.parallel"},
     "metrics": {"torch", "numpy", "PIL"},
     "bundled": {"torch", "safetensors", "PIL", "c4d.metrics"},
+    "inspection": {"torch", "c4d.api", "c4d.core", "c4d.backends", "c4d.models"},
 }
 # The same for imports inside functions, which only run when asked for.
 INSIDE = {
@@ -32,6 +33,7 @@ INSIDE = {
     "memory_modes": {"diffusers", "torchao"},
     "metrics": {"flip_evaluator", "lpips", "torchmetrics", "transformers"},
     "bundled": {"matplotlib"},
+    "inspection": {"matplotlib", "numpy"},
 }
 # What the files of a backend's own folder import, all but its ``__init__``, which imports them when they are asked for.
 VENDOR = {"cuda": {"triton"}}

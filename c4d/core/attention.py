@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -143,7 +144,8 @@ class Processor:
     """Stands in for the processor of one attention module; a copy or a pickle of it is the one that was there before.
 
     A subclass is one shape of attention: ``__call__`` takes what the model's attention gives its processor.
-    ``replaces`` are the full names of the stock classes that it can stand in for, ``kind`` is what reports call it, and
+    ``replaces`` are the full names of the stock classes that it can stand in for, ``kind`` is what reports call it (and
+    what tells ``c4d.attention_maps`` whose tokens its keys are: those of a ``"cross-attention"`` are text), and
     ``merges`` says that it needs partial results wherever tokens are spread over ranks (``attend_keys``).
     """
 
@@ -186,12 +188,32 @@ def _itself(processor: Any) -> Any:
     return processor
 
 
-def changed(processor: Any, stock: tuple[str, ...]) -> str | None:
-    """None for a processor of one of the classes ``stock`` as it was made; else what it is, in words."""
+@contextmanager
+def watching(work: AttentionRuntime, watch: Watch) -> Iterator[None]:
+    """While ``watch`` looks at what an attention computes with, beside whoever does already."""
+    outer = work.watch
+
+    def both(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, text_first: bool) -> None:
+        for each in (outer, watch):
+            if each is not None:
+                each(q, k, v, mask, text_first)
+
+    work.watch = both
+    try:
+        yield
+    finally:
+        work.watch = outer
+
+
+def changed(processor: Any, stock: tuple[str, ...], but: Collection[str] = ()) -> str | None:
+    """None for a processor of one of the classes ``stock`` as it was made; else what it is, in words.
+
+    ``but``: attributes that may be set.
+    """
     cls = type(processor)
     if f"{cls.__module__}.{cls.__qualname__}" not in stock:
         return cls.__name__
-    given = [name for name, value in vars(processor).items() if value is not None]
+    given = [name for name, value in vars(processor).items() if value is not None and name not in but]
     return f"{cls.__name__} with {', '.join(given)} set" if given else None
 
 

@@ -13,7 +13,7 @@ from c4d.core.attention import AttentionPrimitives, AttentionRuntime, Processor,
 from c4d.core.integration.attach import is_compiled
 from c4d.core.integration.hooks import Entered, Hooks, Layer, Unsaved
 from c4d.core.integration.padding import TextUnpadder
-from c4d.core.spec import ModelSpec
+from c4d.core.spec import ModelSpec, Stack
 
 
 class ProcessorPatch(Unsaved):
@@ -52,8 +52,9 @@ class ProcessorPatch(Unsaved):
         for path, module, cls in declared:
             if isinstance(there := getattr(module, "processor", None), Processor):
                 raise RuntimeError(
-                    f"the attentions of {self.label} are in a c4d.attention or c4d.sharded already: leave that one "
-                    "first (c4d.sharded has kernel= of its own)"
+                    f"the attentions of {self.label} are in a c4d.attention, c4d.sharded or c4d.attention_maps "
+                    "already: leave that one first (c4d.sharded has kernel= of its own; c4d.attention_maps is entered "
+                    "last)"
                 )
             strange = changed(there, cls.replaces)
             if strange is None:
@@ -198,15 +199,7 @@ class ProcessorPatch(Unsaved):
         return self._chosen[key]
 
     def _declared(self) -> list[tuple[str, nn.Module, type[Processor]]]:
-        """Those that are there: an attention may be in some blocks of a stack alone."""
-        found = []
-        for stack in self.spec.stacks:
-            for i, block in enumerate(self.transformer.get_submodule(stack.path).children()):
-                for inner, cls in stack.attention.items():
-                    module = dict(block.named_modules()).get(inner)
-                    if module is not None:
-                        found.append((f"{stack.path}.{i}.{inner}", module, cls))
-        return found
+        return [(path, module, cls) for _, _, path, module, cls in declared(self.transformer, self.spec)]
 
     def lines(self) -> list[str]:
         said = []
@@ -228,6 +221,19 @@ class ProcessorPatch(Unsaved):
         for name, n in self.unnamed.items():
             said.append(f"{self.label}: {n} that its spec names no kernel for left to their own processor {name}")
         return said
+
+
+def declared(transformer: nn.Module, spec: ModelSpec) -> Iterator[tuple[Stack, int, str, nn.Module, type[Processor]]]:
+    """The attentions that the blocks have: stack, number in it, path, module and what can stand in for its processor.
+
+    Those that are there: an attention may be in some blocks of a stack alone.
+    """
+    for stack in spec.stacks:
+        for i, block in enumerate(transformer.get_submodule(stack.path).children()):
+            for inner, cls in stack.attention.items():
+                module = dict(block.named_modules()).get(inner)
+                if module is not None:
+                    yield stack, i, f"{stack.path}.{i}.{inner}", module, cls
 
 
 def is_perturbed(attention: nn.Module) -> bool:

@@ -168,6 +168,11 @@ class Session(Entered, Unsaved):
         return tuple(self._trace)
 
     @property
+    def runs(self) -> int:
+        """How many there were so far, the one under way too."""
+        return self._runs
+
+    @property
     def alone(self) -> bool:
         """True if it asks no other rank before it decides."""
         return isinstance(self._ranks, SingleProcess)

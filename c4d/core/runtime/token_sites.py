@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from c4d.core.attention import Processor
+from c4d.core.attention import Processor, watching
 from c4d.core.caching.rules import TokenRule
 from c4d.core.caching.selectors import Selector, TokenView, take
 from c4d.core.integration.attach import ModuleSite
@@ -133,11 +133,8 @@ class TokenSites:
             names = (TEXT_STREAM, STREAM) if text_first else (STREAM, TEXT_STREAM)
             seen.append(dict(zip(names, torch.split(weight.detach(), sizes, 1), strict=True)))
 
-        processor.work.watch = watch
-        try:
+        with watching(processor.work, watch):
             yield
-        finally:
-            processor.work.watch = None
         if len(seen) != 1:
             raise RuntimeError(instead % f"it attends {len(seen)} times")
         self._branch.tokens.weights[place.block] = seen[0]
