@@ -16,7 +16,7 @@ import torch
 import c4d
 from c4d.backends import Backend, select
 from c4d.backends.kernels import OWN, names
-from c4d.bundled import BUNDLED
+from c4d.bundled.models import BUNDLED, ROLLING
 from c4d.cli.batch import Batch
 from c4d.cli.options import Generating, Shared
 from c4d.cli.signals import Stops
@@ -260,6 +260,8 @@ def _checked(
         raise InputError(
             f"threads is {options.threads!r}; allowed are whole numbers from 1 to {cores}, this machine's cores"
         )
+    if options.model in ROLLING:
+        raise InputError(f"{options.model} makes a clip block by block: c4d rollout --model {options.model} …")
     model = BUNDLED.get(options.model)
     dtype = parse_dtype(options.dtype, backend=backend) if options.dtype else backend.default_dtype
     requests = [

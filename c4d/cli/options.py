@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from c4d.backends import known
-from c4d.bundled import BUNDLED
+from c4d.bundled.models import BUNDLED, ROLLING
 from c4d.cli.config import from_file, read_text, unusable
 from c4d.pipelines import InputError
 
@@ -347,6 +347,13 @@ class CalibrateOptions(Shared):
 class RolloutOptions(Shared):
     """Every option of ``rollout`` besides those of :class:`Shared`; frames are of latents, where not of pixels."""
 
+    model: str = option(
+        "wan-tiny-causal",
+        WHAT,
+        str,
+        "NAME",
+        f"bundled model ({', '.join((*ROLLING, 'wan-tiny'))}), diffusers directory or hub id; default wan-tiny-causal",
+    )
     seconds: float | None = option(None, WHAT, number, "X", "how long the clip is; default 5, without --frames")
     frames: int | None = option(None, WHAT, whole, "N", "how long it is, in frames of pixels")
     video: Path | None = option(None, WHAT, path_to, "FILE", "a clip (or picture) to go on from; its size is taken")

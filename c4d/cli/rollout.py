@@ -15,7 +15,7 @@ from torch import Tensor
 import c4d
 from c4d.backends import Backend, select
 from c4d.backends.kernels import OWN, names
-from c4d.bundled import BUNDLED
+from c4d.bundled.models import BUNDLED, ROLLING
 from c4d.causal.checkpoint import load_checkpoint
 from c4d.causal.rollout import FILE, Rollout, RolloutConfig, settings_in
 from c4d.causal.stream import Stream
@@ -42,6 +42,7 @@ from c4d.pipelines.film import GrowingClip, read_film
 from c4d.pipelines.output import write_json
 from c4d.pipelines.versions import versions
 
+MODELS = {**ROLLING, **BUNDLED}
 CLIP, MIB = "clip.mp4", 2**20
 SECONDS = 5.0  # of a clip that nobody says the length of
 SETTINGS = ("block", "window", "sink", "shift", "fps", "height", "width")  # options that are settings by their names
@@ -50,7 +51,7 @@ SETTINGS = ("block", "window", "sink", "shift", "fps", "height", "width")  # opt
 def run(options: RolloutOptions, stops: Stops) -> None:
     """Makes the clip. Raises :class:`InputError` for what cannot be."""
     if options.prompt is None or options.prompt_file is not None:
-        known = f", such as {BUNDLED[options.model].example!r}" if options.model in BUNDLED else ""
+        known = f", such as {MODELS[options.model].example!r}" if options.model in MODELS else ""
         raise InputError(f"rollout makes one clip: give --prompt{known}")
     request = options.parts_of(Request, num_frames=None, steps=None)
     try:
@@ -107,7 +108,7 @@ def checked(options: RolloutOptions, backend: Backend, method: CacheMethod | Non
 
 def loaded(options: RolloutOptions, backend: Backend, dtype: torch.dtype, shown: bool) -> tuple[Any, list[str]]:
     """The pipeline with the weights that were asked for, and what is to be said of them."""
-    threads = options.threads or (BUNDLED[options.model].defaults.threads if options.model in BUNDLED else None)
+    threads = options.threads or (MODELS[options.model].defaults.threads if options.model in MODELS else None)
     if threads:
         torch.set_num_threads(threads)
     how: dict[str, Any] = {"allow_pickle": options.allow_pickle, "memory": options.memory}
@@ -189,8 +190,8 @@ def made(stream: Stream, path: Path, config: RolloutConfig, shown: bool, stops: 
             stops.check()
             if shown:
                 now = f"{film.frames} frames, {film.frames / config.fps:.1f} s of film"
-                rate = f"{steady(blocks):.2f} frames a second" if len(blocks) > 1 else ""
-                print(f"\r{now}  {rate}  first after {blocks[0][1]:.2f} s", end="", flush=True)
+                pace = f"{steady(blocks):.2f} frames a second" if len(blocks) > 1 else ""
+                print(f"\r{now}  {pace}  first after {blocks[0][1]:.2f} s", end="", flush=True)
     if shown:
         print()
     total = time.monotonic() - started

@@ -7,6 +7,7 @@ from contextlib import nullcontext, suppress
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,7 +35,7 @@ class GrowingClip:
     def add(self, frames: Tensor) -> None:
         """Frames [T, 3, H, W] in [0, 1], of the same size each time. Raises :class:`OutputError`."""
         factor = enlargement(frames)
-        pixels = to_bytes(frames.cpu()).repeat_interleave(factor, 1).repeat_interleave(factor, 2).numpy()
+        pixels: Any = to_bytes(frames.cpu()).repeat_interleave(factor, 1).repeat_interleave(factor, 2).numpy()
         if self._encoder is None:
             self._encoder = self._begun(pixels.shape[2], pixels.shape[1], len(pixels))
         assert self._encoder.stdin is not None
