@@ -98,3 +98,10 @@ def test_one_thing_to_go_on_from(fails, tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "b.png")
     given = ("--video", tmp_path / "a.mp4", "--image", tmp_path / "b.png")
     fails([*SMALL, *given, "--out", tmp_path / "out"], 2, "--video and --image are both given; keep one")
+
+
+def test_a_student_is_none_of_generate_s_models(fails, c4d, generate):
+    fails(
+        [*generate, "--model", "wan-tiny-causal"], 2, "makes a clip block by block: c4d rollout --model wan-tiny-causal"
+    )
+    assert "wan-tiny-causal  (c4d rollout)" in c4d("models").out
