@@ -220,14 +220,15 @@ def sharded(
     job = start(chosen, how.timeout)
     degrees = how.degrees(job.world, node=job.node, heads=session.heads, branches=branches)
     passed_on = partial_kernels(session, chosen, kernel, degrees)
-    scheduler: Any = None if isinstance(model, nn.Module) else model.scheduler
+    pipeline = None if isinstance(model, nn.Module) else model
+    scheduler = getattr(pipeline, "scheduler", None)
     if degrees.cfg > 1 and scheduler is not None and not hasattr(scheduler, "step_index"):
         raise ValueError(
             "cfg=2 needs a scheduler that tells its step (step_index), to know which calls belong together; "
             f"{type(scheduler).__name__} does not: use cfg=1"
         )
     join = partial(make, how, degrees, job.rank, chosen)
-    return Parallel(session, join, chosen.ungroup, Kernels.of(chosen, kernel), scheduler, how.jointly, passed_on)
+    return Parallel(session, join, chosen.ungroup, Kernels.of(chosen, kernel), pipeline, how.jointly, passed_on)
 
 
 def memory(pipe: Any, mode: str, *, backend: Backend | str = "auto") -> None:
