@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from c4d.api import cached as cached
     from c4d.api import disable as disable
     from c4d.api import enable as enable
+    from c4d.api import encode_prompts as encode_prompts
     from c4d.api import memory as memory
     from c4d.api import rollout as rollout
     from c4d.api import sharded as sharded
@@ -89,6 +90,7 @@ PLACES = {
     "sharded": "c4d.api:sharded",
     "memory": "c4d.api:memory",
     "rollout": "c4d.api:rollout",
+    "encode_prompts": "c4d.api:encode_prompts",
     "tune": "c4d.calibrate.tune:tune",
     "attention_maps": "c4d.inspection.maps:attention_maps",
     "SequenceParallel": "c4d.parallel:SequenceParallel",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import reprlib
 import warnings
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -31,6 +32,7 @@ from c4d.core.runtime.steps import NoClock, SchedulerTracker, StepTracker
 from c4d.core.spec import ModelSpec
 from c4d.core.text.grammar import parse
 from c4d.core.types import FeatureForecaster
+from c4d.memory_modes.encoders import encode_all
 from c4d.memory_modes.text import parse_memory
 from c4d.models import made_for_another, spec_for
 from c4d.parallel import SequenceParallel
@@ -218,14 +220,15 @@ def sharded(
     job = start(chosen, how.timeout)
     degrees = how.degrees(job.world, node=job.node, heads=session.heads, branches=branches)
     passed_on = partial_kernels(session, chosen, kernel, degrees)
-    scheduler: Any = None if isinstance(model, nn.Module) else model.scheduler
+    pipeline = None if isinstance(model, nn.Module) else model
+    scheduler = getattr(pipeline, "scheduler", None)
     if degrees.cfg > 1 and scheduler is not None and not hasattr(scheduler, "step_index"):
         raise ValueError(
             "cfg=2 needs a scheduler that tells its step (step_index), to know which calls belong together; "
             f"{type(scheduler).__name__} does not: use cfg=1"
         )
     join = partial(make, how, degrees, job.rank, chosen)
-    return Parallel(session, join, chosen.ungroup, Kernels.of(chosen, kernel), scheduler, how.jointly, passed_on)
+    return Parallel(session, join, chosen.ungroup, Kernels.of(chosen, kernel), pipeline, how.jointly, passed_on)
 
 
 def memory(pipe: Any, mode: str, *, backend: Backend | str = "auto") -> None:
@@ -292,6 +295,41 @@ def rollout(
     enter = partial(attention, transformer, kernel, backend=chosen, spec=described)
     config = config_of(pipe).changed(**settings)
     return Rollout(pipe, config, partial(CausalPatch, transformer, described, enter), kv_dtype=kv_dtype, kv_on=kv_on)
+
+
+def encode_prompts(
+    pipe: Any, calls: Sequence[Mapping[str, Any]], *, memory: str | None = None, backend: Backend | str = "auto"
+) -> None:
+    """Has the text encoders of ``pipe`` run once for all ``calls``, and gives them back: they are no part of it then.
+
+    Each call goes through the pipeline's own code up to its denoising loop (what it makes of given pictures before, it
+    makes again later). What its ``encode_prompt`` returned is kept on the host. From then on ``pipe`` takes these
+    calls, any number of times, and others of the same text; steps, sizes and seeds are free. The results are those of
+    the pipeline as it was, bit for bit. A text encoder that is held elsewhere too goes to the host.
+
+    Args:
+        pipe: a diffusers pipeline with an ``encode_prompt``.
+        calls: keyword arguments of ``pipe(…)``: the prompt, and whatever its text depends on.
+        memory: a mode as :func:`memory` takes it, into which the pipeline goes. With ``full`` the transformers come to
+            the device when the text encoders have left it. None: everything is where it is to be.
+        backend: as in :func:`cached`.
+
+    Raises:
+        TypeError: ``pipe`` is no pipeline.
+        UnsupportedError: a pipeline without ``encode_prompt`` or text encoders, one whose encoders were given back
+            already, or a memory mode that cannot be (then nothing is changed).
+        ValueError: an unknown memory mode. Later, of the pipeline: a call whose text was not encoded.
+    """
+    _check_kinds(
+        (memory, (str, type(None)), "memory", "text such as 'groups+tiled'"),
+        (backend, (str, Backend), "backend", "a name from c4d doctor"),
+    )
+    if not isinstance(getattr(pipe, "components", None), dict):
+        raise TypeError(f"{type(pipe).__name__} is no diffusers pipeline, whose text encoders could be given back")
+    if not isinstance(calls, Sequence) or not all(isinstance(call, Mapping) for call in calls):
+        raise TypeError("calls is a list of what the pipeline will be called with, such as [{'prompt': 'a cat'}]")
+    mode = None if memory is None else parse_memory(memory)
+    encode_all(pipe, calls, backend=select(backend) if isinstance(backend, str) else backend, memory=mode)
 
 
 _kernels = attention  # accelerate has an argument of that name

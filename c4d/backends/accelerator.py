@@ -11,7 +11,29 @@ from torch import Tensor
 
 from c4d.backends.base import Memory
 from c4d.backends.reference import Reference
-from c4d.core.types import Parked
+from c4d.core.types import Fetching, Parked
+
+
+class _Copy(Fetching):
+    """A copy to the device that ``side`` makes, into memory that the allocator gave to the stream ``owner``."""
+
+    def __init__(self, tensor: Tensor, side: torch.Stream, owner: torch.Stream) -> None:
+        super().__init__(tensor)
+        self._side, self._owner, self._done, self._waited = side, owner, side.record_event(), False
+
+    def wait(self) -> Tensor:
+        current = torch.accelerator.current_stream(self.tensor.device)
+        current.wait_event(self._done)
+        self._waited = True
+        if current != self._owner:
+            self.tensor.record_stream(current)
+        return self.tensor
+
+    def __del__(self) -> None:
+        # Nobody has waited: its memory is not given to others before the copy is done. A copy that was waited for is
+        # not told so, for then its memory would come back only when the host sees that the device got there.
+        if not self._waited:
+            self.tensor.record_stream(self._side)
 
 
 class Accelerator(Reference):
@@ -78,17 +100,16 @@ class Accelerator(Reference):
         x.record_stream(side)  # its memory is not given to others before the copy is done
         return Parked(host, x.device)
 
-    def fetch(self, parked: Parked) -> Tensor:
+    def begin_fetch(self, parked: Parked) -> Fetching:
         if parked.device.type != self.device_type:
-            return super().fetch(parked)
+            return super().begin_fetch(parked)
         side, current = self._stream(parked.device), torch.accelerator.current_stream(parked.device)
         # After the work before it, so that the allocator can give it memory which that work has freed.
         x = torch.empty(parked.tensor.shape, dtype=parked.tensor.dtype, device=parked.device)
         side.wait_stream(current)
         with side:  # one stream carries all copies: this one comes after its own offload
             x.copy_(parked.tensor, non_blocking=True)
-        current.wait_stream(side)
-        return x
+        return _Copy(x, side, current)
 
     def _stream(self, device: torch.device) -> torch.Stream:
         if device not in self._side:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from c4d.backends.kernels import Kernel
-from c4d.core.types import Parked
+from c4d.core.types import Fetching, Parked
 
 
 class BackendUnavailableError(RuntimeError):
@@ -162,8 +162,12 @@ class Backend(Protocol):
         """Copies a tensor to the host; on an asynchronous device into pinned memory, beside what is being computed."""
         ...
 
+    def begin_fetch(self, parked: Parked) -> Fetching:
+        """Begins to bring it back to where it came from, beside what is being computed; its ``wait()`` gives it."""
+        ...
+
     def fetch(self, parked: Parked) -> Tensor:
-        """Brings it back to where it came from; later work on the device waits for it, the host does not."""
+        """Both at once: later work on the device waits for it, the host does not."""
         ...
 
     def synchronize(self) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from c4d.backends.base import Memory
 from c4d.backends.checks import check_features, check_norm, check_pair, check_rotary
 from c4d.backends.kernels import Call, Kernel, Limits, Run, choose
-from c4d.core.types import Parked
+from c4d.core.types import Fetching, Parked
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 TILE = 1 << 24  # logits held at once by the attention written out: 64 MiB in fp32
@@ -192,8 +192,11 @@ class Reference:
     def offload(self, x: Tensor) -> Parked:
         return Parked(x.detach().to("cpu", copy=True), x.device)
 
+    def begin_fetch(self, parked: Parked) -> Fetching:
+        return Fetching(parked.tensor.to(parked.device))
+
     def fetch(self, parked: Parked) -> Tensor:
-        return parked.tensor.to(parked.device)
+        return self.begin_fetch(parked).wait()
 
     def synchronize(self) -> None:
         return None

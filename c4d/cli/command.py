@@ -36,12 +36,14 @@ from c4d.pipelines import (
     Settings,
     call_arguments,
     check_attention,
+    check_encoding,
     check_memory,
     check_method,
     check_ranks,
     check_writable,
     compile_blocks,
     effective,
+    encode_first,
     exclusive_lock,
     kept,
     load_pipeline,
@@ -284,6 +286,8 @@ def _checked(
     if method is not None:
         check_method(pipe, method, backend=backend, steps=requests[0].steps)
     check_memory(pipe, settings.memory, backend=backend)
+    if options.encode_first:
+        check_encoding(pipe)
     if settings.attention != OWN:
         check_attention(pipe, settings.attention, dtype, backend=backend)
     degrees = check_ranks(
@@ -325,14 +329,15 @@ def load(
         dtype=settings.dtype,
         progress=not quiet,
         allow_pickle=options.allow_pickle,
-        memory=settings.memory,
+        memory=None if options.encode_first else settings.memory,
     )
-    for request in requests:  # all of them before the first is made, and before anything is compiled
-        call_arguments(pipe, request)
-    compiled = compile_blocks(pipe) if settings.compile else []
-    for note in compiled if not quiet else ():
+    # All of them before the first is made, and before anything is compiled.
+    calls = [call_arguments(pipe, request) for request in requests]
+    done = [encode_first(pipe, calls, settings.memory, backend=plan.backend)] if options.encode_first else []
+    done += compile_blocks(pipe) if settings.compile else []
+    for note in done if not quiet else ():
         print(note)
-    notes += compiled
+    notes += done
     kernel = settings.attention
     if plan.job.world > 1:
         ranks = c4d.sharded(pipe, plan.how, branches=plan.degrees.cfg, kernel=kernel, backend=plan.backend)

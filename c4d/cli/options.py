@@ -149,6 +149,9 @@ class Shared:
         "how to take less of the device's memory, such as groups+tiled (docs/memory.md): full, components, groups, "
         "sequential, float8, int8, tiled, sliced, joined by +; default full",
     )
+    encode_first: bool = switch(
+        HOW, "text encoders run for all prompts first and are then given back, before the transformer is on the device"
+    )
     allow_pickle: bool = switch(HOW, "also read pickled weights (.bin), of people you trust; default: safetensors only")
     ranks: int | None = option(
         None, RANKS, whole, "N", "start so many processes here, instead of torchrun; an error is a single line"

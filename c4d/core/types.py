@@ -6,6 +6,7 @@ import enum
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import torch
@@ -354,10 +355,23 @@ class Parked(NamedTuple):
     device: torch.device
 
 
+@dataclass
+class Fetching:
+    """A tensor on its way from the host; here one that is there already. Memory for it is held from the beginning."""
+
+    tensor: Tensor
+
+    def wait(self) -> Tensor:
+        """The tensor, on which later work of the device's current stream waits; the host does not. It may be asked
+        for again."""
+        return self.tensor
+
+
 class Primitives(Protocol):
     """What the core needs of a backend (the whole protocol: ``c4d.backends.base``)."""
 
     def lincomb(self, features: Sequence[Tensor], weights: Sequence[float] | Tensor) -> Tensor: ...
     def change(self, now: Tensor, before: Tensor) -> Tensor: ...
     def offload(self, x: Tensor) -> Parked: ...
+    def begin_fetch(self, parked: Parked) -> Fetching: ...
     def fetch(self, parked: Parked) -> Tensor: ...

@@ -28,6 +28,7 @@ from c4d.parallel.collectives import Group
 from c4d.parallel.degrees import Degrees
 from c4d.parallel.mesh import Mesh
 from c4d.parallel.sharding import Sharding, check_whole
+from c4d.parallel.tiles import TiledDecoding, said
 
 T = TypeVar("T")
 
@@ -36,8 +37,8 @@ class Parallel(Entered, Unsaved):
     """Spreads the transformers of ``attention`` over the ranks of ``mesh``; made by :func:`c4d.sharded`.
 
     Every rank gets the whole result. What it holds of a cache is its own part of the tokens. ``join()`` makes the mesh,
-    ``ungroup`` ends a group of it; ``scheduler`` (None: a loop of one's own) tells the steps; ``passed_on``: the
-    kernels that give partial results (of a ring).
+    ``ungroup`` ends a group of it; ``pipeline`` (None: a loop of one's own) has the scheduler that tells the steps, and
+    the VAE; ``passed_on``: the kernels that give partial results (of a ring).
     """
 
     def __init__(
@@ -46,12 +47,13 @@ class Parallel(Entered, Unsaved):
         join: Callable[[], Mesh],
         ungroup: Callable[[Any], None],
         kernels: Kernels,
-        scheduler: Any,
+        pipeline: Any,
         jointly: bool,
         passed_on: Sequence[str],
     ) -> None:
         self.attention, self._join, self._ungroup, self._passed_on = attention, join, ungroup, passed_on
-        self._kernels, self._scheduler, self.jointly = kernels, scheduler, jointly
+        self._kernels, self._pipeline, self.jointly = kernels, pipeline, jointly
+        scheduler = self._scheduler = None if pipeline is None else pipeline.scheduler
         self._clock = SchedulerTracker(lambda: scheduler, checked=False) if hasattr(scheduler, "step_index") else None
         self._hooks = Hooks(Layer.AGREEMENT)
         self._at = 0  # the step of the last call
@@ -67,6 +69,9 @@ class Parallel(Entered, Unsaved):
         place = None if self._scheduler is None else partial(position, self._scheduler)
         self._branchings = [CFGParallel(fitting.transformer, mesh.cfg, place) for fitting in fittings if mesh.cfg]
         self._shardings = [self._sharding_of(fitting) for fitting in fittings if mesh.sequence]
+        self._tiles: TiledDecoding | None = None
+        if mesh.request is not None and TiledDecoding.fits(self._pipeline):
+            self._tiles = TiledDecoding(self._pipeline, mesh.request)
 
     def _agreement_of(self, group: Group) -> Agreement:
         """Of those ranks."""
@@ -90,6 +95,8 @@ class Parallel(Entered, Unsaved):
                 self._hooks.before(fitting.transformer, self.enter, fitting.transformer)
             for branching in self._branchings:
                 branching.install()
+            if self._tiles is not None:
+                self._tiles.install()
         except BaseException:
             self._remove()
             raise
@@ -112,6 +119,8 @@ class Parallel(Entered, Unsaved):
         for sharding in self._shardings:
             sharding.remove()
         self._hooks.remove()
+        if self._tiles is not None:
+            self._tiles.remove()
         self.attention.__exit__()
 
     @property
@@ -142,10 +151,12 @@ class Parallel(Entered, Unsaved):
         return fsum(numbers) / len(numbers)
 
     def said(self) -> str:
-        """How ranks are divided, who made their groups, and which kernels give partial results."""
+        """How ranks are divided, who made their groups, which kernels give partial results, and who decodes tiles of
+        the VAE."""
         where = "attention in the ring" if self.mesh.degrees.ring > 1 else "partial results"
         through = f"; {where} through {' and '.join(self._passed_on)}" if self._passed_on else ""
-        return f"{self.mesh.degrees}; groups by {self.mesh.made_by}{through}"
+        decoding = said(self._pipeline, self._tiles is not None) if self.mesh.request is not None else ""
+        return f"{self.mesh.degrees}; groups by {self.mesh.made_by}{through}{decoding}"
 
     def lines(self) -> list[str]:
         """:meth:`said`, and what computes the attention."""

@@ -8,7 +8,7 @@ from c4d.pipelines.generate import Clip, generate
 from c4d.pipelines.job import produce
 from c4d.pipelines.load import compile_blocks, load_pipeline, parse_dtype, parse_history_dtype
 from c4d.pipelines.memory import memory_explained
-from c4d.pipelines.modes import check_memory
+from c4d.pipelines.modes import check_encoding, check_memory, encode_first
 from c4d.pipelines.output import check_writable, exclusive_lock, numbered
 from c4d.pipelines.ranks import check_ranks
 from c4d.pipelines.request import Request
@@ -28,12 +28,14 @@ __all__ = [
     "base_pipeline",
     "call_arguments",
     "check_attention",
+    "check_encoding",
     "check_memory",
     "check_method",
     "check_ranks",
     "check_writable",
     "compile_blocks",
     "effective",
+    "encode_first",
     "exclusive_lock",
     "generate",
     "kept",

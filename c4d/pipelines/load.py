@@ -51,7 +51,7 @@ def load_pipeline(
     dtype: str | torch.dtype | None = None,
     progress: bool = False,
     allow_pickle: bool = False,
-    memory: str = "full",
+    memory: str | None = "full",
 ) -> Any:
     """A diffusers pipeline on the backend's device.
 
@@ -61,7 +61,8 @@ def load_pipeline(
             in float32, as its authors run it.
         progress: show the bars of the libraries that load (not for a bundled model, which takes no time).
         allow_pickle: read pickled weights where there are no others (tensors alone, as ``torch.load`` restricts them).
-        memory: a mode, as :func:`c4d.memory` takes it; ``full`` is beside it if it does not say where weights are.
+        memory: a mode, as :func:`c4d.memory` takes it; ``full`` is beside it if it does not say where weights are. None
+            leaves them on the host.
 
     Raises:
         InputError: as :func:`skeleton`, for a memory mode that this model or device cannot do, and for weights or a
@@ -84,7 +85,8 @@ def load_pipeline(
             kinds["vae"] = torch.float32
         read = _from_transformers(Path(source), components(index), weights, safe)
         pipe = base.from_pretrained(source, dtype=kinds, use_safetensors=safe, **read)
-    place(pipe, memory, backend=backend)
+    if memory is not None:
+        place(pipe, memory, backend=backend)
     return pipe
 
 

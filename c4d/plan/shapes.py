@@ -18,7 +18,7 @@ from torch.utils.flop_counter import flop_registry
 
 from c4d.backends.kernels import Kernel, Limits
 from c4d.backends.reference import DTYPES, Reference
-from c4d.core.types import Parked
+from c4d.core.types import Fetching, Parked
 
 
 class Work(TorchDispatchMode):
@@ -72,8 +72,8 @@ class Shapes(Reference):
     def offload(self, x: Tensor) -> Parked:
         return Parked(torch.empty_like(x), x.device)
 
-    def fetch(self, parked: Parked) -> Tensor:
-        return torch.empty_like(parked.tensor)
+    def begin_fetch(self, parked: Parked) -> Fetching:
+        return Fetching(torch.empty_like(parked.tensor))
 
 
 @dataclass

@@ -224,6 +224,12 @@ def test_copies_go_beside_the_computation_and_in_order(monkeypatch):
         def wait_stream(self, other):
             told.append(f"{self.name} waits for {other.name}")
 
+        def record_event(self):
+            return f"what is on {self.name}"
+
+        def wait_event(self, event):
+            told.append(f"{self.name} waits for {event}")
+
         def __enter__(self):
             told.append(f"on {self.name}")
 
@@ -233,9 +239,9 @@ def test_copies_go_beside_the_computation_and_in_order(monkeypatch):
     class OnHost(Accelerator):
         device_type = "cpu"
 
-    empty = torch.empty
+    empty, current = torch.empty, [Stream("main")]
     monkeypatch.setattr(torch, "Stream", Stream)
-    monkeypatch.setattr(torch.accelerator, "current_stream", lambda device: Stream("main"))
+    monkeypatch.setattr(torch.accelerator, "current_stream", lambda device: current[0])
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda self, stream: told.append(f"kept for {stream.name}"))
 
     def new(*size, pin_memory=False, **how):
@@ -249,8 +255,19 @@ def test_copies_go_beside_the_computation_and_in_order(monkeypatch):
     assert told == ["pinned", "side waits for main", "on side", "off side", "kept for side"]
     assert parked.device == CPU and parked.tensor.data_ptr() != x.data_ptr() and torch.equal(parked.tensor, x)
     told.clear()
-    assert torch.equal(backend.fetch(parked), x)
-    assert told == ["new", "side waits for main", "on side", "off side", "main waits for side"]
+    begun = ["new", "side waits for main", "on side", "off side"]
+    fetching = backend.begin_fetch(parked)
+    assert told == begun
+    assert torch.equal(fetching.wait(), x) and told == [*begun, "main waits for what is on side"]
+    del fetching
+    assert torch.equal(backend.fetch(parked), x) and told == 2 * [*begun, "main waits for what is on side"]
+    told.clear()
+    fetching, current[0] = backend.begin_fetch(parked), Stream("another")
+    fetching.wait()
+    assert told == [*begun, "another waits for what is on side", "kept for another"]
+    told.clear()
+    backend.begin_fetch(parked)  # and nobody waits for it
+    assert told == ["new", "side waits for another", "on side", "off side", "kept for side"]
 
 
 RANKS = """

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
 from c4d.backends.reference import Reference
+from c4d.pipelines.job import produce
+from tests.cli.conftest import PROMPT
 
 TORCH = (
     "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 79.25 GiB\nof which less is free."
@@ -44,3 +48,30 @@ def test_what_helps_is_said(fails, full, generate, given, helps, no_help):
 def test_another_message_is_passed_on(fails, full, generate, monkeypatch):
     monkeypatch.setattr(f"{__name__}.TORCH", "HIP is full")
     fails(generate, 1, "out of memory on a small card: HIP is full; to try: --memory float8+tiled; a smaller")
+
+
+def test_text_encoders_that_run_first_are_gone_and_the_clips_are_the_same(c4d, generate, tmp_path, monkeypatch):
+    file, held = tmp_path / "prompts.txt", []
+    file.write_text("a red circle moving left on a black background\na blue square moving up on a white background\n")
+    words = [word for word in generate if word not in ("--prompt", PROMPT)]
+
+    def noted(pipe, *args, **kwargs):
+        held.append(isinstance(pipe.text_encoder, torch.nn.Module))
+        return produce(pipe, *args, **kwargs)
+
+    monkeypatch.setattr("c4d.cli.command.produce", noted)
+    digests = []
+    for more in ((), ("--encode-first",)):
+        out = tmp_path / f"out{len(digests)}"
+        outcome = c4d(*words[:-1], out, "--prompt-file", file, "--cache", "taylorseer-lite:interval=2", *more)
+        assert outcome.code == 0, outcome.err
+        records = [json.loads((out / name / "report.json").read_text()) for name in ("000", "001")]
+        digests.append([record["files"]["video.mp4"]["sha256"] for record in records])
+    said = "text encoders: 2 prompts encoded beforehand, then given back"
+    assert digests[0] == digests[1] and all(said in record["notes"] for record in records)
+    assert held == [True, True, False, False]
+
+
+def test_a_model_without_text_cannot_encode_it_first(fails, generate):
+    words = ["generate", "--model", "glyph-dit", "--prompt", "a", "--out", generate[-1], "--encode-first"]
+    fails(words, 2, "--encode-first: DiTPipeline has no encode_prompt", "leave it out")

@@ -36,6 +36,7 @@ from tests.parallel import (
     neighbours,
     planned,
     rollouts,
+    tiles,
     traffic,
 )
 from tests.parallel.job import CPU, Case
@@ -55,6 +56,7 @@ PARTS = (
     calibration,
     rollouts,
     leaving,
+    tiles,
 )
 
 

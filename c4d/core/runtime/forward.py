@@ -21,6 +21,7 @@ from c4d.core.runtime.context import ForwardContext
 from c4d.core.runtime.guidance import Answer
 from c4d.core.runtime.history import History
 from c4d.core.runtime.outputs import Structure, joined
+from c4d.core.runtime.read_ahead import ReadAhead
 from c4d.core.runtime.report import Entry
 from c4d.core.runtime.spectrum import evolved, leading, like_output, slow_waves
 from c4d.core.runtime.state import CacheState, FeatureOps, Runtime
@@ -88,6 +89,7 @@ class Forward:
         self.weighed: list[float | None] = [None] * len(method.rules)
         self.started = time.perf_counter()
         self.readings: dict[Signal, Tensor] = {}
+        self.ahead = ReadAhead()
         if answer is not None and method.guidance is not None:
             self.guidance = self._act(len(self.rules), method.guidance, False)
         if not self.spared:
@@ -213,6 +215,17 @@ class Forward:
         for signal, value in now.items():
             if not signal.anchored or COMPUTE in self.actions:
                 self.branch.before[signal] = value
+        if self.tools.storage.place == "host":
+            self.ahead = ReadAhead(self._reused())
+
+    def _reused(self) -> Iterator[History]:
+        """The histories that it forecasts from, in the order in which they were first stored: that of the calls."""
+        rules = self.rules
+        if self.whole is not None and self.action is REUSE:  # what is inside is skipped
+            rules = (self.whole,)
+        reused = [rule for rule, action in zip(rules, self.actions, strict=False) if action is not COMPUTE]
+        kinds = {kind for rule in reused for kind in rule.sites}
+        return (history for key, history in self.branch.histories.items() if key.partition(":")[0] in kinds)
 
     def _act(self, i: int, rule: Rule, broken: bool) -> Action:
         """What the ``i``-th rule does; it begins anew if nothing is stored, or what was measured is ``broken``."""
@@ -488,6 +501,7 @@ class Forward:
         if COMPUTE not in self.actions:
             return out
         self.draft = self.drafted = None
+        self.ahead.end()
         self.exited, self.passed, self.looked_at = False, 0, NOWHERE
         return forward()
 
@@ -597,6 +611,7 @@ class Forward:
 
     def finish(self, output: Any) -> None:
         """After the forward: the output of a computed forward goes to the next that decides by it."""
+        self.ahead.end()
         if Signal.OUTPUT in self.method.signals and COMPUTE in self.actions:
             leaves = [x for x in pytree.tree_leaves(output) if isinstance(x, Tensor)]
             now, before = joined(leaves).clone(), self.branch.before.get(Signal.OUTPUT)
@@ -613,6 +628,7 @@ class Forward:
         self, history: History, rule: Rule, base: Sequence[Tensor] | None = None, stream: str = STREAM
     ) -> list[Tensor]:
         """Every tensor of ``history``, which is of ``stream``, forecast for now, plus its ``base``."""
+        self.ahead.reach(history)
         valid = partial(self._unpadded, spread=isinstance(rule, BlocksRule) and stream == STREAM)
         more = self._band, self._slow_waves, self._advance
         field = FeatureOps(self.tools, history, self.call.ranks, self.step, valid, *more)

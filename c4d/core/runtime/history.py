@@ -11,7 +11,7 @@ from torch import Tensor
 
 from c4d.core.runtime.eight_bits import EightBits, quantized, widened
 from c4d.core.runtime.outputs import Structure, storages
-from c4d.core.types import Parked, Predicted, Primitives
+from c4d.core.types import Fetching, Parked, Predicted, Primitives
 
 PLACES = ("device", "host")
 Kept = tuple[Tensor | Parked, ...]  # a feature: itself, or eight bits and their scales
@@ -58,6 +58,7 @@ class History:
         self.gram: dict[int, list[Tensor]] = {}  # inner products of the entries' i-th tensors, if somebody asked
         self.structure: Structure | None = None  # how the tensors of an entry make up the output they came from
         self._beside: list[Kept] = []  # what came with the newest computed entry, for each of its tensors
+        self._begun: dict[int, Fetching] = {}  # what is on its way from the host, or there, by id of what is parked
 
     @property
     def width(self) -> int:
@@ -92,6 +93,7 @@ class History:
             del self._entries[same[0]]
         self.times, self.gram = (*self.times, time), {}
         self._entries.append([self._keep(x.detach()) for x in tensors])
+        self.let_go()
 
     @property
     def beside(self) -> list[Tensor]:
@@ -101,6 +103,7 @@ class History:
     def keep_beside(self, tensors: Sequence[Tensor]) -> None:
         """Keeps ``tensors`` in place of what came with an earlier entry."""
         self._beside = [self._keep(x.detach()) for x in tensors]
+        self.let_go()
 
     def features(self, i: int) -> list[Tensor]:
         """The i-th tensor of every entry, oldest first, on the compute device."""
@@ -114,15 +117,30 @@ class History:
         for entry, x in zip(self._entries, moved, strict=True):
             entry[i] = self._keep(x.detach())
         self.gram = {}
+        self.let_go()
+
+    def begin_fetch(self) -> None:
+        """Begins to bring all that lies on the host; whoever reads it before :meth:`let_go` waits for that."""
+        parked = [part for kept in self._kept() for part in kept if isinstance(part, Parked)]
+        self._begun = self._begun or {id(part): self._backend.begin_fetch(part) for part in parked}
+
+    def let_go(self) -> None:
+        """Lets go of what was brought, or is on its way."""
+        self._begun = {}
 
     def clear(self) -> None:
         self.times, self._beside = (), []
         self._entries.clear()
+        self.let_go()
 
     def storages(self) -> dict[int, int]:
         """:func:`~c4d.core.runtime.outputs.storages` of all that is held."""
-        kept = [part for entry in (*self._entries, self._beside) for x in entry for part in x]
-        return storages(part.tensor if isinstance(part, Parked) else part for part in kept)
+        kept = [part for x in self._kept() for part in x]
+        held = [part.tensor if isinstance(part, Parked) else part for part in kept]
+        return storages([*held, *(fetching.tensor for fetching in self._begun.values())])
+
+    def _kept(self) -> list[Kept]:
+        return [x for entry in (*self._entries, self._beside) for x in entry]
 
     def _keep(self, x: Tensor) -> Kept:
         parts: tuple[Tensor, ...] = (x,)
@@ -136,8 +154,12 @@ class History:
 
     def _there(self, kept: Kept) -> Tensor:
         """On the compute device, as numbers that can be added up."""
-        parts = [self._backend.fetch(part) if isinstance(part, Parked) else part for part in kept]
+        parts = [self._fetched(part) if isinstance(part, Parked) else part for part in kept]
         return widened(EightBits(*parts)) if self._storage.scaled else parts[0]
+
+    def _fetched(self, parked: Parked) -> Tensor:
+        begun = self._begun.get(id(parked))
+        return self._backend.fetch(parked) if begun is None else begun.wait()
 
 
 def _alone(x: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
@@ -68,7 +70,7 @@ def test_the_host_may_not_read_what_is_being_parked(backend):
     assert parked.tensor.sum() == 64
 
 
-@pytest.mark.parametrize("forgets", ["nothing", "offload waits", "fetch waits", "record_stream"])
+@pytest.mark.parametrize("forgets", ["nothing", "offload waits", "fetch begins", "fetch waits", "record_stream"])
 def test_each_wait_of_the_backend_is_needed(backend, forgets, monkeypatch):
     """The check sees an adapter that forgets one of them."""
     side = backend._stream(torch.device("npu", 0))
@@ -83,8 +85,9 @@ def test_each_wait_of_the_backend_is_needed(backend, forgets, monkeypatch):
         x = torch.ones(2**18, device="npu")
         parked = forgetting("offload waits", backend.offload, x)
         del x
-        torch.ones(2**18, device="npu")
-        assert (forgetting("fetch waits", backend.fetch, parked) + 1).sum().item() == 2**19
+        torch.ones(2**18, device="npu")  # whose memory is free again, and written to before that
+        fetching = forgetting("fetch begins", backend.begin_fetch, parked)
+        assert (forgetting("fetch waits", fetching.wait) + 1).sum().item() == 2**19
 
     if forgets == "record_stream":
         monkeypatch.setattr(torch.Tensor, "record_stream", lambda x, stream: None)
@@ -92,6 +95,31 @@ def test_each_wait_of_the_backend_is_needed(backend, forgets, monkeypatch):
         return steps()
     with pytest.raises(OutOfOrder):
         steps()
+
+
+@pytest.mark.parametrize("forgets", [False, True])
+def test_a_fetch_that_nobody_waits_for_keeps_its_memory_until_it_is_done(backend, forgets, monkeypatch):
+    parked = backend.offload(torch.ones(2**18, device="npu"))
+    fetching = backend.begin_fetch(parked)
+    at = fetching.tensor.data_ptr()
+    with monkeypatch.context() as patch:
+        if forgets:
+            patch.setattr(torch.Tensor, "record_stream", lambda x, stream: None)
+        del fetching
+    other = torch.empty(2**18, device="npu")
+    assert (other.data_ptr() == at) == forgets
+    with pytest.raises(OutOfOrder) if forgets else nullcontext():
+        other.zero_()
+
+
+def test_a_fetch_that_was_waited_for_gives_its_memory_back_at_once(backend):
+    """In the order of the stream: the next one gets it, without the host having waited."""
+    parked = backend.offload(torch.ones(2**18, device="npu"))
+    fetching = backend.begin_fetch(parked)
+    total, at = fetching.wait() * 2, fetching.tensor.data_ptr()
+    del fetching
+    again = backend.begin_fetch(parked)
+    assert again.tensor.data_ptr() == at and torch.equal(total, again.wait() * 2)
 
 
 def test_what_wants_a_gradient_goes_to_what_has_one(backend, simulation):
