@@ -96,6 +96,8 @@ def checked(options: RolloutOptions, backend: Backend, method: CacheMethod | Non
     """Raises :class:`InputError` for what can be known without weights."""
     if options.video is not None and options.image is not None:
         raise InputError("--video and --image are both given; keep one")
+    if options.encode_first:
+        raise InputError("--encode-first is for clips that are made whole; a rollout encodes one prompt: leave it out")
     if (file := options.checkpoint) is not None and file.suffix != ".safetensors" and not options.allow_pickle:
         raise InputError(f"--checkpoint {str(file)!r} is pickled: give --allow-pickle if you trust who made it")
     pipe = skeleton(options.model, allow_pickle=options.allow_pickle)

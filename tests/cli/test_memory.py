@@ -75,3 +75,9 @@ def test_text_encoders_that_run_first_are_gone_and_the_clips_are_the_same(c4d, g
 def test_a_model_without_text_cannot_encode_it_first(fails, generate):
     words = ["generate", "--model", "glyph-dit", "--prompt", "a", "--out", generate[-1], "--encode-first"]
     fails(words, 2, "--encode-first: DiTPipeline has no encode_prompt", "leave it out")
+
+
+def test_a_rollout_does_not_encode_first(fails, tmp_path):
+    fails(
+        ["rollout", "--prompt", PROMPT, "--encode-first", "--out", tmp_path / "clip"], 2, "a rollout encodes one prompt"
+    )
