@@ -299,8 +299,8 @@ def _checked(
     if callable(pipe):  # else only the whole pipeline can tell, in load
         call_arguments(pipe, requests[0])  # they differ in prompts and seeds alone
         batch.check(pipe, requests[0])
-    check_writable(options.out if options.out is not None else ROOT)
     settings, why = budgeted(options, settings, requests, degrees, backend=backend)
+    check_writable(options.out if options.out is not None else ROOT)
     return settings, requests, degrees, tuple(filter(None, [note, *why]))
 
 
