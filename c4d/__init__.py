@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from c4d import backends as backends
     from c4d.api import accelerate as accelerate
     from c4d.api import attention as attention
+    from c4d.api import budget as budget
     from c4d.api import cached as cached
     from c4d.api import disable as disable
     from c4d.api import enable as enable
@@ -91,6 +92,7 @@ PLACES = {
     "memory": "c4d.api:memory",
     "rollout": "c4d.api:rollout",
     "encode_prompts": "c4d.api:encode_prompts",
+    "budget": "c4d.api:budget",
     "tune": "c4d.calibrate.tune:tune",
     "attention_maps": "c4d.inspection.maps:attention_maps",
     "SequenceParallel": "c4d.parallel:SequenceParallel",

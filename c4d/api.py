@@ -7,7 +7,7 @@ import reprlib
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -37,9 +37,13 @@ from c4d.memory_modes.text import parse_memory
 from c4d.models import made_for_another, spec_for
 from c4d.parallel import SequenceParallel
 from c4d.parallel.attention import Kernels
+from c4d.parallel.degrees import Degrees
 from c4d.parallel.groups import make
 from c4d.parallel.session import Parallel, partial_kernels
 from c4d.parallel.start import start
+
+if TYPE_CHECKING:
+    from c4d.plan.budget import Choice
 
 logger = logging.getLogger("c4d")
 
@@ -330,6 +334,65 @@ def encode_prompts(
         raise TypeError("calls is a list of what the pipeline will be called with, such as [{'prompt': 'a cat'}]")
     mode = None if memory is None else parse_memory(memory)
     encode_all(pipe, calls, backend=select(backend) if isinstance(backend, str) else backend, memory=mode)
+
+
+def budget(
+    pipe: Any,
+    cache: CacheMethod | str | None = None,
+    *,
+    device_memory: int | str | None = None,
+    cache_memory: int | str | None = None,
+    memory: str | None = None,
+    history_dtype: torch.dtype | None = None,
+    history_on: str | None = None,
+    quality: str = "balanced",
+    parallel: SequenceParallel | None = None,
+    backend: Backend | str = "auto",
+    **call: Any,
+) -> Choice:
+    """Chooses a memory mode, and where histories go, so that ``pipe(**call)`` fits into so many bytes of a device.
+
+    Weights and histories are known to the byte, the rest is estimated with a margin; nothing runs but the pipeline's
+    own code, on zeros (docs/memory.md). ``c4d.memory(pipe, choice.memory)`` and ``c4d.cached(pipe, cache,
+    **choice.history)`` do what was chosen, and ``print(choice)`` says why.
+
+    Args:
+        pipe: a diffusers pipeline, where no memory mode is at work yet.
+        cache: a method, or ``"auto"``, as in :func:`cached`; None caches nothing.
+        device_memory: bytes, or text such as ``"24GiB"``, for weights, histories and what is computed with. The first
+            that fits is taken of ``full``, ``components``, ``groups`` and ``sequential``, with histories on the device
+            or the host; ``tiled`` where decoding alone is too much; the same with ``float8`` at last.
+        cache_memory: the same for the histories and signals that are on the device.
+        memory, history_dtype, history_on: what is chosen already; the budget then only refuses.
+        quality: of ``"auto"``.
+        parallel: how ranks share a request; what it leaves open counts as 1.
+        backend: as in :func:`cached`.
+        call: what the pipeline will be called with.
+
+    Raises:
+        ValueError: a size that is none; nothing fits (with the numbers), or a pipeline that cannot be planned.
+        TypeError: ``pipe`` is no pipeline.
+        BackendUnavailableError: a backend asked for by name that cannot run here.
+    """
+    from c4d.plan.budget import Given, Limits, Needs, choose  # for a budget alone
+    from c4d.plan.sizes import parse_size
+
+    if not isinstance(getattr(pipe, "components", None), dict):
+        raise TypeError(f"{type(pipe).__name__} is no diffusers pipeline, whose request a budget is about")
+    sizes = [parse_size(str(size)) if size is not None else None for size in (device_memory, cache_memory)]
+    if sizes == [None, None]:
+        raise ValueError("no budget: give device_memory= or cache_memory=, such as '24GiB'")
+    if memory is not None:
+        parse_memory(memory)
+    method = None
+    if cache is not None:
+        transformers = list(_transformers_of(pipe).values())
+        method, _ = _made(cache, transformers, getattr(pipe, "scheduler", None), quality)
+    how = parallel or SequenceParallel()
+    degrees = Degrees(how.ulysses or 1, how.ring or 1, how.cfg or 1)
+    chosen = select(backend) if isinstance(backend, str) else backend
+    needs = Needs(pipe, call, method, backend=chosen, degrees=degrees)
+    return choose(needs, Limits(*sizes), Given(memory, history_dtype, history_on))
 
 
 _kernels = attention  # accelerate has an argument of that name

@@ -18,6 +18,7 @@ from c4d.backends import Backend, select
 from c4d.backends.kernels import OWN, names
 from c4d.bundled.models import BUNDLED, ROLLING
 from c4d.cli.batch import Batch
+from c4d.cli.budget import budgeted
 from c4d.cli.options import Generating, Shared
 from c4d.cli.signals import Stops
 from c4d.cli.summary import summary, time_spent
@@ -73,13 +74,8 @@ class Plan:
     job: Job
     how: SequenceParallel
     degrees: Degrees
-    note: str | None = None  # about the method
+    notes: tuple[str, ...] = ()  # about the method, and what a budget chose
     watch: Watch | None = None  # over the ranks of the job, if there are several
-
-    @property
-    def notes(self) -> list[str]:
-        """What is to be said of the method, if anything."""
-        return [self.note] if self.note else []
 
     @property
     def replica(self) -> int:
@@ -124,7 +120,7 @@ def generate(options: Generating, stops: Stops, batch: Batch | None = None) -> N
             for folder, request, record, clip in make(plan, batch, waiting, records, notes, stops, until_done):
                 records[folder] = record
                 batch.completed(out, folder, records, alone=plan.degrees.data == 1)
-                say_made(options, folder, request, record, clip, plan.note)
+                say_made(options, folder, request, record, clip, plan.notes)
         job.meet()  # barrier: other ranks may still write into the folder
         if job.rank == 0:
             batch.finish(out)
@@ -211,13 +207,18 @@ def say_before(notes: Sequence[str], kept: Sequence[tuple[Path, Request]]) -> No
 
 
 def say_made(
-    options: Generating, folder: Path, request: Request, record: dict[str, Any], clip: Clip | None, said: str | None
+    options: Generating,
+    folder: Path,
+    request: Request,
+    record: dict[str, Any],
+    clip: Clip | None,
+    said: Sequence[str],
 ) -> None:
-    """``said``: the note that was printed before it was made."""
+    """``said``: the notes that were printed before it was made."""
     if options.prompt_file is not None:
         print(f"{folder}: {summary(record)}: {request.prompt}")
     elif not options.quiet:
-        for note in (note for note in record["notes"] if note != said):
+        for note in (note for note in record["notes"] if note not in said):
             print(f"note: {note}")
         for line in record["attention"]:
             print(f"attention: {line}")
@@ -235,8 +236,8 @@ def prepare(options: Generating, stops: Stops, batch: Batch | None = None) -> Pl
     except ValueError as error:
         raise InputError(str(error)) from error
     job = joined(backend, how, stops)
-    settings, requests, degrees, note = job.all(lambda: _checked(options, batch, backend, how, job))
-    plan = Plan(backend, settings, requests, job, how, degrees, note, stops.watch)
+    settings, requests, degrees, notes = job.all(lambda: _checked(options, batch, backend, how, job))
+    plan = Plan(backend, settings, requests, job, how, degrees, notes, stops.watch)
     if plan.watch is not None:
         plan.watch.group = range(plan.replica * degrees.request, (plan.replica + 1) * degrees.request)
     return plan
@@ -256,7 +257,7 @@ def joined(backend: Backend, how: SequenceParallel, stops: Stops) -> Job:
 
 def _checked(
     options: Generating, batch: Batch, backend: Backend, how: SequenceParallel, job: Job
-) -> tuple[Settings, list[Request], Degrees, str | None]:
+) -> tuple[Settings, list[Request], Degrees, tuple[str, ...]]:
     cores = os.cpu_count() or 1  # with far more threads than that torch falls over
     if options.threads is not None and not 1 <= options.threads <= cores:
         raise InputError(
@@ -281,6 +282,8 @@ def _checked(
         backend=backend.name,
         dtype=names([dtype]),
         history_dtype=names([history]) if history else None,
+        history_on=options.history_on or "device",
+        memory=options.memory or "full",
         fps=options.fps if options.fps is not None else float(model.defaults.fps if model else 16),
     )
     if method is not None:
@@ -296,8 +299,9 @@ def _checked(
     if callable(pipe):  # else only the whole pipeline can tell, in load
         call_arguments(pipe, requests[0])  # they differ in prompts and seeds alone
         batch.check(pipe, requests[0])
+    settings, why = budgeted(options, settings, requests, degrees, backend=backend)
     check_writable(options.out if options.out is not None else ROOT)
-    return settings, requests, degrees, note
+    return settings, requests, degrees, tuple(filter(None, [note, *why]))
 
 
 def chosen(options: Generating, pipe: Any, request: Request) -> tuple[CacheMethod | None, str | None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -13,6 +12,7 @@ from c4d.backends import known
 from c4d.bundled.models import BUNDLED, ROLLING
 from c4d.cli.config import from_file, read_text, unusable
 from c4d.pipelines import InputError
+from c4d.plan.sizes import parse_size
 
 T = TypeVar("T")
 S = TypeVar("S", "Options", "TuneOptions", "CompareOptions", "CalibrateOptions", "PlanOptions", "Shared")
@@ -42,13 +42,10 @@ def names(text: str) -> tuple[str, ...]:
 
 def size(text: str) -> int:
     """Bytes."""
-    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]i?B|B)?\s*", text)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; write 64MiB or 8GiB")
-    unit = match[2] or "B"
-    if not float(match[1]):
-        raise argparse.ArgumentTypeError(f"{text!r} is nothing; write a size above 0, such as 8GiB")
-    return int(float(match[1]) * (1024 if "i" in unit else 1000) ** "BKMGT".index(unit[0]))
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def none_or_text(text: str) -> str | None:
@@ -72,6 +69,8 @@ WHAT, HOW, GOAL = "what to generate", "how to run", "what to aim for"
 RANKS, WHERE = "several devices (torchrun --nproc-per-node=N)", "where to"
 CLUSTER = "a prompt file on many devices (docs/clusters.md)"
 GROUPS = (WHAT, GOAL, HOW, RANKS, CLUSTER, WHERE)
+OF_CACHE = "what the cache may hold on a device, such as 64MiB or 8GiB (docs/memory.md)"
+OF_DEVICE = "what a request may take of a device, such as 24GiB: chooses --memory"
 OWN_SIZE = "default: the model's own"
 
 
@@ -141,13 +140,13 @@ class Shared:
     threads: int | None = option(
         None, HOW, whole, "N", "CPU threads; default: the bundled model's own (1), else torch's choice"
     )
-    memory: str = option(
-        "full",
+    memory: str | None = option(
+        None,
         HOW,
         str,
         "MODE",
         "how to take less of the device's memory, such as groups+tiled (docs/memory.md): full, components, groups, "
-        "sequential, float8, int8, tiled, sliced, joined by +; default full",
+        "sequential, float8, int8, tiled, sliced, joined by +; default full, or what --device-memory chooses",
     )
     encode_first: bool = switch(
         HOW, "text encoders run for all prompts first and are then given back, before the transformer is on the device"
@@ -202,7 +201,17 @@ class Generating(Shared):
         "NAME",
         "what the cache keeps its features in: a dtype, or int8 with a scale for each token; default: as computed",
     )
-    history_on: str = option("device", HOW, str, "PLACE", "where the cache keeps them: device or host; default device")
+    history_on: str | None = option(
+        None,
+        HOW,
+        str,
+        "PLACE",
+        "where the cache keeps them: device or host; default device, or what --cache-memory or --device-memory chooses",
+    )
+    cache_memory: int | None = option(
+        None, HOW, size, "SIZE", f"{OF_CACHE}: chooses where the cache keeps its features"
+    )
+    device_memory: int | None = option(None, HOW, size, "SIZE", f"{OF_DEVICE}, and where the cache keeps its features")
     compile: bool = switch(HOW, "compile the transformer's blocks before use")
     data: int = option(1, RANKS, whole, "N", "groups of ranks with prompts of their own (--prompt-file); default 1")
     ray: str | None = option(

@@ -102,7 +102,7 @@ def checked(options: RolloutOptions, backend: Backend, method: CacheMethod | Non
         raise InputError(f"--checkpoint {str(file)!r} is pickled: give --allow-pickle if you trust who made it")
     pipe = skeleton(options.model, allow_pickle=options.allow_pickle)
     rollout_of(options, pipe, backend, Path(locate(options.model)[0]))
-    check_memory(pipe, options.memory, backend=backend)
+    check_memory(pipe, options.memory or "full", backend=backend)
     if method is not None:
         check_method(pipe, method, backend=backend)
     check_writable(options.out if options.out is not None else ROOT)
@@ -113,7 +113,7 @@ def loaded(options: RolloutOptions, backend: Backend, dtype: torch.dtype, shown:
     threads = options.threads or (MODELS[options.model].defaults.threads if options.model in MODELS else None)
     if threads:
         torch.set_num_threads(threads)
-    how: dict[str, Any] = {"allow_pickle": options.allow_pickle, "memory": options.memory}
+    how: dict[str, Any] = {"allow_pickle": options.allow_pickle, "memory": options.memory or "full"}
     pipe = load_pipeline(options.model, backend=backend, dtype=dtype, progress=shown, **how)
     return pipe, checkpoint(options, pipe)
 

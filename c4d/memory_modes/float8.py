@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from c4d.backends import Backend
 from c4d.core.integration.offload import hook_of
 from c4d.core.integration.transformers import transformers_of
 from c4d.memory_modes.mode import Kind, Part, device_of, mode
+from c4d.memory_modes.weights import widest
 
 STORED = torch.float8_e4m3fn
 
@@ -34,6 +36,12 @@ def _apply(pipe: Any, backend: Backend) -> None:
         part.enable_layerwise_casting(storage_dtype=STORED, compute_dtype=part.dtype)
 
 
+def _holds(pipe: Any, called: Sequence[str], backend: Backend) -> int:
+    """The layer that runs is widened."""
+    running: Any = transformers_of(pipe).get(called[-1])
+    return 0 if running is None else widest(running, STORED, running.dtype)
+
+
 @mode("float8", Kind.NUMBERS, "to the rounding of weights to 3 bits of mantissa")
 def float8() -> Part:
     """The transformers' weights are kept in ``float8_e4m3fn``, and each layer's are widened while it runs.
@@ -41,4 +49,4 @@ def float8() -> Part:
     diffusers' ``enable_layerwise_casting``, which leaves norms and embeddings as they are. The computation keeps its
     dtype. It cannot be undone: the weights are rounded.
     """
-    return Part(_apply, _lacking)
+    return Part(_apply, _lacking, holds=_holds)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from c4d.backends import Backend
 from c4d.core.integration.transformers import transformers_of
 from c4d.memory_modes.mode import Kind, Part, device_of, mode, modules_of, needs_device
+from c4d.memory_modes.weights import blocks_of, deepest, size_of
 
 
 def _groupable(module: Any) -> bool:
@@ -35,6 +37,20 @@ def _apply(pipe: Any, backend: Backend, blocks: int) -> None:
             part.to(device)
 
 
+def _holds(pipe: Any, called: Sequence[str], backend: Backend, blocks: int) -> int:
+    """Of a transformer what is no block, and a group, or two where the next is fetched ahead (then of one block)."""
+    parts, denoisers = modules_of(pipe), [id(part) for part in transformers_of(pipe).values()]
+    running = parts[called[-1]]
+    fixed = [part for part in parts.values() if id(part) not in denoisers and not _groupable(part)]
+    if id(running) not in denoisers:
+        return size_of(*fixed) + (0 if running in fixed else deepest(running))
+    stacks = blocks_of(running)
+    each, ahead = (1, 2) if backend.asynchronous else (blocks, 1)
+    groups = [size_of(*stack[i : i + each]) for stack in stacks for i in range(0, len(stack), each)]
+    rest = size_of(running) - sum(size_of(*stack) for stack in stacks)
+    return size_of(*fixed) + rest + ahead * max(groups, default=0)
+
+
 @mode("groups", Kind.PLACE, "bit for bit")
 def groups(blocks: int = 1) -> Part:
     """So many ``blocks`` of a transformer are on the device at a time, and the next are fetched while they run.
@@ -44,4 +60,4 @@ def groups(blocks: int = 1) -> Part:
     """
     if blocks < 1:
         raise ValueError(f"blocks is {blocks}; allowed are whole numbers from 1")
-    return Part(partial(_apply, blocks=blocks), _lacking)
+    return Part(partial(_apply, blocks=blocks), _lacking, holds=partial(_holds, blocks=blocks))

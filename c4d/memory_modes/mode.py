@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, ParamSpec
 
@@ -29,17 +29,26 @@ def nothing(pipe: Any, backend: Backend) -> str | None:
     return None
 
 
+def nothing_more(pipe: Any, called: Sequence[str], backend: Backend) -> int:
+    return 0
+
+
 @dataclass(frozen=True)
 class Part:
     """One mode with its options: ``apply`` does it to a pipeline.
 
     ``lacking`` says in words why a pipeline or a device cannot, and what to do instead; None if they can. It is also
     asked with a pipeline whose weights are not loaded. ``apart``: names of modes that it does not go with.
+
+    ``holds(pipe, called, backend)``: bytes of weights on the device while the last component of ``called`` runs, after
+    the ones before it ran (of a mode that says what weights are stored as: what is there beside those). ``pipe`` has
+    weights without numbers, stored as the modes say. None: not known, and no budget can count on the mode.
     """
 
     apply: Callable[[Any, Backend], None]
     lacking: Callable[[Any, Backend], str | None] = nothing
     apart: tuple[str, ...] = ()
+    holds: Callable[[Any, Sequence[str], Backend], int] | None = None
 
 
 class Mode(Generic[P]):

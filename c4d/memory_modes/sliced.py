@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from c4d.backends import Backend
-from c4d.memory_modes.mode import Kind, Part, mode
+from c4d.memory_modes.mode import Kind, Part, mode, nothing_more
 
 
 def _lacking(pipe: Any, backend: Backend) -> str | None:
@@ -22,4 +22,4 @@ def _apply(pipe: Any, backend: Backend) -> None:
 @mode("sliced", Kind.DECODER, "to the rounding of another batch size")
 def sliced() -> Part:
     """The VAE works on the samples of a batch one at a time: diffusers' ``enable_slicing``."""
-    return Part(_apply, _lacking)
+    return Part(_apply, _lacking, holds=nothing_more)

@@ -80,14 +80,18 @@ def load_pipeline(
                 source = base.download(source, use_safetensors=safe)
         skeleton(source, allow_pickle=allow_pickle)
         index = base.load_config(source)
-        kinds = {"default": weights}
-        if components(index).get("vae", ("", ""))[1] == "AutoencoderKLWan":
-            kinds["vae"] = torch.float32
+        kinds = dtypes(components(index).get("vae", ("", ""))[1], weights)
         read = _from_transformers(Path(source), components(index), weights, safe)
         pipe = base.from_pretrained(source, dtype=kinds, use_safetensors=safe, **read)
     if memory is not None:
         place(pipe, memory, backend=backend)
     return pipe
+
+
+def dtypes(decoder: str, weights: torch.dtype) -> dict[str, torch.dtype]:
+    """Of the components, by name or "default", where the VAE is of the class ``decoder``."""
+    kinds = {"default": weights}
+    return {**kinds, "vae": torch.float32} if decoder == "AutoencoderKLWan" else kinds
 
 
 def _from_transformers(

@@ -28,8 +28,9 @@ AGAIN = "download or save the model again"
 SECONDS = 10.0  # for the hub to answer
 
 
-def skeleton(model: str, *, allow_pickle: bool = False) -> Any:
-    """The pipeline of ``model`` with its transformers and its decoder on the meta device and nothing that reads text.
+def skeleton(model: str, *, allow_pickle: bool = False, whole: bool = False) -> Any:
+    """The pipeline of ``model`` with its transformers and its decoder on the meta device and nothing that reads text,
+    or, if it is to be ``whole``, with that too: encoders on the meta device, and tokenizers.
 
     Reads configuration files and the headers of weights (for a hub id: downloads the configuration files). Raises
     :class:`InputError` for a model that does not exist, is incomplete or damaged, has no supported transformer, or
@@ -37,10 +38,10 @@ def skeleton(model: str, *, allow_pickle: bool = False) -> Any:
     imported.
     """
     with quiet(bars=False, remarks=False):  # loading makes them again
-        return _skeleton(model, allow_pickle)
+        return _skeleton(model, allow_pickle, whole)
 
 
-def _skeleton(model: str, allow_pickle: bool) -> Any:
+def _skeleton(model: str, allow_pickle: bool, whole: bool) -> Any:
     source, local = locate(model)
     index = read_json(Path(source) / INDEX) if local else _from_hub(source)
     base_pipeline()  # first: where diffusers fails, parts of it or of transformers would be blamed
@@ -51,6 +52,9 @@ def _skeleton(model: str, allow_pickle: bool) -> Any:
         for name, cls in classes.items()
         if components(index)[name][0] == "diffusers" or name in TRANSFORMERS
     }
+    if whole:
+        readers = {name: cls for name, cls in classes.items() if name not in parts}
+        parts |= {name: _reader(model, source, local, name, cls) for name, cls in readers.items()}
     cls = _class("pipeline", model, index.get("_class_name"))
     try:
         return _pipeline(model, cls, index, parts)
@@ -165,6 +169,21 @@ def _part(model: str, source: str, local: bool, name: str, cls: Any, held: Shape
     if held is not None and not config.get("quantization_config"):  # quantized weights have names and shapes of theirs
         _check_filled(part, held, f"the weights of the {name} of model {model!r}")
     return part
+
+
+def _reader(model: str, source: str, local: bool, name: str, cls: Any) -> Any:
+    """A component of transformers: one with weights on the meta device."""
+    where = {"subfolder": name, "local_files_only": local}
+    try:
+        if not issubclass(cls, nn.Module):
+            return cls.from_pretrained(source, **where)
+        with torch.device("meta"):
+            return cls(cls.config_class.from_pretrained(source, **where))
+    except Exception as error:  # of whatever a broken file leads the library to
+        raise InputError(
+            f"the {name} of model {model!r} cannot be made without its weights: {type(error).__name__}: "
+            f"{str(error).splitlines()[0]}; {AGAIN}"
+        ) from error
 
 
 def _pipeline(model: str, cls: Any, index: Mapping[str, Any], parts: Mapping[str, Any]) -> Any:

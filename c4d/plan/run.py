@@ -61,11 +61,13 @@ class Passed:
 
 @dataclass(frozen=True)
 class Run:
-    """The forwards of one rank, the bytes that its cache holds when it holds most, and those of intermediate results
-    beside it at the worst moment. ``tokens`` of a forward that are spread over ranks, 0 if none can be."""
+    """The forwards of one rank, the bytes that its cache holds when it holds most, those of them that are
+    ``on_device``, and those of intermediate results beside it at the worst moment. ``tokens`` of a forward that are
+    spread over ranks, 0 if none can be."""
 
     forwards: tuple[Passed, ...]
     cache: int
+    on_device: int
     activations: int
     tokens: int
 
@@ -109,7 +111,7 @@ def _run(setup: Setup, ranks: int, change: float, apart: bool) -> Run:
         session = Session(
             [(transformer, spec)], setup.method, clock=NoClock(), backend=shapes, storage=setup.storage, ranks=planned
         )
-    forwards, tokens, cache = list[Passed](), 0, 0
+    forwards, tokens, cache, on_device = list[Passed](), 0, 0, 0
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         alike.install(_modules(setup))
@@ -118,6 +120,7 @@ def _run(setup: Setup, ranks: int, change: float, apart: bool) -> Run:
         if session is not None:
             stack.enter_context(session)
             session.begin(_timesteps(setup.steps), _sigmas(setup.steps))
+        work.known(transformer)
         stack.enter_context(work)
         names = BRANCHES[:1] if apart else BRANCHES[: setup.branches]
         for step in range(setup.steps):
@@ -136,8 +139,9 @@ def _run(setup: Setup, ranks: int, change: float, apart: bool) -> Run:
                 forwards += [Passed(k, *_rest(forwards[-1])) for k in range(step + 1, setup.steps) for _ in names]
                 break
         if session is not None:
-            cache = session.report().peak_bytes
-    return Run(tuple(forwards), cache, max(0, work.peak - cache), tokens)
+            report = session.report()
+            cache, on_device = report.peak_bytes, report.device_bytes
+    return Run(tuple(forwards), cache, on_device, max(0, work.peak - cache), tokens)
 
 
 def _rest(passed: Passed) -> tuple[str, int, tuple[Sent, ...]]:

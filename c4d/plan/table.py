@@ -34,7 +34,8 @@ class Speeds:
 
 @dataclass(frozen=True)
 class Row:
-    """A division of devices. Bytes are those of one rank; ``sent`` is the mean of a step, by kind.
+    """A division of devices. Bytes are those of one rank, ``on_device`` what its cache does not keep on the host;
+    ``sent`` is the mean of a step, by kind.
 
     ``seconds`` of all steps, if every step computes what it may and if it reuses what it may; one number twice for a
     method that measures nothing, none without speeds.
@@ -44,6 +45,7 @@ class Row:
     weights: int
     others: int
     cache: int
+    on_device: int
     activations: int
     sent: dict[str, int]
     flops: int
@@ -53,7 +55,7 @@ class Row:
     @property
     def memory(self) -> int:
         """On the device."""
-        return self.weights + self.others + self.activations + (self.cache if self.place == "device" else 0)
+        return self.weights + self.others + self.activations + self.on_device
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, ready for JSON."""
@@ -91,7 +93,7 @@ class Planner:
         fits = [d for d in able if all(getattr(how, n) in (None, getattr(d, n)) for n in Degrees._fields)]
         if not fits:
             raise PlanError(refusal or self._unfit(world, how))
-        rows = [self._row(d, speeds) for d in fits]
+        rows = [self.row(d, speeds) for d in fits]
         return sorted(rows, key=order)
 
     def remark(self, world: int) -> str | None:
@@ -141,7 +143,8 @@ class Planner:
             return str(error)
         raise AssertionError("what fits was left out")
 
-    def _row(self, d: Degrees, speeds: Speeds | None) -> Row:
+    def row(self, d: Degrees, speeds: Speeds | None = None) -> Row:
+        """That of a legal division."""
         apart = d.cfg > 1
         runs = [self.run(apart=apart, change=change) for change in self.changes]
         totals = [self._total(d, one, change) for one, change in zip(runs, self.changes, strict=True)]
@@ -156,6 +159,7 @@ class Planner:
             weights=self.weights,
             others=self._others,
             cache=max(self._share(d, "cache", apart, change) for change in self.changes),
+            on_device=max(self._share(d, "on_device", apart, change) for change in self.changes),
             activations=max(self._share(d, "activations", apart, change) for change in self.changes),
             sent={kind: round(sent[kind] / steps) for kind in KINDS if sent[kind]},
             flops=flops // steps,
@@ -182,7 +186,7 @@ class Planner:
         if half == self.tokens:
             return two
         found = one + Fraction(two - one) * (n - self.tokens) / (half - self.tokens)
-        if what == "cache" and found.denominator > 1:  # not so: some of it is of part of the tokens
+        if what in ("cache", "on_device") and found.denominator > 1:  # not so: some of it is of part of the tokens
             return _of(self.run(d.sequence, apart, change), what)
         return round(found)
 

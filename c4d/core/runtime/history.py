@@ -133,9 +133,9 @@ class History:
         self._entries.clear()
         self.let_go()
 
-    def storages(self) -> dict[int, int]:
-        """:func:`~c4d.core.runtime.outputs.storages` of all that is held."""
-        kept = [part for x in self._kept() for part in x]
+    def storages(self, parked: bool = True) -> dict[int, int]:
+        """:func:`~c4d.core.runtime.outputs.storages` of all that is held; or of what is not ``parked`` on the host."""
+        kept = [part for x in self._kept() for part in x if parked or not isinstance(part, Parked)]
         held = [part.tensor if isinstance(part, Parked) else part for part in kept]
         return storages([*held, *(fetching.tensor for fetching in self._begun.values())])
 

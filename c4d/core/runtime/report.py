@@ -134,11 +134,12 @@ class Report:
     ``blocks_entered`` of ``blocks_total`` (block calls of an uncached run), ``modules_reused`` of the ``modules_total``
     calls of cached modules (0 for methods of the whole forward), ``tokens_computed`` of the ``tokens_total`` that came
     to modules which can compute some of them (0 for other methods; forwards that compute some count as reused),
-    ``peak_bytes`` held by histories and signals, ``host_reads`` (waits for the device made to decide) and ``nonfinite``
-    measurements of the session, ``seconds`` of host time inside computed and reused forwards, ``why`` sentences on what
-    kept them from it, ``chosen`` why it is this method, if nobody said which. ``forwards`` are the last run's, one by
-    one (:meth:`Entry.to_dict`), and ``rules`` say for each of their weighed values its ``sites``, ``what`` it is and
-    the ``threshold`` that it was compared with (None: the rule decides by no number).
+    ``peak_bytes`` held by histories and signals, ``device_bytes`` those of them that are not kept on the host,
+    ``host_reads`` (waits for the device made to decide) and ``nonfinite`` measurements of the session, ``seconds`` of
+    host time inside computed and reused forwards, ``why`` sentences on what kept them from it, ``chosen`` why it is
+    this method, if nobody said which. ``forwards`` are the last run's, one by one (:meth:`Entry.to_dict`), and
+    ``rules`` say for each of their weighed values its ``sites``, ``what`` it is and the ``threshold`` that it was
+    compared with (None: the rule decides by no number).
     """
 
     method: str
@@ -153,6 +154,7 @@ class Report:
     modules_reused: int
     modules_total: int
     peak_bytes: int
+    device_bytes: int
     host_reads: int
     nonfinite: int
     seconds: dict[str, float]

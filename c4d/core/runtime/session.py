@@ -72,7 +72,7 @@ class Session(Entered, Unsaved):
         self._trace: deque[Entry] = deque()
         self._traced_runs = traced_runs
         self._runs = 0
-        self._peak = 0
+        self._peak = self._peak_on_device = 0
         self.chosen: str | None = None  # of "auto": what was chosen, and why
         self.unused = "c4d.cached"
 
@@ -177,14 +177,17 @@ class Session(Entered, Unsaved):
         """True if it asks no other rank before it decides."""
         return isinstance(self._ranks, SingleProcess)
 
-    def bytes(self) -> int:
-        """Bytes held right now by histories and signals.
+    def bytes(self, *, parked: bool = True) -> int:
+        """Bytes held right now by histories and signals; without ``parked`` those on the device alone, under
+        ``history_on="host"``.
 
         0 between the runs of a pipeline: they are freed when its loop ends or is stopped. Those of a hand-written loop
         are freed with its last step. If that loop stops earlier, or a branch or transformer leaves it earlier, they
         are freed by the end of ``with session.begin(timesteps)``, by :meth:`reset`, with the next run or the session.
         """
-        return self._run.bytes() + sum(basis.nbytes for basis in self._tools.bases.values()) if self._run else 0
+        if self._run is None:
+            return 0
+        return self._run.bytes(parked) + sum(basis.nbytes for basis in self._tools.bases.values())
 
     def report(self) -> Report:
         """The last run in numbers."""
@@ -208,6 +211,7 @@ class Session(Entered, Unsaved):
             tokens_computed=sum(e.tokens_computed for e in entries),
             tokens_total=sum(e.tokens for e in entries),
             peak_bytes=max(self._peak, self.bytes()),
+            device_bytes=max(self._peak_on_device, self.bytes(parked=False)),
             host_reads=self._tools.meter.host_reads,
             nonfinite=self._tools.nonfinite,
             seconds={"computed": sum(e.seconds for e in computed), "reused": sum(e.seconds for e in reused)},
@@ -366,7 +370,7 @@ class Session(Entered, Unsaved):
             self._run.answers.keep(current.step, output)
         self._trace.extend(current.entries(self._run.number))
         if current.step.index >= current.step.total - 1:
-            self._peak = max(self._peak, self.bytes())
+            self._held()
             for branch in current.held:
                 self._run.release(branch, self.method.rules)  # what follows (the VAE) gets the memory
             if not self._run.bytes():
@@ -447,10 +451,13 @@ class Session(Entered, Unsaved):
             attachment.refresh(self.method)
 
     def _close_run(self) -> None:
-        if self._run is not None:
-            self._peak = max(self._peak, self._run.bytes())
+        self._held()
         self._run = None
         self._tools.bases.clear()
+
+    def _held(self) -> None:
+        self._peak = max(self._peak, self.bytes())
+        self._peak_on_device = max(self._peak_on_device, self.bytes(parked=False))
 
 
 def _reads_levels(forecaster: Forecaster) -> bool:

@@ -56,8 +56,8 @@ class CacheState:
     last: int = -1  # the step of its last forward
     threaded: bool = False  # whether each block of a computed forward got what the one before it returned, untouched
 
-    def storages(self) -> dict[int, int]:
-        held = {p: n for history in self.histories.values() for p, n in history.storages().items()}
+    def storages(self, parked: bool = True) -> dict[int, int]:
+        held = {p: n for history in self.histories.values() for p, n in history.storages(parked).items()}
         measured = (*self.before.values(), *(x for pair, _ in self.left.values() for x in pair), *self.tokens.tensors())
         return held | storages(measured)
 
@@ -100,11 +100,12 @@ class Run:
     # key of a module's history -> step, shape of its tokens, and those [B, k] that the first branch of the step picked
     picked: dict[str, tuple[int, torch.Size, Tensor]] = field(default_factory=dict)
 
-    def bytes(self) -> int:
+    def bytes(self, parked: bool = True) -> int:
+        """Held; without what is ``parked``, on the device alone."""
         held = self.answers.storages()
         held.update(storages(x for *_, x in self.picked.values()))
         for branch in self.branches.values():
-            held.update(branch.storages())
+            held.update(branch.storages(parked))
         return sum(held.values())
 
     def forget(self, rules: Sequence[Rule]) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import c4d
+from c4d.plan.sizes import parse_size
 from tests.sampled import first_of, sampled
 from tests.subjects import SUBJECTS, passes
 from tests.tiny import CASES, rand
@@ -179,3 +180,32 @@ def test_offloaded_weights(mode):
     assert torch.npu.max_memory_allocated() - before < 0.8 * sum(p.nbytes for part in parts for p in part.parameters())
     assert passes(session) == trace
     torch.testing.assert_close(found.cpu(), wanted, rtol=1e-3, atol=1e-3)
+
+
+FITTED = dict(prompt="a red circle", height=96, width=96, num_frames=13, guidance_scale=4.0, num_inference_steps=4)
+
+
+@pytest.mark.parametrize(
+    ("mode", "device"),  # what decodes needs most; then the cache: with it on the device even groups are too much
+    first_of([("groups", "50MiB"), ("full", "62MiB"), ("components", "55MiB"), ("full+float8", "60MiB")]),
+)
+def test_what_a_budget_chooses_keeps_to_it(mode, device):
+    gc.collect()
+    before, pipe = allocated(), TINY.build()
+    given = {"memory": mode} if "float8" in mode else {}
+    choice = c4d.budget(pipe, HUNGRY, device_memory=device, backend="ascend", **given, **FITTED)
+    assert choice.memory == mode and choice.history_on == "device"
+    c4d.memory(pipe, choice.memory, backend="ascend")
+    torch.npu.reset_peak_memory_stats()
+    with c4d.attention(pipe, backend="ascend"), c4d.cached(pipe, HUNGRY, backend="ascend", **choice.history):
+        pipe(**FITTED, output_type="pt")
+    assert torch.npu.max_memory_allocated() - before <= parse_size(device)
+
+
+def test_a_cache_on_the_host_leaves_nothing_on_the_device(pipe):
+    choice = c4d.budget(pipe, HUNGRY, cache_memory="1MiB", backend="ascend", **FITTED)
+    assert (choice.memory, choice.history_on, choice.history_dtype) == (None, "host", None)
+    with c4d.cached(pipe, HUNGRY, backend="ascend", **choice.history) as session:
+        TINY.ask(pipe, **SMALL)
+    report = session.report()
+    assert report.device_bytes == 0 < report.peak_bytes
