@@ -419,19 +419,24 @@ def test_a_rollout_shows_each_block_over_the_frames_that_are_kept():
 def test_samples_that_decide_for_themselves_are_told_apart():
     """Rows that are not computed are not in what an attention gets; a map is of the sample's own row or none."""
     model, case = WAN.build(), WAN
-    still, moving, shown, alone = rand(*case.latents, seed=3), rand(*case.latents, seed=4), [], []
-    for batch, found in ((True, shown), (False, alone)):
-        method, how = "first-block:threshold=0.05,last=0,max_skips=9", dict(sample=int(batch), keep="steps")
-        with c4d.cached(model, method) as session, c4d.attention_maps(model, -1, **how) as maps:
+    still, moving, found = rand(*case.latents, seed=3), rand(*case.latents, seed=4), {}
+    for rows, sample in (((0, 1, 2), 0), ((0, 1, 2), 1), ((1,), 0)):
+        with (
+            c4d.cached(model, "first-block:threshold=0.1,last=0,max_skips=9") as session,
+            c4d.attention_maps(model, "blocks.3.attn1", sample=sample, keep="steps") as maps,
+        ):
             session.begin([900.0, 800.0, 700.0])
             for k in range(3):
                 moved = moving + 0.5 * k * rand(*case.latents, seed=5)
-                x = torch.cat((still, moved, 2 * moved)) if batch else moved
+                x = torch.cat([(still, moved, 2 * moved)[row] for row in rows])
                 words = case.inputs()["encoder_hidden_states"].expand(len(x), -1, -1)
                 model(x, timestep=torch.full((len(x),), 900.0 - 100 * k), encoder_hidden_states=words)
-        found += [maps["blocks.3.attn1", step] for step in range(3)]
-    for one, other in zip(shown, alone, strict=True):
-        torch.testing.assert_close(one.groups, other.groups, atol=1e-5, rtol=0)
+        found[len(rows), sample] = maps
+    assert session.report().timelines == {"0": "CCC"} and found[3, 0]["blocks.3.attn1"].steps == (0,)
+    assert {*found[3, 0].missing.values()} == {f"{session.method.name} did not compute sample 0"}
+    for step in range(3):
+        one, other = (found[key]["blocks.3.attn1", step].groups for key in ((3, 1), (1, 0)))
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
 
 
 def test_a_pipeline_with_two_experts_has_the_maps_of_both():
