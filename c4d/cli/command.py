@@ -16,7 +16,7 @@ import torch
 import c4d
 from c4d.backends import Backend, select
 from c4d.backends.kernels import OWN, names
-from c4d.bundled import BUNDLED
+from c4d.bundled import BUNDLED, ROLLING
 from c4d.cli.batch import Batch
 from c4d.cli.options import Generating, Shared
 from c4d.cli.signals import Stops
@@ -255,6 +255,10 @@ def joined(backend: Backend, how: SequenceParallel, stops: Stops) -> Job:
 def _checked(
     options: Generating, batch: Batch, backend: Backend, how: SequenceParallel, job: Job
 ) -> tuple[Settings, list[Request], Degrees, str | None]:
+    if options.model in ROLLING:
+        raise InputError(
+            f"model {options.model!r} makes a clip block by block, not as a whole: c4d rollout --model {options.model}"
+        )
     cores = os.cpu_count() or 1  # with far more threads than that torch falls over
     if options.threads is not None and not 1 <= options.threads <= cores:
         raise InputError(
