@@ -137,9 +137,9 @@ def report(options: argparse.Namespace, short: Sequence[str], first: str, long: 
         [
             "# Causal students of wan-tiny, judged",
             "",
-            f"Fractions of {options.clips} clips in which the judge (`c4d/bundled/judge.py`) sees what the prompt "
-            f"asks for, 13 frames of 32x32, one noise generator a clip ({seeds}). Forwards are those that each frame of "
-            "latents goes through; a student goes block by block, and one of its forwards is that of the finished block.",
+            f"Fractions of {options.clips} clips in which the judge (`c4d/bundled/judge.py`) sees what the prompt asks "
+            f"for: 13 frames of 32x32, one noise generator a clip ({seeds}). Forwards are those that each frame of "
+            "latents goes through. A student goes block by block; its last forward is that of the finished block.",
             "",
             *short,
             "",

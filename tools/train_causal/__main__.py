@@ -3,11 +3,11 @@
     python -m tools.train_causal OUT
     accelerate launch -m tools.train_causal OUT --teacher … --prompts FILE --stage self-forcing
 
-Stages: trajectories, ode, self-forcing, teacher-forcing (which is there to be compared with), export, judge. A finished
-stage is kept in OUT and not done again; with --stage only that one runs. A training that was interrupted goes on from
-its last snapshot (OUT/STAGE.now). What comes out are the pipelines OUT/pipe-STAGE. Several processes of accelerate
-have a batch each. The result depends on the arguments, the versions of the libraries, the number of processes and, through
-rounding, on the thread count.
+Stages: trajectories, ode, self-forcing, teacher-forcing (which is there to be compared with), export, judge. A
+finished stage is kept in OUT and not done again; with --stage only that one runs. A training that was interrupted goes
+on from its last snapshot (OUT/STAGE.now). What comes out are the pipelines OUT/pipe-STAGE. Several processes of
+accelerate have a batch each. The result depends on the arguments, the versions of the libraries, the number of
+processes and, through rounding, on the thread count.
 """
 
 from __future__ import annotations

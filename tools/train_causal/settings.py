@@ -10,7 +10,7 @@ from c4d.bundled import TRAIN, caption
 from c4d.causal.rollout import RolloutConfig
 
 STAGES = ("trajectories", "ode", "self-forcing", "teacher-forcing", "export", "judge")
-LEAST_OF = {"seed": 0, "window": 0, "sink": 0, "lora": 0}  # 1 of any other number
+FROM_ZERO = ("seed", "window", "sink", "lora")
 
 
 @dataclass(frozen=True)
@@ -54,14 +54,11 @@ class Settings:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, str):
-                continue
-            least = LEAST_OF.get(field.name, 0 if isinstance(value, float) else 1)
-            if value < least or (isinstance(value, float) and not value > 0):
-                raise ValueError(
-                    f"{field.name}={value}; allowed are {'above 0' if value == 0.0 else f'{least} and more'}"
-                )
-        self.rollout.blocks.sees(1)  # raises for a block that cannot be
+            if isinstance(value, float) and not 0 < value < float("inf"):
+                raise ValueError(f"{field.name}={value}; it has to be above 0")
+            if isinstance(value, int) and value < (least := int(field.name not in FROM_ZERO)):
+                raise ValueError(f"{field.name}={value}; allowed are {least} and more")
+        _ = self.rollout  # which raises for what it cannot be
 
     @property
     def rollout(self) -> RolloutConfig:

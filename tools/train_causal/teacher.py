@@ -97,7 +97,9 @@ def make_trajectories(settings: Settings, teacher: Teacher, accelerator: Acceler
                 on_the_way.append(x)
             x = scheduler.step(teacher.velocity(x, t / 1000, text, nothing), t, x, return_dict=False)[0]
         if len(on_the_way) < len(kept):
-            raise ValueError(f"trajectory_steps={settings.trajectory_steps}; allowed are more than the student's")
+            raise ValueError(
+                f"trajectory_steps={settings.trajectory_steps}; allowed are at least the student's {len(kept)}"
+            )
         chosen.append(rows)
         latents.append(torch.stack([*on_the_way, x], 1).cpu())
         print(f"trajectories {start + len(rows)} {time.monotonic() - started:.0f} s", flush=True)
