@@ -155,8 +155,8 @@ def report(options: argparse.Namespace, short: Sequence[str], long: Sequence[str
 
 
 def shown(clips: Any) -> Any:
-    """A few clips of a sequence of clips or attributes, evenly spaced."""
-    return clips[:: max(1, len(clips) // SHEET_CLIPS)][:SHEET_CLIPS]
+    """A few clips of a sequence of clips or attributes, at a stride that is out of step with their order."""
+    return clips[:: max(1, len(clips) // SHEET_CLIPS - 1)][:SHEET_CLIPS]
 
 
 def sheet(clips: Mapping[str, Tensor], labels: Sequence[str], frames: int) -> Any:
