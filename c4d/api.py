@@ -41,6 +41,7 @@ from c4d.parallel.degrees import Degrees
 from c4d.parallel.groups import make
 from c4d.parallel.session import Parallel, partial_kernels
 from c4d.parallel.start import start
+from c4d.parallel.watch import of_request
 
 if TYPE_CHECKING:
     from c4d.plan.budget import Choice
@@ -210,7 +211,8 @@ def sharded(
         ValueError: degrees that do not fit, with those that do; a model whose spec does not say how it is spread; an
             attention whose processor is not the stock one; as :func:`attention`.
         RuntimeError: a process that no launcher started (``NoLauncherError``); ranks that were given different degrees
-            (``DisagreementError``); xfuser asked for by name where it cannot make the groups.
+            (``DisagreementError``); xfuser asked for by name where it cannot make the groups. Inside the block
+            ``LostRankError``, at the next forward or in the place of a collective's error: another rank is gone.
     """
     how = SequenceParallel() if how is None else how
     _check_kinds((how, (SequenceParallel,), "how", "a c4d.SequenceParallel"))
@@ -232,7 +234,10 @@ def sharded(
             f"{type(scheduler).__name__} does not: use cfg=1"
         )
     join = partial(make, how, degrees, job.rank, chosen)
-    return Parallel(session, join, chosen.ungroup, Kernels.of(chosen, kernel), pipeline, how.jointly, passed_on)
+    more: dict[str, Any] = {"watched": partial(of_request, timeout=how.timeout)} if how.watch else {}
+    return Parallel(
+        session, join, chosen.ungroup, Kernels.of(chosen, kernel), pipeline, how.jointly, passed_on, **more
+    )
 
 
 def memory(pipe: Any, mode: str, *, backend: Backend | str = "auto") -> None:

@@ -51,6 +51,8 @@ class SequenceParallel:
         timeout: seconds that a collective may take before the job fails.
         groups: who makes the groups of ranks, "xfuser" or "torch", in the same order of ranks; "auto" takes xfuser
             where it runs.
+        watch: ranks beat into the job's store while they are at work, and one that is lost is named
+            (:class:`c4d.LostRankError`).
 
     What is None is chosen from the number of ranks, of those in a node, of heads and of branches: guidance first,
     then as much Ulysses as divides the heads and stays inside a node, then Ring.
@@ -63,6 +65,7 @@ class SequenceParallel:
     jointly: bool = False
     timeout: float = 600.0
     groups: str = "auto"
+    watch: bool = True
 
     def __post_init__(self) -> None:
         for name in Degrees._fields:
