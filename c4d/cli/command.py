@@ -293,7 +293,15 @@ def _checked(
     if settings.attention != OWN:
         check_attention(pipe, settings.attention, dtype, backend=backend)
     degrees = check_ranks(
-        pipe, how, job, requests[0], settings.attention, dtype, backend=backend, method=settings.cache
+        pipe,
+        how,
+        job,
+        requests[0],
+        settings.attention,
+        dtype,
+        backend=backend,
+        method=settings.cache,
+        memory=settings.memory,
     )
     if callable(pipe):  # else only the whole pipeline can tell, in load
         call_arguments(pipe, requests[0])  # they differ in prompts and seeds alone
