@@ -245,9 +245,7 @@ def sharded(
         )
     join = partial(make, how, degrees, job.rank, chosen)
     more: dict[str, Any] = {"watched": partial(of_request, timeout=how.timeout)} if how.watch else {}
-    return Parallel(
-        session, join, chosen.ungroup, Kernels.of(chosen, kernel), pipeline, how.jointly, passed_on, **more
-    )
+    return Parallel(session, join, chosen.ungroup, Kernels.of(chosen, kernel), pipeline, how.jointly, passed_on, **more)
 
 
 def memory(pipe: Any, mode: str, *, backend: Backend | str = "auto") -> None:

@@ -151,6 +151,8 @@ class Watch:
     def _behind(self, error: BaseException, said: str) -> str | None:
         """The fault of another rank that led to ``error``; waits for it if a collective raised that."""
         met, began = _in_collective(error), time.monotonic()
+        if not met and not self._met:  # a program of somebody else's keeps its own error
+            return None
         while True:
             faults = self._look()
             found = [fault for fault in faults if fault.said != said]  # else they say it themselves
