@@ -101,6 +101,7 @@ class Watch:
         self._thread = threading.Thread(target=self._run, name="c4d heartbeats", daemon=True)
 
     def start(self) -> None:
+        self._look()  # a rank that is lost at once has been heard of
         self._thread.start()
 
     # -- the main thread leaves
