@@ -35,9 +35,9 @@ def train_distil(
     has new noise on the samples of the student's latest rollout, which costs a third. In stage ``teacher-forcing``
     blocks look back at the teacher's clips in the place of the student's; all else is the same.
     """
-    seed = 1000 * settings.stage_seed(stage) + accelerator.process_index
-    torch.manual_seed(seed)
-    generator = torch.Generator().manual_seed(seed)
+    seed = 1000 * settings.stage_seed(stage)
+    torch.manual_seed(seed)  # of adapters, which all processes begin with
+    generator = torch.Generator().manual_seed(seed + accelerator.process_index)
     student = Student(teacher.transformer, settings, trained)
     critic = trained_copy(teacher.transformer, settings)
     learns = Updates(

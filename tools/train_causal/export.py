@@ -25,10 +25,10 @@ def export(folder: Path, settings: Settings, teacher: Teacher, trained: dict[str
     if settings.lora:
         transformer.fuse_lora()
         transformer.unload_lora()
-    index = dict(pipe.config)
+    renamed = type(pipe.tokenizer).__name__ in (TOKENIZER_CLASS, "TokenizersBackend")  # as transformers 5 calls it
     try:
         pipe.transformer = transformer.eval()
-        save(pipe, folder, tokenizers=[name for name in ("tokenizer",) if index[name][1] == TOKENIZER_CLASS])
+        save(pipe, folder, tokenizers=["tokenizer"] if renamed else [])
     finally:
         pipe.transformer = before
     settings.rollout.save(folder)

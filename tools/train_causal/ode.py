@@ -23,9 +23,9 @@ def train_ode(
     Of each clip the blocks before a random one are clean, as a rollout sees them; that one and those after it have
     noise levels of the student's at random, each its own (CausVid, arXiv 2412.07772, section 4.3), and count.
     """
-    seed = 1000 * settings.stage_seed("ode") + accelerator.process_index
-    torch.manual_seed(seed)
-    generator = torch.Generator().manual_seed(seed)
+    seed = 1000 * settings.stage_seed("ode")
+    torch.manual_seed(seed)  # of adapters, which all processes begin with
+    generator = torch.Generator().manual_seed(seed + accelerator.process_index)
     student = Student(teacher.transformer, settings)
     run = Updates(
         accelerator, student.transformer.parameters(), steps=settings.ode_steps, rate=settings.ode_rate, hold=0.5

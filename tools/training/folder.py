@@ -27,6 +27,10 @@ def save(pipe: Any, folder: Path, *, tokenizers: Sequence[str] = (), more: dict[
         config = json.loads(path.read_text()) | {"tokenizer_class": TOKENIZER_CLASS}
         path.write_text(json.dumps(config, indent=2) + "\n")
     (partial / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    for path in partial.rglob("*.json"):  # which say where on this machine a part was loaded from
+        config = json.loads(path.read_text())
+        if config.pop("_name_or_path", None) is not None:
+            path.write_text(json.dumps(config, indent=2) + "\n")
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
