@@ -9,6 +9,8 @@
 #   it cannot run; here it has to)
 # make mutants: small mistakes in a copy of the code, one at a time; each has to make a test fail (tools/mutants.py)
 # make bench: install the other systems too, and measure: isolation, ranks, step cost, equal schedules, fidelity (see docs/measurements/README.md)
+# make test-int8: int8 weights with torchao (part of make nightly). In a folder of its own: where it is installed,
+#   diffusers imports it with every pipeline, slowly and with remarks on stderr
 PYTHON ?= python3
 export OMP_WAIT_POLICY ?= passive
 export TOKENIZERS_PARALLELISM ?= false
@@ -18,7 +20,7 @@ DEPENDENCIES = --no-deps
 TORCH = 'torch<2.14'
 OLD = diffusers==0.41.0 transformers==5.23.0
 
-.PHONY: demo test nightly parity test-old test-ascend lint mutants bench clean
+.PHONY: demo test nightly parity test-old test-ascend test-int8 lint mutants bench clean
 
 .venv/installed: pyproject.toml
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
@@ -37,6 +39,11 @@ nightly: .venv/installed lint
 	$(RUN) -m tests.ascend.install
 	$(RUN) -m tests.xfuser.install
 	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m ""
+	$(MAKE) test-int8
+
+test-int8: .venv/installed
+	$(RUN) -m pip install -q --disable-pip-version-check --no-deps --upgrade --target .venv-torchao 'torchao>=0.18'
+	PYTHONPATH=.venv-torchao $(RUN) -m pytest -m "" tests/seam/test_memory_modes.py -k int8
 
 parity: .venv/installed
 	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m parity

@@ -77,6 +77,7 @@ if TYPE_CHECKING:
     from c4d.parallel import SequenceParallel as SequenceParallel
     from c4d.parallel.agree import DisagreementError as DisagreementError
     from c4d.parallel.session import Parallel as Parallel
+    from c4d.parallel.watch import LostRankError as LostRankError
 
     methods = METHODS
 
@@ -119,6 +120,7 @@ PLACES = {
     "BackendUnavailableError": "c4d.backends:BackendUnavailableError",
     "DisagreementError": "c4d.parallel.agree:DisagreementError",
     "NoLauncherError": "c4d.parallel:NoLauncherError",
+    "LostRankError": "c4d.parallel.watch:LostRankError",
     # Write a method
     "method": "c4d.core.caching.method:method",
     "CacheMethod": "c4d.core.caching.rules:CacheMethod",

@@ -21,6 +21,7 @@ from c4d.core.caching.profile import ProfileError, mismatch
 from c4d.core.caching.rules import CacheMethod
 from c4d.core.integration.attach import session_of
 from c4d.core.integration.hooks import at_work
+from c4d.core.integration.offload import divided_over
 from c4d.core.integration.processor_patch import AttentionSession
 from c4d.core.integration.transformers import signature, transformers_of
 from c4d.core.runtime.acceleration import Acceleration
@@ -41,6 +42,7 @@ from c4d.parallel.degrees import Degrees
 from c4d.parallel.groups import make
 from c4d.parallel.session import Parallel, partial_kernels
 from c4d.parallel.start import start
+from c4d.parallel.watch import of_request
 
 if TYPE_CHECKING:
     from c4d.plan.budget import Choice
@@ -113,6 +115,12 @@ def cached(
         )
     if traced_runs is not None and (isinstance(traced_runs, bool) or traced_runs < 1):
         raise ValueError(f"traced_runs must be a whole number of at least 1, or None for all, got {traced_runs!r}")
+    together = ranks if ranks is not None else at_work(transformers[0], Parallel)
+    if together is None and any(map(divided_over, transformers)):
+        raise ValueError(
+            "the weights of this transformer are divided over ranks, which have to run the same blocks in every step: "
+            "enter c4d.sharded before c4d.cached, or give both to c4d.accelerate(…, cache=…, parallel=…)"
+        )
     described = [(transformer, spec or spec_for(transformer)) for transformer in transformers]
     if doubt := made_for_another(made.name, described[0][1]):
         warnings.warn(doubt, RuntimeWarning, stacklevel=2)
@@ -128,7 +136,7 @@ def cached(
         clock=clock,
         backend=chosen,
         storage=storage,
-        ranks=ranks if ranks is not None else at_work(transformers[0], Parallel),
+        ranks=together,
         pipelines=followed,
         traced_runs=traced_runs,
     )
@@ -210,7 +218,8 @@ def sharded(
         ValueError: degrees that do not fit, with those that do; a model whose spec does not say how it is spread; an
             attention whose processor is not the stock one; as :func:`attention`.
         RuntimeError: a process that no launcher started (``NoLauncherError``); ranks that were given different degrees
-            (``DisagreementError``); xfuser asked for by name where it cannot make the groups.
+            (``DisagreementError``); xfuser asked for by name where it cannot make the groups. Inside the block
+            ``LostRankError``, at the next forward or in the place of a collective's error: another rank is gone.
     """
     how = SequenceParallel() if how is None else how
     _check_kinds((how, (SequenceParallel,), "how", "a c4d.SequenceParallel"))
@@ -223,6 +232,9 @@ def sharded(
         )
     job = start(chosen, how.timeout)
     degrees = how.degrees(job.world, node=job.node, heads=session.heads, branches=branches)
+    for fitting in session.fittings:
+        if (refusal := degrees.refusal(divided_over(fitting.transformer))) is not None:
+            raise ValueError(refusal)
     passed_on = partial_kernels(session, chosen, kernel, degrees)
     pipeline = None if isinstance(model, nn.Module) else model
     scheduler = getattr(pipeline, "scheduler", None)
@@ -232,7 +244,8 @@ def sharded(
             f"{type(scheduler).__name__} does not: use cfg=1"
         )
     join = partial(make, how, degrees, job.rank, chosen)
-    return Parallel(session, join, chosen.ungroup, Kernels.of(chosen, kernel), pipeline, how.jointly, passed_on)
+    more: dict[str, Any] = {"watched": partial(of_request, timeout=how.timeout)} if how.watch else {}
+    return Parallel(session, join, chosen.ungroup, Kernels.of(chosen, kernel), pipeline, how.jointly, passed_on, **more)
 
 
 def memory(pipe: Any, mode: str, *, backend: Backend | str = "auto") -> None:
@@ -243,8 +256,8 @@ def memory(pipe: Any, mode: str, *, backend: Backend | str = "auto") -> None:
 
     Args:
         pipe: a diffusers pipeline, its weights on the host or the device.
-        mode: one of ``full``, ``components``, ``groups``, ``sequential``, or ``float8``, ``int8``, ``tiled``,
-            ``sliced``, or several, such as ``"groups:blocks=2+float8+tiled"`` (docs/memory.md).
+        mode: one of ``full``, ``components``, ``groups``, ``sequential``, ``divided`` (over ranks), or ``float8``,
+            ``int8``, ``tiled``, ``sliced``, or several, such as ``"groups:blocks=2+float8+tiled"`` (docs/memory.md).
         backend: as in :func:`cached`.
 
     Raises:

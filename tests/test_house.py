@@ -18,7 +18,7 @@ ANYWHERE = {
     "models": {"torch", "c4d.core"},
     "backends": {"torch", "c4d.core"},
     "parallel": {"torch", "c4d.core", "c4d.backends"},
-    "memory_modes": {"torch", "c4d.core", "c4d.backends"},
+    "memory_modes": {"torch", "c4d.core", "c4d.backends", "c4d.parallel"},
     "calibrate": {"torch", "c4d.core", "c4d.models", "c4d.parallel"},
     "metrics": {"torch", "numpy", "PIL"},
     "bundled": {"torch", "safetensors", "PIL", "c4d.metrics"},

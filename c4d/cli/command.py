@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -232,7 +231,7 @@ def prepare(options: Generating, stops: Stops, batch: Batch | None = None) -> Pl
     batch = batch or Batch(options)
     try:
         backend = select(options.backend)
-        how = options.parts_of(SequenceParallel)
+        how = options.parts_of(SequenceParallel, watch=False)  # the whole job is watched, from here to its end
     except ValueError as error:
         raise InputError(str(error)) from error
     job = joined(backend, how, stops)
@@ -250,7 +249,7 @@ def joined(backend: Backend, how: SequenceParallel, stops: Stops) -> Job:
     except NoLauncherError as error:
         raise InputError(f"WORLD_SIZE={os.environ['WORLD_SIZE']}: {error}") from error
     if job.world > 1:
-        stops.watch = watching(how.timeout, stops.tell, partial(os._exit, 1))
+        stops.watch = watching(how.timeout, stops.tell)
         stops.watch.start()
     return job
 
@@ -294,7 +293,15 @@ def _checked(
     if settings.attention != OWN:
         check_attention(pipe, settings.attention, dtype, backend=backend)
     degrees = check_ranks(
-        pipe, how, job, requests[0], settings.attention, dtype, backend=backend, method=settings.cache
+        pipe,
+        how,
+        job,
+        requests[0],
+        settings.attention,
+        dtype,
+        backend=backend,
+        method=settings.cache,
+        memory=settings.memory,
     )
     if callable(pipe):  # else only the whole pipeline can tell, in load
         call_arguments(pipe, requests[0])  # they differ in prompts and seeds alone

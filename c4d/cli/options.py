@@ -146,7 +146,8 @@ class Shared:
         str,
         "MODE",
         "how to take less of the device's memory, such as groups+tiled (docs/memory.md): full, components, groups, "
-        "sequential, float8, int8, tiled, sliced, joined by +; default full, or what --device-memory chooses",
+        "sequential, divided (over ranks), float8, int8, tiled, sliced, joined by +; default full, or what "
+        "--device-memory chooses",
     )
     encode_first: bool = switch(
         HOW, "text encoders run for all prompts first and are then given back, before the transformer is on the device"

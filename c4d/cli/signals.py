@@ -35,10 +35,9 @@ class Stops:
         """Tells the other ranks how this one ended. Raises :class:`LostRankError` in place of an ``error`` that one of
         them is behind, or SystemExit if that has been told; this rank's own gets a note of the step."""
         lost = None if self.watch is None else self.watch.leave(error)
-        if lost:
-            raise LostRankError(lost) from error
+        told = error is not None and self.watch is not None and not self.watch.first()
         if lost is not None:
-            raise SystemExit(1) from error
+            raise (SystemExit(1) if told else LostRankError(lost)) from error
         if error is not None and self.watch is not None and (step := self.watch.step()) is not None:
             notes = [*getattr(error, "__notes__", ()), f"in step {step + 1}"]
             error.__notes__ = notes  # type: ignore[attr-defined]  # Python 3.10 has no add_note

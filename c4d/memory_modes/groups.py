@@ -8,16 +8,12 @@ from typing import Any
 
 from c4d.backends import Backend
 from c4d.core.integration.transformers import transformers_of
-from c4d.memory_modes.mode import Kind, Part, device_of, mode, modules_of, needs_device
+from c4d.memory_modes.mode import Kind, Part, device_of, mode, modules_of, needs_device, uses_parts_of_blocks
 from c4d.memory_modes.weights import blocks_of, deepest, size_of
 
 
-def _groupable(module: Any) -> bool:
-    return bool(getattr(module, "_supports_group_offloading", True))  # those of transformers do not say
-
-
 def _lacking(pipe: Any, backend: Backend) -> str | None:
-    if fixed := [type(part).__name__ for part in transformers_of(pipe).values() if not _groupable(part)]:
+    if fixed := [type(part).__name__ for part in transformers_of(pipe).values() if uses_parts_of_blocks(part)]:
         return f"diffusers does not offload {fixed[0]} in groups: take components or sequential"
     return needs_device(pipe, backend)
 
@@ -31,17 +27,17 @@ def _apply(pipe: Any, backend: Backend, blocks: int) -> None:
             # They run in every step, in one order: only there is fetching ahead worth the pinned copy on the host.
             how: dict[str, Any] = dict(offload_type="block_level", num_blocks_per_group=blocks)
             apply_group_offloading(part, onload_device=device, use_stream=backend.asynchronous, **how)
-        elif _groupable(part):
-            apply_group_offloading(part, onload_device=device, offload_type="leaf_level")
-        else:
+        elif uses_parts_of_blocks(part):
             part.to(device)
+        else:
+            apply_group_offloading(part, onload_device=device, offload_type="leaf_level")
 
 
 def _holds(pipe: Any, called: Sequence[str], backend: Backend, blocks: int) -> int:
     """Of a transformer what is no block, and a group, or two where the next is fetched ahead (then of one block)."""
     parts, denoisers = modules_of(pipe), [id(part) for part in transformers_of(pipe).values()]
     running = parts[called[-1]]
-    fixed = [part for part in parts.values() if id(part) not in denoisers and not _groupable(part)]
+    fixed = [part for part in parts.values() if id(part) not in denoisers and uses_parts_of_blocks(part)]
     if id(running) not in denoisers:
         return size_of(*fixed) + (0 if running in fixed else deepest(running))
     stacks = blocks_of(running)

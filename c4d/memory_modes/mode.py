@@ -11,7 +11,7 @@ from typing import Any, Generic, ParamSpec
 import torch
 
 from c4d.backends import Backend
-from c4d.core.integration.offload import offloaded
+from c4d.core.integration.offload import divided_over, offloaded
 
 P = ParamSpec("P")
 HOST = torch.device("cpu")
@@ -38,7 +38,8 @@ class Part:
     """One mode with its options: ``apply`` does it to a pipeline.
 
     ``lacking`` says in words why a pipeline or a device cannot, and what to do instead; None if they can. It is also
-    asked with a pipeline whose weights are not loaded. ``apart``: names of modes that it does not go with.
+    asked with a pipeline whose weights are not loaded. ``apart``: names of modes that it does not go with. ``over``:
+    how many ranks in a row have the weights once (None: all of the job).
 
     ``holds(pipe, called, backend)``: bytes of weights on the device while the last component of ``called`` runs, after
     the ones before it ran (of a mode that says what weights are stored as: what is there beside those). ``pipe`` has
@@ -49,6 +50,7 @@ class Part:
     lacking: Callable[[Any, Backend], str | None] = nothing
     apart: tuple[str, ...] = ()
     holds: Callable[[Any, Sequence[str], Backend], int] | None = None
+    over: int | None = 1
 
 
 class Mode(Generic[P]):
@@ -87,12 +89,16 @@ def needs_device(pipe: Any, backend: Backend) -> str | None:
 
 def moved_already(pipe: Any) -> str | None:
     """Of modes that say where weights are: why not, if another one does."""
-    taken = [name for name, part in modules_of(pipe).items() if offloaded(part)]
-    if not taken:
-        return None
-    return (
-        f"the weights of {', '.join(taken)} are offloaded already: load the pipeline anew, and choose one mode for it"
-    )
+    for name, part in modules_of(pipe).items():
+        if (moved := offloaded(part)) or divided_over(part):
+            how = "offloaded" if moved else "divided over ranks"
+            return f"the weights of {name} are {how} already: load the pipeline anew, and choose one mode for it"
+    return None
+
+
+def uses_parts_of_blocks(module: Any) -> bool:
+    """Whether it reads weights of a block outside of the block's forward, or diffusers takes care that it may."""
+    return not getattr(module, "_supports_group_offloading", True)  # those of transformers do not say
 
 
 def device_of(backend: Backend) -> torch.device:

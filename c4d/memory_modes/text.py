@@ -31,6 +31,11 @@ class MemoryMode:
         """Whether weights are on the device, as they were loaded."""
         return all(mode.kind is Kind.DECODER or mode.name == "full" for mode, _ in self.parts)
 
+    @property
+    def over(self) -> int | None:
+        """How many ranks in a row have the weights once; None: all of the job."""
+        return next((part.over for _, part in self.parts if part.over != 1), 1)
+
     def check(self, pipe: Any, backend: Backend, *, loaded: bool = True) -> None:
         """Raises UnsupportedError for what ``pipe`` or the device cannot.
 

@@ -6,7 +6,7 @@ a node (as xfuser and yunchang order them, ``use_ulysses_low``).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import NamedTuple
@@ -33,6 +33,17 @@ class Degrees(NamedTuple):
     def world(self) -> int:
         return self.request * self.data
 
+    def refusal(self, over: Sequence[int]) -> str | None:
+        """Why weights cannot be divided over these ranks; None if they make every forward together."""
+        if len({rank // self.sequence for rank in over}) <= 1:
+            return None
+        fewer = f" (divided:ranks={self.sequence}, of which {self.sequence} do)"
+        return (
+            f"weights are divided over ranks {over[0]} to {over[-1]}, which do not make every forward together "
+            f"({self}): those of other prompts, or of the other branch of guidance, run other blocks; use cfg=1 and "
+            f"data=1, or divide them over fewer{fewer if self.sequence > 1 else ''}"
+        )
+
     def __str__(self) -> str:
         return ", ".join(f"{name} {n}" for name, n in self._asdict().items() if n > 1) or "one rank alone"
 
@@ -51,6 +62,8 @@ class SequenceParallel:
         timeout: seconds that a collective may take before the job fails.
         groups: who makes the groups of ranks, "xfuser" or "torch", in the same order of ranks; "auto" takes xfuser
             where it runs.
+        watch: ranks beat into the job's store while they are at work, and one that is lost is named
+            (:class:`c4d.LostRankError`).
 
     What is None is chosen from the number of ranks, of those in a node, of heads and of branches: guidance first,
     then as much Ulysses as divides the heads and stays inside a node, then Ring.
@@ -63,6 +76,7 @@ class SequenceParallel:
     jointly: bool = False
     timeout: float = 600.0
     groups: str = "auto"
+    watch: bool = True
 
     def __post_init__(self) -> None:
         for name in Degrees._fields:

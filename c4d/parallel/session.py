@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import fsum
@@ -29,6 +30,7 @@ from c4d.parallel.degrees import Degrees
 from c4d.parallel.mesh import Mesh
 from c4d.parallel.sharding import Sharding, check_whole
 from c4d.parallel.tiles import TiledDecoding, said
+from c4d.parallel.watch import LostRankError, Watch
 
 T = TypeVar("T")
 
@@ -38,7 +40,8 @@ class Parallel(Entered, Unsaved):
 
     Every rank gets the whole result. What it holds of a cache is its own part of the tokens. ``join()`` makes the mesh,
     ``ungroup`` ends a group of it; ``pipeline`` (None: a loop of one's own) has the scheduler that tells the steps, and
-    the VAE; ``passed_on``: the kernels that give partial results (of a ring).
+    the VAE; ``passed_on``: the kernels that give partial results (of a ring); ``watched(group)`` the heartbeats of the
+    ranks of a request.
     """
 
     def __init__(
@@ -50,13 +53,15 @@ class Parallel(Entered, Unsaved):
         pipeline: Any,
         jointly: bool,
         passed_on: Sequence[str],
+        watched: Callable[[Any], Watch | None] = lambda group: None,
     ) -> None:
         self.attention, self._join, self._ungroup, self._passed_on = attention, join, ungroup, passed_on
-        self._kernels, self._pipeline, self.jointly = kernels, pipeline, jointly
+        self._kernels, self._pipeline, self.jointly, self._watched = kernels, pipeline, jointly, watched
         scheduler = self._scheduler = None if pipeline is None else pipeline.scheduler
         self._clock = SchedulerTracker(lambda: scheduler, checked=False) if hasattr(scheduler, "step_index") else None
         self._hooks = Hooks(Layer.AGREEMENT)
-        self._at = 0  # the step of the last call
+        self._at: int | None = None  # the step of the last call
+        self._watch: Watch | None = None
         self._spread()
         attention.unused, self.unused = None, "c4d.sharded"
 
@@ -100,11 +105,24 @@ class Parallel(Entered, Unsaved):
         except BaseException:
             self._remove()
             raise
+        if self.mesh.request is not None:
+            self._watch = self._watched(self.mesh.request.handle)
+        if self._watch is not None:
+            me = weakref.ref(self)  # neither the thread nor the end of the process is to keep the model
+            self._watch.step = lambda: getattr(me(), "step", None)
+            self._unwatch = weakref.finalize(self, self._watch.leave, None)
+            self._watch.start()
         return self
 
-    def __exit__(self, kind: object, *exc: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, *exc: object) -> None:
         halves = [branching for branching in self._branchings if branching.halfway]
         self._remove()
+        watch, self._watch = self._watch, None
+        lost = None if watch is None else watch.leave(error)
+        if watch is not None:
+            self._unwatch.detach()
+        if lost is not None and not isinstance(error, LostRankError):
+            raise LostRankError(lost) from error
         if kind is not None:  # others may be in a group, or wait there for this rank: ending it could wait for them
             return
         self._left = True
@@ -124,8 +142,8 @@ class Parallel(Entered, Unsaved):
         self.attention.__exit__()
 
     @property
-    def step(self) -> int:
-        """Of the last call, from 0."""
+    def step(self) -> int | None:
+        """Of the last call, from 0; None before it, and in a loop of one's own without a cache."""
         return self._at
 
     @property
@@ -166,6 +184,8 @@ class Parallel(Entered, Unsaved):
 
     def enter(self, transformer: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Before a forward: a cache says itself where it stands."""
+        if self._watch is not None:
+            self._watch.check()
         if self._together and self._clock and session_of(transformer) is None:
             _, step = self._clock.tick(None, named(transformer, args, kwargs).get("timestep"))
             self.compare(transformer, "no cache", step, args, kwargs)

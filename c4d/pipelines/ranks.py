@@ -14,6 +14,7 @@ from c4d.parallel import Degrees, Job, SequenceParallel
 from c4d.parallel.session import partial_kernels
 from c4d.pipelines.arguments import effective, parameters_of
 from c4d.pipelines.errors import InputError
+from c4d.pipelines.modes import memory_mode
 from c4d.pipelines.request import Request
 from c4d.pipelines.skeleton import TRANSFORMERS
 
@@ -28,10 +29,11 @@ def check_ranks(
     *,
     backend: Backend,
     method: CacheMethod | None = None,
+    memory: str = "full",
 ) -> Degrees:
     """How the ranks of ``job`` are divided for this pipeline; :class:`InputError` if they cannot be as asked for.
 
-    Under a ``method`` of guidance both branches are of all ranks.
+    Under a ``method`` of guidance both branches are of all ranks. ``memory``: the mode, which may divide weights.
     """
     spares = method if method is not None and method.guidance is not None else None
     if spares is not None and how.cfg == 2:
@@ -55,6 +57,9 @@ def check_ranks(
         raise InputError(
             f"{lacking[0]} cannot be spread over ranks: its spec does not say how (docs/adding_a_model.md)"
         )
+    over = memory_mode(memory).over
+    if (refusal := degrees.refusal(range(job.world if over is None else over))) is not None:
+        raise InputError(f"--memory: {refusal}")
     return degrees
 
 

@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from tests.cli.losing_ranks import CAUGHT
 from tests.cli.test_stopped import complete_files
 from tests.packages import ROOT
 from tests.sampled import first_of
@@ -31,17 +32,26 @@ def lose(tmp_path_factory):
         cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
 
+    def own(how, ranks, **what):
+        """The same of a program of one's own, and what it says."""
+        log = folder / f"{next(numbers)}.log"
+        answer = ask({"how": how, "log": str(log), "ranks": ranks, **what})
+        return answer["codes"], answer["seconds"], log.read_text().splitlines()
+
+    def ask(what):
+        process.stdin.write(json.dumps(what) + "\n")
+        process.stdin.flush()
+        return json.loads(process.stdout.readline())
+
     def run(out, way=WAYS[0], **how):
         log = folder / f"{next(numbers)}.log"
         words = ["generate", "--prompt-file", folder / "prompts.txt", "--steps", "6", "--frames", "5", "--quiet"]
         words += ["--cache", "fora:interval=2", "--timeout", TIMEOUT, *way, "--out", out]
-        asked = {"words": [str(word) for word in words], "log": str(log), "ranks": 2, **how}
-        process.stdin.write(json.dumps(asked) + "\n")
-        process.stdin.flush()
-        answer = json.loads(process.stdout.readline())
+        answer = ask({"words": [str(word) for word in words], "log": str(log), "ranks": 2, **how})
         lines = [line for line in log.read_text().splitlines() if line.startswith("c4d: error")]
         return answer["codes"], answer["seconds"], lines
 
+    run.own = own
     yield run
     process.stdin.close()
     assert process.wait(60) == 0
@@ -86,3 +96,33 @@ def test_killed_at_random(lose, tmp_path, kills):
         assert len(lines) == 1 and told and GOES_ON in lines[0]
         before = complete_files(out) if out.exists() else {}
         assert lose(out, way)[::2] == ([0, 0], []) and before.items() <= complete_files(out).items()
+
+
+@pytest.mark.parametrize(
+    ("ranks", "fate", "code", "said"),
+    [
+        (3, "killed", -9, "rank 1 died in step 3"),
+        (2, "raising", 70, "rank 1 failed in step 3: ValueError: out of luck"),
+        (2, "stalled", -9, "rank 1 stalled in step 3, at losing_ranks.py:"),
+    ],
+)
+def test_a_program_of_ones_own_gets_an_exception(lose, ranks, fate, code, said):
+    how = {"ulysses": ranks, "cfg": 1, "timeout": 6.0}
+    codes, seconds, lines = lose.own(how, ranks, fate=fate, at=6)
+    caught = [line for line in lines if line.startswith(f"caught: {said}")]
+    assert codes == [CAUGHT if rank != 1 else code for rank in range(ranks)] and seconds < 12, lines
+    assert len(caught) == ranks - 1 and all(line.endswith("because of RuntimeError") for line in caught), lines
+
+
+def test_a_program_of_ones_own_in_a_collective_that_never_gives_up(lose):
+    how = {"ulysses": 2, "cfg": 1, "timeout": 2.0}
+    codes, seconds, lines = lose.own(how, 2, fate="stalled", at=6, others="stuck")
+    assert codes == [1, -9] and seconds < 12
+    ended = [line for line in lines if "this process is ended: it waits in a collective that does not" in line]
+    assert len(ended) == 1 and ended[0].startswith("rank 1 stalled in step 3, at losing_ranks.py:")
+
+
+def test_a_program_of_ones_own_without_a_watch(lose):
+    codes, _, lines = lose.own({"ulysses": 2, "cfg": 1, "watch": False}, 2, fate="killed", at=6)
+    assert codes == [70, -9] and not any("rank 1" in line for line in lines)
+    assert any(line.startswith("[rank0]: RuntimeError") and "by peer" in line for line in lines), lines

@@ -160,7 +160,9 @@ def test_peers_are_compared_on_one_rank(launched, small, tmp_path):
     assert code == 2 and len(said) == 1 and "--peers are compared on one rank, and there are 2" in said[0]
 
 
-@pytest.mark.parametrize("degrees", [["--cfg", "1"], pytest.param([], marks=pytest.mark.nightly)])
+@pytest.mark.parametrize(
+    "degrees", [["--cfg", "1", "--memory", "divided"], pytest.param([], marks=pytest.mark.nightly)]
+)
 def test_two_ranks_calibrate_as_one_does(launched, small, tmp_path, degrees):
     """And a fit that was refused is tried again with what both have sampled."""
     two, one = tmp_path / "two.json", tmp_path / "one.json"

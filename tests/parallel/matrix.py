@@ -26,6 +26,7 @@ from tests.parallel import (
     agreement,
     calibration,
     decisions,
+    divided,
     examples,
     families,
     forwards,
@@ -57,6 +58,7 @@ PARTS = (
     rollouts,
     leaving,
     tiles,
+    divided,
 )
 
 

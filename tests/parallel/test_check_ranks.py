@@ -21,9 +21,9 @@ def pipe():
     return skeleton("wan-tiny")
 
 
-def checked(pipe, how, kernel="auto", backend=None, method=None):
+def checked(pipe, how, kernel="auto", backend=None, world=2, **more):
     request, chosen = Request(prompt="a red circle"), backend or Reference()
-    return check_ranks(pipe, how, Job(0, 2, 2), request, kernel, torch.float32, backend=chosen, method=method)
+    return check_ranks(pipe, how, Job(0, world, world), request, kernel, torch.float32, backend=chosen, **more)
 
 
 def test_where_one_branch_is_made_of_the_other_both_are_of_all_ranks(pipe):
@@ -57,3 +57,11 @@ def test_a_ring_needs_a_kernel_for_the_heads_of_this_model(pipe):
         checked(pipe, how, backend=of(size + 8))
     with pytest.raises(InputError, match=r"--attention 'sdpa' on several ranks: .*does not give the log-sum-exp"):
         checked(pipe, how, "sdpa")
+
+
+@pytest.mark.parametrize("how", [SequenceParallel(2, 1, cfg=2), SequenceParallel(2, 1, cfg=1, data=2)])
+def test_weights_are_divided_over_ranks_that_make_each_forward_together(pipe, how):
+    assert checked(pipe, SequenceParallel(4, 1, cfg=1), world=4, memory="divided") == Degrees(4, 1)
+    assert checked(pipe, how, world=4, memory="divided:ranks=2+tiled").sequence == 2
+    with pytest.raises(InputError, match=r"over ranks 0 to 3, which do not .* \(ulysses 2, .*2\).*divided:ranks=2, of"):
+        checked(pipe, how, world=4, memory="divided")

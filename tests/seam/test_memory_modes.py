@@ -83,13 +83,19 @@ def test_tiles_change_nothing_where_one_is_enough():
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("lots", "unknown memory mode 'lots': known are components, float8, full, groups, int8, sequential, sliced"),
+        (
+            "lots",
+            "unknown memory mode 'lots': known are components, divided, float8, full, groups, int8, sequential, sliced",
+        ),
         ("", "unknown memory mode ''"),
         ("groups+full", "groups and full both say where weights are; keep one"),
         ("float8+int8", "both say what weights are stored as; keep one"),
         ("tiled+tiled", "tiled is given twice; keep one"),
         ("sequential+int8", "sequential does not go with int8: take groups or components"),
         ("groups:blocks=0", "blocks is 0; allowed are whole numbers from 1"),
+        ("divided+groups", "divided and groups both say where weights are; keep one"),
+        ("divided+float8", "divided does not go with float8: take groups or components"),
+        ("divided:ranks=1", "ranks is 1; allowed are whole numbers from 2"),
         ("groups:size=2", "groups has no option 'size': known are blocks"),
     ],
 )
@@ -119,6 +125,7 @@ class Card(Reference):
         (lambda: in_mode("groups"), "full", "offloaded already: load the pipeline anew"),
         (lambda: in_mode("components"), "sequential", "offloaded already"),
         (lambda: in_mode("float8"), "float8", "in another dtype already"),
+        (lambda: built("wan"), "divided", "this process is alone: start it with torchrun"),
         (lambda: dit()[0], "groups", "does not offload DiTTransformer2DModel in groups: take components"),
     ],
 )

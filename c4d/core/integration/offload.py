@@ -1,6 +1,7 @@
-"""Living with offloaded weights: blocks left out must not be fetched, parts that a signal reads must be.
+"""Living with offloaded or divided weights: blocks left out must not be fetched, parts that a signal reads must be.
 
-Works on the hooks that diffusers and accelerate hang on modules, by their attributes, so that the core imports neither.
+Works on what diffusers, accelerate and torch's ``fully_shard`` hang on modules, by its attributes, so that the core
+imports none of them.
 """
 
 from __future__ import annotations
@@ -27,6 +28,14 @@ def offloaded(module: nn.Module) -> bool:
     return any(hasattr(m, "_hf_hook") or _group_hook(m) is not None for m in module.modules())
 
 
+def divided_over(module: nn.Module) -> list[int]:
+    """The ranks that have its weights together (torch's ``fully_shard``); empty if this process has them whole."""
+    for weight in module.parameters():
+        if (mesh := getattr(weight, "device_mesh", None)) is not None:
+            return [int(rank) for rank in mesh.mesh.flatten()]
+    return []
+
+
 def offload_hooks(transformer: nn.Module) -> list[tuple[nn.Module, Any]]:
     """Every module with a group-offload hook, and that hook."""
     return [(m, hook) for m in transformer.modules() if (hook := _group_hook(m)) is not None]
@@ -41,11 +50,16 @@ def tracing(transformer: nn.Module) -> bool:
 def onloaded(block: nn.Module) -> Iterator[None]:
     """The block's parameters on the compute device, for code that calls a part of it without calling the block."""
     hooks = [hook for hook in (_group_hook(block), getattr(block, "_hf_hook", None)) if hook is not None]
+    divided: Any = block if divided_over(block) else None
     for hook in hooks:
         hook.pre_forward(block)
+    if divided is not None:
+        divided.unshard()
     try:
         yield
     finally:
+        if divided is not None:
+            divided.reshard()
         for hook in reversed(hooks):
             hook.post_forward(block, None)
 

@@ -30,8 +30,10 @@ def inside(module: nn.Module) -> nn.Module:
 def signature(transformer: nn.Module) -> dict[str, Any]:
     """The transformer's class by name, and what its configuration says, plain types only: fine-tuned ones are alike."""
     config = getattr(transformer, "config", None) or {}
+    # A module whose weights are divided over ranks is of a class that torch makes for it.
+    own = next(cls for cls in type(transformer).__mro__ if not hasattr(cls, "unshard"))
     plain = json.loads(json.dumps({key: x for key, x in dict(config).items() if not key.startswith("_")}, default=str))
-    return {"transformer": type(transformer).__name__, "config": plain}
+    return {"transformer": own.__name__, "config": plain}
 
 
 def transformers_of(model: Any) -> dict[str, nn.Module]:

@@ -13,6 +13,7 @@ import warnings
 import torch
 import torch_npu  # noqa: F401 - registers the device
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -72,6 +73,8 @@ class Simulation(TorchDispatchMode):
         self.generators: dict[torch.Generator, torch.Generator] = {}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if FakeTensor in types:  # shapes alone: a mode of torch's computes them, behind this one
+            return func(*args, **(kwargs or {}))
         if any(kind not in (Tensor, torch.nn.Parameter) for kind in types):
             return NotImplemented  # wrappers unwrap themselves first
         kwargs = kwargs or {}

@@ -159,8 +159,9 @@ def test_running_out_of_memory_leaves_nothing_behind(pipe):
 
 
 @functools.cache
-def on_the_cpu(method):
+def on_the_cpu(method, mode="full"):
     pipe = TINY.build()
+    c4d.memory(pipe, mode, backend="cpu")
     with c4d.cached(pipe, method, backend="cpu") as session:
         return TINY.ask(pipe, **SMALL), passes(session)
 
@@ -209,3 +210,19 @@ def test_a_cache_on_the_host_leaves_nothing_on_the_device(pipe):
         TINY.ask(pipe, **SMALL)
     report = session.report()
     assert report.device_bytes == 0 < report.peak_bytes
+
+
+@pytest.mark.parametrize("mode", first_of(["full+float8+tiled+sliced", "groups+float8"]))
+def test_weights_in_eight_bits_and_a_decoder_in_pieces(mode):
+    """With histories on the host: as on the CPU, and the transformer's weights are a third of what they were."""
+    method = "taylorseer-lite:interval=3@blocks"
+    wanted, trace = on_the_cpu(method, "float8+tiled+sliced")
+    pipe = TINY.build()
+    whole = sum(p.nbytes for p in pipe.transformer.parameters())
+    c4d.memory(pipe, mode, backend="ascend")
+    assert sum(p.nbytes for p in pipe.transformer.parameters()) < whole / 3
+    there = dict(backend="ascend", history_on="host")
+    with c4d.attention(pipe, backend="ascend"), c4d.cached(pipe, method, **there) as session:
+        found = TINY.ask(pipe, **SMALL)
+    assert passes(session) == trace
+    torch.testing.assert_close(found.cpu(), wanted, rtol=1e-3, atol=1e-3)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ import torch.distributed as dist
 import torch.distributed._functional_collectives as funcol
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
+import c4d
 from c4d.backends.ascend import Ascend
 from c4d.core.runtime.signals import SignalReader, SingleProcess
 from c4d.core.types import Signal
@@ -18,6 +21,7 @@ from c4d.parallel.collectives import Group
 from tests.ascend.sim import ranks
 from tests.ascend.sim.order import OutOfOrder
 from tests.backends.doubles import exact
+from tests.tiny import CASES, rand
 
 
 def reductions(rank):
@@ -154,6 +158,44 @@ def numbers_that_decide(rank):
     assert found[0][0] == found[1][0] and found[0][1] != found[1][1]
 
 
+def weights_divided(rank):
+    """Each rank has a part of a transformer's, and gathers the blocks that a step computes on a stream of their own."""
+    case, x = CASES["wan-t2v"], rand(*CASES["wan-t2v"].latents).npu()
+    inputs = {name: given.npu() for name, given in case.inputs().items()}
+
+    def loop(model):
+        how = dict(parallel=c4d.SequenceParallel(2, groups="torch"), backend="ascend")
+        with c4d.accelerate(model, cache="first-block:threshold=1e9,max_skips=1,last=0", **how) as session:
+            session.begin(range(4))
+            out = [model(x, timestep=torch.full((1,), 900.0 - k, device="npu"), **inputs)[0] for k in range(4)]
+        return out, session.report()
+
+    whole, model = (case.build(num_attention_heads=4) for _ in range(2))
+    wanted, _ = loop(whole.npu())
+    c4d.memory(SimpleNamespace(components={"transformer": model}, transformer=model), "divided", backend="ascend")
+    here = sum(weight.to_local().nbytes for weight in model.parameters())
+    assert here <= 0.55 * sum(weight.nbytes for weight in whole.parameters())
+    assert all(weight.device.type == "npu" for weight in model.parameters())
+    found, report = loop(model)
+    assert all(map(torch.equal, found, wanted)) and report.reused == 2
+
+
+def a_rank_that_dies(rank):
+    """In the middle of a step: the other one gets an exception that names it. Nobody comes back from here."""
+    model, x = CASES["wan-t2v"].build(num_attention_heads=4).npu(), rand(*CASES["wan-t2v"].latents).npu()
+    inputs = {name: given.npu() for name, given in CASES["wan-t2v"].inputs().items()}
+    how = dict(parallel=c4d.SequenceParallel(2, groups="torch", timeout=10.0), backend="ascend")
+    session = c4d.accelerate(model, cache="fora:interval=2", **how)
+    if rank == 1:
+        model.blocks[1].register_forward_hook(lambda *_: os._exit(0) if session.ranks.step == 1 else None)
+    os.environ["C4D_SIM_TIMEOUT"] = "6"  # of HCCL's own, in the place of minutes
+    with pytest.raises(c4d.LostRankError, match="rank 1 died in step 2"), session:
+        session.begin(range(6))
+        for k in range(6):
+            model(x, timestep=torch.full((1,), 900.0 - k, device="npu"), **inputs)
+    os._exit(0)
+
+
 def a_rank_that_fails(rank):
     if rank == 1:
         raise ValueError("rank 1 gave up")
@@ -166,8 +208,9 @@ def a_rank_that_does_not_come(rank):
 
 
 def everything(rank):
-    for work in (reductions, exchanges, groups, order, ulysses, ring, numbers_that_decide):
+    for work in (reductions, exchanges, groups, order, ulysses, ring, numbers_that_decide, weights_divided):
         work(rank)
+    a_rank_that_dies(rank)
 
 
 def test_two_ranks():
