@@ -4,7 +4,7 @@
     python -m bench.causal --students self-forcing=OUT/pipe-self-forcing ode=OUT/pipe-ode
 
 Rolls out 48 held-out prompts and 48 seen ones, has the judge read them, and writes judge.md with two contact sheets.
-The first student is the one whose long clips are judged, 13 frames at a time.
+Long clips are judged 13 frames at a time; those of the first student with other windows, too.
 """
 
 from __future__ import annotations
@@ -54,9 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
 
     short, clips = short_clips(options, load(options.teacher), students)
-    first, pipe = next(iter(students.items()))
-    long, long_clips = long_ones(options, pipe)
-    page = report(options, short, first, long, shlex.join(["python", "-m", "bench.causal", *given]))
+    long, long_clips = long_ones(options, students)
+    page = report(options, short, long, shlex.join(["python", "-m", "bench.causal", *given]))
     (options.out / "judge.md").write_text(page)
     labels = [caption(a) for a in shown(evaluation_set("held_out", options.clips)[0])]
     sheet(clips, labels, 4).save(options.out / "clips.png", optimize=True)
@@ -106,32 +105,32 @@ def short_clips(
     return lines, {name: clip for name, clip in clips.items() if not name.startswith("teacher") or "50 steps" in name}
 
 
-def long_ones(options: argparse.Namespace, pipe: Any) -> tuple[list[str], dict[str, Tensor]]:
+def long_ones(options: argparse.Namespace, students: Mapping[str, Any]) -> tuple[list[str], dict[str, Tensor]]:
     """The same of long clips of held-out prompts, ``FRAMES`` frames at a time."""
-    config = config_of(pipe)
-    trained = {"window": config.window, "sink": config.sink}
-    looks = {f"as trained (window {config.window})": trained} | {k: v for k, v in LOOKS.items() if v != trained}
     asked, seeds = evaluation_set("held_out", options.clips, seed=options.seed)
-    columns = ["looks back at", "frames", "an object", *(part.replace("_", " ") for part in PARTS)]
+    columns = ["student", "looks back at", "frames", "an object", *(part.replace("_", " ") for part in PARTS)]
     lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
-    clips = dict[str, Tensor]()
-    for name, settings in looks.items():
-        video = roll_out(c4d.rollout(pipe, **settings), asked, seeds, frames=TIMES * FRAMES)
-        clips[name] = shown(video)
-        for start in range(0, TIMES * FRAMES, FRAMES):
-            part = video[:, :, start : start + FRAMES]
-            there = (judge(part).predicted[:, 0] >= 0).float().mean()
-            cells = [f"{there:.3f}", *scores(adherence(part, asked))]
-            lines.append(f"| {name} | {start} to {start + FRAMES - 1} | " + " | ".join(cells) + " |")
-            print(lines[-1], flush=True)
-    return lines, clips
+    first, clips = next(iter(students)), dict[str, Tensor]()
+    for name, pipe in students.items():
+        trained = config_of(pipe)
+        own = f"window {trained.window}, as trained"
+        for look, settings in ({own: {}} | (LOOKS if name == first else {})).items():
+            video = roll_out(c4d.rollout(pipe, **settings), asked, seeds, frames=TIMES * FRAMES)
+            clips[f"{name}, {look}"] = shown(video)
+            for start in range(0, TIMES * FRAMES, FRAMES):
+                part = video[:, :, start : start + FRAMES]
+                there = (judge(part).predicted[:, 0] >= 0).float().mean()
+                cells = [f"{there:.3f}", *scores(adherence(part, asked))]
+                lines.append(f"| {name} | {look} | {start} to {start + FRAMES - 1} | " + " | ".join(cells) + " |")
+                print(lines[-1], flush=True)
+    return lines, {name: clip for name, clip in clips.items() if name.startswith(f"{first}, ")}
 
 
 def scores(found: Adherence) -> list[str]:
     return [f"{getattr(found, part):.3f}" for part in PARTS]
 
 
-def report(options: argparse.Namespace, short: Sequence[str], first: str, long: Sequence[str], command: str) -> str:
+def report(options: argparse.Namespace, short: Sequence[str], long: Sequence[str], command: str) -> str:
     seeds = ", ".join(f"{said} from {evaluation_set(of, 1, seed=options.seed)[1][0]}" for of, said in SETS)
     return "\n".join(
         [
@@ -143,8 +142,7 @@ def report(options: argparse.Namespace, short: Sequence[str], first: str, long: 
             "",
             *short,
             "",
-            f"Clips of {TIMES * FRAMES} frames of the student {first}, held-out prompts, each part of them judged as a "
-            "clip of its own:",
+            f"Clips of {TIMES * FRAMES} frames of held-out prompts, each part of them judged as a clip of its own:",
             "",
             *long,
             "",
@@ -157,8 +155,8 @@ def report(options: argparse.Namespace, short: Sequence[str], first: str, long: 
 
 
 def shown(clips: Any) -> Any:
-    """A few clips of a sequence of clips or attributes, evenly spaced."""
-    return clips[:: max(1, len(clips) // SHEET_CLIPS)][:SHEET_CLIPS]
+    """A few clips of a sequence of clips or attributes, at a stride that is out of step with their order."""
+    return clips[:: max(1, len(clips) // SHEET_CLIPS - 1)][:SHEET_CLIPS]
 
 
 def sheet(clips: Mapping[str, Tensor], labels: Sequence[str], frames: int) -> Any:

@@ -66,5 +66,7 @@ def test_the_bench_writes_a_page_of_teacher_and_students(tmp_path, monkeypatch, 
     named = [row.split(" | ")[0].strip("| ") for row in rows]
     assert named[1:4] == ["teacher, 2 steps, guidance 4", "student, one", "student, two"]
     assert rows[2].split("|")[2:] == rows[3].split("|")[2:]  # they are the same model
-    assert named[5:] == ["as trained (window 3)"] * 2 + ["all frames"] * 2
+    looks = [row.split(" | ")[1] for row in rows[5:]]
+    assert named[5:] == ["one"] * 4 + ["two"] * 2
+    assert looks == ["window 3, as trained"] * 2 + ["all frames"] * 2 + ["window 3, as trained"] * 2
     assert {path.name for path in tmp_path.iterdir()} == {"judge.md", "clips.png", "long.png"}
