@@ -13,7 +13,7 @@ from tests.parallel.launch import launch
 from tests.parallel.matrix import LAUNCHER, PARTS
 from tests.sampled import sampled
 
-NTH = {2: 9, 4: 16}  # of every part, make test runs each case of which the number divides by this
+NTH = {2: 18, 4: 32}  # of every part, make test runs each case of which the number divides by this
 LONG = "compiled"  # takes as long as all other cases together, and is nightly
 MATRIX = [
     param

@@ -206,7 +206,7 @@ def test_what_is_spread_over_ranks_is_of_each_token_alone(score):
     with c4d.attention(model) as attention, c4d.cached(model, f"toca:interval=2,score={score}") as session:
         for fitting in attention.fittings:
             for work in fitting.works:
-                work.spread = lambda q, k, v, mask, absent, text_first, work=work: work._attend(q, k, v, mask)
+                work.spread = lambda q, k, v, mask, absent, text_first, sees, work=work: work._attend(q, k, v, mask)
         session.begin([2.0, 1.0])
         if score == "attention":
             with pytest.raises(RuntimeError, match="its queries are spread over ranks"):
