@@ -25,9 +25,9 @@ def build() -> Any:
     return VARIANTS["wan"].build(num_attention_heads=4)
 
 
-def anew(model: Any, how: SequenceParallel) -> Any:
+def anew(model: Any, how: SequenceParallel, timeout: float = SHORT) -> Any:
     """With groups of its own, which wait for a short time."""
-    short = replace(how, timeout=SHORT, groups="torch")
+    short = replace(how, timeout=timeout, groups="torch")
     return c4d.sharded(model, short, branches=how.cfg or 1, backend="cpu")
 
 
@@ -43,7 +43,7 @@ def groups(how: SequenceParallel) -> None:
     want = [case.run(model, x, 500.0)] * (how.cfg or 1)
 
     def work() -> tuple[int, int]:
-        ranks = anew(model, how)
+        ranks = anew(model, how, 60.0)  # nobody is to be waited for in vain here
         for _ in range(2):
             with ranks:
                 got = [case.run(model, x, 500.0) for _ in want]
