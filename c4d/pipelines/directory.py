@@ -93,7 +93,7 @@ def _shapes(part: Path, library: str, allow_pickle: bool) -> Shapes:
         if index.is_file() and not (library == "transformers" and single.is_file()):
             return _sharded(part, index)
         if single.is_file():
-            return _tensors(single)
+            return tensors(single)
     others = sorted(file.name for file in part.iterdir() if file.suffix in (SAFE, *PICKLES))
     if any(name.endswith(PICKLES) for name in others) and not any(name.endswith(SAFE) for name in others):
         raise InputError(
@@ -112,13 +112,13 @@ def _sharded(part: Path, index: Path) -> Shapes:
     shards = sorted(set(places.values()))
     if missing := [shard for shard in shards if not (part / shard).is_file()]:
         raise _broken(part, f"lacks {', '.join(missing)} of the {len(shards)} files that {index.name} lists")
-    held = {shard: _tensors(part / shard) for shard in shards}
+    held = {shard: tensors(part / shard) for shard in shards}
     if lost := [tensor for tensor, shard in places.items() if tensor not in held[shard]]:
         raise _broken(part / places[lost[0]], f"lacks the tensor {lost[0]} that {index.name} places in it")
     return {name: shape for shapes in held.values() for name, shape in shapes.items()}
 
 
-def _tensors(file: Path) -> Shapes:
+def tensors(file: Path) -> Shapes:
     _fetched(file)
     try:
         if file.suffix == SAFE:
