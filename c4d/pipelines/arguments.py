@@ -119,7 +119,8 @@ def effective(pipe: Any, request: Request) -> dict[str, Any]:
 
     Each has the first of its names, such as ``num_frames``, whatever this pipeline calls it.
     """
-    parameters, values, named = parameters_of(pipe), {}, {option: name for name, option in reversed(OPTIONS.items())}
+    parameters, values = parameters_of(pipe), {}
+    named = {option: name for name, option in list(OPTIONS.items())[::-1]}  # the first of its names
     for taken, option in options_of(parameters).items():
         if taken in parameters and not is_file(option[0]):
             value = getattr(request, option[0])

@@ -25,8 +25,8 @@ WAYS = "name another --out, or replace it with --overwrite"
 def asked(request: Request, settings: Settings) -> dict[str, Any]:
     """What tells one job from another, in plain types."""
     told = {field.name: getattr(settings, field.name) for field in fields(settings)}
-    lora = settings.lora and [each.to_dict() for each in settings.lora]
-    return {**told, "cache": settings.cache and settings.cache.name, "lora": lora, **request.to_dict()}
+    cache = settings.cache and settings.cache.name
+    return {**told, "lora": None, **settings.of_model(), "cache": cache, **request.to_dict()}
 
 
 def describe(path: Path) -> dict[str, Any]:

@@ -33,10 +33,10 @@ def schedule(pipe: Any, name: str | None, shift: float | None) -> None:
     known = {cls.__name__: cls for cls in fitting(pipe)}
     if name is not None and name not in known:
         raise InputError(
-            f"--scheduler {name!r} does not fit {type(pipe).__name__} ({type(own).__name__} is its own); those that do: "
+            f"--scheduler {name!r} does not fit {type(pipe).__name__} (its own is {type(own).__name__}); known are "
             f"{', '.join(known)}"
         )
-    cls = type(own) if name is None else known[name]
+    cls: Any = type(own) if name is None else known[name]
     config, takes = dict(own.config), _parameters(cls.__init__)  # type: ignore[misc]
     given = dict(FLOW) if prediction_of(own) == "flow" else {}
     mine = next((config[each] for each in SHIFTS if config.get(each) is not None), None)

@@ -209,7 +209,8 @@ def test_the_launch_script_from_elsewhere(tmp_path):
 def test_the_demo_is_a_job_that_can_run():
     import argparse
 
-    from c4d.cli.options import Options, add_options, read_options, read_prompts
+    from c4d.cli.options import Options, add_options, read_options
+    from c4d.cli.prompts import read_prompts
 
     parser = argparse.ArgumentParser()
     add_options(parser)
