@@ -37,7 +37,7 @@ def schedule(pipe: Any, name: str | None, shift: float | None) -> None:
             f"{', '.join(known)}"
         )
     cls: Any = type(own) if name is None else known[name]
-    config, takes = dict(own.config), _parameters(cls.__init__)  # type: ignore[misc]
+    config, takes = dict(own.config), _parameters(cls)
     given = dict(FLOW) if prediction_of(own) == "flow" else {}
     mine = next((config[each] for each in SHIFTS if config.get(each) is not None), None)
     if (wanted := mine if shift is None else shift) is not None:
@@ -61,7 +61,7 @@ def fitting(pipe: Any) -> list[type]:
 
 
 def _fits(cls: type, pipe: Any) -> bool:
-    own, takes = pipe.scheduler, _parameters(cls.__init__)  # type: ignore[misc]
+    own, takes = pipe.scheduler, _parameters(cls)
     mine, theirs = _parameters(own.set_timesteps), _parameters(cls.set_timesteps)  # type: ignore[attr-defined]
     handed = mine & HANDED if callable(pipe) and "sigmas" in _parameters(pipe.__call__) else set()
     if not handed <= theirs or not theirs <= ASKED or "Inverse" in cls.__name__:  # which makes noise of a picture
