@@ -111,8 +111,8 @@ class Shared:
         WHAT,
         path_to,
         "FILE",
-        "one prompt a line (UTF-8), blank lines and # comments are skipped; or .jsonl: objects with a prompt and its own "
-        "seed, negative_prompt, image, ... (docs/inputs.md)",
+        "one prompt a line (UTF-8), blank lines and # comments are skipped; or .jsonl: objects with prompt and what is "
+        "its own: seed, negative_prompt, image, ... (docs/inputs.md)",
     )
     negative_prompt: str | None = option(None, WHAT, str, "TEXT", "what to steer away from")
     image: tuple[Path, ...] = several(

@@ -46,7 +46,7 @@ def _as_one(pipe: Any, request: Request) -> Iterator[None]:
             raise
         said = " ".join(str(error).split())
         raise InputError(
-            f"{type(pipe).__name__} makes no picture of {count} images ({type(error).__name__}: {said}); give one --image"
+            f"{type(pipe).__name__} makes nothing of {count} images ({type(error).__name__}: {said}); give one --image"
         ) from error
 
 
@@ -96,14 +96,13 @@ def generate(
         told = {"callback_on_step_end": after_step} if "callback_on_step_end" in parameters_of(pipe) else {}
         calls = None if session is None else lambda: [entry.computed for entry in session.trace]
         watch = Stopwatch(pipe, backend, alone=ranks is None, told=calls)
-        with watch, session or nullcontext():
-            with _as_one(pipe, request):
-                output = pipe(
-                    **arguments,
-                    generator=backend.generator(request.seed),
-                    output_type="pt",
-                    **told,
-                )
+        with watch, session or nullcontext(), _as_one(pipe, request):
+            output = pipe(
+                **arguments,
+                generator=backend.generator(request.seed),
+                output_type="pt",
+                **told,
+            )
     if len(request.files().get("image", ())) > 1 and len(getattr(output, "images", [0])) > 1:
         raise InputError(f"{type(pipe).__name__} makes a picture of each --image: give one")
     frames = output.frames[0] if hasattr(output, "frames") else output.images[:1]

@@ -245,8 +245,8 @@ class Fake:
     vae_scale_factor_spatial, vae_scale_factor_temporal = 8, 4
 
 
-class NeedsVideo(Fake):
-    def __call__(self, video, prompt=None): ...
+class NeedsPose(Fake):
+    def __call__(self, pose_video, prompt=None): ...
 
 
 class NeedsImage(Fake):
@@ -260,7 +260,7 @@ class TrueGuidance(Fake):
 @pytest.mark.parametrize(
     ("pipe", "request_", "said"),
     [
-        (NeedsVideo(), Request(PROMPT), "needs video"),
+        (NeedsPose(), Request(PROMPT), "needs pose_video, which no option gives"),
         (NeedsImage(), Request(PROMPT), "NeedsImage needs --image"),
         (NeedsImage(), Request(PROMPT, num_frames=5), "no --frames"),
         (TrueGuidance(), Request(PROMPT, negative_prompt="x"), "true_cfg_scale"),

@@ -376,7 +376,7 @@ def test_a_model_that_is_not_on_the_hub_is_one_quick_line(fails, monkeypatch):
     """Asked for once; what loads would ask again and again for a minute."""
     asked = []
 
-    def answer(self, model, timeout):
+    def answer(self, model, timeout, revision=None):
         asked.append(timeout)
         raise ConnectionError("no network\nand more")
 

@@ -97,7 +97,7 @@ class TestArguments:
         assert found["mask_image"].mode == "L" and found["control_image"].mode == "RGB" and found["strength"] == 0.5
         assert arguments(GoOn, image=a, last_image=a)["last_image"].size == (64, 32)
         assert effective(Layout(), Request("a cat"))["num_frames"] == 81
-        with pytest.raises(InputError, match="Edit takes no --last-image and no --video and no --mask; .*--image"):
+        with pytest.raises(InputError, match=r"Edit takes no --last-image and no --video and no --mask; .*--image"):
             arguments(Edit, last_image=a, video=a, mask=a)
 
     def test_a_film_is_the_clip_frame_by_frame(self, given):
@@ -106,11 +106,11 @@ class TestArguments:
         assert found["num_frames"] == 9 and {len(found["video"]), len(found["mask"])} == {9}
         assert found["mask"][0].mode == "L" and found["video"][0].size == (256, 256)
         assert len(arguments(Change, video=nine, num_frames=5)["video"]) == 5  # which has no argument of that name
-        with pytest.raises(InputError, match="differ in length .video has 9 frames, mask has 5"):
+        with pytest.raises(InputError, match=r"differ in length .video has 9 frames, mask has 5"):
             arguments(Refer, video=nine, mask=five)
         with pytest.raises(InputError, match="--frames 9 is more than there is: video has 5"):
             arguments(Change, video=five, num_frames=9)
-        with pytest.raises(InputError, match="6 frames do not fit Change: .*5 and 9"):
+        with pytest.raises(InputError, match=r"6 frames do not fit Change: .*5 and 9"):
             arguments(Change, video=nine, num_frames=6)
 
     def test_or_what_the_clip_goes_on_from(self, given):
@@ -118,13 +118,13 @@ class TestArguments:
         assert found["num_frames"] == 9 and len(found["video"]) == 5
 
     def test_a_layout_that_only_the_model_knows(self, given):
-        with pytest.raises(InputError, match="Layout takes video as a tensor .*--video cannot give"):
+        with pytest.raises(InputError, match=r"Layout takes video as a tensor .*--video cannot give"):
             arguments(Layout, video=given / "film5.mp4")
 
     def test_strength_departs_from_something(self, given):
         with pytest.raises(InputError, match="Change departs from what it is given, by --strength: give --video"):
             arguments(Change)
-        with pytest.raises(InputError, match="--strength 0.01 of 10 steps leaves none"):
+        with pytest.raises(InputError, match=r"--strength 0.01 of 10 steps leaves none"):
             arguments(Change, video=given / "film5.mp4", strength=0.01)
         for wrong in (0.0, 1.5, float("nan")):
             with pytest.raises(InputError, match="above 0 up to 1"):
