@@ -184,7 +184,7 @@ def _check_start(
         known = " or ".join(option for field, option in starts.items() if field in parameters)
         raise InputError(f"{name} departs from what it is given, by --strength: give {known}")
     strength, steps = values["strength"], values.get("num_inference_steps")
-    if request.strength is not None and steps and int(steps * strength) < 1:
+    if strength and steps and int(steps * strength) < 1:
         raise InputError(f"--strength {strength:g} of {steps} steps leaves none: raise one of them")
 
 
