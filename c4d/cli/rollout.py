@@ -104,6 +104,8 @@ def checked(options: RolloutOptions, backend: Backend, method: CacheMethod | Non
         raise InputError("--encode-first is for clips that are made whole; a rollout encodes one prompt: leave it out")
     if (file := options.checkpoint) is not None and file.suffix != ".safetensors" and not options.allow_pickle:
         raise InputError(f"--checkpoint {str(file)!r} is pickled: give --allow-pickle if you trust who made it")
+    if options.checkpoint is not None and options.lora:
+        raise InputError("--lora and --checkpoint are both given: the weights of one hide those of the other; keep one")
     pipe = skeleton(options.model, allow_pickle=options.allow_pickle, files=options.parts_of(Files))
     check_loras(pipe, loras(options))
     rollout_of(options, pipe, backend, Path(locate(options.model)[0]))

@@ -37,7 +37,7 @@ class Clip:
 
 
 @contextmanager
-def _as_one(pipe: Any, request: Request) -> Iterator[None]:
+def as_one(pipe: Any, request: Request) -> Iterator[None]:
     """Whether a pipeline takes several images for one picture its signature does not tell; its error is said so."""
     try:
         yield
@@ -96,7 +96,7 @@ def generate(
         told = {"callback_on_step_end": after_step} if "callback_on_step_end" in parameters_of(pipe) else {}
         calls = None if session is None else lambda: [entry.computed for entry in session.trace]
         watch = Stopwatch(pipe, backend, alone=ranks is None, told=calls)
-        with watch, session or nullcontext(), _as_one(pipe, request):
+        with watch, session or nullcontext(), as_one(pipe, request):
             output = pipe(
                 **arguments,
                 generator=backend.generator(request.seed),
