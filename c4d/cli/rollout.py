@@ -56,7 +56,7 @@ def run(options: RolloutOptions, stops: Stops) -> None:
     if options.prompt is None or options.prompt_file is not None:
         known = f", such as {MODELS[options.model].example!r}" if options.model in MODELS else ""
         raise InputError(f"rollout makes one clip: give --prompt{known}")
-    request = options.parts_of(Request, num_frames=None, steps=None)
+    request = options.parts_of(Request, num_frames=None, steps=None, video=None)
     try:
         backend, how = select(options.backend), options.parts_of(SequenceParallel)
         method = None if options.cache is None else parse(options.cache)
