@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from c4d.cli.config import read_text
-from c4d.cli.options import BenchmarkOptions, Generating, read_prompts
+from c4d.cli.options import BenchmarkOptions, Generating
+from c4d.cli.prompts import negative_prompts, requests_of
 from c4d.cli.summary import listed, summary
 from c4d.pipelines import (
     InputError,
@@ -32,9 +33,11 @@ class Batch:
     def __init__(self, options: Generating) -> None:
         self.options = options
 
-    def prompts(self) -> list[tuple[str, int]]:
-        """Each prompt with its seed. Raises :class:`InputError` where there is none."""
-        return [(prompt, self.options.seed + i) for i, prompt in enumerate(read_prompts(self.options))]
+    def prompts(self) -> list[dict[str, Any]]:
+        """Of each request what is its own, by its fields: ``prompt``, ``seed``, ``negative_prompt``, ….
+
+        Raises :class:`InputError` where there is none."""
+        return requests_of(self.options)
 
     def check(self, pipe: Any, request: Request) -> None:
         """Raises :class:`InputError` for a pipeline that cannot make it; before its weights are loaded."""
@@ -69,6 +72,10 @@ class Batch:
         if self.options.prompt_file is not None:
             write_index(out, results(out), summary)
 
+    def page(self, out: Path) -> Path | None:
+        """What to look at when all is made; None where nothing is made to be looked at."""
+        return out / ("index.html" if self.options.prompt_file is not None else "report.html")
+
     def said(self, out: Path, folders: Sequence[Path]) -> str:
         """The files of ``out``, in words."""
         several = f"{folders[0].name} to {folders[-1].name}, index.html, clips.png, manifest.jsonl"
@@ -100,9 +107,13 @@ class Samples(Batch):
             for sample in range(self.samples)
         }
 
-    def prompts(self) -> list[tuple[str, int]]:
-        seed = self.options.seed
-        return [(item.prompt, seed + sample) for item in self.items for sample in range(self.samples)]
+    def prompts(self) -> list[dict[str, Any]]:
+        negatives, seed = negative_prompts(self.options, len(self.items)), self.options.seed
+        return [
+            {"prompt": item.prompt, "seed": seed + sample, "negative_prompt": negative}
+            for item, negative in zip(self.items, negatives, strict=True)
+            for sample in range(self.samples)
+        ]
 
     def check(self, pipe: Any, request: Request) -> None:
         frames, name = effective(pipe, request).get("num_frames") or 1, self.benchmark.name
@@ -137,6 +148,9 @@ class Samples(Batch):
 
     def finish(self, out: Path) -> None:
         write_manifest(self.home(out), results(self.home(out)))
+
+    def page(self, out: Path) -> Path | None:
+        return None
 
     def _put(self, out: Path, folder: Path, record: Mapping[str, Any]) -> None:
         put(folder / clip_of(record), out / self.places[folder.name])

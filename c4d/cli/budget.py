@@ -14,7 +14,16 @@ from c4d.backends.kernels import names
 from c4d.cli.options import Generating
 from c4d.memory_modes.mode import modules_of
 from c4d.parallel import Degrees
-from c4d.pipelines import InputError, Request, Settings, call_arguments, parse_dtype, parse_history_dtype, skeleton
+from c4d.pipelines import (
+    Files,
+    InputError,
+    Request,
+    Settings,
+    call_arguments,
+    parse_dtype,
+    parse_history_dtype,
+    skeleton,
+)
 from c4d.pipelines.load import dtypes
 from c4d.pipelines.quiet import quiet
 from c4d.plan.budget import Choice, Given, Limits, Needs, choose
@@ -65,7 +74,7 @@ def planned(options: Generating, settings: Settings) -> Any:
 
     Raises :class:`InputError` for one that only its weights make.
     """
-    pipe = skeleton(options.model, allow_pickle=options.allow_pickle, whole=True)
+    pipe = skeleton(options.model, allow_pickle=options.allow_pickle, whole=True, files=options.parts_of(Files))
     if not callable(pipe):
         raise InputError(
             f"model {options.model!r} cannot be planned before its weights are there: leave --device-memory and "

@@ -15,13 +15,13 @@ from c4d.calibrate.calibration import Calibration, Record
 from c4d.calibrate.collect import collected, file_of
 from c4d.calibrate.pipeline import besides
 from c4d.calibrate.published import CALIBRATIONS
-from c4d.cli.command import ROOT, Plan, load, prepare
+from c4d.cli.command import ROOT, Plan, check_alike, load, prepare, skeleton_of
 from c4d.cli.options import CalibrateOptions, Options
 from c4d.cli.signals import Stops
 from c4d.cli.tune import as_input_errors, refuse_existing, teller
 from c4d.core.integration.transformers import signature, transformers_of
 from c4d.core.text.grammar import describe, make_part
-from c4d.pipelines import InputError, call_arguments, check_writable, exclusive_lock, memory_explained, skeleton
+from c4d.pipelines import InputError, call_arguments, check_writable, exclusive_lock, memory_explained
 from c4d.pipelines.differences import read_differences
 from c4d.pipelines.output import write_json
 
@@ -52,7 +52,7 @@ def run(method: str | None, options: CalibrateOptions, stops: Stops) -> None:
     check_writable(out.parent)
     with as_input_errors():
         records = made.of_differences(read_differences(options.from_))
-    transformer = next(iter(transformers_of(skeleton(options.model, allow_pickle=options.allow_pickle)).values()))
+    transformer = next(iter(transformers_of(skeleton_of(options)).values()))
     finish(name, made, records, options, out, signature(transformer), {"from": [each["prompt"] for each in records]})
 
 
@@ -71,6 +71,7 @@ def sampled(name: str, made: Calibration, options: CalibrateOptions, out: Path, 
     work = out.with_suffix(".work")
     plan: Plan = prepare(options.parts_of(Options, cache=None, out=work), stops)
     stops.check()
+    check_alike(plan.requests, "c4d calibrate")
     plan.job.first(partial(work.mkdir, parents=True, exist_ok=True))
     with ExitStack() as until_done, memory_explained(plan.backend, plan.settings):
         plan.job.first(lambda: until_done.enter_context(exclusive_lock(work)))
@@ -86,7 +87,8 @@ def sampled(name: str, made: Calibration, options: CalibrateOptions, out: Path, 
                 samples=options.samples,
                 seed=plan.requests[0].seed,
                 work=work if plan.job.rank == 0 else None,
-                about={"model": options.model, "dtype": plan.settings.dtype, "backend": plan.backend.name},
+                about={"model": options.model, "dtype": plan.settings.dtype, "backend": plan.backend.name}
+                | plan.settings.of_model(),
                 told=teller(options, plan, "calibrate"),
                 **call,
             )

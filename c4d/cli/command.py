@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import webbrowser
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from c4d.backends.kernels import OWN, names
 from c4d.bundled.models import BUNDLED, ROLLING
 from c4d.cli.batch import Batch
 from c4d.cli.budget import budgeted
-from c4d.cli.options import Generating, Shared
+from c4d.cli.options import Calling, Generating, Options, Shared
 from c4d.cli.signals import Stops
 from c4d.cli.summary import summary, time_spent
 from c4d.core.caching.profiles import SHORT
@@ -31,15 +32,19 @@ from c4d.parallel.watch import Watch
 from c4d.parallel.watch import of_job as watching
 from c4d.pipelines import (
     Clip,
+    Files,
     InputError,
+    Lora,
     Request,
     Settings,
     call_arguments,
     check_attention,
     check_encoding,
+    check_loras,
     check_memory,
     check_method,
     check_ranks,
+    check_request,
     check_writable,
     compile_blocks,
     effective,
@@ -54,6 +59,7 @@ from c4d.pipelines import (
     produce,
     results,
     run_interleaved,
+    schedule,
     skeleton,
     write_manifest,
 )
@@ -125,6 +131,8 @@ def generate(options: Generating, stops: Stops, batch: Batch | None = None) -> N
             batch.finish(out)
     if job.rank == 0:
         print(f"files in {out}: {batch.said(out, [folder for folder, _ in jobs])}")
+        if isinstance(options, Options) and options.open_ and (page := batch.page(out)) is not None:
+            show(page)
     job.end()
 
 
@@ -188,6 +196,16 @@ def new_folder(options: Generating, plan: Plan, batch: Batch) -> Path:
 def name_of(text: str) -> str:
     """Of a folder, made of what is in it."""
     return "-".join(re.findall(r"\w+", text.lower()))[:NAME_LENGTH].strip("-") or "clip"
+
+
+def show(page: Path) -> None:
+    """Opens a page in the browser; where that cannot be, a note says so."""
+    try:
+        shown, why = webbrowser.open(page.resolve().as_uri()), "there is none"
+    except (webbrowser.Error, OSError) as error:
+        shown, why = False, str(error)
+    if not shown:
+        print(f"note: --open found no browser here ({why}): open {page} in one")
 
 
 def sizes(pipe: Any, request: Request) -> str:
@@ -266,13 +284,10 @@ def _checked(
         raise InputError(f"{options.model} makes a clip block by block: c4d rollout --model {options.model} …")
     model = BUNDLED.get(options.model)
     dtype = parse_dtype(options.dtype, backend=backend) if options.dtype else backend.default_dtype
-    requests = [
-        options.parts_of(Request, prompt=prompt, num_frames=options.frames, seed=seed)
-        for prompt, seed in batch.prompts()
-    ]
+    requests = [options.parts_of(Request, **{"num_frames": options.frames, **own}) for own in batch.prompts()]
     if model:
         requests = [request.with_defaults(model.defaults) for request in requests]
-    pipe = skeleton(options.model, allow_pickle=options.allow_pickle)
+    pipe = skeleton_of(options)
     method, note = chosen(options, pipe, requests[0])
     history = options.history_dtype and parse_history_dtype(options.history_dtype, backend)
     settings = options.parts_of(
@@ -283,10 +298,12 @@ def _checked(
         history_dtype=names([history]) if history else None,
         history_on=options.history_on or "device",
         memory=options.memory or "full",
+        lora=tuple(Lora.read(text) for text in options.lora) or None,
         fps=options.fps if options.fps is not None else float(model.defaults.fps if model else 16),
     )
     if method is not None:
         check_method(pipe, method, backend=backend, steps=requests[0].steps)
+    check_loras(pipe, settings.lora or ())
     check_memory(pipe, settings.memory, backend=backend)
     if options.encode_first:
         check_encoding(pipe)
@@ -304,11 +321,38 @@ def _checked(
         memory=settings.memory,
     )
     if callable(pipe):  # else only the whole pipeline can tell, in load
-        call_arguments(pipe, requests[0])  # they differ in prompts and seeds alone
+        check_requests(pipe, requests)
         batch.check(pipe, requests[0])
     settings, why = budgeted(options, settings, requests, degrees, backend=backend)
     check_writable(options.out if options.out is not None else ROOT)
     return settings, requests, degrees, tuple(filter(None, [note, *why]))
+
+
+def skeleton_of(options: Calling) -> Any:
+    """The pipeline without its weights, of the files and with the scheduler that were asked for."""
+    pipe = skeleton(options.model, allow_pickle=options.allow_pickle, files=options.parts_of(Files))
+    schedule(pipe, options.scheduler, options.shift)
+    return pipe
+
+
+def check_requests(pipe: Any, requests: Sequence[Request]) -> None:
+    """Raises :class:`InputError` for the first that ``pipe``, a skeleton or not, cannot make; reads each file once."""
+    read = set[tuple[Any, ...]]()
+    for request in requests:
+        check_request(pipe, request)
+        if (files := tuple(request.files().items())) not in read:
+            read.add(files)
+            call_arguments(pipe, request)
+
+
+def check_alike(requests: Sequence[Request], command: str) -> None:
+    """Raises :class:`InputError` for requests that differ in more than prompts and seeds that follow each other."""
+    for i, request in enumerate(requests):
+        if request != replace(requests[0], prompt=request.prompt, seed=requests[0].seed + i):
+            raise InputError(
+                f"{command} runs prompts that differ in their text alone, and {request.prompt!r} has a seed, negative "
+                "prompt or a file of its own: give these for all, by options"
+            )
 
 
 def chosen(options: Generating, pipe: Any, request: Request) -> tuple[CacheMethod | None, str | None]:
@@ -341,10 +385,15 @@ def load(
         progress=not quiet,
         allow_pickle=options.allow_pickle,
         memory=None if options.encode_first else settings.memory,
+        files=options.parts_of(Files),
+        loras=settings.lora or (),
     )
-    # All of them before the first is made, and before anything is compiled.
-    calls = [call_arguments(pipe, request) for request in requests]
-    done = [encode_first(pipe, calls, settings.memory, backend=plan.backend)] if options.encode_first else []
+    schedule(pipe, settings.scheduler, settings.shift)
+    check_requests(pipe, requests)  # all of them before the first is made, and before anything is compiled
+    done = []
+    if options.encode_first:
+        calls = [call_arguments(pipe, request) for request in requests]
+        done.append(encode_first(pipe, calls, settings.memory, backend=plan.backend))
     done += compile_blocks(pipe) if settings.compile else []
     for note in done if not quiet else ():
         print(note)

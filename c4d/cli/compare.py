@@ -10,7 +10,7 @@ from typing import Any
 
 from c4d.bundled import BUNDLED
 from c4d.calibrate.errors import CalibrationError
-from c4d.cli.command import Plan, load, prepare
+from c4d.cli.command import Plan, load, prepare, show, skeleton_of
 from c4d.cli.options import CompareOptions, Options
 from c4d.cli.signals import Stops
 from c4d.cli.tune import teller
@@ -19,7 +19,7 @@ from c4d.core.integration.transformers import transformers_of
 from c4d.core.runtime.choice import AUTO, choose_method
 from c4d.core.text.grammar import parse
 from c4d.metrics.scores import asked_for, loaded
-from c4d.pipelines import InputError, Request, check_method, effective, exclusive_lock, memory_explained, skeleton
+from c4d.pipelines import InputError, Request, check_method, effective, exclusive_lock, memory_explained
 from c4d.pipelines.comparison import Comparison, Kept, Run, as_csv
 from c4d.pipelines.output import write_json, write_text
 from c4d.pipelines.peers import Peer, libraries, peers_of
@@ -97,6 +97,7 @@ def begun(
             "dtype": plan.settings.dtype,
             "attention": plan.settings.attention,
             "backend": plan.backend.name,
+            **plan.settings.of_model(),
             **({"ranks": spread(plan)} if plan.job.world > 1 else {}),
         },
         metrics=metrics,
@@ -136,7 +137,7 @@ def check(options: CompareOptions) -> None:
 
 def checked(options: CompareOptions, plan: Plan) -> list[str]:
     """The methods that were asked for, each once; all are checked before weights are loaded."""
-    pipe, found = skeleton(options.model, allow_pickle=options.allow_pickle), dict[str, None]()
+    pipe, found = skeleton_of(options), dict[str, None]()
     for text in options.cache:
         if text == AUTO:
             found[AUTO] = None
@@ -185,6 +186,8 @@ def finish(options: CompareOptions, plan: Plan, comparison: Comparison) -> None:
     for line in () if options.quiet else figures["left_out"]:
         print(f"left out: {line}")
     print(f"files in {options.out}: index.html, compare.json, compare.csv, clips")
+    if options.open_:
+        show(options.out / "index.html")
 
 
 def command(options: CompareOptions, contender: dict[str, Any]) -> str | None:
@@ -200,7 +203,16 @@ def command(options: CompareOptions, contender: dict[str, Any]) -> str | None:
         "guidance-scale": options.guidance_scale,
         "max-sequence-length": options.max_sequence_length,
         "negative-prompt": options.negative_prompt,
-        "image": options.image,
+        "negative-prompt-file": options.negative_prompt_file,
+        "last-image": options.last_image,
+        "video": options.video,
+        "mask": options.mask,
+        "control": options.control,
+        "strength": options.strength,
+        "revision": options.revision,
+        "variant": options.variant,
+        "scheduler": options.scheduler,
+        "shift": options.shift,
         "dtype": options.dtype,
         "ranks": options.ranks,
         "ulysses": options.ulysses,
@@ -208,6 +220,8 @@ def command(options: CompareOptions, contender: dict[str, Any]) -> str | None:
         "cfg": options.cfg,
     }
     words += ["--jointly"] if options.jointly else []
+    for name, several in (("image", options.image), ("lora", options.lora)):
+        words += [word for each in several for word in (f"--{name}", str(each))]
     for name, value in given.items():
         words += [f"--{name}", str(value)] if value is not None else []
     return f"{shlex.join(words)} --prompt …"

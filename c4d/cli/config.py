@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Container
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +26,17 @@ def from_file(path: Path, parser: argparse.ArgumentParser, names: Container[str]
     listed = ", ".join(name.replace("_", "-") for name in known)
     if not isinstance(root, yaml.MappingNode):
         raise InputError(f"{file} holds no options; write lines 'name: value' with names of {listed}")
-    words: dict[str, str] = {}
+    words: dict[str, list[str]] = {}
     for key, value in root.value:
         name = str(key.value).replace("-", "_")
         if name not in known:
             raise InputError(f"unknown option {_written(key)!r} in {file}: known are {listed}")
         if name in words:
             raise InputError(f"{key.value} is given twice in {file} (line {key.start_mark.line + 1}); keep one")
-        words[name] = _as_flag(known[name], key.value, value, file)
+        several = isinstance(known[name], argparse._AppendAction) and isinstance(value, yaml.SequenceNode)
+        words[name] = [_as_flag(known[name], key.value, each, file) for each in (value.value if several else [value])]
     try:
-        return {name: x for name, x in vars(parser.parse_args(list(words.values()))).items() if name in names}
+        return {name: x for name, x in vars(parser.parse_args(list(chain(*words.values())))).items() if name in names}
     except InputError as error:
         raise InputError(f"{file}: {error}") from error
 

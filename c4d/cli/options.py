@@ -10,7 +10,7 @@ from typing import Any, NoReturn, TypeVar
 
 from c4d.backends import known
 from c4d.bundled.models import BUNDLED, ROLLING
-from c4d.cli.config import from_file, read_text, unusable
+from c4d.cli.config import from_file, unusable
 from c4d.pipelines import InputError
 from c4d.plan.sizes import parse_size
 
@@ -107,10 +107,20 @@ class Shared:
     )
     prompt: str | None = option(None, WHAT, str, "TEXT", "what to show")
     prompt_file: Path | None = option(
-        None, WHAT, path_to, "FILE", "one prompt a line (UTF-8); blank lines and # comments are skipped"
+        None,
+        WHAT,
+        path_to,
+        "FILE",
+        "one prompt a line (UTF-8), blank lines and # comments are skipped; or .jsonl: objects with prompt and what is "
+        "its own: seed, negative_prompt, image, ... (docs/inputs.md)",
     )
     negative_prompt: str | None = option(None, WHAT, str, "TEXT", "what to steer away from")
-    image: Path | None = option(None, WHAT, path_to, "FILE", "first frame, for image-to-video models")
+    image: tuple[Path, ...] = several(
+        WHAT,
+        path_to,
+        "FILE",
+        "picture to begin with, to edit or to refer to; give it several times for models that take several",
+    )
     height: int | None = option(None, WHAT, whole, "N", f"pixels; {OWN_SIZE}")
     width: int | None = option(None, WHAT, whole, "N", f"pixels; {OWN_SIZE}")
     frames: int | None = option(None, WHAT, whole, "N", f"frames of the clip, 1 for a picture; {OWN_SIZE}")
@@ -152,6 +162,14 @@ class Shared:
     encode_first: bool = switch(
         HOW, "text encoders run for all prompts first and are then given back, before the transformer is on the device"
     )
+    revision: str | None = option(None, HOW, str, "NAME", "branch, tag or commit of a hub id; default: its main one")
+    variant: str | None = option(
+        None, HOW, str, "NAME", "of the weights' files, such as fp16, where there is one; default: those without a name"
+    )
+    local_files_only: bool = switch(HOW, "of a hub id, only what was fetched before; nothing is downloaded")
+    lora: tuple[str, ...] = several(
+        HOW, str, "PATH[:SCALE]", "LoRA in safetensors, added at that scale (default 1); give it once for each"
+    )
     allow_pickle: bool = switch(HOW, "also read pickled weights (.bin), of people you trust; default: safetensors only")
     ranks: int | None = option(
         None, RANKS, whole, "N", "start so many processes here, instead of torchrun; an error is a single line"
@@ -181,7 +199,33 @@ class Shared:
 
 
 @dataclass(frozen=True)
-class Generating(Shared):
+class Calling(Shared):
+    """Options of every command that calls a pipeline of diffusers as it is, besides those of :class:`Shared`."""
+
+    negative_prompt_file: Path | None = option(
+        None, WHAT, path_to, "FILE", "negative prompts, one for each prompt of the file, or one for all"
+    )
+    last_image: Path | None = option(None, WHAT, path_to, "FILE", "last frame, for models between two frames")
+    video: Path | None = option(
+        None, WHAT, path_to, "FILE", "film to change or to go on from; --frames N takes its first N to be changed"
+    )
+    mask: Path | None = option(None, WHAT, path_to, "FILE", "picture or film of what is made anew (white)")
+    control: Path | None = option(None, WHAT, path_to, "FILE", "picture or film that a control model follows")
+    strength: float | None = option(
+        None, WHAT, number, "X", f"how far to depart from --image or --video, above 0 up to 1; {OWN_SIZE}"
+    )
+    scheduler: str | None = option(
+        None,
+        HOW,
+        str,
+        "NAME",
+        "class of diffusers to sample by, such as UniPCMultistepScheduler; default: the model's own",
+    )
+    shift: float | None = option(None, HOW, number, "X", f"how far noise levels of a flow are moved up; {OWN_SIZE}")
+
+
+@dataclass(frozen=True)
+class Generating(Calling):
     """Options of every command that fills folders with clips, besides those of :class:`Shared`."""
 
     fps: float | None = option(
@@ -239,12 +283,13 @@ class Generating(Shared):
 
 @dataclass(frozen=True)
 class Options(Generating):
-    """Every option of ``generate``, declared here, in :class:`Generating` and in :class:`Shared` alone."""
+    """Every option of ``generate``, declared here and in the classes that this one is made of alone."""
 
     compare: bool = switch(HOW, "also generate without the cache, and compare")
     repeats: int = option(
         1, HOW, whole, "N", "timed runs of each kind, in turns, after a warm-up; default 1 without one"
     )
+    open_: bool = switch(WHERE, "show the page in the browser when it is there")
 
 
 @dataclass(frozen=True)
@@ -272,7 +317,7 @@ class BenchmarkOptions(Generating):
 
 
 @dataclass(frozen=True)
-class TuneOptions(Shared):
+class TuneOptions(Calling):
     """Every option of ``tune`` besides those of :class:`Shared`."""
 
     computed: tuple[int, ...] | None = option(
@@ -305,7 +350,7 @@ class TuneOptions(Shared):
 
 
 @dataclass(frozen=True)
-class CompareOptions(Shared):
+class CompareOptions(Calling):
     """Every option of ``compare`` besides those of :class:`Shared`."""
 
     cache: tuple[str, ...] = several(
@@ -340,10 +385,11 @@ class CompareOptions(Shared):
     out: Path = option(
         Path("out/compare"), WHERE, path_to, "DIR", "folder for the page and what it is made of; default out/compare"
     )
+    open_: bool = switch(WHERE, "show the page in the browser when it is there")
 
 
 @dataclass(frozen=True)
-class CalibrateOptions(Shared):
+class CalibrateOptions(Calling):
     """Every option of ``calibrate`` besides those of :class:`Shared`."""
 
     samples: int | None = option(
@@ -488,27 +534,13 @@ def read_options(given: Mapping[str, Any], parser: argparse.ArgumentParser, kind
     flags = {name: value for name, value in given.items() if name in names}  # the rest belongs to the parser
     filed = from_file(given["config"], parser, names) if "config" in given else {}
     merged = {**filed, **flags}
-    for one, other in (("prompt", "prompt_file"), ("prompt_file", "prompt")):
-        if one in flags and other not in flags:
-            merged.pop(other, None)  # the command line wins over the file for the pair
+    for pair in (("prompt", "prompt_file"), ("negative_prompt", "negative_prompt_file")):
+        for one, other in (pair, pair[::-1]):
+            if one in flags and other not in flags:
+                merged.pop(other, None)  # the command line wins over the file for the pair
     for name, value in merged.items():
         for each in value if isinstance(value, list) else [value]:
             if isinstance(each, (str, Path)) and (wrong := unusable(str(each))):
                 raise InputError(f"{flag(name)} {str(each)!r} {wrong}; write it in UTF-8")
-    return kind(**merged)
-
-
-def read_prompts(options: Shared) -> list[str]:
-    """The prompts of ``--prompt`` or ``--prompt-file``. Raises :class:`InputError` for none, both, or a bad file."""
-    if (options.prompt is None) == (options.prompt_file is None):
-        both = "--prompt and --prompt-file are both given; keep one"
-        known = f", such as --prompt {BUNDLED[options.model].example!r}" if options.model in BUNDLED else ""
-        raise InputError(both if options.prompt is not None else f"no prompt: give --prompt or --prompt-file{known}")
-    if options.prompt is not None:
-        return [options.prompt]
-    assert options.prompt_file is not None
-    lines = [line.strip() for line in read_text(options.prompt_file, "prompt file").split("\n")]
-    prompts = [line for line in lines if line and not line.startswith("#")]
-    if not prompts:
-        raise InputError(f"prompt file {str(options.prompt_file)!r} has no prompt; write one a line")
-    return prompts
+    made: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in merged.items()}
+    return kind(**made)

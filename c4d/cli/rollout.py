@@ -26,8 +26,11 @@ from c4d.core.caching.rules import CacheMethod
 from c4d.core.text.grammar import parse
 from c4d.parallel import SequenceParallel
 from c4d.pipelines import (
+    Files,
     InputError,
+    Lora,
     Request,
+    check_loras,
     check_memory,
     check_method,
     check_writable,
@@ -53,7 +56,7 @@ def run(options: RolloutOptions, stops: Stops) -> None:
     if options.prompt is None or options.prompt_file is not None:
         known = f", such as {MODELS[options.model].example!r}" if options.model in MODELS else ""
         raise InputError(f"rollout makes one clip: give --prompt{known}")
-    request = options.parts_of(Request, num_frames=None, steps=None)
+    request = options.parts_of(Request, num_frames=None, steps=None, video=None)
     try:
         backend, how = select(options.backend), options.parts_of(SequenceParallel)
         method = None if options.cache is None else parse(options.cache)
@@ -84,6 +87,7 @@ def run(options: RolloutOptions, stops: Stops) -> None:
         if job.rank == 0:
             record = made(stream, out / CLIP, rollout.config, shown, stops)
             about = {"model": options.model, "prompt": request.prompt, "seed": request.seed, "dtype": names([dtype])}
+            about |= options.parts_of(Files).told() | {"lora": [each.to_dict() for each in loras(options)]}
             write_json(out / FILE, about | {"settings": vars(rollout.config), **record, "versions": versions()})
             print(f"files in {out}: {CLIP}, {FILE}")
         else:
@@ -94,13 +98,16 @@ def run(options: RolloutOptions, stops: Stops) -> None:
 
 def checked(options: RolloutOptions, backend: Backend, method: CacheMethod | None) -> None:
     """Raises :class:`InputError` for what can be known without weights."""
-    if options.video is not None and options.image is not None:
-        raise InputError("--video and --image are both given; keep one")
+    if (options.video is not None) + len(options.image) > 1:
+        raise InputError("a rollout goes on from one film or picture: give one --video or one --image")
     if options.encode_first:
         raise InputError("--encode-first is for clips that are made whole; a rollout encodes one prompt: leave it out")
     if (file := options.checkpoint) is not None and file.suffix != ".safetensors" and not options.allow_pickle:
         raise InputError(f"--checkpoint {str(file)!r} is pickled: give --allow-pickle if you trust who made it")
-    pipe = skeleton(options.model, allow_pickle=options.allow_pickle)
+    if options.checkpoint is not None and options.lora:
+        raise InputError("--lora and --checkpoint are both given: the weights of one hide those of the other; keep one")
+    pipe = skeleton(options.model, allow_pickle=options.allow_pickle, files=options.parts_of(Files))
+    check_loras(pipe, loras(options))
     rollout_of(options, pipe, backend, Path(locate(options.model)[0]))
     check_memory(pipe, options.memory or "full", backend=backend)
     if method is not None:
@@ -114,8 +121,13 @@ def loaded(options: RolloutOptions, backend: Backend, dtype: torch.dtype, shown:
     if threads:
         torch.set_num_threads(threads)
     how: dict[str, Any] = {"allow_pickle": options.allow_pickle, "memory": options.memory or "full"}
+    how |= {"files": options.parts_of(Files), "loras": loras(options)}
     pipe = load_pipeline(options.model, backend=backend, dtype=dtype, progress=shown, **how)
     return pipe, checkpoint(options, pipe)
+
+
+def loras(options: RolloutOptions) -> list[Lora]:
+    return [Lora.read(text) for text in options.lora]
 
 
 def rollout_of(options: RolloutOptions, pipe: Any, backend: Backend, folder: Path | None = None) -> Rollout:
@@ -157,7 +169,7 @@ def begun(rollout: Rollout, options: RolloutOptions, request: Request) -> Stream
     config = rollout.config
     height, width = request.height or config.height, request.width or config.width
     video = None
-    if (source := options.video or options.image) is not None:
+    for source in (*options.image, *([options.video] if options.video is not None else [])):
         frames = read_film(source, height, width)
         each = rollout.temporal
         latents = (len(frames) - 1) // each + 1

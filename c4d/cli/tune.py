@@ -16,7 +16,7 @@ from tqdm import tqdm
 from c4d.calibrate.errors import CalibrationError
 from c4d.calibrate.pipeline import besides
 from c4d.calibrate.tune import COMPUTED, tune
-from c4d.cli.command import Plan, load, prepare
+from c4d.cli.command import Plan, check_alike, load, prepare
 from c4d.cli.options import Options, Shared, TuneOptions
 from c4d.cli.signals import Stops
 from c4d.core.caching.profile import Profile
@@ -59,6 +59,7 @@ def run(options: TuneOptions, stops: Stops) -> None:
     plan = prepare(options.parts_of(Options, cache=None, out=work), stops)
     stops.check()
     refuse_existing(out, options.overwrite)
+    check_alike(plan.requests, "c4d tune")
     learning, held = split(options, plan.requests)
     plan.job.first(partial(work.mkdir, parents=True, exist_ok=True))
     with ExitStack() as until_done, memory_explained(plan.backend, plan.settings):
@@ -77,7 +78,8 @@ def run(options: TuneOptions, stops: Stops) -> None:
                 minutes=options.minutes,
                 seed=learning[0].seed,
                 work=work / f"rank-{plan.job.rank}" if plan.job.world > 1 else work,
-                about={"model": options.model, "dtype": plan.settings.dtype, "backend": plan.backend.name},
+                about={"model": options.model, "dtype": plan.settings.dtype, "backend": plan.backend.name}
+                | plan.settings.of_model(),
                 progress=tell,
                 **call,
             )

@@ -1,18 +1,20 @@
 """From a model's name to a saved clip: load, generate, compare, write. The command line is a thin layer over this."""
 
-from c4d.pipelines.arguments import call_arguments, effective
+from c4d.pipelines.arguments import call_arguments, check_request, effective
 from c4d.pipelines.compare import run_interleaved
-from c4d.pipelines.directory import locate
+from c4d.pipelines.directory import Files, locate
 from c4d.pipelines.errors import GenerationError, InputError, OutputError
 from c4d.pipelines.generate import Clip, generate
 from c4d.pipelines.job import produce
 from c4d.pipelines.load import compile_blocks, load_pipeline, parse_dtype, parse_history_dtype
+from c4d.pipelines.lora import Lora, check_loras
 from c4d.pipelines.memory import memory_explained
 from c4d.pipelines.modes import check_encoding, check_memory, encode_first
 from c4d.pipelines.output import check_writable, exclusive_lock, numbered
 from c4d.pipelines.ranks import check_ranks
 from c4d.pipelines.request import Request
 from c4d.pipelines.results import kept, results, write_index, write_manifest, write_manifest_together
+from c4d.pipelines.scheduling import schedule
 from c4d.pipelines.settings import Settings
 from c4d.pipelines.skeleton import base_pipeline, check_attention, check_method, skeleton
 from c4d.pipelines.why import NAMES as PHASES
@@ -20,8 +22,10 @@ from c4d.pipelines.why import NAMES as PHASES
 __all__ = [
     "PHASES",
     "Clip",
+    "Files",
     "GenerationError",
     "InputError",
+    "Lora",
     "OutputError",
     "Request",
     "Settings",
@@ -29,9 +33,11 @@ __all__ = [
     "call_arguments",
     "check_attention",
     "check_encoding",
+    "check_loras",
     "check_memory",
     "check_method",
     "check_ranks",
+    "check_request",
     "check_writable",
     "compile_blocks",
     "effective",
@@ -48,6 +54,7 @@ __all__ = [
     "produce",
     "results",
     "run_interleaved",
+    "schedule",
     "skeleton",
     "write_index",
     "write_manifest",

@@ -68,8 +68,9 @@ def run_interleaved(
         label = " warm-up" if turn < 0 else f" {turn + 1}/{n}" if n > 1 else ""
         for kind in settings.kinds[::-1] if turn > 0 and turn % 2 else settings.kinds:
             if kind == "fewer_steps" and steps is None:
-                total = effective(pipe, request)["num_inference_steps"]
-                steps = _equal_steps(report, flops, total, ranks)
+                values = effective(pipe, request)
+                least = math.ceil(1 / (values.get("strength") or 1.0))  # of so many one is made
+                steps = _equal_steps(report, flops, values["num_inference_steps"], ranks, least)
             if kind == "fewer_steps" and steps is None:
                 continue
             # Counting breaks the graphs that a compiled round is there to make.
@@ -154,13 +155,16 @@ def difference(a: Tensor, b: Tensor, gain: float = 8.0) -> Tensor:
     return ((a - b).abs() * gain).clamp(0, 1)
 
 
-def _equal_steps(cached: Report | None, flops: Mapping[str, int], steps: int, ranks: Parallel | None) -> int | None:
+def _equal_steps(
+    cached: Report | None, flops: Mapping[str, int], steps: int, ranks: Parallel | None, least: int = 1
+) -> int | None:
     """How many of ``steps`` plain steps cost what ``cached`` cost; None if it saved nothing.
 
-    On several ranks the same for all: a rank may have made one branch of guidance alone, and others the other one.
+    They are at least ``least``. On several ranks the same for all: a rank may have made one branch of guidance alone,
+    and others the other one.
     """
     assert cached is not None
     done = work(cached.to_dict())
     share = flops["cached"] / flops["uncached"] if flops.get("uncached") else done["done"] / done["total"]
-    equal = max(1, round(steps * (share if ranks is None else ranks.mean(share))))
+    equal = max(least, round(steps * (share if ranks is None else ranks.mean(share))))
     return equal if equal < steps else None

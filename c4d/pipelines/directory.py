@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from c4d.core.integration.transformers import NAMES as TRANSFORMERS
 from c4d.pipelines.errors import InputError
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+VARIANT = re.compile(r"\w[\w-]*")
 SAFE, PICKLE = ".safetensors", ".bin"
 STEMS = {  # of the files that the libraries look for
     "diffusers": {SAFE: "diffusion_pytorch_model", PICKLE: "diffusion_pytorch_model"},
@@ -27,6 +29,36 @@ TEXTS = (".json", ".txt", ".model")  # configurations and vocabularies
 LFS = b"version https://git-lfs"
 
 Shapes = dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Files:
+    """Which files of a model are read.
+
+    ``revision``: branch, tag or commit of a hub id. ``variant``: of the weights, such as fp16, where a component has
+    them. ``local_files_only``: nothing is fetched.
+    """
+
+    revision: str | None = None
+    variant: str | None = None
+    local_files_only: bool = False
+
+    def told(self) -> dict[str, str]:
+        """The revision and the variant, if they were asked for."""
+        said = {"revision": self.revision, "variant": self.variant}
+        return {name: value for name, value in said.items() if value is not None}
+
+    def check(self, model: str, *, local: bool) -> None:
+        """Raises :class:`InputError` for a revision of what is on this disk, and a variant that is no name."""
+        if local and self.revision is not None:
+            raise InputError(
+                f"--revision {self.revision!r} is of a hub id, and model {model!r} is on this disk: drop it"
+            )
+        if self.variant is not None and not VARIANT.fullmatch(self.variant):
+            raise InputError(f"--variant {self.variant!r} is no part of a file's name; give one such as fp16")
+
+
+USUAL = Files()
 
 
 def locate(model: str) -> tuple[str, bool]:
@@ -60,13 +92,13 @@ def components(index: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     return {name: (v[0], v[1]) for name, v in pairs.items() if len(v) == 2 and all(isinstance(x, str) for x in v)}
 
 
-def check_directory(folder: Path, *, allow_pickle: bool) -> dict[str, Shapes]:
+def check_directory(folder: Path, *, allow_pickle: bool, variant: str | None = None) -> dict[str, Shapes]:
     """Component -> name -> shape of all its tensors, read from the headers of the files alone.
 
     Raises :class:`InputError` for a component without a folder, a configuration that is no JSON, weights that are
-    missing, cut short, not fetched from git-lfs, or (unless ``allow_pickle``) pickled.
+    missing, cut short, not fetched from git-lfs, or (unless ``allow_pickle``) pickled, and a ``variant`` that none has.
     """
-    held = {}
+    held, varied = {}, False
     for name, (library, _) in components(read_json(folder / INDEX)).items():
         part = folder / name
         if not part.is_dir():
@@ -78,22 +110,50 @@ def check_directory(folder: Path, *, allow_pickle: bool) -> dict[str, Shapes]:
                 _fetched(file)
         # Tokenizers, schedulers and processors have a configuration of another name, and no weights.
         if (library in STEMS or name in TRANSFORMERS) and (part / "config.json").is_file():
-            held[name] = _shapes(part, library, allow_pickle)
+            held[name] = _shapes(part, library, allow_pickle, variant)
+            varied = varied or has_variant(part, variant)
         elif found := [file.name for file in part.iterdir() if file.suffix in (SAFE, *PICKLES)]:
             raise _broken(part, f"has {found[0]} but no config.json")
+    if variant is not None and not varied:
+        raise InputError(f"--variant {variant!r}: no weights in {str(folder)!r} are of that variant; drop it")
     return held
 
 
-def _shapes(part: Path, library: str, allow_pickle: bool) -> Shapes:
+def has_variant(part: Path, variant: str | None) -> bool:
+    """Whether the folder of a component has weights of that variant."""
+    return variant is not None and any(
+        (part / name).is_file()
+        for stems in STEMS.values()
+        for suffix in stems
+        for name in _names(stems[suffix] + suffix, variant)
+    )
+
+
+def _names(file: str, variant: str | None) -> tuple[str, str]:
+    """What a file of weights is called, and the index of its shards."""
+    between = f".{variant}" if variant is not None else ""
+    stem, _, ending = file.rpartition(".")
+    return f"{stem}{between}.{ending}", f"{file}.index{between}.json"
+
+
+def _candidates(
+    part: Path, stems: Mapping[str, str], allow_pickle: bool, variant: str | None
+) -> Iterator[tuple[Path, Path]]:
+    """The file of all weights and the index of shards, in the order in which the libraries look for them."""
+    for suffix in (SAFE, PICKLE) if allow_pickle else (SAFE,):
+        for which in dict.fromkeys((variant, None)):
+            single, index = _names(stems[suffix] + suffix, which)
+            yield part / single, part / index
+
+
+def _shapes(part: Path, library: str, allow_pickle: bool, variant: str | None) -> Shapes:
     """The tensors of the file or shards that the library will read; a class of another package is one of diffusers'."""
     stems = STEMS.get(library, STEMS["diffusers"])
-    for suffix in (SAFE, PICKLE) if allow_pickle else (SAFE,):
-        single = part / f"{stems[suffix]}{suffix}"
-        index = single.with_name(f"{single.name}.index.json")
+    for single, index in _candidates(part, stems, allow_pickle, variant):
         if index.is_file() and not (library == "transformers" and single.is_file()):
             return _sharded(part, index)
         if single.is_file():
-            return _tensors(single)
+            return tensors(single)
     others = sorted(file.name for file in part.iterdir() if file.suffix in (SAFE, *PICKLES))
     if any(name.endswith(PICKLES) for name in others) and not any(name.endswith(SAFE) for name in others):
         raise InputError(
@@ -112,13 +172,14 @@ def _sharded(part: Path, index: Path) -> Shapes:
     shards = sorted(set(places.values()))
     if missing := [shard for shard in shards if not (part / shard).is_file()]:
         raise _broken(part, f"lacks {', '.join(missing)} of the {len(shards)} files that {index.name} lists")
-    held = {shard: _tensors(part / shard) for shard in shards}
+    held = {shard: tensors(part / shard) for shard in shards}
     if lost := [tensor for tensor, shard in places.items() if tensor not in held[shard]]:
         raise _broken(part / places[lost[0]], f"lacks the tensor {lost[0]} that {index.name} places in it")
     return {name: shape for shapes in held.values() for name, shape in shapes.items()}
 
 
-def _tensors(file: Path) -> Shapes:
+def tensors(file: Path) -> Shapes:
+    """Name -> shape of what a file of weights holds. Raises :class:`InputError` for one that is damaged or no such."""
     _fetched(file)
     try:
         if file.suffix == SAFE:

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from imageio_ffmpeg import get_ffmpeg_exe
+from imageio_ffmpeg import get_ffmpeg_exe, read_frames
+from PIL import Image
 from torch import Tensor
 
 from c4d.pipelines.errors import InputError, OutputError
@@ -88,6 +89,32 @@ class GrowingClip:
             )
             if done.returncode:
                 raise OSError(f"ffmpeg ended with {done.stderr.decode(errors='replace').strip()[-200:]}")
+
+
+def picture(path: Path, what: str = "picture", mode: str = "RGB") -> Image.Image:
+    """A picture file in ``mode`` of PIL. Raises :class:`InputError`, which calls it ``what``, if it cannot be read."""
+    try:
+        with Image.open(path) as image:
+            return image.convert(mode)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{what} {str(path)!r} cannot be read ({error}); give a picture file, such as PNG or JPEG"
+        ) from error
+
+
+def pictures(path: Path, what: str = "film", mode: str = "RGB") -> list[Image.Image]:
+    """All frames of a film or picture, in its own size. Raises :class:`InputError`, which calls it ``what``."""
+    frames: Any = None
+    try:
+        frames = read_frames(f"file:{path}", pix_fmt="rgb24")
+        size = next(frames)["size"]
+        found = [Image.frombytes("RGB", size, frame).convert(mode) for frame in frames]
+    except (OSError, RuntimeError, StopIteration) as error:
+        said = " ".join(str(error).split())[-200:] or "no frames"
+        raise InputError(f"{what} {str(path)!r} cannot be read ({said}); give a film or a picture") from error
+    if not found:
+        raise InputError(f"{what} {str(path)!r} has no frames; give a film or a picture")
+    return found
 
 
 def read_film(path: Path, height: int, width: int) -> Tensor:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from c4d.backends import Backend
 from c4d.core.caching.rules import CacheMethod
 from c4d.parallel.session import Parallel
 from c4d.pipelines.arguments import call_arguments, effective, parameters_of
-from c4d.pipelines.errors import GenerationError
+from c4d.pipelines.errors import GenerationError, InputError
 from c4d.pipelines.phases import Stopwatch
 from c4d.pipelines.request import Request
 
@@ -34,6 +34,20 @@ class Clip:
     seconds: float
     phases: Mapping[str, float]
     report: Any
+
+
+@contextmanager
+def as_one(pipe: Any, request: Request) -> Iterator[None]:
+    """Whether a pipeline takes several images for one picture its signature does not tell; its error is said so."""
+    try:
+        yield
+    except (RuntimeError, ValueError, TypeError) as error:
+        if (count := len(request.files().get("image", ()))) < 2 or isinstance(error, torch.OutOfMemoryError):
+            raise
+        said = " ".join(str(error).split())
+        raise InputError(
+            f"{type(pipe).__name__} makes nothing of {count} images ({type(error).__name__}: {said}); give one --image"
+        ) from error
 
 
 def generate(
@@ -82,13 +96,15 @@ def generate(
         told = {"callback_on_step_end": after_step} if "callback_on_step_end" in parameters_of(pipe) else {}
         calls = None if session is None else lambda: [entry.computed for entry in session.trace]
         watch = Stopwatch(pipe, backend, alone=ranks is None, told=calls)
-        with watch, session or nullcontext():
+        with watch, session or nullcontext(), as_one(pipe, request):
             output = pipe(
                 **arguments,
                 generator=backend.generator(request.seed),
                 output_type="pt",
                 **told,
             )
+    if len(request.files().get("image", ())) > 1 and len(getattr(output, "images", [0])) > 1:
+        raise InputError(f"{type(pipe).__name__} makes a picture of each --image: give one")
     frames = output.frames[0] if hasattr(output, "frames") else output.images[:1]
     frames = frames.float().cpu()
     if bad := int((~frames.isfinite()).sum()):

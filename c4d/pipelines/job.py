@@ -76,7 +76,7 @@ def produce(
     record: dict[str, Any] = {
         "schema": SCHEMA,
         "asked": asked(request, settings),
-        "settings": {**effective(pipe, request), "image": request.to_dict()["image"], "seed": request.seed},
+        "settings": {**effective(pipe, request), "image": None, **_files(request), "seed": request.seed},
         "pipeline": type(pipe).__name__,
         "clip": {"frames": length, "height": height, "width": width, "fps": settings.fps, "enlarged": factor},
         "fewer_steps": made.fewer_steps,
@@ -110,3 +110,8 @@ def produce(
         record["files"] = {path.name: describe(path) for path in written}
     write_json(folder / MARK, record)
     return record, clip
+
+
+def _files(request: Request) -> dict[str, Any]:
+    told = request.to_dict()
+    return {field: told[field] for field in request.files()}

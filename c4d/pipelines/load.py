@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from torch import nn
 from c4d.backends import Backend
 from c4d.backends.kernels import names
 from c4d.bundled.models import BUNDLED
-from c4d.pipelines.directory import components, locate
+from c4d.pipelines.directory import USUAL, Files, components, has_variant, locate
 from c4d.pipelines.errors import InputError
+from c4d.pipelines.lora import Lora, add_loras
 from c4d.pipelines.modes import place
 from c4d.pipelines.quiet import quiet
 from c4d.pipelines.skeleton import AGAIN, TRANSFORMERS, base_pipeline, listed, skeleton
@@ -52,6 +54,8 @@ def load_pipeline(
     progress: bool = False,
     allow_pickle: bool = False,
     memory: str | None = "full",
+    files: Files = USUAL,
+    loras: Sequence[Lora] = (),
 ) -> Any:
     """A diffusers pipeline on the backend's device.
 
@@ -63,26 +67,31 @@ def load_pipeline(
         allow_pickle: read pickled weights where there are no others (tensors alone, as ``torch.load`` restricts them).
         memory: a mode, as :func:`c4d.memory` takes it; ``full`` is beside it if it does not say where weights are. None
             leaves them on the host.
+        files: which files of the model are read.
+        loras: added to its weights, each at its scale.
 
     Raises:
-        InputError: as :func:`skeleton`, for a memory mode that this model or device cannot do, and for weights or a
-            tokenizer that cannot be loaded or leave something random.
+        InputError: as :func:`skeleton`, for a memory mode that this model or device cannot do, a LoRA that does not
+            fit, and for weights or a tokenizer that cannot be loaded or leave something random.
         CannotImportError: as :func:`skeleton`.
     """
     weights = parse_dtype(dtype, backend=backend) if isinstance(dtype, str) else dtype or backend.default_dtype
     source, local = locate(model)
+    files.check(model, local=local)
     base = base_pipeline()
     safe = None if allow_pickle else True  # what diffusers calls both
     with quiet(bars=progress and model not in BUNDLED), _as_input_errors(f"model {model!r} cannot be loaded"):
         if not local:
             kind = "with its weights" if allow_pickle else "with weights in safetensors (pickles need --allow-pickle)"
             with _as_input_errors(f"model {model!r} cannot be downloaded {kind}"):
-                source = base.download(source, use_safetensors=safe)
-        skeleton(source, allow_pickle=allow_pickle)
+                chosen = {name: value for name, value in asdict(files).items() if value}
+                source = base.download(source, use_safetensors=safe, **chosen)
+        skeleton(source, allow_pickle=allow_pickle, files=replace(files, revision=None))
         index = base.load_config(source)
         kinds = dtypes(components(index).get("vae", ("", ""))[1], weights)
-        read = _from_transformers(Path(source), components(index), weights, safe)
-        pipe = base.from_pretrained(source, dtype=kinds, use_safetensors=safe, **read)
+        read = _from_transformers(Path(source), components(index), weights, safe, files.variant)
+        pipe = base.from_pretrained(source, dtype=kinds, use_safetensors=safe, variant=files.variant, **read)
+        add_loras(pipe, loras)
     if memory is not None:
         place(pipe, memory, backend=backend)
     return pipe
@@ -95,7 +104,7 @@ def dtypes(decoder: str, weights: torch.dtype) -> dict[str, torch.dtype]:
 
 
 def _from_transformers(
-    folder: Path, named: Mapping[str, tuple[str, str]], weights: torch.dtype, safe: bool | None
+    folder: Path, named: Mapping[str, tuple[str, str]], weights: torch.dtype, safe: bool | None, variant: str | None
 ) -> dict[str, Any]:
     """The components of transformers, those without weights first; diffusers would not say what is missing."""
     import transformers
@@ -111,6 +120,7 @@ def _from_transformers(
                 folder / name,
                 dtype=weights,
                 use_safetensors=safe,
+                variant=variant if has_variant(folder / name, variant) else None,
                 local_files_only=True,
                 ignore_mismatched_sizes=True,  # to be told which, here
                 output_loading_info=True,

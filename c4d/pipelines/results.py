@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import Any
 from c4d.pipelines.errors import InputError
 from c4d.pipelines.output import in_turn, write_sheets, write_text
 from c4d.pipelines.report import render_index
-from c4d.pipelines.request import Request
+from c4d.pipelines.request import Request, differing, digest
 from c4d.pipelines.settings import Settings
 
 SCHEMA = 4  # of report.json
@@ -26,16 +25,13 @@ WAYS = "name another --out, or replace it with --overwrite"
 def asked(request: Request, settings: Settings) -> dict[str, Any]:
     """What tells one job from another, in plain types."""
     told = {field.name: getattr(settings, field.name) for field in fields(settings)}
-    return {**told, "cache": settings.cache and settings.cache.name, **request.to_dict()}
+    cache = settings.cache and settings.cache.name
+    return {**told, "lora": None, **settings.of_model(), "cache": cache, **request.to_dict()}
 
 
 def describe(path: Path) -> dict[str, Any]:
     """What tells that a file is whole and the one that was written: its sha256 and bytes."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while part := file.read(2**20):
-            digest.update(part)
-        return {"sha256": digest.hexdigest(), "bytes": file.tell()}
+    return {"sha256": digest(path), "bytes": path.stat().st_size}
 
 
 def read(folder: Path) -> dict[str, Any] | None:
@@ -99,18 +95,13 @@ def kept(
         if record is None:
             if (other := read(folder)) is not None and other.get("schema") != SCHEMA:
                 raise InputError(f"{str(folder)!r} holds a result of another version of c4d; {WAYS}")
-        elif record["asked"] == wanted:
+        elif not (names := differing(held := record["asked"], wanted)):
             folders.add(folder)
         else:
-            held = record["asked"]
-            differing = ", ".join(
-                f"{name}: {held.get(name)!r} there, {wanted.get(name)!r} asked for"
-                for name in {**held, **wanted}
-                if held.get(name) != wanted.get(name)
-            )
+            said = ", ".join(f"{name}: {held.get(name)!r} there, {wanted.get(name)!r} asked for" for name in names)
             raise InputError(
                 f"{str(folder)!r} holds the result of another job: prompt {held['prompt']!r}, seed {held['seed']}, "
-                f"method {held['cache'] or 'none'} ({differing}); {WAYS}"
+                f"method {held['cache'] or 'none'} ({said}); {WAYS}"
             )
     return folders
 

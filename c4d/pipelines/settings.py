@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from c4d.core.caching.rules import CacheMethod
 from c4d.pipelines.errors import InputError
 from c4d.pipelines.load import parse_dtype, parse_history_dtype
+from c4d.pipelines.lora import Lora
 from c4d.pipelines.modes import memory_mode
 
 LEAST_FPS = 0.01  # the video writer keeps two decimals
@@ -19,7 +21,8 @@ class Settings:
 
     ``attention`` is the name of a kernel, "auto", or ``OWN``: the model's own code.
     With ``compare`` the uncached clip is made too, and one of fewer plain steps that cost what the cached one costs.
-    ``repeats`` clips of each kind are timed.
+    ``repeats`` clips of each kind are timed. ``revision`` and ``variant`` say which files of the model,
+    ``scheduler`` (a class of diffusers) and ``shift`` how its noise levels differ from its own.
     Raises :class:`InputError` for what contradicts itself or is out of range.
     """
 
@@ -35,6 +38,11 @@ class Settings:
     history_dtype: str | None = None
     history_on: str = "device"
     memory: str = "full"
+    revision: str | None = None
+    variant: str | None = None
+    lora: tuple[Lora, ...] | None = None
+    scheduler: str | None = None
+    shift: float | None = None
 
     def __post_init__(self) -> None:
         if self.repeats < 1:
@@ -63,6 +71,12 @@ class Settings:
                 f"--compile does not go with {self.cache.name!r}, which acts inside the blocks: add @blocks to the "
                 "method, or drop --compile"
             )
+
+    def of_model(self) -> dict[str, Any]:
+        """What of ``revision``, ``variant``, ``lora``, ``scheduler`` and ``shift`` was asked for, in plain types."""
+        lora = self.lora and [each.to_dict() for each in self.lora]
+        said = {"revision": self.revision, "variant": self.variant, "lora": lora, "scheduler": self.scheduler}
+        return {name: value for name, value in {**said, "shift": self.shift}.items() if value is not None}
 
     @property
     def warm_up(self) -> bool:

@@ -20,7 +20,7 @@ from c4d.core.caching.rules import CacheMethod
 from c4d.core.importing import importing
 from c4d.core.integration.transformers import NAMES as TRANSFORMERS
 from c4d.models import spec_for
-from c4d.pipelines.directory import INDEX, STEMS, Shapes, check_directory, components, locate, read_json
+from c4d.pipelines.directory import INDEX, STEMS, USUAL, Files, Shapes, check_directory, components, locate, read_json
 from c4d.pipelines.errors import InputError
 from c4d.pipelines.quiet import quiet
 
@@ -28,7 +28,7 @@ AGAIN = "download or save the model again"
 SECONDS = 10.0  # for the hub to answer
 
 
-def skeleton(model: str, *, allow_pickle: bool = False, whole: bool = False) -> Any:
+def skeleton(model: str, *, allow_pickle: bool = False, whole: bool = False, files: Files = USUAL) -> Any:
     """The pipeline of ``model`` with its transformers and its decoder on the meta device and nothing that reads text,
     or, if it is to be ``whole``, with that too: encoders on the meta device, and tokenizers.
 
@@ -38,23 +38,25 @@ def skeleton(model: str, *, allow_pickle: bool = False, whole: bool = False) -> 
     imported.
     """
     with quiet(bars=False, remarks=False):  # loading makes them again
-        return _skeleton(model, allow_pickle, whole)
+        return _skeleton(model, allow_pickle, whole, files)
 
 
-def _skeleton(model: str, allow_pickle: bool, whole: bool) -> Any:
+def _skeleton(model: str, allow_pickle: bool, whole: bool, files: Files) -> Any:
     source, local = locate(model)
-    index = read_json(Path(source) / INDEX) if local else _from_hub(source)
+    files.check(model, local=local)
+    where = {"local_files_only": local or files.local_files_only, "revision": files.revision}
+    index = read_json(Path(source) / INDEX) if local else _from_hub(source, files)
     base_pipeline()  # first: where diffusers fails, parts of it or of transformers would be blamed
     classes = _supported(model, index)
-    held = check_directory(Path(source), allow_pickle=allow_pickle) if local else {}
+    held = check_directory(Path(source), allow_pickle=allow_pickle, variant=files.variant) if local else {}
     parts = {
-        name: _part(model, source, local, name, cls, held.get(name))
+        name: _part(model, source, where, name, cls, held.get(name))
         for name, cls in classes.items()
         if components(index)[name][0] == "diffusers" or name in TRANSFORMERS
     }
     if whole:
         readers = {name: cls for name, cls in classes.items() if name not in parts}
-        parts |= {name: _reader(model, source, local, name, cls) for name, cls in readers.items()}
+        parts |= {name: _reader(model, source, where, name, cls) for name, cls in readers.items()}
     cls = _class("pipeline", model, index.get("_class_name"))
     try:
         return _pipeline(model, cls, index, parts)
@@ -102,18 +104,23 @@ def base_pipeline() -> Any:
     return DiffusionPipeline
 
 
-def _from_hub(model: str) -> Mapping[str, Any]:
+def _from_hub(model: str, files: Files) -> Mapping[str, Any]:
     from huggingface_hub import HfApi, try_to_load_from_cache
 
     base = base_pipeline()
     try:
-        if not isinstance(try_to_load_from_cache(model, INDEX), str):
-            HfApi().model_info(model, timeout=SECONDS)  # once: what loads tries again and again for a minute
-        return _config(base, model)
+        here = isinstance(try_to_load_from_cache(model, INDEX, revision=files.revision), str)
+        if not here and not files.local_files_only:  # once: what loads tries again and again for a minute
+            HfApi().model_info(model, revision=files.revision, timeout=SECONDS)
+        return _config(base, model, revision=files.revision, local_files_only=files.local_files_only)
     except Exception as error:  # of whatever fetches for the library
+        where = "among what was fetched to this disk" if files.local_files_only else "on this disk or on the hub"
+        way = (
+            "drop --local-files-only" if files.local_files_only else "the connection, and HF_TOKEN if it is not public"
+        )
         raise InputError(
-            f"model {model!r} cannot be found on this disk or on the hub: {str(error).strip().splitlines()[0]}; check "
-            "its name, the connection, and HF_TOKEN if it is not public"
+            f"model {model!r} cannot be found {where}: {str(error).strip().splitlines()[0]}; check its name, "
+            f"{'--revision, ' if files.revision else ''}{way}"
         ) from error
 
 
@@ -154,9 +161,9 @@ def _class(what: str, model: str, name: Any, library: str = "diffusers") -> Any:
     return cls
 
 
-def _part(model: str, source: str, local: bool, name: str, cls: Any, held: Shapes | None) -> Any:
+def _part(model: str, source: str, where: Mapping[str, Any], name: str, cls: Any, held: Shapes | None) -> Any:
     try:
-        config = _config(cls, source, subfolder=name, local_files_only=local)
+        config = _config(cls, source, subfolder=name, **where)
         with torch.device("meta" if issubclass(cls, nn.Module) else "cpu"):
             part = cls.from_config(config)
     except Exception as error:
@@ -171,9 +178,9 @@ def _part(model: str, source: str, local: bool, name: str, cls: Any, held: Shape
     return part
 
 
-def _reader(model: str, source: str, local: bool, name: str, cls: Any) -> Any:
+def _reader(model: str, source: str, where: Mapping[str, Any], name: str, cls: Any) -> Any:
     """A component of transformers: one with weights on the meta device."""
-    where = {"subfolder": name, "local_files_only": local}
+    where = {"subfolder": name, **where}
     try:
         if not issubclass(cls, nn.Module):
             return cls.from_pretrained(source, **where)

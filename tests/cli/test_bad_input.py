@@ -17,7 +17,8 @@ import transformers
 from c4d import MethodError, backends, cached
 from c4d.backends.kernels import Kernel, Limits
 from c4d.backends.reference import Reference, sdpa
-from c4d.cli.options import Options, Parser, add_options, read_options, read_prompts
+from c4d.cli.options import Options, Parser, add_options, read_options
+from c4d.cli.prompts import read_prompts
 from c4d.pipelines import GenerationError, InputError, Request, call_arguments, load_pipeline, skeleton
 from c4d.pipelines import generate as make_clip
 from tests.cli.bad_input import ROWS, WEIGHTS
@@ -183,11 +184,11 @@ class TestWhatIsNoMistake:
     )
     def test_prompts_of_any_system(self, tmp_path, content):
         (tmp_path / "p.txt").write_bytes(content)
-        assert read_prompts(Options(prompt_file=tmp_path / "p.txt")) == ["a cat", "b c"]
+        assert [each["prompt"] for each in read_prompts(Options(prompt_file=tmp_path / "p.txt"))] == ["a cat", "b c"]
 
     def test_a_line_ends_where_an_editor_ends_it(self, tmp_path):
         (tmp_path / "p.txt").write_text("a\u2028b\x0cc", encoding="utf-8")
-        assert read_prompts(Options(prompt_file=tmp_path / "p.txt")) == ["a\u2028b\x0cc"]
+        assert read_prompts(Options(prompt_file=tmp_path / "p.txt")) == [{"prompt": "a\u2028b\x0cc"}]
 
     @pytest.mark.parametrize("kind", ["shards", "pickles"])
     def test_weights_in_other_files(self, tmp_path, kind):
@@ -244,8 +245,8 @@ class Fake:
     vae_scale_factor_spatial, vae_scale_factor_temporal = 8, 4
 
 
-class NeedsVideo(Fake):
-    def __call__(self, video, prompt=None): ...
+class NeedsPose(Fake):
+    def __call__(self, pose_video, prompt=None): ...
 
 
 class NeedsImage(Fake):
@@ -259,7 +260,7 @@ class TrueGuidance(Fake):
 @pytest.mark.parametrize(
     ("pipe", "request_", "said"),
     [
-        (NeedsVideo(), Request(PROMPT), "needs video"),
+        (NeedsPose(), Request(PROMPT), "needs pose_video, which no option gives"),
         (NeedsImage(), Request(PROMPT), "NeedsImage needs --image"),
         (NeedsImage(), Request(PROMPT, num_frames=5), "no --frames"),
         (TrueGuidance(), Request(PROMPT, negative_prompt="x"), "true_cfg_scale"),

@@ -209,7 +209,8 @@ def test_the_launch_script_from_elsewhere(tmp_path):
 def test_the_demo_is_a_job_that_can_run():
     import argparse
 
-    from c4d.cli.options import Options, add_options, read_options, read_prompts
+    from c4d.cli.options import Options, add_options, read_options
+    from c4d.cli.prompts import read_prompts
 
     parser = argparse.ArgumentParser()
     add_options(parser)
@@ -375,7 +376,7 @@ def test_a_model_that_is_not_on_the_hub_is_one_quick_line(fails, monkeypatch):
     """Asked for once; what loads would ask again and again for a minute."""
     asked = []
 
-    def answer(self, model, timeout):
+    def answer(self, model, timeout, revision=None):
         asked.append(timeout)
         raise ConnectionError("no network\nand more")
 

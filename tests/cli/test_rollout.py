@@ -97,7 +97,7 @@ def test_what_is_refused(fails, tmp_path, words, said):
 def test_one_thing_to_go_on_from(fails, tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "b.png")
     given = ("--video", tmp_path / "a.mp4", "--image", tmp_path / "b.png")
-    fails([*SMALL, *given, "--out", tmp_path / "out"], 2, "--video and --image are both given; keep one")
+    fails([*SMALL, *given, "--out", tmp_path / "out"], 2, "give one --video or one --image")
 
 
 def test_a_student_is_none_of_generate_s_models(fails, c4d, generate):

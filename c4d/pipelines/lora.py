@@ -1,0 +1,169 @@
+"""LoRAs: what ``--lora`` names, whether it fits a pipeline, and how it gets into one."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from c4d.core.importing import importing
+from c4d.pipelines.directory import SAFE, tensors
+from c4d.pipelines.errors import InputError
+from c4d.pipelines.request import digest
+
+FILE = f"pytorch_lora_weights{SAFE}"  # as diffusers saves one
+PARTS = re.compile(r"\.(lora_[AB]|lora\.(up|down)|lora_magnitude_vector|alpha)(\..*)?$")  # of a module's name
+ON_DISK = {"use_safetensors": True, "local_files_only": True}
+GROWS = "_maybe_expand_transformer_param_shape_or_error_"  # of pipelines whose layers take wider LoRAs
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Weights in a safetensors file, added to a pipeline's times ``scale``; ``sha256`` is of the file."""
+
+    path: Path
+    scale: float
+    sha256: str
+
+    @classmethod
+    def read(cls, text: str) -> Lora:
+        """What ``PATH`` or ``PATH:SCALE`` names: a safetensors file, or a folder with one as diffusers saves it.
+
+        Raises :class:`InputError` for what is not there or damaged.
+        """
+        where, colon, last = text.rpartition(":")
+        scale = _number(last) if colon and not Path(text).exists() else None
+        path = Path(text if scale is None else where).expanduser()
+        scale = 1.0 if scale is None else scale
+        if not math.isfinite(scale):
+            raise InputError(f"--lora {text!r}: the scale is {scale!r}; allowed are finite numbers, such as PATH:0.8")
+        file = path / FILE if path.is_dir() else path
+        if not file.is_file() or file.suffix != SAFE:
+            raise InputError(
+                f"--lora {text!r} is no LoRA on this disk: give a {SAFE} file, or a folder with {FILE}, and :SCALE "
+                "behind it if it is not to be 1 (one of the hub is fetched by hf download)"
+            )
+        tensors(file)
+        return cls(file, scale, digest(file))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, ready for JSON."""
+        return {"path": str(self.path), "scale": self.scale, "sha256": self.sha256}
+
+
+def check_loras(pipe: Any, loras: Sequence[Lora]) -> None:
+    """Raises :class:`InputError` for LoRAs with a tensor that has no place in ``pipe``, a skeleton or not.
+
+    Of a skeleton, what is for its text encoders is not looked at. Raises CannotImportError where peft is missing.
+    """
+    if not loras or not callable(pipe):  # else only the whole pipeline can tell
+        return
+    kind, loadable = type(pipe), getattr(pipe, "_lora_loadable_modules", ())
+    if not loadable or not hasattr(pipe, "load_lora_weights"):
+        raise InputError(f"--lora {str(loras[0].path)!r}: {kind.__name__} takes no LoRA; leave it out")
+    with importing("peft", "pip install peft"):
+        import peft  # noqa: F401
+    for lora in loras:
+        what = f"--lora {str(lora.path)!r} does not fit {kind.__name__}"
+        with _reported(what):
+            held = kind.lora_state_dict(str(lora.path.parent), weight_name=lora.path.name, **ON_DISK)
+        held = held[0] if isinstance(held, tuple) else held
+        if not held:
+            raise InputError(f"{what}: no tensor of it is of a LoRA; give one made for it")
+        strange, other = _without_place(pipe, loadable, held)
+        for said, names in (("unknown to it", strange), ("of another shape", other)):
+            if names:
+                some = f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+                raise InputError(f"{what}: tensors {said}: {len(names)} of {len(held)} ({some}); give one made for it")
+
+
+def add_loras(pipe: Any, loras: Sequence[Lora]) -> None:
+    """Adds them to ``pipe``, each at its scale. Raises :class:`InputError` as :func:`check_loras`, and for what
+    diffusers would leave out."""
+    check_loras(pipe, loras)
+    names = [f"lora_{i}" for i in range(len(loras))]
+    for name, lora in zip(names, loras, strict=True):
+        with _reported(f"--lora {str(lora.path)!r} does not fit {type(pipe).__name__}"):
+            pipe.load_lora_weights(str(lora.path.parent), weight_name=lora.path.name, adapter_name=name, **ON_DISK)
+    if names:
+        pipe.set_adapters(names, [lora.scale for lora in loras])
+
+
+def _without_place(pipe: Any, loadable: Sequence[str], held: Any) -> tuple[list[str], list[str]]:
+    """Names of tensors of modules that the pipeline has not, and of such that have another size there."""
+    strange, other = list[str](), list[str]()
+    for name, tensor in held.items():
+        component, _, rest = name.partition(".")
+        if component not in loadable:
+            strange.append(name)
+        elif isinstance(part := getattr(pipe, component, None), nn.Module) and component != "unet":
+            module = _module(part, PARTS.sub("", rest))
+            if module is None:
+                strange.append(name)
+            elif not _fits(module, rest, tensor) and not hasattr(pipe, GROWS):
+                other.append(name)
+    return strange, other
+
+
+def _module(part: nn.Module, path: str) -> nn.Module | None:
+    try:
+        return part.get_submodule(path) if path else None
+    except AttributeError:
+        return None
+
+
+def _fits(module: nn.Module, name: str, tensor: Any) -> bool:
+    """Of linear layers alone: whether the two factors of a LoRA have the sizes of its inputs and outputs."""
+    module = getattr(module, "base_layer", module)
+    if not isinstance(module, nn.Linear) or tensor.ndim != 2:
+        return True
+    if re.search(r"lora_A|lora\.down", name):
+        return bool(tensor.shape[1] == module.in_features)
+    return bool(tensor.shape[0] == module.out_features) if re.search(r"lora_B|lora\.up", name) else True
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+class _Remarks(logging.Handler):
+    """Keeps what diffusers only warns of: tensors that it leaves out."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.said: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = " ".join(record.getMessage().split())
+        if "keys" in text and not text.startswith("No LoRA keys"):  # for one of several parts: none is missing then
+            self.said.append(text)
+
+
+@contextmanager
+def _reported(what: str) -> Iterator[None]:
+    """Errors of the libraries, and what diffusers leaves out with a remark, as :class:`InputError`."""
+    logger, remarks = logging.getLogger("diffusers"), _Remarks()
+    handlers, level = logger.handlers, logger.level
+    logger.handlers = [remarks]
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    except (InputError, ImportError, MemoryError):
+        raise
+    except Exception as error:
+        raise InputError(f"{what}: {' '.join(str(error).split()) or type(error).__name__}") from error
+    finally:
+        logger.handlers = handlers
+        logger.setLevel(level)
+    if remarks.said:
+        raise InputError(f"{what}: {remarks.said[0]}")
