@@ -14,7 +14,7 @@ QUEUED, RUNNING, DONE, FAILED, CANCELLED = "queued", "in_progress", "completed",
 ENDED = (DONE, FAILED, CANCELLED)
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 REFERENCE = "reference.png"  # the picture that a request came with, in the folder of its job
-LIVE = ("request", "folder", "forwards", "of", "cancelling")  # fields that a job's file does not have as they are
+LIVE = ("request", "folder", "cancelling")  # fields that a job's file does not have as they are
 
 
 @dataclass(eq=False)

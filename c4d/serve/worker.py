@@ -78,7 +78,6 @@ class CancelledError(Exception):
 
 def work(pipe: Connection, start: Start, device: int) -> None:
     """The worker's whole life; it ends when nobody is at the other end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal, meant for the server, which tells what is to end
     try:
         try:
             make = start(device)
@@ -96,6 +95,12 @@ def work(pipe: Connection, start: Start, device: int) -> None:
                 return
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
+
+
+def process(pipe: Connection, start: Start, device: int) -> None:
+    """:func:`work` in a process of its own."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal, meant for the server, which says what is to end
+    work(pipe, start, device)
 
 
 def _made(pipe: Connection, make: Make, task: Task) -> Made | Failed | Cancel:
@@ -146,16 +151,20 @@ class Worker:
     def load(self) -> str | None:
         """Starts the process and waits until it has loaded; returns why it cannot, if it cannot."""
         self.stop()
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=work, args=(theirs, self._start, self.device), daemon=True)
-        self._process.start()
-        theirs.close()
+        self._pipe, theirs = multiprocessing.Pipe()
+        self._process = self._started(theirs)
         said = self.receive(None)
         self.ready = isinstance(said, Ready)
         if isinstance(said, Failed):
             return said.reason
         return None if self.ready else f"its process ended while it loaded ({said.how})"
+
+    def _started(self, pipe: Connection) -> Any:
+        context = multiprocessing.get_context("spawn")
+        started = context.Process(target=process, args=(pipe, self._start, self.device), daemon=True)
+        started.start()
+        pipe.close()  # else nobody would hear that the process is gone
+        return started
 
     def send(self, what: Task | Cancel) -> bool:
         """Whether there is a process to hear it."""
