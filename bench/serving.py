@@ -330,6 +330,7 @@ def write(
         for number, seen in enumerate(memory.seen.values())
     ]
     kinds = len({wish.body for wish in found.accepted.values()})
+    ended = ", ".join(f"{count} {name}" for name, count in sorted(ends.items()))
     told = json.dumps({str(status): count for status, count in sorted(answers.items())})
     PAGE.write_text(
         "\n".join(
@@ -338,12 +339,12 @@ def write(
                 "",
                 *stamp(f"python -m bench.serving --requests {given.requests} --workers {given.workers}", 1),
                 "",
-                f"{given.requests} requests for `wan-tiny` of {kinds} kinds came in {found.seconds:.0f} s: an hour of one "
-                f"every {3600 / given.requests:.0f} s, {3600 / found.seconds:.0f} times as fast. `c4d serve --workers "
-                f"{given.workers} --queue 12`; a worker was killed in the middle.",
+                f"{given.requests} requests for `wan-tiny` of {kinds} kinds came in {found.seconds:.0f} s: an hour of "
+                f"one every {3600 / given.requests:.0f} s, {3600 / found.seconds:.0f} times as fast. "
+                f"`c4d serve --workers {given.workers} --queue 12`; a worker was killed in the middle.",
                 "",
-                f"- Accepted {len(found.accepted)}; {', '.join(f'{count} {name}' for name, count in sorted(ends.items()))};"
-                f" lost {len(found.accepted) - len(found.ended)}. {again} begun more than once.",
+                f"- Accepted {len(found.accepted)}; {ended}; lost {len(found.accepted) - len(found.ended)}. "
+                f"{again} begun more than once.",
                 f"- {found.retried} answers were 429; all came again after Retry-After, or 2 s.",
                 f"- Pictures and clips that differ from the same request made alone: "
                 f"{sum('another picture' in line for line in lines)} of {len(found.pictures)}.",

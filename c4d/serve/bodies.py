@@ -69,8 +69,19 @@ async def read(call: Call, model: type[BaseModel], form: bool = False) -> tuple[
         asked = model.model_validate(values, strict=kind == JSON).model_dump(exclude_none=True)
     except ValidationError as error:
         raise RefusedError(400, _said(error, model)) from error
+    for name, value in asked.items():
+        if isinstance(value, str) and not value.isascii():
+            _check_utf8(name, value)
     coded = asked.pop("image", None)
     return asked, _decoded(coded) if coded is not None else picture
+
+
+def _check_utf8(name: str, text: str) -> None:
+    """JSON can say half of a pair of surrogates, which no file can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RefusedError(400, f"{name} is not UTF-8: {error}; send whole characters") from error
 
 
 def _json(data: bytes) -> dict[str, Any]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import threading
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from types import SimpleNamespace
 
 import pytest
@@ -56,15 +58,19 @@ class Thread(threading.Thread):
         self.pipe, self.work, self.given = pipe, work, given
 
     def run(self):
-        try:
+        with self.pipe, suppress(Died, OSError):
             self.work(self.pipe, *self.given)
-        except (Died, OSError):
-            pass
-        finally:
-            self.pipe.close()
+
+    killed = False
+
+    def is_alive(self):
+        return super().is_alive() and not self.killed
 
     def kill(self):
-        """It ends at its next message: nobody hears it."""
+        """Nobody hears it any more, and it ends at its next message."""
+        self.killed = True
+        with suppress(OSError), socket.socket(fileno=os.dup(self.pipe.fileno())) as both:
+            both.shutdown(socket.SHUT_RDWR)
 
     def close(self):
         pass
@@ -121,10 +127,6 @@ def site(served, tmp_path, monkeypatch):
             thread = Thread(pipe, work, self._start, self.device)
             thread.start()
             return thread
-
-        @property
-        def alive(self):
-            return super().alive and not self._pipe.closed
 
     monkeypatch.setattr(service, "Worker", InThread)
     monkeypatch.setattr(service, "GLANCE", 0.02)
