@@ -19,8 +19,8 @@ def events(text):
     return [(part["event"], json.loads(part["data"])) for part in parts]
 
 
-def run(act):
-    asyncio.run(asyncio.wait_for(act(), 60))
+def run(act, limit=60):
+    asyncio.run(asyncio.wait_for(act(), limit))
 
 
 def test_a_job_is_made_told_and_found_again(site, tmp_path):
