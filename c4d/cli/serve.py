@@ -39,7 +39,7 @@ from c4d.pipelines import (
 from c4d.pipelines.arguments import parameters_of
 from c4d.pipelines.results import MANIFEST, MARK, complete
 
-INSTALL = "pip install 'c4d[serve]'"
+INSTALL = "pip install fastapi uvicorn prometheus-client python-multipart"
 HERE = ("127.0.0.1", "::1", "localhost")
 
 

@@ -70,8 +70,7 @@ async def read(call: Call, model: type[BaseModel], form: bool = False) -> tuple[
     except ValidationError as error:
         raise RefusedError(400, _said(error, model)) from error
     for name, value in asked.items():
-        if isinstance(value, str) and not value.isascii():
-            _check_utf8(name, value)
+        _check_utf8(name, str(value))
     coded = asked.pop("image", None)
     return asked, _decoded(coded) if coded is not None else picture
 

@@ -60,6 +60,6 @@ async def serve(
             server.should_exit = True
         await serving
         if service.broken.done():
-            raise InputError(f"no worker can load: {service.broken.result()}")
+            raise InputError(service.broken.result())
     finally:
         await service.close()

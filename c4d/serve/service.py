@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from c4d.pipelines import OutputError, Request, Step
+from c4d.pipelines.output import writing
 from c4d.serve.errors import RefusedError
 from c4d.serve.jobs import CANCELLED, DONE, FAILED, ID, QUEUED, REFERENCE, RUNNING, Job
 from c4d.serve.metrics import Metrics
@@ -58,7 +59,7 @@ class Service:
         self.workers = [Worker(start, device) for device in devices]
         self.metrics = Metrics()
         self.stopping = asyncio.Event()
-        self.broken: asyncio.Future[str] = asyncio.get_running_loop().create_future()  # why no worker can load
+        self.broken: asyncio.Future[str] = asyncio.get_running_loop().create_future()  # why it cannot go on
         self._jobs: dict[str, Job] = {}  # those that are not over
         self._waiting: deque[Job] = deque()
         self._running: dict[Job, tuple[Worker, int]] = {}
@@ -83,6 +84,13 @@ class Service:
             self._waiting.append(job)
         self._arrived.set()
         self._keepers = [asyncio.create_task(self._keep(worker)) for worker in self.workers]
+        for keeper in self._keepers:
+            keeper.add_done_callback(self._left)
+
+    def _left(self, keeper: asyncio.Task[None]) -> None:
+        """A server without those who look after its workers would only wait."""
+        if not keeper.cancelled() and (error := keeper.exception()) is not None and not self.broken.done():
+            self.broken.set_result(f"{type(error).__name__}: {error}")
 
     async def drain(self) -> None:
         """Begins nothing more and returns when all that was begun is over. What waits stays on disk."""
@@ -145,7 +153,7 @@ class Service:
                 made += [] if known else [self._created(each)]
         except BaseException:
             for job in made:
-                self.store.remove(job)
+                self.store.remove(job.folder)
             raise
         self._jobs.update({job.id: job for job in made})
         self._waiting.extend(made)
@@ -174,7 +182,7 @@ class Service:
         """Ends it and removes its folder."""
         self.cancel(job)
         await job.end()
-        self.store.remove(job)
+        self.store.remove(job.folder)
 
     def _known(self, wanted: Wanted) -> Job | None:
         """The job of that id. Raises :class:`RefusedError` for one of another request."""
@@ -201,18 +209,21 @@ class Service:
 
     def _created(self, wanted: Wanted) -> Job:
         id = wanted.id or f"job-{secrets.token_hex(12)}"
-        folder = self.store.begin(id)
-        image = None
-        if wanted.picture is not None:
-            image = folder / REFERENCE
-            image.write_bytes(wanted.picture)
-        job = None
         try:
+            folder = self.store.begin(id)
+        except ValueError as error:
+            raise RefusedError(409, str(error)) from error
+        try:
+            image = None
+            if wanted.picture is not None:
+                image = folder / REFERENCE
+                with writing(image):
+                    image.write_bytes(wanted.picture)
             job = Job(id, self._checked(wanted, image), folder, time.time(), wanted.quality)
             self.store.write(job)
             return job
         except BaseException:
-            self.store.remove(job or Job(id, Request("-"), folder, 0.0))
+            self.store.remove(folder)
             raise
 
     # -- workers
@@ -229,7 +240,7 @@ class Service:
                 if reason is not None:
                     logger.error("a worker cannot load: %s", reason)
                     if not self._began and not self.broken.done():
-                        self.broken.set_result(reason)
+                        self.broken.set_result(f"no worker can load: {reason}")
                     await self._sleep(pause)
                     pause = min(SLOWEST, 2 * pause)
                     continue
@@ -288,7 +299,7 @@ class Service:
             job.status = QUEUED
             self._waiting.appendleft(job)
             self._arrived.set()
-            self.store.write(job)
+            self._write(job)
             job.tell()
         else:
             self._over(job, FAILED, f"its worker died {job.attempts} times ({said.how})", LOST)
@@ -298,12 +309,16 @@ class Service:
     def _over(self, job: Job, status: str, error: str | None = None, code: str | None = None) -> None:
         job.status, job.ended, job.error, job.code = status, time.time(), error, code
         self._jobs.pop(job.id, None)
-        try:
-            self.store.write(job)
-        except OutputError as unwritten:  # of a disk that is full: nobody may wait for it forever
-            logger.error("%s: %s", job.id, unwritten)
+        self._write(job)
         self.metrics.over(job)
         job.tell()
+
+    def _write(self, job: Job) -> None:
+        """Where the disk is full, a job goes on all the same: nobody may wait for it forever."""
+        try:
+            self.store.write(job)
+        except OutputError as error:
+            logger.error("%s: %s", job.id, error)
 
     def _insist(self, job: Job, worker: Worker, number: int) -> None:
         if self._running.get(job) == (worker, number):

@@ -8,9 +8,10 @@ import shutil
 from pathlib import Path
 
 from c4d.pipelines.output import clear, write_json, writing
-from c4d.serve.jobs import ID, Job
+from c4d.serve.jobs import ID, REFERENCE, Job
 
 FILE = "job.json"
+GONE = ".gone-"  # before the name of a folder that is being removed
 logger = logging.getLogger("c4d.serve")
 
 
@@ -27,11 +28,15 @@ class Store:
         return self.out / id
 
     def begin(self, id: str) -> Path:
-        """A new, empty folder."""
+        """A new, empty folder. Raises ValueError if there is one of somebody else."""
         folder = self.folder(id)
         with writing(folder):
-            if folder.is_dir():  # of a job that did not get so far as to have its file
-                shutil.rmtree(folder)
+            if folder.is_dir():  # perhaps of a job that did not get so far as to have its file
+                clear(folder, [REFERENCE])
+                try:
+                    folder.rmdir()
+                except OSError:
+                    raise ValueError(f"{id!r} is a folder that is no job's; choose another id") from None
             folder.mkdir(parents=True)
         return folder
 
@@ -44,6 +49,8 @@ class Store:
 
     def unfinished(self) -> list[Job]:
         """Those that a server which is gone has not ended, the oldest first."""
+        for path in self.out.glob(f"{GONE}*"):
+            shutil.rmtree(path, ignore_errors=True)
         found = []
         for path in self.out.glob(f"*/{FILE}"):
             job = self._read(path.parent) if ID.fullmatch(path.parent.name) else None
@@ -52,11 +59,13 @@ class Store:
                 found.append(job)
         return sorted(found, key=lambda job: (job.created, job.id))
 
-    def remove(self, job: Job) -> None:
-        """Its file goes first: a folder without it is no job."""
-        with writing(job.folder):
-            (job.folder / FILE).unlink(missing_ok=True)
-            shutil.rmtree(job.folder)
+    def remove(self, folder: Path) -> None:
+        """The folder of a job: at once, whatever happens while its files go."""
+        gone = self.out / f"{GONE}{folder.name}"
+        with writing(folder):
+            shutil.rmtree(gone, ignore_errors=True)
+            folder.rename(gone)
+            shutil.rmtree(gone)
 
     def _read(self, folder: Path) -> Job | None:
         try:

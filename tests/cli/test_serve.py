@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import socket
 import sys
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from c4d.backends import load
 from c4d.cli import serve
 from c4d.cli.options import ServeOptions
 from c4d.pipelines import InputError, exclusive_lock
+from tests.commands import ROOT, accepted
 
 
 @pytest.mark.parametrize(
@@ -48,7 +50,12 @@ def test_an_address_or_a_folder_that_is_taken(fails, tmp_path):
 
 def test_where_the_extra_is_missing_its_command_is_said(fails, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "fastapi", None)
-    fails(["serve", "--out", tmp_path / "out"], 3, "fastapi cannot be imported", "pip install 'c4d[serve]'")
+    fails(["serve", "--out", tmp_path / "out"], 3, "fastapi cannot be imported", "; pip install fastapi uvicorn")
+
+
+def test_every_command_of_its_page_is_one():
+    lines = [line for line in (ROOT / "docs/serving.md").read_text().splitlines() if line.startswith("c4d serve ")]
+    assert len(lines) > 1 and all(isinstance(accepted(*shlex.split(line)[1:]), ServeOptions) for line in lines)
 
 
 def test_a_worker_for_each_device(monkeypatch):

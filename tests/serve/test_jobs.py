@@ -198,13 +198,39 @@ def test_a_drain_ends_what_was_begun_and_keeps_what_waits(site):
     run(act)
 
 
+def test_a_folder_that_is_no_job_s_stays_as_it_is(site, tmp_path):
+    async def act():
+        (tmp_path / "out/theirs").mkdir(parents=True)
+        (tmp_path / "out/theirs/thesis.txt").write_text("years")
+        (tmp_path / "out/half").mkdir()
+        (tmp_path / "out/half/reference.png").write_bytes(b"of a server that was killed")
+        async with site() as s:
+            answer = await s.job(id="theirs")
+            assert answer.status_code == 409 and "choose another id" in answer.json()["error"]["message"]
+            assert (await s.client.delete("/jobs/theirs")).status_code == 404
+            assert (await s.job(id="half")).status_code == 202
+        assert (tmp_path / "out/theirs/thesis.txt").read_text() == "years"
+
+    run(act)
+
+
+def test_a_server_whose_keeper_is_lost_says_so(site, monkeypatch):
+    async def act():
+        async with site() as s:
+            monkeypatch.setattr(s.service, "_settle", lambda *_: 1 / 0)
+            await s.job()
+            assert "ZeroDivisionError" in await asyncio.wait_for(s.service.broken, 5)
+
+    run(act)
+
+
 def test_a_model_that_cannot_load_is_said(site):
     def start(device):
         raise ValueError("no weights")
 
     async def act():
         async with site(start=start) as s:
-            assert await asyncio.wait_for(s.service.broken, 5) == "ValueError: no weights"
+            assert await asyncio.wait_for(s.service.broken, 5) == "no worker can load: ValueError: no weights"
             answer = await s.client.get("/readyz")
             assert answer.status_code == 503 and answer.json()["workers"] == {"ready": 0, "of": 1}
             assert (await s.client.get("/healthz")).status_code == 200
