@@ -1,6 +1,6 @@
 """An hour of a server's requests in some minutes, with a worker killed on the way, and 200 malformed requests.
 
-    python -m bench.serving [--requests 240] [--workers 2]    # writes docs/measurements/serving.md
+    python -m bench.serving [--requests 360] [--workers 2] [--pause 0.9]    # writes docs/measurements/serving.md
 
 Requests arrive at random (a Poisson process), more than the queue holds at times, and mix pictures and clips of several
 prompts, seeds, sizes and qualities; some are given up, some sent twice. Afterwards every job that was accepted has to
@@ -38,6 +38,7 @@ PROMPTS = [
     f"a {colour} {shape} moving {way} on a black background"
     for colour, shape, way in (("red", "circle", "left"), ("blue", "square", "up"), ("green", "triangle", "right"))
 ]
+KINDS = 9  # of requests under load
 MALFORMED = 200
 PAGE = ROOT / "docs/measurements/serving.md"
 MIB = 2**20
@@ -179,16 +180,14 @@ class Outcome:
 
 
 def wishes(count: int, seed: int = 0) -> list[Wish]:
-    """As many requests of few kinds, so that each kind can be made once more, alone."""
-    draw, made = random.Random(seed), list[Wish]()
-    for _ in range(count):
-        steps, frames = draw.choice(((4, 1), (14, 1), (14, 5))), {}
-        frames = {"steps": steps[0], "frames": steps[1]}
+    """As many requests of ``KINDS`` kinds, so that each kind can be made once more, alone."""
+    draw, kinds = random.Random(seed), list[tuple[tuple[str, Any], ...]]()
+    for number in range(KINDS):
+        steps, frames = ((4, 1), (12, 1), (12, 5))[number % 3]
         size = draw.choice(({}, {"height": 32, "width": 48}))
-        body = {"prompt": draw.choice(PROMPTS), "seed": draw.randrange(2), **frames, **size}
-        body["quality"] = draw.choice(("balanced", "fast"))
-        made.append(Wish(tuple(sorted(body.items())), draw.random() < 0.08, draw.random() < 0.08))
-    return made
+        body = {"prompt": draw.choice(PROMPTS), "seed": number, "steps": steps, "frames": frames, **size}
+        kinds.append(tuple(sorted({**body, "quality": draw.choice(("balanced", "fast"))}.items())))
+    return [Wish(draw.choice(kinds), draw.random() < 0.08, draw.random() < 0.08) for _ in range(count)]
 
 
 async def one(client: Any, id: str, wish: Wish, found: Outcome) -> None:
@@ -269,7 +268,7 @@ def main() -> None:
     import httpx
 
     asking = argparse.ArgumentParser(description=__doc__)
-    asking.add_argument("--requests", type=int, default=240)
+    asking.add_argument("--requests", type=int, default=360)
     asking.add_argument("--workers", type=int, default=2)
     asking.add_argument("--pause", type=float, default=0.9, help="seconds between requests, on average")
     given = asking.parse_args()
@@ -337,7 +336,7 @@ def write(
             [
                 "# A server under load",
                 "",
-                *stamp(f"python -m bench.serving --requests {given.requests} --workers {given.workers}", 1),
+                *stamp(f"python -m bench.serving {' '.join(sys.argv[1:])}".strip(), 1),
                 "",
                 f"{given.requests} requests for `wan-tiny` of {kinds} kinds came in {found.seconds:.0f} s: an hour of "
                 f"one every {3600 / given.requests:.0f} s, {3600 / found.seconds:.0f} times as fast. "
