@@ -61,6 +61,8 @@ class Store:
 
     def remove(self, folder: Path) -> None:
         """The folder of a job: at once, whatever happens while its files go."""
+        if not folder.is_dir():  # another call was faster
+            return
         gone = self.out / f"{GONE}{folder.name}"
         with writing(folder):
             shutil.rmtree(gone, ignore_errors=True)
