@@ -262,7 +262,7 @@ class ServeOptions(Generating):
 
     without: ClassVar[tuple[str, ...]] = (
         *("prompt", "prompt_file", "image", "encode_first", "ranks", "ulysses", "ring", "cfg", "jointly", "groups"),
-        *("data", "ray", "overwrite"),
+        *("data", "ray", "overwrite", "cache_memory", "device_memory"),
     )
 
     workers: int | None = option(
