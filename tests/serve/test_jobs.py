@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import math
 
 import pytest
 
+from bench.serving import Outcome, Wish, load, wishes, wrong
 from tests.serve.conftest import PROMPT
 
 pytest.importorskip("fastapi", reason="c4d serve needs the extra `serve`")
@@ -258,3 +260,32 @@ def test_a_full_disk_is_no_reason_to_wait_forever(site, monkeypatch):
             assert (await s.job()).status_code == 507 and s.maker.made == []
 
     run(act)
+
+
+def test_a_load_with_a_worker_killed_loses_nothing_and_mixes_nothing(site):
+    """The load test of bench/serving.py, over workers that are threads; there with a pipeline in each."""
+    asked = wishes(40)
+    expected = {wish.body: hashlib.sha256("{prompt} {seed}".format(**dict(wish.body)).encode()) for wish in asked}
+
+    async def act():
+        async with site(devices=[0, 0], queue=4) as s:
+
+            def kill():
+                s.service.workers[0].kill()
+                return 1
+
+            found = await load(s.client, asked, 0.002, kill)
+            assert len(found.accepted) == len(asked) and found.killed == 1
+            assert wrong(found, {body: digest.hexdigest() for body, digest in expected.items()}) == []
+            assert s.service._jobs == {} and not s.service._waiting and not s.service._running
+
+    run(act)
+
+
+def test_the_load_test_sees_what_is_wrong():
+    wish = Wish((("prompt", "a"), ("seed", 1)))
+    done, failed = {"status": "completed"}, {"status": "failed", "error": "why"}
+    found = Outcome(dict.fromkeys(("good", "lost", "bad", "mixed"), wish), {"good": done, "bad": failed, "mixed": done})
+    found.pictures.update(good="1", mixed="2")
+    lines = wrong(found, {wish.body: "1"})
+    assert [line.split()[0] for line in lines] == ["lost", "bad", "mixed"]
