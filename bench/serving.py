@@ -190,15 +190,15 @@ def wishes(count: int, seed: int = 0) -> list[Wish]:
     return [Wish(draw.choice(kinds), draw.random() < 0.08, draw.random() < 0.08) for _ in range(count)]
 
 
-async def one(client: Any, id: str, wish: Wish, found: Outcome) -> None:
-    """Asks until there is room, gives up if it is to, and reads what was made."""
+async def one(client: Any, id: str, wish: Wish, found: Outcome, most: float) -> None:
+    """Asks until there is room, after ``most`` seconds at most, gives up if it is to, and reads what was made."""
     body = {"id": id, **dict(wish.body)}
     while True:
         answer = await client.post("/jobs", json=body)
         if answer.status_code != 429:
             break
         found.retried += 1
-        await asyncio.sleep(min(float(answer.headers["retry-after"]), 2.0))
+        await asyncio.sleep(min(float(answer.headers["retry-after"]), most))
     assert answer.status_code == 202, answer.text
     found.accepted[id] = wish
     if wish.twice:
@@ -217,11 +217,13 @@ async def one(client: Any, id: str, wish: Wish, found: Outcome) -> None:
         found.pictures[id] = hashlib.sha256(content).hexdigest()
 
 
-async def load(client: Any, asked: list[Wish], pause: float, kill: Callable[[], int] | None = None) -> Outcome:
+async def load(
+    client: Any, asked: list[Wish], pause: float, kill: Callable[[], int] | None = None, most: float = 2.0
+) -> Outcome:
     """Sends ``asked``, on average ``pause`` seconds apart; in the middle ``kill`` ends workers, and says how many."""
     draw, found, started, going = random.Random(1), Outcome(), time.monotonic(), list[asyncio.Task[None]]()
     for number, wish in enumerate(asked):
-        going.append(asyncio.create_task(one(client, f"job-{number}", wish, found)))
+        going.append(asyncio.create_task(one(client, f"job-{number}", wish, found, most)))
         if kill is not None and number == len(asked) // 2:
             found.killed = kill()
         await asyncio.sleep(draw.expovariate(1 / pause))

@@ -264,7 +264,7 @@ def test_a_full_disk_is_no_reason_to_wait_forever(site, monkeypatch):
 
 def test_a_load_with_a_worker_killed_loses_nothing_and_mixes_nothing(site):
     """The load test of bench/serving.py, over workers that are threads; there with a pipeline in each."""
-    asked = wishes(40)
+    asked = wishes(24)
     expected = {wish.body: hashlib.sha256("{prompt} {seed}".format(**dict(wish.body)).encode()) for wish in asked}
 
     async def act():
@@ -274,7 +274,7 @@ def test_a_load_with_a_worker_killed_loses_nothing_and_mixes_nothing(site):
                 s.service.workers[0].kill()
                 return 1
 
-            found = await load(s.client, asked, 0.002, kill)
+            found = await load(s.client, asked, 0.002, kill, most=0.02)
             assert len(found.accepted) == len(asked) and found.killed == 1
             assert wrong(found, {body: digest.hexdigest() for body, digest in expected.items()}) == []
             assert s.service._jobs == {} and not s.service._waiting and not s.service._running
