@@ -1,4 +1,4 @@
-"""``c4d generate | rollout | benchmark | tune | calibrate | compare | plan | explain | check-model | methods |
+"""``c4d generate | rollout | serve | benchmark | tune | calibrate | compare | plan | explain | check-model | methods |
 models | doctor``."""
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from c4d.cli.options import (
     Parser,
     PlanOptions,
     RolloutOptions,
+    ServeOptions,
     Shared,
     TuneOptions,
     add_options,
@@ -41,6 +42,7 @@ from c4d.cli.options import (
 )
 from c4d.cli.plan import run as plan
 from c4d.cli.rollout import run as rollout
+from c4d.cli.serve import run as serve
 from c4d.cli.signals import Terminated, stoppable
 from c4d.cli.start import fail
 from c4d.cli.tune import run as tune
@@ -67,6 +69,7 @@ WHICH = {"calibrate": "METHOD", "benchmark": "BENCHMARK"}  # commands that take 
 RESUME = {  # what a command that ended early says of the next call
     "generate": f"{KEPT} (with --overwrite: starts again)",
     "benchmark": f"{KEPT} (with --overwrite: starts again)",
+    "serve": "what was asked for is kept, and the same command goes on from there",
     "tune": KEPT,
     "calibrate": KEPT,
     "compare": KEPT,
@@ -163,6 +166,11 @@ def _run(arguments: list[str]) -> int:
             command("rollout", "make a clip block by block, over a cache of keys and values, and watch it grow"),
             RolloutOptions,
             rollout,
+        ),
+        "serve": (
+            command("serve", "make clips for others over HTTP, with a queue and a worker for each device"),
+            ServeOptions,
+            serve,
         ),
         "benchmark": (
             command("benchmark", "make the samples of a published benchmark, for its own tools to score", benchmarks()),

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, ClassVar, NoReturn, TypeVar
 
 from c4d.backends import known
 from c4d.bundled.models import BUNDLED, ROLLING
@@ -15,7 +15,9 @@ from c4d.pipelines import InputError
 from c4d.plan.sizes import parse_size
 
 T = TypeVar("T")
-S = TypeVar("S", "Options", "TuneOptions", "CompareOptions", "CalibrateOptions", "PlanOptions", "Shared")
+S = TypeVar(
+    "S", "Options", "TuneOptions", "CompareOptions", "CalibrateOptions", "PlanOptions", "ServeOptions", "Shared"
+)
 
 
 def whole(text: str) -> int:
@@ -68,7 +70,8 @@ def _digits(text: str) -> str:
 WHAT, HOW, GOAL = "what to generate", "how to run", "what to aim for"
 RANKS, WHERE = "several devices (torchrun --nproc-per-node=N)", "where to"
 CLUSTER = "a prompt file on many devices (docs/clusters.md)"
-GROUPS = (WHAT, GOAL, HOW, RANKS, CLUSTER, WHERE)
+WHO, LIMITS = "who is served", "what a request may ask for"
+GROUPS = (WHAT, GOAL, HOW, RANKS, CLUSTER, WHO, LIMITS, WHERE)
 OF_CACHE = "what the cache may hold on a device, such as 64MiB or 8GiB (docs/memory.md)"
 OF_DEVICE = "what a request may take of a device, such as 24GiB: chooses --memory"
 OWN_SIZE = "default: the model's own"
@@ -95,8 +98,11 @@ def several(group: str, convert: Callable[[str], Any], metavar: str, text: str) 
 class Shared:
     """Options of every command that runs a model: their defaults, how their words are read, and what they are.
 
-    The command line, its help and the keys of a YAML file follow from the fields.
+    The command line, its help and the keys of a YAML file follow from the fields, but for those of ``without``, which
+    this command does not have and which keep their defaults.
     """
+
+    without: ClassVar[tuple[str, ...]] = ()
 
     model: str = option(
         "wan-tiny",
@@ -290,6 +296,47 @@ class Options(Generating):
         1, HOW, whole, "N", "timed runs of each kind, in turns, after a warm-up; default 1 without one"
     )
     open_: bool = switch(WHERE, "show the page in the browser when it is there")
+
+
+@dataclass(frozen=True)
+class ServeOptions(Generating):
+    """Every option of ``serve`` besides those of :class:`Generating` that a server has.
+
+    What says what to generate is what a request gets that leaves it open.
+    """
+
+    without: ClassVar[tuple[str, ...]] = (
+        *("prompt", "prompt_file", "image", "encode_first", "ranks", "ulysses", "ring", "cfg", "jointly", "groups"),
+        *("data", "ray", "overwrite", "cache_memory", "device_memory"),
+    )
+
+    workers: int | None = option(
+        None, WHO, whole, "N", "processes with a pipeline each; default: one for each of --device, or a single one"
+    )
+    device: tuple[int, ...] | None = option(
+        None, WHO, numbers, "N[/N…]", "devices of the backend by number, one for each worker; default: the first ones"
+    )
+    host: str = option("127.0.0.1", WHO, str, "NAME", "address to listen at; default 127.0.0.1, this machine alone")
+    port: int = option(8000, WHO, whole, "N", "0: any that is free; default 8000")
+    api_key_file: Path | None = option(
+        None, WHO, path_to, "FILE", "keys of those who may use it, one a line; needed where --host is not this machine"
+    )
+    queue: int = option(100, WHO, whole, "N", "jobs that may wait; the next one is refused (429); default 100")
+    timeout: float = option(
+        600.0,
+        WHO,
+        number,
+        "X",
+        "seconds that a worker may be silent over a job before it is started again; default 600",
+    )
+    max_side: int = option(2048, LIMITS, whole, "N", "pixels of height and width, and of an image; default 2048")
+    max_frames: int = option(257, LIMITS, whole, "N", "frames; default 257")
+    max_steps: int = option(100, LIMITS, whole, "N", "denoising steps; default 100")
+    max_tokens: int = option(1024, LIMITS, whole, "N", "of --max-sequence-length; default 1024")
+    max_prompt: int = option(4000, LIMITS, whole, "N", "characters of a prompt; default 4000")
+    max_upload: int = option(20 * 2**20, LIMITS, size, "SIZE", "of a request's body; default 20MiB")
+    max_images: int = option(10, LIMITS, whole, "N", "pictures of one call; default 10")
+    out: Path = option(Path("out/serve"), WHERE, path_to, "DIR", "folder with a folder for each job; default out/serve")
 
 
 @dataclass(frozen=True)
@@ -510,7 +557,8 @@ class Parser(argparse.ArgumentParser):
 def add_options(parser: argparse.ArgumentParser, kind: type[Any] = Options) -> None:
     """Adds the options of a command; those not given leave no trace in the namespace."""
     groups: dict[str, Any] = {}
-    for each in sorted(fields(kind), key=lambda each: GROUPS.index(each.metadata["group"])):
+    known = [each for each in fields(kind) if each.name not in getattr(kind, "without", ())]
+    for each in sorted(known, key=lambda each: GROUPS.index(each.metadata["group"])):
         how = dict(each.metadata)
         if (title := how.pop("group")) not in groups:
             groups[title] = parser.add_argument_group(title)

@@ -4,7 +4,7 @@ from c4d.pipelines.arguments import call_arguments, check_request, effective
 from c4d.pipelines.compare import run_interleaved
 from c4d.pipelines.directory import Files, locate
 from c4d.pipelines.errors import GenerationError, InputError, OutputError
-from c4d.pipelines.generate import Clip, generate
+from c4d.pipelines.generate import Clip, Step, generate
 from c4d.pipelines.job import produce
 from c4d.pipelines.load import compile_blocks, load_pipeline, parse_dtype, parse_history_dtype
 from c4d.pipelines.lora import Lora, check_loras
@@ -29,6 +29,7 @@ __all__ = [
     "OutputError",
     "Request",
     "Settings",
+    "Step",
     "base_pipeline",
     "call_arguments",
     "check_attention",

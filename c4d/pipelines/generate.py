@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -50,6 +50,17 @@ def as_one(pipe: Any, request: Request) -> Iterator[None]:
         ) from error
 
 
+class Step(NamedTuple):
+    """A denoising step that is done: its number from 1, of how many, and whether a forward of it was computed.
+
+    ``of`` is None where the pipeline does not say it; ``computed`` is False if all forwards of the step were forecast.
+    """
+
+    number: int
+    of: int | None
+    computed: bool
+
+
 def generate(
     pipe: Any,
     request: Request,
@@ -61,12 +72,15 @@ def generate(
     history_on: str = "device",
     ranks: Parallel | None = None,
     label: str = "",
+    stepped: Callable[[Step], None] | None = None,
 ) -> Clip:
     """Runs ``pipe`` once, cached by ``method`` or (None) as it is.
 
     Args:
         progress: show one bar over the steps on stderr, under the name ``label``; the pipeline's own stays off.
         history_dtype, history_on, ranks: as in :func:`c4d.cached`.
+        stepped: called after each denoising step. What it raises ends the generation, which then holds nothing. A
+            pipeline without a callback (DiT) has no steps to tell of.
 
     Raises:
         InputError: the request does not fit this pipeline.
@@ -78,10 +92,11 @@ def generate(
     if method is not None:
         kept: dict[str, Any] = {"history_dtype": history_dtype, "history_on": history_on}
         session = c4d.cached(pipe, method, backend=backend, ranks=ranks, **kept)
-    steps = effective(pipe, request).get("num_inference_steps")
+    steps, seen = effective(pipe, request).get("num_inference_steps"), 0
     with tqdm(total=steps, desc=label or None, unit="step", file=sys.stderr, disable=not progress, leave=False) as bar:
 
         def after_step(_pipe: Any, index: int, _timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+            nonlocal seen
             bar.total = getattr(pipe, "num_timesteps", steps)  # second-order samplers make more forwards than steps
             if session is not None and progress:
                 trace = session.trace
@@ -90,6 +105,10 @@ def generate(
             bar.update()
             if index + 1 >= (bar.total or 0):
                 watch.denoised()
+            if stepped is not None:
+                trace = session.trace if session is not None else ()
+                fresh, seen = trace[seen:], len(trace)
+                stepped(Step(index + 1, bar.total, session is None or any(entry.computed for entry in fresh)))
             return values
 
         # A pipeline without the callback (DiT) has no bar, and its last step counts as decoding's beginning.

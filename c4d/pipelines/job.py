@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from c4d.parallel.session import Parallel
 from c4d.pipelines.arguments import effective, unknown_words
 from c4d.pipelines.compare import difference, fidelity, run_interleaved, timing, work
 from c4d.pipelines.drawing import DRAWING
-from c4d.pipelines.generate import Clip
+from c4d.pipelines.generate import Clip, Step
 from c4d.pipelines.output import clear, enlargement, sync, write_clip, write_json, write_sheet, write_text, writing
 from c4d.pipelines.report import about_here, render
 from c4d.pipelines.request import Request
@@ -38,16 +38,18 @@ def produce(
     ranks: Parallel | None = None,
     notes: Sequence[str] = (),
     pages: bool = True,
+    stepped: Callable[[Step], None] | None = None,
 ) -> tuple[dict[str, Any], Clip]:
     """Makes the clips of one request, then writes ``folder``; ``report.json`` comes last and marks it complete.
 
     What the folder held stays until all clips are made. Returns what ``report.json`` says, and the clip (the cached one
     if there is a method). ``attention`` is what is at work in ``pipe`` (None: the model's own), ``ranks`` those
     that share it, of which this one writes; ``notes`` are remarks for
-    the reader of the report. Without ``pages`` there are the clips and ``report.json`` alone.
+    the reader of the report. Without ``pages`` there are the clips and ``report.json`` alone. ``stepped``: as in
+    :func:`c4d.pipelines.generate`.
     Raises like :func:`c4d.pipelines.generate`, and OutputError for a file that cannot be written.
     """
-    made = run_interleaved(pipe, request, settings, backend=backend, progress=progress, ranks=ranks)
+    made = run_interleaved(pipe, request, settings, backend=backend, progress=progress, ranks=ranks, stepped=stepped)
     clip = made.clips[settings.kinds[0]]
     frames = {kind: made.clips[kind].frames for kind in ("uncached", "cached", "fewer_steps") if kind in made.clips}
     if (words := unknown_words(pipe, request.prompt)) and words:
