@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -51,8 +51,9 @@ MOST = 8  # prompts of a kind, unless somebody says it
 LEARNED = (24, 20, 17, 14, 12, 10, 8)  # for a target in dB
 
 
-def run(options: TuneOptions, stops: Stops) -> None:
-    """Makes the profile, measures it, and says what to take."""
+def run(options: TuneOptions, stops: Stops, told: Callable[[str], None] | None = None) -> None:
+    """Makes the profile, measures it, and says what to take. ``told`` is given the lines of its progress in place of
+    the terminal, and what it raises ends the search."""
     check(options)
     out = options.out or folder() / f"{Path(options.model).name}.json"
     work = out.with_suffix(".work")
@@ -67,7 +68,7 @@ def run(options: TuneOptions, stops: Stops) -> None:
         pipe.set_progress_bar_config(disable=True)
         steps = effective(pipe, learning[0])["num_inference_steps"]
         counts = computed(options, steps)
-        tell = teller(options, plan, "tune")
+        tell = told or teller(options, plan, "tune")
         call = besides(call_arguments(pipe, learning[0]))
         with as_input_errors():
             profile = tune(

@@ -4,7 +4,7 @@ from c4d.pipelines.arguments import call_arguments, effective
 from c4d.pipelines.compare import run_interleaved
 from c4d.pipelines.directory import locate
 from c4d.pipelines.errors import GenerationError, InputError, OutputError
-from c4d.pipelines.generate import Clip, generate
+from c4d.pipelines.generate import Clip, Stepped, generate
 from c4d.pipelines.job import produce
 from c4d.pipelines.load import compile_blocks, load_pipeline, parse_dtype, parse_history_dtype
 from c4d.pipelines.memory import memory_explained
@@ -25,6 +25,7 @@ __all__ = [
     "OutputError",
     "Request",
     "Settings",
+    "Stepped",
     "base_pipeline",
     "call_arguments",
     "check_attention",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from statistics import median
@@ -18,7 +18,7 @@ from c4d.metrics import psnr, ssim
 from c4d.parallel.session import Parallel
 from c4d.pipelines.arguments import effective
 from c4d.pipelines.flops import Flops
-from c4d.pipelines.generate import Clip, generate
+from c4d.pipelines.generate import Clip, Stepped, generate
 from c4d.pipelines.load import parse_history_dtype
 from c4d.pipelines.request import Request
 from c4d.pipelines.settings import Settings
@@ -51,13 +51,14 @@ def run_interleaved(
     backend: Backend,
     progress: bool,
     ranks: Parallel | None = None,
+    on_step: Callable[[Stepped], None] | None = None,
 ) -> Made:
     """Makes every kind of ``settings`` ``repeats`` times, in turns, every other round backwards.
 
     With ``settings.warm_up`` an untimed round comes first. The kind "fewer_steps" is an uncached generation with as
     many steps as cost what the cached one cost: in FLOPs, which the untimed round counts, else in what the report
     tells. It is left out where the cache saved nothing. ``ranks``: those that share the pipeline, all of which call
-    this.
+    this. ``on_step`` is told of the steps of each clip.
     """
     clips: dict[str, Clip] = {}
     flops: dict[str, int] = {}
@@ -85,6 +86,7 @@ def run_interleaved(
                     history_dtype=parse_history_dtype(settings.history_dtype) if settings.history_dtype else None,
                     history_on=settings.history_on,
                     label=kind.replace("_", " ") + label,
+                    on_step=on_step,
                 )
             if kind == "cached":
                 report = clip.report

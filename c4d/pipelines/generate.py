@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from tqdm import tqdm
 import c4d
 from c4d.backends import Backend
 from c4d.core.caching.rules import CacheMethod
+from c4d.core.runtime.report import timeline
 from c4d.parallel.session import Parallel
 from c4d.pipelines.arguments import call_arguments, effective, parameters_of
 from c4d.pipelines.errors import GenerationError
@@ -36,6 +37,18 @@ class Clip:
     report: Any
 
 
+class Stepped(NamedTuple):
+    """A denoising step is done, ``done`` of ``total`` of the clip called ``label``.
+
+    ``timelines``: what its forwards did so far, as in a report; empty for an uncached clip.
+    """
+
+    label: str
+    done: int
+    total: int
+    timelines: Mapping[str, str]
+
+
 def generate(
     pipe: Any,
     request: Request,
@@ -47,12 +60,15 @@ def generate(
     history_on: str = "device",
     ranks: Parallel | None = None,
     label: str = "",
+    on_step: Callable[[Stepped], None] | None = None,
 ) -> Clip:
     """Runs ``pipe`` once, cached by ``method`` or (None) as it is.
 
     Args:
         progress: show one bar over the steps on stderr, under the name ``label``; the pipeline's own stays off.
         history_dtype, history_on, ranks: as in :func:`c4d.cached`.
+        on_step: is told of each step, of a pipeline that tells of its steps (DiT's does not); what it raises ends the
+            generation.
 
     Raises:
         InputError: the request does not fit this pipeline.
@@ -74,6 +90,9 @@ def generate(
                 computed = sum(entry.computed for entry in trace)
                 bar.set_postfix(computed=computed, reused=len(trace) - computed, refresh=False)
             bar.update()
+            if on_step is not None:
+                done = timeline(session.trace) if session is not None else {}
+                on_step(Stepped(label, index + 1, bar.total or index + 1, done))
             if index + 1 >= (bar.total or 0):
                 watch.denoised()
             return values

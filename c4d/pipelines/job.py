@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,19 @@ from c4d.parallel.session import Parallel
 from c4d.pipelines.arguments import effective, unknown_words
 from c4d.pipelines.compare import difference, fidelity, run_interleaved, timing, work
 from c4d.pipelines.drawing import DRAWING
-from c4d.pipelines.generate import Clip
+from c4d.pipelines.generate import Clip, Stepped
 from c4d.pipelines.output import clear, enlargement, sync, write_clip, write_json, write_sheet, write_text, writing
 from c4d.pipelines.report import about_here, render
 from c4d.pipelines.request import Request
 from c4d.pipelines.results import MARK, SCHEMA, asked, describe
 from c4d.pipelines.settings import Settings
+from c4d.pipelines.strips import write_strip
 from c4d.pipelines.why import reasons, worth
 
 # What a folder may hold from before, the mark of a complete one first: never does it stand beside other files.
 CLIPS = tuple(f"{name}{end}" for name in ("video", "image", "uncached", "fewer_steps") for end in (".mp4", ".png"))
-STALE = (MARK, "report.html", DRAWING, "sheet.png", *CLIPS)
+STRIPS = tuple(f"{kind}.webp" for kind in ("cached", "uncached", "fewer_steps"))
+STALE = (MARK, "report.html", DRAWING, "sheet.png", *CLIPS, *STRIPS)
 
 
 def produce(
@@ -38,16 +40,20 @@ def produce(
     ranks: Parallel | None = None,
     notes: Sequence[str] = (),
     pages: bool = True,
+    strips: bool = False,
+    on_step: Callable[[Stepped], None] | None = None,
 ) -> tuple[dict[str, Any], Clip]:
     """Makes the clips of one request, then writes ``folder``; ``report.json`` comes last and marks it complete.
 
     What the folder held stays until all clips are made. Returns what ``report.json`` says, and the clip (the cached one
     if there is a method). ``attention`` is what is at work in ``pipe`` (None: the model's own), ``ranks`` those
     that share it, of which this one writes; ``notes`` are remarks for
-    the reader of the report. Without ``pages`` there are the clips and ``report.json`` alone.
+    the reader of the report. Without ``pages`` there are the clips and ``report.json`` alone. With
+    ``strips`` each kind has a film strip without loss beside them, which a page can play and compare. ``on_step`` as in
+    :func:`c4d.pipelines.generate`.
     Raises like :func:`c4d.pipelines.generate`, and OutputError for a file that cannot be written.
     """
-    made = run_interleaved(pipe, request, settings, backend=backend, progress=progress, ranks=ranks)
+    made = run_interleaved(pipe, request, settings, backend=backend, progress=progress, ranks=ranks, on_step=on_step)
     clip = made.clips[settings.kinds[0]]
     frames = {kind: made.clips[kind].frames for kind in ("uncached", "cached", "fewer_steps") if kind in made.clips}
     if (words := unknown_words(pipe, request.prompt)) and words:
@@ -102,6 +108,9 @@ def produce(
     others = [kind for kind in frames if settings.compare and kind != "cached"]
     clips += [write_clip(folder, kind, frames[kind], settings.fps) for kind in others]
     written = list(clips)
+    for kind in frames if strips else ():
+        write_strip(folder / f"{kind}.webp", frames[kind])
+        written.append(folder / f"{kind}.webp")
     if pages:
         write_sheet(folder / "sheet.png", rows)
         write_text(folder / "report.html", render(record, rows, [*clips[1:2], clips[0], *clips[2:]]))
