@@ -51,8 +51,8 @@ class Defaults:
 
 @dataclass(frozen=True)
 class Bundled:
-    """A diffusers pipeline in ``c4d/bundled/<folder>``; ``example`` is a prompt that it understands, ``prompts`` are more of
-    them, to learn a profile from.
+    """A diffusers pipeline in ``c4d/bundled/<folder>``; ``example`` is a prompt that it understands, ``prompts``
+    are more of them, to learn a profile from.
 
     ``judge`` tells what a clip [T, 3, H, W] of a prompt shows, None where it cannot."""
 
@@ -62,7 +62,6 @@ class Bundled:
     defaults: Defaults
     judge: Callable[[str, Tensor], dict[str, Any] | None]
     prompts: tuple[str, ...]
-
 
 
 def _spaced(pool: Sequence[Any], caption: Callable[[Any], str]) -> tuple[str, ...]:

@@ -15,7 +15,9 @@ from c4d.pipelines import InputError
 from c4d.plan.sizes import parse_size
 
 T = TypeVar("T")
-S = TypeVar("S", "Options", "TuneOptions", "CompareOptions", "CalibrateOptions", "PlanOptions", "StudioOptions", "Shared")
+S = TypeVar(
+    "S", "Options", "TuneOptions", "CompareOptions", "CalibrateOptions", "PlanOptions", "StudioOptions", "Shared"
+)
 
 
 def whole(text: str) -> int:

@@ -39,7 +39,7 @@ def run(options: StudioOptions, stops: Stops) -> None:
 
 
 def pages(workshop: Workshop, model: str = "wan-tiny", allow_pickle: bool = False) -> gr.Blocks:
-    """All pages over one workshop; ``model`` is what they begin with. Raises :class:`InputError` for one that is none."""
+    """All pages over one workshop, which begin with ``model``. Raises :class:`InputError` for one that is none."""
     with gr.Blocks(title="c4d studio", analytics_enabled=False) as whole:
         gr.Markdown("## c4d studio")
         with gr.Tabs() as tabs:

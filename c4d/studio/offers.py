@@ -65,7 +65,9 @@ def measured(model: str, records: Iterable[Mapping[str, Any]]) -> dict[str, list
         speed = mean(record["timing"]["speedup"] for record in several)
         close = [db for record in several if (db := record["fidelity"]["cached"]["psnr_db"]) is not None]
         said = f"{mean(close):.1f} dB and " if close else "the uncached clip itself and "
-        found[method] = [f"here {said}{speed:.1f} times as fast in {len(several)} compared run{'s' * (len(several) > 1)}"]
+        found[method] = [
+            f"here {said}{speed:.1f} times as fast in {len(several)} compared run{'s' * (len(several) > 1)}"
+        ]
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from html import escape
 from io import BytesIO
 from pathlib import Path
@@ -54,7 +55,9 @@ def _strip(told: Stepped) -> str:
 
 
 def _legend() -> str:
-    return '<p class="c4d-soft c4d-key"><i class="C"></i> computed <i class="r"></i> forecast</p>'
+    return (
+        '<p class="c4d-soft c4d-key"><span><i class="C"></i>computed</span><span><i class="r"></i>forecast</span></p>'
+    )
 
 
 def waiting(ahead: int) -> str:
@@ -91,7 +94,8 @@ def result(folder: Path, record: Mapping[str, Any]) -> str:
     note = "" if rung is None or rung.quality is None else " (made smaller for this page, the difference too)"
     images = "".join(f'<img hidden data-name="{kind}" src="{uri}">' for kind, uri in pictures.items())
     return (
-        f'<div class="c4d-player" data-fps="{fps}" data-frames="{count}"><div class="views{small}">{"".join(views)}</div>'
+        f'<div class="c4d-player" data-fps="{fps}" data-frames="{count}">'
+        f'<div class="views{small}">{"".join(views)}</div>'
         f'<div class="controls"><button type="button" class="play"{moves}>pause</button>'
         f'<input type="range" class="frame" min="0" max="{count - 1}" value="0" aria-label="frame"{moves}>'
         f'<label>difference × <input type="range" class="gain" min="1" max="32" value="{GAIN}"></label></div>'
@@ -119,7 +123,7 @@ def said(record: Mapping[str, Any]) -> str:
     lines += [f"<li>{escape(each)}</li>" for each in (*record["worth"], *record["why"], *record["notes"])]
     explained = explain(record)
     if explained.rows:
-        picture = base64.b64encode(draw(explained).encode()).decode()
+        picture = base64.b64encode(draw(replace(explained, remarks=())).encode()).decode()
         lines.append(f'<img class="steps" alt="which steps were computed" src="data:image/svg+xml;base64,{picture}">')
     return f'<div class="c4d-said">{"".join(lines)}</div>'
 

@@ -7,7 +7,7 @@ import queue
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -134,27 +134,20 @@ class Workshop:
             pipe, attention = self._pipeline(options, lambda until: load(options, plan, [], [], until)[:2])
             return self._clip(pipe, attention, plan, request, job.tell)
 
-    def _clip(
-        self, pipe: Any, attention: Any, plan: Plan, request: Request, tell: Callable[[Stepped], None]
-    ) -> Path:
+    def _clip(self, pipe: Any, attention: Any, plan: Plan, request: Request, tell: Callable[[Stepped], None]) -> Path:
         out = numbered(self.root, name_of(request.prompt), lambda folder: False)
-        try:
-            with exclusive_lock(out) as notes:
-                how: dict[str, Any] = {"backend": plan.backend, "attention": attention, "on_step": tell}
-                notes = [*notes, *plan.notes]
-                record, _ = produce(pipe, request, plan.settings, out, progress=False, notes=notes, strips=True, **how)
-                write_manifest(out, {out: record})
-        except BaseException:
-            with suppress(OSError):
-                out.rmdir()  # empty: clips are written when all of them are made
-            raise
+        with _empty_left_out(out), exclusive_lock(out) as notes:
+            how: dict[str, Any] = {"backend": plan.backend, "attention": attention, "on_step": tell}
+            notes = [*notes, *plan.notes]
+            record, _ = produce(pipe, request, plan.settings, out, progress=False, notes=notes, strips=True, **how)
+            write_manifest(out, {out: record})
         return out
 
     def roll(self, options: RolloutOptions, job: Job, on_block: rollout.OnBlock) -> Path:
         """Makes a clip block by block as ``c4d rollout`` does. Returns its folder, also of one that was stopped."""
         options = self.kept(options)
         out = numbered(self.root, name_of(options.prompt or ""), lambda folder: False)
-        with suppress(Stopped):
+        with _empty_left_out(out), suppress(Stopped):
             rollout.run(replace(options, out=out, quiet=True), Stops(), on_block, partial(self._rolling, options))
         return out
 
@@ -194,3 +187,13 @@ class Workshop:
                 moved[name].parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source, moved[name])
         return replace(options, **moved)
+
+
+@contextmanager
+def _empty_left_out(folder: Path) -> Iterator[None]:
+    """Where nothing came into ``folder``, it goes."""
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            folder.rmdir()

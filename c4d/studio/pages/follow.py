@@ -16,8 +16,8 @@ from c4d.studio.workshop import Job, Stopped, Workshop
 T = TypeVar("T")
 # What somebody can do something about, in the error's own words; anything else is a fault, and is shown as one too.
 TOLD = (
-    InputError, MethodError, OutputError, GenerationError, CalibrationError, BackendUnavailableError, Stopped, ImportError,
-    torch.OutOfMemoryError,
+    InputError, MethodError, OutputError, GenerationError, CalibrationError, BackendUnavailableError, Stopped,
+    ImportError, torch.OutOfMemoryError,
 )  # fmt: skip
 
 

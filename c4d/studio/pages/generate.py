@@ -1,9 +1,8 @@
-"""The page that makes a clip: what to show, how fast, each step as it is done, and the result beside the uncached one."""
+"""The page that makes a clip: what to show and how fast; its steps as they are done; the uncached clip beside it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from c4d.studio.workshop import Workshop
 
 SPEED = ("cache", "quality")  # options that the picker stands for
 FILES = ("video.mp4", "image.png", "uncached.mp4", "uncached.png", "report.html", "report.json")  # to take away
+EMPTY = "", gr.update(visible=False), ""  # no result
 
 
 class GeneratePage:
@@ -48,9 +48,9 @@ class GeneratePage:
             with gr.Column(scale=6, min_width=320):
                 self.steps = gr.HTML(elem_id="steps")
                 self.result = gr.HTML(elem_id="result")
-                self.said = gr.HTML(elem_id="said")
                 self.files = gr.File(label="files", file_count="multiple", visible=False, elem_id="files")
-        self.shown = [self.steps, self.result, self.said, self.files]
+                self.said = gr.HTML(elem_id="said")
+        self.shown = [self.steps, self.result, self.files, self.said]
 
     def connect(self, page: gr.Blocks) -> None:
         """What happens when something is clicked or chosen, and when the ``page`` opens."""
@@ -62,13 +62,14 @@ class GeneratePage:
         self.halt.click(self.stop, None, None, queue=False, api_visibility="private")
         self.speed.change(_written, self.speed, widgets["cache"], show_progress="hidden", api_visibility="private")
         widgets["steps"].change(
-            self.chosen, [widgets["model"], widgets["steps"], self.speed], self.speed, show_progress="hidden",
+            self.chosen, [widgets["model"], widgets["steps"]], self.speed, show_progress="hidden",
             api_visibility="private",
         )  # fmt: skip
-        fitted = [*self.form.inputs, self.speed]
-        widgets["model"].change(self.fitted, [widgets["model"], self.speed], fitted, api_visibility="private")
-        fit = partial(self.fitted, prompt=False)
-        page.load(fit, [widgets["model"], self.speed], fitted, show_progress="hidden", api_visibility="private")
+        for event in (widgets["model"].change, page.load):
+            event(
+                self.fitted, [widgets["model"], widgets["prompt"]], [*self.form.inputs, self.speed],
+                show_progress="hidden", api_visibility="private",
+            )  # fmt: skip
 
     # -- what the model is asked before it is loaded
 
@@ -76,20 +77,21 @@ class GeneratePage:
         records = runs(self.workshop.root).values()
         return offers(model, skeleton(model, allow_pickle=self.allow_pickle), steps, records)
 
-    def chosen(self, model: str, steps: int | None, speed: str) -> Any:
+    def chosen(self, model: str, steps: int | None) -> Any:
         """The picker again, for another number of steps or with what was measured since."""
-        return gr.update(choices=_choices(self.offered(model, steps)), value=speed)
+        return gr.update(choices=_choices(self.offered(model, steps)))
 
-    def fitted(self, model: str, speed: str, prompt: bool = True) -> list[Any]:
-        """All widgets as the pipeline of ``model`` takes them; a ``prompt`` that it understands in place of the last."""
+    def fitted(self, model: str, prompt: str) -> list[Any]:
+        """All widgets as the pipeline of ``model`` takes them, the picker last; a ``prompt`` that it understands in
+        place of another model's example."""
         try:
             pipe = skeleton(model, allow_pickle=self.allow_pickle)
             found = self.form.fitted(pipe, BUNDLED[model].defaults if model in BUNDLED else None)
-            picker = gr.update(choices=_choices(self.offered(model, None)), value=speed)
+            picker = gr.update(choices=_choices(self.offered(model, None)))
         except InputError as error:
             gr.Warning(str(error))
             return [gr.update() for _ in range(len(self.form.inputs) + 1)]
-        if prompt and model in BUNDLED:
+        if model in BUNDLED and prompt in ("", *(each.example for each in BUNDLED.values())):
             found[list(self.form.widgets).index("prompt")] = gr.update(value=BUNDLED[model].example)
         return [*found, picker]
 
@@ -108,20 +110,19 @@ class GeneratePage:
         try:
             options = self.read(speed, held)
         except InputError as error:
-            yield show.problem(error), "", "", gr.update(visible=False), gr.update()
+            yield show.problem(error), *EMPTY, gr.update()
             return
         job = self.following.begin(str(request.session_hash), lambda job: self.workshop.clip(options, job))
         steps: dict[str, Stepped] = {}
         for ahead, news in self.following.turns(job):
             steps |= {each.label: each for each in news}
             shown = show.progress(steps.values()) if steps else show.waiting(ahead)
-            yield shown, *([gr.update()] * 3 if steps else ["", "", gr.update(visible=False)]), gr.update()
-        error = job.done.exception()
-        if error is not None:
-            yield show.problem(words_of(error)), "", "", gr.update(visible=False), gr.update()
+            yield shown, *EMPTY, gr.update()
+        if (failed := job.done.exception()) is not None:
+            yield show.problem(words_of(failed)), *EMPTY, gr.update()
             return
         folder = job.done.result()
-        yield show.progress(steps.values()), *finished(folder), self.chosen(options.model, options.steps, speed)
+        yield show.progress(steps.values()), *finished(folder), self.chosen(options.model, options.steps)
 
     def stop(self, request: gr.Request) -> None:
         """Ends the clip of this browser's page."""
@@ -129,16 +130,19 @@ class GeneratePage:
 
     def again(self, told: dict[str, Any]) -> list[Any]:
         """Updates of the widgets that make what ``told`` says again; the last one is of the picker."""
-        found = self.form.filled({**told, "quality": "balanced"})
-        found[list(self.form.widgets).index("cache")] = gr.update(value=told["cache"], visible=told["cache"] != NONE)
-        return [*found, gr.update(value=NONE if told["cache"] == NONE else TEXT)]
+        offered = self.offered(told["model"], told.get("steps"))
+        speed = next((each.value for each in offered if each.method == told["cache"]), TEXT)
+        speed = NONE if told["cache"] == NONE else speed
+        found = self.form.filled(told)
+        found[list(self.form.widgets).index("cache")] = gr.update(value=told["cache"], visible=speed == TEXT)
+        return [*found, gr.update(choices=_choices(offered), value=speed)]
 
 
-def finished(folder: Path) -> tuple[str, str, Any]:
-    """A result: the clip, the words, the files."""
+def finished(folder: Path) -> tuple[str, Any, str]:
+    """A result: the clip, the files, the words."""
     record = load(folder)
     files = [str(folder / name) for name in FILES if (folder / name).is_file()]
-    return show.result(folder, record), show.said(record), gr.update(value=files, visible=True)
+    return show.result(folder, record), gr.update(value=files, visible=True), show.said(record)
 
 
 def _choices(found: Sequence[Offer]) -> list[tuple[str, str]]:

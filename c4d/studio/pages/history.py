@@ -25,19 +25,19 @@ class HistoryPage:
             with gr.Column(scale=5, min_width=320):
                 self.gallery = gr.Gallery(
                     label="newest first", columns=3, object_fit="contain", allow_preview=False, elem_id="gallery",
-                    height="auto",
+                    height="auto", fit_columns=False,
                 )  # fmt: skip
                 self.again = gr.Button("Take these settings", variant="primary", interactive=False, elem_id="again")
             with gr.Column(scale=6, min_width=320):
                 self.result = gr.HTML(elem_id="past")
-                self.said = gr.HTML()
                 self.files = gr.File(label="files", file_count="multiple", visible=False)
+                self.said = gr.HTML()
 
     def connect(self, page: GeneratePage, tabs: gr.Tabs, generate: gr.Tab) -> None:
         """What happens when something is clicked or chosen."""
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         self.tab.select(self.listed, None, [self.gallery, self.folders], **quiet)
-        shown = [self.chosen, self.result, self.said, self.files, self.again]
+        shown = [self.chosen, self.result, self.files, self.said, self.again]
         self.gallery.select(self.opened, self.folders, shown, **quiet)
         form = [*page.form.inputs, page.speed]
         self.again.click(lambda folder: page.again(asked(load(Path(folder)))), self.chosen, form, **quiet).then(
@@ -55,4 +55,4 @@ class HistoryPage:
         try:
             return folder, *finished(Path(folder)), gr.update(interactive=True)
         except ValueError as error:  # it is gone, or was made again, since it was listed
-            return None, show.problem(error), "", gr.update(visible=False), gr.update(interactive=False)
+            return None, show.problem(error), gr.update(visible=False), "", gr.update(interactive=False)

@@ -39,7 +39,7 @@ class RolloutPage:
                 with gr.Row():
                     self.go = gr.Button("Roll out", variant="primary", elem_id="roll")
                     self.halt = gr.Button("Stop", elem_id="roll-stop")
-                with gr.Row():
+                with gr.Row(equal_height=True):
                     self.next = gr.Textbox(label="from now on", placeholder="another prompt, while it rolls", scale=4)
                     self.turn = gr.Button("Change", scale=1, elem_id="turn")
                 sections(self.form, MORE)
@@ -76,22 +76,25 @@ class RolloutPage:
         job, run = self.following.begin(session, act), next(self.numbers)
         blocks, frames, fps, began = list[show.Block](), 0, 1.0, time.monotonic()
         for ahead, news in self.following.turns(job):
-            for each, fps in news:
+            for each, rate in news:
                 blocks.append(show.block(len(blocks), each))
-                frames += len(each)
+                frames, fps = frames + len(each), rate
             if not blocks:
                 began = time.monotonic()
                 yield show.waiting(ahead), gr.update(visible=False)
             elif news:
-                said = f"{frames} frames, {frames / fps:.1f} s of film, {time.monotonic() - began:.1f} s after the first"
+                said = f"{frames} frames, {frames / fps:.1f} s of film, in {time.monotonic() - began:.1f} s"
                 yield show.stream(run, fps, blocks[-max(SENT, len(news)) :], said, ended=False), gr.update()
         self.prompts.pop(session, None)
-        if (error := job.done.exception()) is not None:
-            yield show.problem(words_of(error)), gr.update(visible=False)
+        if (failed := job.done.exception()) is not None:
+            yield show.problem(words_of(failed)), gr.update(visible=False)
             return
         said = f"{frames} frames, {frames / fps:.1f} s of film: plays from the start again"
         clip = job.done.result() / CLIP
-        yield show.stream(run, fps, blocks[-SENT:], said, ended=True), gr.update(value=str(clip), visible=clip.is_file())
+        yield (
+            show.stream(run, fps, blocks[-SENT:], said, ended=True),
+            gr.update(value=str(clip), visible=clip.is_file()),
+        )
 
     def stop(self, request: gr.Request) -> None:
         """Ends the clip of this browser's page; what was made is kept."""

@@ -81,8 +81,8 @@ class TunePage:
                 said = _said(lines) if lines else show.waiting(ahead)
                 yield front.draw(found), said, front.table(found)
             rows = len(found)
-        if (error := job.done.exception()) is not None:
-            yield gr.update(), show.problem(words_of(error)), gr.update()
+        if (failed := job.done.exception()) is not None:
+            yield gr.update(), show.problem(words_of(failed)), gr.update()
             return
         told = json.loads(out.with_suffix(FRONT).read_text(encoding="utf-8"))
         ended = [front.row_of(each) for each in told["rows"]]
@@ -100,5 +100,3 @@ def _prompts(model: str) -> str:
 
 def _said(lines: Sequence[str]) -> str:
     return f'<div class="c4d-lines">{escape(chr(10).join(lines[-SHOWN:]))}</div>'
-
-
