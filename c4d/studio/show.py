@@ -119,7 +119,9 @@ def film(path: Path) -> str:
 
 def said(record: Mapping[str, Any]) -> str:
     """The result in words, and the drawing of its steps."""
-    lines = [f"<p><b>{escape(summary(record))}</b></p>"]
+    told = record["asked"]
+    what = f"“{told['prompt']}” · {told['model']} · seed {told['seed']} · {told['cache'] or 'no cache'}"
+    lines = [f'<p class="c4d-soft">{escape(what)}</p>', f"<p><b>{escape(summary(record))}</b></p>"]
     lines += [f"<li>{escape(each)}</li>" for each in (*record["worth"], *record["why"], *record["notes"])]
     explained = explain(record)
     if explained.rows:

@@ -131,7 +131,7 @@ class Workshop:
         plan = prepare(options, Stops())
         (request,) = plan.requests
         with memory_explained(plan.backend, plan.settings):
-            pipe, attention = self._pipeline(options, lambda until: load(options, plan, [], [], until)[:2])
+            pipe, attention = self._pipeline(options, plan.settings, lambda until: load(options, plan, [], [], until)[:2])
             return self._clip(pipe, attention, plan, request, job.tell)
 
     def _clip(self, pipe: Any, attention: Any, plan: Plan, request: Request, tell: Callable[[Stepped], None]) -> Path:
@@ -154,7 +154,7 @@ class Workshop:
     def _rolling(
         self, _: RolloutOptions, options: RolloutOptions, backend: Backend, dtype: Any, shown: bool
     ) -> tuple[Any, list[str]]:
-        return self._pipeline(options, lambda until: rollout.loaded(options, backend, dtype, shown))
+        return self._pipeline(options, options, lambda until: rollout.loaded(options, backend, dtype, shown))
 
     def tuned(self, options: TuneOptions, job: Job) -> Path:
         """Makes a profile as ``c4d tune`` does; tells lines. Returns its file."""
@@ -168,9 +168,10 @@ class Workshop:
         self._held.close()
         self._held, self._key, self._loaded = ExitStack(), None, None
 
-    def _pipeline(self, options: Shared, make: Callable[[ExitStack], Any]) -> Any:
-        """What ``make`` gives, once for all options that need the same."""
-        key = {each.name: getattr(options, each.name) for each in fields(options) if each.name not in OF_A_REQUEST}
+    def _pipeline(self, options: Shared, settled: Any, make: Callable[[ExitStack], Any]) -> Any:
+        """What ``make`` gives, once for all options that need the same; ``settled`` has what became of some of them."""
+        names = (each.name for each in fields(options) if each.name not in OF_A_REQUEST)
+        key = {name: getattr(settled, name, getattr(options, name)) for name in names}
         if key != self._key:
             self.free()
             self._loaded = make(self._held)

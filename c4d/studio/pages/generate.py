@@ -48,7 +48,9 @@ class GeneratePage:
             with gr.Column(scale=6, min_width=320):
                 self.steps = gr.HTML(elem_id="steps")
                 self.result = gr.HTML(elem_id="result")
-                self.files = gr.File(label="files", file_count="multiple", visible=False, elem_id="files")
+                self.files = gr.File(
+                    label="files", file_count="multiple", interactive=False, visible=False, elem_id="files"
+                )
                 self.said = gr.HTML(elem_id="said")
         self.shown = [self.steps, self.result, self.files, self.said]
 

@@ -30,7 +30,7 @@ class HistoryPage:
                 self.again = gr.Button("Take these settings", variant="primary", interactive=False, elem_id="again")
             with gr.Column(scale=6, min_width=320):
                 self.result = gr.HTML(elem_id="past")
-                self.files = gr.File(label="files", file_count="multiple", visible=False)
+                self.files = gr.File(label="files", file_count="multiple", interactive=False, visible=False)
                 self.said = gr.HTML()
 
     def connect(self, page: GeneratePage, tabs: gr.Tabs, generate: gr.Tab) -> None:

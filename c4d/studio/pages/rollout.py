@@ -45,7 +45,7 @@ class RolloutPage:
                 sections(self.form, MORE)
             with gr.Column(scale=6, min_width=320):
                 self.stream = gr.HTML(elem_id="stream")
-                self.file = gr.File(label="the clip", visible=False, elem_id="rolled")
+                self.file = gr.File(label="the clip", interactive=False, visible=False, elem_id="rolled")
 
     def connect(self) -> None:
         """What happens when something is clicked."""
@@ -91,10 +91,8 @@ class RolloutPage:
             return
         said = f"{frames} frames, {frames / fps:.1f} s of film: plays from the start again"
         clip = job.done.result() / CLIP
-        yield (
-            show.stream(run, fps, blocks[-SENT:], said, ended=True),
-            gr.update(value=str(clip), visible=clip.is_file()),
-        )
+        kept = gr.update(value=str(clip), visible=True) if clip.is_file() else gr.update(visible=False)
+        yield show.stream(run, fps, blocks[-SENT:], said, ended=True), kept
 
     def stop(self, request: gr.Request) -> None:
         """Ends the clip of this browser's page; what was made is kept."""
