@@ -131,7 +131,9 @@ class Workshop:
         plan = prepare(options, Stops())
         (request,) = plan.requests
         with memory_explained(plan.backend, plan.settings):
-            pipe, attention = self._pipeline(options, plan.settings, lambda until: load(options, plan, [], [], until)[:2])
+            pipe, attention = self._pipeline(
+                options, plan.settings, lambda until: load(options, plan, [], [], until)[:2]
+            )
             return self._clip(pipe, attention, plan, request, job.tell)
 
     def _clip(self, pipe: Any, attention: Any, plan: Plan, request: Request, tell: Callable[[Stepped], None]) -> Path:
