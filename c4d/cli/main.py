@@ -67,7 +67,7 @@ KEPT = "what is finished is kept, and the same command goes on from there"
 WHICH = {"calibrate": "METHOD", "benchmark": "BENCHMARK"}  # commands that take a word beside their options
 # Other faces than the command line: options, where ``run(options, stops)`` is, imported when asked for, and the help.
 FACES: Mapping[str, tuple[type[Any], str, str]] = {
-    "studio": (StudioOptions, "c4d.studio.app", "pages in a browser: generate, compare, roll out, tune"),
+    "studio": (StudioOptions, "c4d.studio.pages.app", "pages in a browser: generate, compare, roll out, tune"),
 }
 RESUME = {  # what a command that ended early says of the next call
     "generate": f"{KEPT} (with --overwrite: starts again)",

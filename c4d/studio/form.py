@@ -109,7 +109,7 @@ class Form(Generic[O]):
             own = getattr(defaults, {"frames": "num_frames"}.get(name, name), None)
             if own is None and argument in taken:
                 own = taken[argument].default
-            hint = {"placeholder": f"{own}"} if isinstance(widget, gr.Number) and isinstance(own, (int, float)) else {}
+            hint = {"placeholder": f"{own}"} if isinstance(widget, gr.Textbox) and isinstance(own, (int, float)) else {}
             found.append(gr.update(visible=argument in taken, **hint))
         return found
 
@@ -136,7 +136,7 @@ class Form(Generic[O]):
         if each.name in self._words:
             found = self._words[each.name]()
             return gr.Dropdown(found, value=default, allow_custom_value=True, **common)
-        if about["type"] in (whole, number):
+        if about["type"] in (whole, number) and default is not None:  # gradio shows a number that is not there as 0
             return gr.Number(value=default, precision=0 if about["type"] is whole else None, **common)
         return gr.Textbox(value=default, **common)
 

@@ -26,7 +26,7 @@ WAIT = 240_000  # ms: on a busy machine
 @pytest.fixture(scope="module")
 def tour(tmp_path_factory):
     """A page of a fresh studio, what it asked of others, and where pictures of it go."""
-    from c4d.studio.app import pages, serve
+    from c4d.studio.pages.app import pages, serve
     from c4d.studio.workshop import Workshop
 
     root = tmp_path_factory.mktemp("studio")

@@ -11,7 +11,9 @@ from c4d.cli.main import main
 
 
 def test_without_gradio_it_says_what_to_install(monkeypatch, capsys):
-    for name in [name for name in sys.modules if name.startswith(("gradio", "c4d.studio.app", "c4d.studio.pages"))]:
+    for name in [
+        name for name in sys.modules if name.startswith(("gradio", "c4d.studio.pages.app", "c4d.studio.pages"))
+    ]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert main(["studio"]) == 3

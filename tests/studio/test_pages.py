@@ -13,10 +13,10 @@ gr = pytest.importorskip("gradio", reason="pip install 'c4d[studio]'")
 from c4d.bundled.models import BUNDLED  # noqa: E402
 from c4d.cli.options import CLUSTER, RANKS, WHERE, Options, RolloutOptions, TuneOptions  # noqa: E402
 from c4d.pipelines import InputError, skeleton  # noqa: E402
-from c4d.studio.app import pages  # noqa: E402
 from c4d.studio.form import NOT_HERE, Form  # noqa: E402
 from c4d.studio.history import asked, runs  # noqa: E402
 from c4d.studio.offers import NONE, TEXT  # noqa: E402
+from c4d.studio.pages.app import pages  # noqa: E402
 from c4d.studio.pages.generate import GeneratePage  # noqa: E402
 from c4d.studio.pages.history import HistoryPage  # noqa: E402
 from c4d.studio.workshop import Workshop  # noqa: E402
@@ -60,7 +60,9 @@ def test_every_option_of_a_command_has_a_widget(kind):
 
 def test_what_widgets_hold_is_read_as_the_command_line_reads_it(tmp_path):
     made = form()
-    given = dict(prompt="a dot", steps=12, guidance_scale=3.14159265, seed=2**40, cache="none", compile=True, memory="")
+    given = dict(
+        prompt="a dot", steps="12", guidance_scale="3.14159265", seed=2**40, cache="none", compile=True, memory=""
+    )
     options = made.read(held(made, **given, image=str(tmp_path / "a.png")))
     assert options.steps == 12 and options.guidance_scale == 3.14159265 and options.seed == 2**40 and options.compile
     assert options.cache is None and options.memory is None and options.image == tmp_path / "a.png"
@@ -79,10 +81,12 @@ def test_only_what_the_pipeline_takes_is_shown():
     assert "frames" not in shown["flux-tiny"] and "height" in shown["flux-tiny"]
     assert "height" not in shown["glyph-dit"] and "guidance_scale" in shown["glyph-dit"]
     assert updates["steps"]["placeholder"] == "50"
+    empty = [name for name, widget in made.widgets.items() if isinstance(widget, gr.Number) and widget.value is None]
+    assert not empty  # gradio shows those as 0, and sends it
 
 
 def test_a_click_yields_steps_and_then_the_result(page, workshop):
-    given = held(page.form, steps=4, frames=5, cache="fora:interval=2")
+    given = held(page.form, steps="4", frames="5", cache="fora:interval=2")
     yielded = list(page.generate(BROWSER, TEXT, *given))
     assert any("step 2 of 4" in each[0] and "c4d-player" not in each[1] for each in yielded)
     steps, result, files, said, _ = yielded[-1]
@@ -120,7 +124,7 @@ def asked_of(options):
 def test_errors_are_said_on_the_page(page):
     wrong = list(page.generate(BROWSER, TEXT, *held(page.form, cache="fora:interval=<x>")))[-1]
     assert "c4d-problem" in wrong[0] and "&lt;x&gt;" in wrong[0] and not wrong[1]
-    small = list(page.generate(BROWSER, NONE, *held(page.form, height=33)))[-1]
+    small = list(page.generate(BROWSER, NONE, *held(page.form, height="33")))[-1]
     assert "height 33" in small[0]
 
 

@@ -79,9 +79,10 @@ class GeneratePage:
         records = runs(self.workshop.root).values()
         return offers(model, skeleton(model, allow_pickle=self.allow_pickle), steps, records)
 
-    def chosen(self, model: str, steps: int | None) -> Any:
-        """The picker again, for another number of steps or with what was measured since."""
-        return gr.update(choices=_choices(self.offered(model, steps)))
+    def chosen(self, model: str, steps: int | str | None) -> Any:
+        """The picker again, for another number of steps (as text, while it is written) or with what was measured."""
+        count = int(steps) if steps and str(steps).isdecimal() else None
+        return gr.update(choices=_choices(self.offered(model, count)))
 
     def fitted(self, model: str, prompt: str) -> list[Any]:
         """All widgets as the pipeline of ``model`` takes them, the picker last; a ``prompt`` that it understands in

@@ -19,7 +19,7 @@ from c4d.studio.pages.rollout import RolloutPage
 from c4d.studio.pages.tune import TunePage
 from c4d.studio.workshop import Workshop
 
-ASSETS = Path(__file__).parent / "assets"
+ASSETS = Path(__file__).parents[1] / "assets"
 FONTS = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")  # a page needs nothing from elsewhere
 
 
