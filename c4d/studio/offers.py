@@ -77,7 +77,7 @@ def _costs(choice: Choice, steps: int | None) -> str:
     plans = _plans(choice)
     plan = plans(steps) if plans is not None and steps is not None else None
     if plan is None:
-        return choice.method.name
+        return f"all {steps} steps are computed" if plans is not None and steps else choice.method.name
     count = len(plan.computed)
     return f"{count} of {steps} steps are computed, {steps / count:.1f} times fewer"  # type: ignore[operator]
 

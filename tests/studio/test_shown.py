@@ -33,6 +33,7 @@ def test_offers_say_what_the_profile_of_this_model_knows():
     assert found["balanced"].startswith("balanced: 14 of 50 steps are computed, 3.6 times fewer; ")
     assert f"latents {fit['db_mean']:.0f} dB close, worst {fit['db_worst']:.0f}" in found["balanced"]
     assert "7 of 20 steps" in labels("wan-tiny", pipe, 20)["fast"]
+    assert labels("wan-tiny", pipe, 14)["high"] == "high: all 14 steps are computed"
     assert "no cache: of 8 steps none can be spared" in labels("wan-tiny", pipe, 8)["fast"]
 
 
