@@ -1,4 +1,5 @@
 # make demo: install, generate one clip uncached and cached with the bundled model, leave video and report in out/demo
+# make studio: install, and serve pages in a browser at http://127.0.0.1:7860 (docs/studio.md); clips in out
 # make test: install, then the linters and the CPU suite; of products of methods and models a sample, of tests of many
 #   methods or models some (tests/sampled.py)
 # make nightly: the same with the whole products, long soaks, and make parity's tests
@@ -20,7 +21,7 @@ DEPENDENCIES = --no-deps
 TORCH = 'torch<2.14'
 OLD = diffusers==0.41.0 transformers==5.23.0
 
-.PHONY: demo test nightly parity test-old test-ascend test-int8 lint mutants bench clean
+.PHONY: demo studio test nightly parity test-old test-ascend test-int8 lint mutants bench clean
 
 .venv/installed: pyproject.toml
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
@@ -29,6 +30,13 @@ OLD = diffusers==0.41.0 transformers==5.23.0
 
 demo: .venv/installed
 	$(RUN) launch/infer.py --config launch/demo.yaml
+
+.venv/studio: .venv/installed
+	$(RUN) -m pip install -q --disable-pip-version-check -e '.[studio]'
+	touch $@
+
+studio: .venv/studio
+	$(RUN) -m c4d studio
 
 test: .venv/installed lint
 	$(RUN) -m tests.ascend.install

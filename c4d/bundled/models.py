@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -11,10 +11,13 @@ from typing import Any
 
 from torch import Tensor
 
+from c4d.bundled import clips, compositions
 from c4d.bundled.composition_judge import reading as reading_of_composition
 from c4d.bundled.glyph_judge import reading as reading_of_letter
+from c4d.bundled.glyphs import LETTERS
 from c4d.bundled.judge import reading
 
+SEVERAL = 16  # prompts of a bundled model
 INDEX = "model_index.json"  # of a directory of diffusers
 
 
@@ -48,7 +51,8 @@ class Defaults:
 
 @dataclass(frozen=True)
 class Bundled:
-    """A diffusers pipeline in ``c4d/bundled/<folder>``; ``example`` is a prompt that it understands.
+    """A diffusers pipeline in ``c4d/bundled/<folder>``; ``example`` is a prompt that it understands, ``prompts``
+    are more of them, to learn a profile from.
 
     ``judge`` tells what a clip [T, 3, H, W] of a prompt shows, None where it cannot."""
 
@@ -57,6 +61,12 @@ class Bundled:
     example: str
     defaults: Defaults
     judge: Callable[[str, Tensor], dict[str, Any] | None]
+    prompts: tuple[str, ...]
+
+
+def _spaced(pool: Sequence[Any], caption: Callable[[Any], str]) -> tuple[str, ...]:
+    """Of what a model was trained on, as many prompts, evenly spaced."""
+    return tuple(caption(pool[i * len(pool) // SEVERAL]) for i in range(SEVERAL))
 
 
 BUNDLED: Mapping[str, Bundled] = MappingProxyType(
@@ -69,6 +79,7 @@ BUNDLED: Mapping[str, Bundled] = MappingProxyType(
             example="a red circle moving left on a black background",
             defaults=Defaults(height=32, width=32, num_frames=13, steps=50, guidance_scale=4.0, fps=8, threads=1),
             judge=reading,
+            prompts=_spaced(clips.TRAIN, clips.caption),
         ),
         "flux-tiny": Bundled(
             folder="flux_tiny",
@@ -88,6 +99,7 @@ BUNDLED: Mapping[str, Bundled] = MappingProxyType(
                 max_sequence_length=24,
             ),
             judge=reading_of_composition,
+            prompts=_spaced(compositions.TRAIN, compositions.caption),
         ),
         "glyph-dit": Bundled(
             folder="glyph_dit",
@@ -97,6 +109,7 @@ BUNDLED: Mapping[str, Bundled] = MappingProxyType(
             example="A",
             defaults=Defaults(height=None, width=None, num_frames=None, steps=50, guidance_scale=3.0, fps=8, threads=1),
             judge=reading_of_letter,
+            prompts=_spaced(LETTERS, str),
         ),
     }
 )
@@ -121,6 +134,7 @@ ROLLING: Mapping[str, Bundled] = MappingProxyType(
                 max_sequence_length=16,
             ),
             judge=reading,
+            prompts=_spaced(clips.TRAIN, clips.caption),
         ),
     }
 )

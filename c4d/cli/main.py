@@ -1,5 +1,5 @@
-"""``c4d generate | rollout | serve | benchmark | tune | calibrate | compare | plan | explain | check-model | methods |
-models | doctor``."""
+"""``c4d generate | rollout | serve | studio | benchmark | tune | calibrate | compare | plan | explain | check-model |
+methods | models | doctor``."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import argparse
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from c4d.cli.options import (
     PlanOptions,
     RolloutOptions,
     ServeOptions,
-    Shared,
+    StudioOptions,
     TuneOptions,
     add_options,
     path_to,
@@ -43,7 +44,7 @@ from c4d.cli.options import (
 from c4d.cli.plan import run as plan
 from c4d.cli.rollout import run as rollout
 from c4d.cli.serve import run as serve
-from c4d.cli.signals import Terminated, stoppable
+from c4d.cli.signals import Stops, Terminated, stoppable
 from c4d.cli.start import fail
 from c4d.cli.tune import run as tune
 from c4d.core.importing import CannotImportError
@@ -66,6 +67,10 @@ example:    c4d generate --prompt "a red circle moving left on a black backgroun
 
 KEPT = "what is finished is kept, and the same command goes on from there"
 WHICH = {"calibrate": "METHOD", "benchmark": "BENCHMARK"}  # commands that take a word beside their options
+# Other faces than the command line: options, where ``run(options, stops)`` is, imported when asked for, and the help.
+FACES: Mapping[str, tuple[type[Any], str, str]] = {
+    "studio": (StudioOptions, "c4d.studio.pages.app", "pages in a browser: generate, compare, roll out, tune"),
+}
 RESUME = {  # what a command that ended early says of the next call
     "generate": f"{KEPT} (with --overwrite: starts again)",
     "benchmark": f"{KEPT} (with --overwrite: starts again)",
@@ -160,7 +165,7 @@ def _run(arguments: list[str]) -> int:
         how: dict[str, Any] = {"epilog": epilog, "formatter_class": argparse.RawDescriptionHelpFormatter}
         return commands.add_parser(name, help=text, description=text, parents=[shared], allow_abbrev=False, **how)
 
-    jobs: dict[str, tuple[Parser, type[Shared], Callable[..., None]]] = {
+    jobs: dict[str, tuple[Parser, type[Any], Callable[..., None]]] = {
         "generate": (command("generate", "generate a clip, cached or not, and report on it"), Options, generate),
         "rollout": (
             command("rollout", "make a clip block by block, over a cache of keys and values, and watch it grow"),
@@ -192,6 +197,7 @@ def _run(arguments: list[str]) -> int:
             CompareOptions,
             compare,
         ),
+        **{name: (command(name, text), kind, partial(face, where)) for name, (kind, where, text) in FACES.items()},
     }
     unsaid: dict[str, Any] = {"nargs": "?", "default": argparse.SUPPRESS}  # a file with options is read without it
     for name, metavar in WHICH.items():
@@ -239,9 +245,14 @@ def _run(arguments: list[str]) -> int:
     return 0
 
 
-def launched_or(options: Shared, arguments: list[str], act: Callable[[], None]) -> int:
+def face(module: str, options: Any, stops: Stops) -> None:
+    """One of ``FACES``, which stand above this room and are imported when they are asked for."""
+    import_module(module).run(options, stops)
+
+
+def launched_or(options: Any, arguments: list[str], act: Callable[[], None]) -> int:
     """``act()``; or, with --ranks, the same command in so many processes, of which the first says what they share."""
-    if options.ranks is None or "WORLD_SIZE" in os.environ:
+    if getattr(options, "ranks", None) is None or "WORLD_SIZE" in os.environ:
         act()
         return 0
     if options.ranks < 1:

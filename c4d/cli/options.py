@@ -16,7 +16,15 @@ from c4d.plan.sizes import parse_size
 
 T = TypeVar("T")
 S = TypeVar(
-    "S", "Options", "TuneOptions", "CompareOptions", "CalibrateOptions", "PlanOptions", "ServeOptions", "Shared"
+    "S",
+    "Options",
+    "TuneOptions",
+    "CompareOptions",
+    "CalibrateOptions",
+    "PlanOptions",
+    "ServeOptions",
+    "StudioOptions",
+    "Shared",
 )
 
 
@@ -544,6 +552,21 @@ class PlanOptions:
         None, GOAL, path_to, "FILE", "cases.jsonl of bench/accelerator, in place of --tflops and --bandwidth"
     )
     json: bool = switch(WHERE, "print the same as data")
+
+
+@dataclass(frozen=True)
+class StudioOptions:
+    """Every option of ``studio``, whose pages have those of generate, rollout and tune."""
+
+    model: str = option("wan-tiny", WHAT, str, "NAME", "that the page begins with, as of generate; default wan-tiny")
+    host: str = option(
+        "127.0.0.1", HOW, str, "ADDRESS", "where it listens; default 127.0.0.1: for browsers of this machine alone"
+    )
+    port: int = option(7860, HOW, whole, "N", "where it listens; default 7860")
+    allow_pickle: bool = switch(HOW, "also read pickled weights (.bin), of people you trust; default: safetensors only")
+    out: Path = option(
+        Path("out"), WHERE, path_to, "DIR", "folder with a folder for each clip, as of generate; default out"
+    )
 
 
 class Parser(argparse.ArgumentParser):

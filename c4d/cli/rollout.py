@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -48,11 +48,22 @@ from c4d.pipelines.versions import versions
 MODELS = {**ROLLING, **BUNDLED}
 CLIP, MIB = "clip.mp4", 2**20
 SECONDS = 5.0  # of a clip that nobody says the length of
+OnBlock = Callable[[Tensor, float], str | None]
 SETTINGS = ("block", "window", "sink", "shift", "fps", "height", "width")  # options that are settings by their names
 
 
-def run(options: RolloutOptions, stops: Stops) -> None:
-    """Makes the clip. Raises :class:`InputError` for what cannot be."""
+def run(
+    options: RolloutOptions,
+    stops: Stops,
+    on_block: OnBlock | None = None,
+    load: Callable[..., tuple[Any, list[str]]] | None = None,
+) -> None:
+    """Makes the clip. Raises :class:`InputError` for what cannot be.
+
+    ``on_block`` is given each block's frames [T, 3, H, W] in [0, 1] and how many are shown in a second; what it returns
+    is the prompt from there on (None: as before), and what it raises ends the clip. ``load`` is called in the place of
+    :func:`loaded`.
+    """
     if options.prompt is None or options.prompt_file is not None:
         known = f", such as {MODELS[options.model].example!r}" if options.model in MODELS else ""
         raise InputError(f"rollout makes one clip: give --prompt{known}")
@@ -72,7 +83,7 @@ def run(options: RolloutOptions, stops: Stops) -> None:
         job.first(lambda: until_done.enter_context(exclusive_lock(out)))
         if job.first(lambda: (out / CLIP).exists()) and not options.overwrite:
             raise InputError(f"--out {str(out)!r} holds a clip; name another folder, or give --overwrite")
-        pipe, notes = loaded(options, backend, dtype, shown)
+        pipe, notes = (load or loaded)(options, backend, dtype, shown)
         if job.world > 1:
             ranks = until_done.enter_context(c4d.sharded(pipe, how, kernel=kernel_of(options), backend=backend))
             notes.append(f"ranks: {ranks.said()}")
@@ -85,7 +96,7 @@ def run(options: RolloutOptions, stops: Stops) -> None:
         rollout = rollout_of(options, pipe, backend)
         stream = until_done.enter_context(begun(rollout, options, request))
         if job.rank == 0:
-            record = made(stream, out / CLIP, rollout.config, shown, stops)
+            record = made(stream, out / CLIP, rollout.config, shown, stops, on_block)
             about = {"model": options.model, "prompt": request.prompt, "seed": request.seed, "dtype": names([dtype])}
             about |= options.parts_of(Files).told() | {"lora": [each.to_dict() for each in loras(options)]}
             write_json(out / FILE, about | {"settings": vars(rollout.config), **record, "versions": versions()})
@@ -193,7 +204,9 @@ def begun(rollout: Rollout, options: RolloutOptions, request: Request) -> Stream
         raise InputError(str(error)) from error
 
 
-def made(stream: Stream, path: Path, config: RolloutConfig, shown: bool, stops: Stops) -> dict[str, Any]:
+def made(
+    stream: Stream, path: Path, config: RolloutConfig, shown: bool, stops: Stops, on_block: OnBlock | None = None
+) -> dict[str, Any]:
     """Reads the clip into its file; how long that took, in seconds."""
     started, blocks, held = time.monotonic(), list[tuple[int, float]](), 0
     with GrowingClip(path, config.fps) as film:
@@ -202,6 +215,8 @@ def made(stream: Stream, path: Path, config: RolloutConfig, shown: bool, stops: 
             film.add(frames[0])
             blocks.append((frames.shape[1], spent))
             stops.check()
+            if on_block is not None and (prompt := on_block(frames[0], config.fps)) is not None:
+                stream.prompt = prompt
             if shown:
                 now = f"{film.frames} frames, {film.frames / config.fps:.1f} s of film"
                 pace = f"{steady(blocks):.2f} frames a second" if len(blocks) > 1 else ""

@@ -131,9 +131,9 @@ def start_of(options: ServeOptions, workers: int) -> Callable[[int], Maker]:
 class Nothing(Batch):
     """What a server has to make when it begins: a prompt stands for those that will come."""
 
-    def prompts(self) -> list[tuple[str, int]]:
+    def prompts(self) -> list[dict[str, Any]]:
         model = BUNDLED.get(self.options.model)
-        return [(model.example if model else "a photograph", self.options.seed)]
+        return [{"prompt": model.example if model else "a photograph", "seed": self.options.seed}]
 
 
 class Served:
@@ -154,7 +154,7 @@ class Served:
 
     def request(self, values: Mapping[str, Any], image: Path | None) -> Request:
         """With the server's own where ``values`` say nothing. Raises :class:`InputError`."""
-        given = replace(self._options, image=image, **values)
+        given = replace(self._options, image=() if image is None else (image,), **values)
         request = given.parts_of(Request, num_frames=given.frames)
         if (model := BUNDLED.get(given.model)) is not None:
             request = request.with_defaults(model.defaults)

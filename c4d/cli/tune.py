@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -47,15 +47,17 @@ from c4d.pipelines.tuning import (
     to_json,
 )
 
+WORK, ROWS, FRONT = ".work", "measured-0.jsonl", ".front.json"
 MOST = 8  # prompts of a kind, unless somebody says it
 LEARNED = (24, 20, 17, 14, 12, 10, 8)  # for a target in dB
 
 
-def run(options: TuneOptions, stops: Stops) -> None:
-    """Makes the profile, measures it, and says what to take."""
+def run(options: TuneOptions, stops: Stops, told: Callable[[str], None] | None = None) -> None:
+    """Makes the profile, measures it, and says what to take. ``told`` is given the lines of its progress in place of
+    the terminal, and what it raises ends the search."""
     check(options)
-    out = options.out or folder() / f"{Path(options.model).name}.json"
-    work = out.with_suffix(".work")
+    out = place_of(options)
+    work = out.with_suffix(WORK)
     plan = prepare(options.parts_of(Options, cache=None, out=work), stops)
     stops.check()
     refuse_existing(out, options.overwrite)
@@ -68,7 +70,7 @@ def run(options: TuneOptions, stops: Stops) -> None:
         pipe.set_progress_bar_config(disable=True)
         steps = effective(pipe, learning[0])["num_inference_steps"]
         counts = computed(options, steps)
-        tell = teller(options, plan, "tune")
+        tell = told or teller(options, plan, "tune")
         call = besides(call_arguments(pipe, learning[0]))
         with as_input_errors():
             profile = tune(
@@ -88,6 +90,12 @@ def run(options: TuneOptions, stops: Stops) -> None:
             finish(options, out, profile, rows, chosen, held, steps)
             shutil.rmtree(work, ignore_errors=True)
     plan.job.end()
+
+
+def place_of(options: TuneOptions) -> Path:
+    """The file of the profile; beside it, with the suffixes ``WORK`` and ``FRONT``, what is kept meanwhile, and the
+    figures."""
+    return options.out or folder() / f"{Path(options.model).name}.json"
 
 
 def check(options: TuneOptions) -> None:
@@ -157,7 +165,7 @@ def compared(
     """The profile, plain steps and the package's other methods on the held-out prompts, and which of them to take."""
     path = work / "profile.json"  # of one name on all ranks: they compare what they do by it
     profile.save(path)
-    measured = Measured(work / f"measured-{plan.job.rank}.jsonl" if plan.job.world == 1 else None)
+    measured = Measured(work / ROWS if plan.job.world == 1 else None)
     how: dict[str, Any] = {"backend": plan.backend, "ranks": ranks, "references": {}, "told": tell}
 
     def one(count: int) -> Row:
@@ -214,7 +222,7 @@ def finish(
     taken = written_to(chosen, out) if chosen else None
     about = {"model": options.model, "steps": steps, "held_out": len(held)}
     replace(profile, measured=told).save(out)
-    write_json(out.with_suffix(".front.json"), to_json(named, taken, about))
+    write_json(out.with_suffix(FRONT), to_json(named, taken, about))
     drawn = draw(named, out.with_suffix(".front.png"))
     for line in table(named, taken):
         print(line)
@@ -227,7 +235,7 @@ def finish(
             print(f"of the same cost, {plain.steps} plain steps come to {plain.mean:.1f} dB, worst {plain.worst:.1f}")
         said = f"--steps {taken.steps} --cache none" if taken.kind == PLAIN else f"--cache {taken.name}"
         print(f"recommended: c4d generate --model {options.model} {said} --prompt …")
-    files = [out.name, out.with_suffix(".front.json").name, *([out.with_suffix(".front.png").name] if drawn else [])]
+    files = [out.name, out.with_suffix(FRONT).name, *([out.with_suffix(".front.png").name] if drawn else [])]
     print(f"files in {out.parent}: {', '.join(files)}{'' if drawn else ' (a plot needs matplotlib)'}")
 
 

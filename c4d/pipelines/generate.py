@@ -15,6 +15,7 @@ from tqdm import tqdm
 import c4d
 from c4d.backends import Backend
 from c4d.core.caching.rules import CacheMethod
+from c4d.core.runtime.report import timeline
 from c4d.parallel.session import Parallel
 from c4d.pipelines.arguments import call_arguments, effective, parameters_of
 from c4d.pipelines.errors import GenerationError, InputError
@@ -54,11 +55,14 @@ class Step(NamedTuple):
     """A denoising step that is done: its number from 1, of how many, and whether a forward of it was computed.
 
     ``of`` is None where the pipeline does not say it; ``computed`` is False if all forwards of the step were forecast.
+    ``label``: of the clip; ``timelines``: what its forwards did so far, as in a report, of an uncached clip nothing.
     """
 
     number: int
     of: int | None
     computed: bool
+    label: str = ""
+    timelines: Mapping[str, str] = {}
 
 
 def generate(
@@ -108,7 +112,8 @@ def generate(
             if stepped is not None:
                 trace = session.trace if session is not None else ()
                 fresh, seen = trace[seen:], len(trace)
-                stepped(Step(index + 1, bar.total, session is None or any(entry.computed for entry in fresh)))
+                computed = session is None or any(entry.computed for entry in fresh)
+                stepped(Step(index + 1, bar.total, computed, label, timeline(trace) if trace else {}))
             return values
 
         # A pipeline without the callback (DiT) has no bar, and its last step counts as decoding's beginning.

@@ -19,11 +19,13 @@ from c4d.pipelines.report import about_here, render
 from c4d.pipelines.request import Request
 from c4d.pipelines.results import MARK, SCHEMA, asked, describe
 from c4d.pipelines.settings import Settings
+from c4d.pipelines.strips import write_strip
 from c4d.pipelines.why import reasons, worth
 
 # What a folder may hold from before, the mark of a complete one first: never does it stand beside other files.
 CLIPS = tuple(f"{name}{end}" for name in ("video", "image", "uncached", "fewer_steps") for end in (".mp4", ".png"))
-STALE = (MARK, "report.html", DRAWING, "sheet.png", *CLIPS)
+STRIPS = tuple(f"{kind}.webp" for kind in ("cached", "uncached", "fewer_steps"))
+STALE = (MARK, "report.html", DRAWING, "sheet.png", *CLIPS, *STRIPS)
 
 
 def produce(
@@ -38,6 +40,7 @@ def produce(
     ranks: Parallel | None = None,
     notes: Sequence[str] = (),
     pages: bool = True,
+    strips: bool = False,
     stepped: Callable[[Step], None] | None = None,
 ) -> tuple[dict[str, Any], Clip]:
     """Makes the clips of one request, then writes ``folder``; ``report.json`` comes last and marks it complete.
@@ -45,7 +48,8 @@ def produce(
     What the folder held stays until all clips are made. Returns what ``report.json`` says, and the clip (the cached one
     if there is a method). ``attention`` is what is at work in ``pipe`` (None: the model's own), ``ranks`` those
     that share it, of which this one writes; ``notes`` are remarks for
-    the reader of the report. Without ``pages`` there are the clips and ``report.json`` alone. ``stepped``: as in
+    the reader of the report. Without ``pages`` there are the clips and ``report.json`` alone. With
+    ``strips`` each kind has a film strip without loss beside them, which a page can play and compare. ``stepped`` as in
     :func:`c4d.pipelines.generate`.
     Raises like :func:`c4d.pipelines.generate`, and OutputError for a file that cannot be written.
     """
@@ -104,6 +108,9 @@ def produce(
     others = [kind for kind in frames if settings.compare and kind != "cached"]
     clips += [write_clip(folder, kind, frames[kind], settings.fps) for kind in others]
     written = list(clips)
+    for kind in frames if strips else ():
+        write_strip(folder / f"{kind}.webp", frames[kind])
+        written.append(folder / f"{kind}.webp")
     if pages:
         write_sheet(folder / "sheet.png", rows)
         write_text(folder / "report.html", render(record, rows, [*clips[1:2], clips[0], *clips[2:]]))

@@ -17,6 +17,7 @@ from starlette.requests import Request as Call
 from c4d.core.caching.profiles import QUALITIES
 from c4d.pipelines import Request
 from c4d.pipelines.arguments import OPTIONS
+from c4d.pipelines.request import FILMS, PICTURES
 from c4d.serve.errors import RefusedError
 
 JSON, FORM = "application/json", "multipart/form-data"
@@ -32,6 +33,8 @@ def body(title: str, texts: Mapping[str, str], without: Sequence[str] = (), **ow
     """
     hints, made = get_type_hints(Request), dict[str, Any]()
     for each in fields(Request):
+        if each.name in (*PICTURES, *FILMS) and each.name != "image":
+            continue  # they name files of this machine, which a client has no business with
         name = NAMES.get(each.name, each.name)
         kind = hints[each.name]
         if each.name == "image":

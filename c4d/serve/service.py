@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from c4d.pipelines import OutputError, Request, Step
@@ -196,7 +197,7 @@ class Service:
         if job is None:
             return None
         kept = job.request.image
-        pictured = (kept and kept.read_bytes()) == wanted.picture
+        pictured = (kept.read_bytes() if isinstance(kept, Path) else None) == wanted.picture
         if not (pictured and job.same(self._checked(wanted, kept), wanted.quality)):
             raise RefusedError(409, f"the id {wanted.id!r} is of a job with another request; give this one its own")
         return job

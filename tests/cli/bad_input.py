@@ -180,7 +180,11 @@ OPTION_ROWS = [
         ["--cache", "fora:interval=2", "--history-dtype", "fp8"],
         ["dtype of the history 'fp8'", *DTYPES],
     ),
-    Row("a memory mode", ["--memory", "lots"], ["unknown memory mode 'lots'", "components, divided, float8, full, groups"]),
+    Row(
+        "a memory mode",
+        ["--memory", "lots"],
+        ["unknown memory mode 'lots'", "components, divided, float8, full, groups"],
+    ),
     Row("two places for weights", ["--memory", "groups+full"], ["groups and full both say where weights are"]),
     Row("a size of a group", ["--memory", "groups:blocks=0"], ["blocks is 0", "from 1"]),
     Row("offloading from the host", ["--memory", "groups+tiled"], ["'cpu' computes on the host", "take full, float8"]),

@@ -1,0 +1,157 @@
+"""The studio in a real browser: a clip is made, compared, found again and taken home by clicks alone.
+
+Runs where Playwright (PyPI) and a Chromium are (Debian's package ``chromium``; ``C4D_CHROMIUM`` names another).
+``C4D_SHOTS`` names a folder for a picture of each page; else they are in pytest's own.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+CHROMIUM = os.environ.get("C4D_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+pytest.importorskip("gradio", reason="no browser test: pip install 'c4d[studio]'")
+sync_api = pytest.importorskip("playwright.sync_api", reason="no browser test: pip install playwright")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no browser test: no chromium here (apt-get install chromium)"),
+]
+
+WAIT = 240_000  # ms: on a busy machine
+
+
+@pytest.fixture(scope="module")
+def tour(tmp_path_factory):
+    """A page of a fresh studio, what it asked of others, and where pictures of it go."""
+    from c4d.studio.pages.app import pages, serve
+    from c4d.studio.workshop import Workshop
+
+    root = tmp_path_factory.mktemp("studio")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("XDG_CACHE_HOME", str(root / "cache"))  # no profile of somebody's, and none made for them
+    (root / "out").mkdir()
+    shots = Path(os.environ.get("C4D_SHOTS") or root / "shots")
+    shots.mkdir(exist_ok=True)
+    with Workshop(root / "out") as workshop, sync_api.sync_playwright() as playwright:
+        whole = pages(workshop)
+        address = serve(whole, workshop, "127.0.0.1", None)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.set_default_timeout(WAIT)
+        asked, wrong = list[str](), list[str]()
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.goto(address)
+        yield page, shots, workshop, asked, wrong, address
+        browser.close()
+        whole.close(verbose=False)
+    patch.undo()
+
+
+def opened(page, title):
+    page.get_by_role("tab", name=title).click()
+
+
+def field(page, name):
+    return page.locator(f"#{name} input, #{name} textarea").first
+
+
+def test_a_clip_by_clicks(tour):
+    page, shots, workshop, *_ = tour
+    page.locator("#generate").wait_for()
+    page.get_by_text("14 of 50 steps are computed").wait_for()
+    page.screenshot(path=shots / "generate.png")
+    page.get_by_role("button", name="Picture and sampling").click()
+    field(page, "Options-steps").fill("14")
+    field(page, "Options-frames").fill("5")
+    page.keyboard.press("Tab")
+    page.get_by_text("10 of 14 steps are computed").first.wait_for()
+    page.locator("#generate").click()
+    page.locator("#steps .c4d-steps").first.wait_for()
+    page.locator("#result .c4d-player[data-shown]").wait_for()
+    page.screenshot(path=shots / "compared.png", full_page=True)
+    assert page.locator("#steps .cells i.r").count() == 2 * 4  # forecast, in both branches
+    drawn = "canvas => canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data"
+    seen = [
+        page.locator(f'[data-view="{view}"] canvas').evaluate(
+            f"c => Math.max(...({drawn})(c).filter((_, i) => i % 4 < 3))"
+        )
+        for view in ("uncached", "cached", "difference")
+    ]
+    assert seen[0] > 100 and seen[1] > 100 and seen[2] < 100  # a shape, the same shape, little between them
+
+    page.locator("#result .play").click()
+    slider = page.locator("#result .frame")
+    slider.evaluate("s => { s.value = 3; s.dispatchEvent(new Event('input')); }")
+    assert page.locator("#result .c4d-player").get_attribute("data-shown") == "3"
+    first = page.locator('[data-view="difference"] canvas').evaluate(f"c => ({drawn})(c).reduce((a, b) => a + b)")
+    page.locator("#result .gain").evaluate("s => { s.value = 32; s.dispatchEvent(new Event('input')); }")
+    second = page.locator('[data-view="difference"] canvas').evaluate(f"c => ({drawn})(c).reduce((a, b) => a + b)")
+    assert second > first
+    with page.expect_download() as got:
+        page.locator("#files a").first.click()
+    (folder,) = [each for each in workshop.root.iterdir() if each.is_dir()]
+    assert Path(got.value.path()).read_bytes() == (folder / "video.mp4").read_bytes()
+
+
+def test_settings_are_taken_from_the_history(tour):
+    page, shots, *_ = tour
+    opened(page, "Generate")
+    field(page, "Options-prompt").fill("something else")
+    field(page, "Options-steps").fill("30")
+    opened(page, "History")
+    page.locator("#gallery button:has(video, img)").first.click()
+    page.locator("#past .c4d-player[data-shown]").wait_for()
+    page.screenshot(path=shots / "history.png", full_page=True)
+    page.locator("#again").click()
+    page.locator("#generate").wait_for()
+    sync_api.expect(field(page, "Options-prompt")).to_have_value("a red circle moving left on a black background")
+    sync_api.expect(field(page, "Options-steps")).to_have_value("14")
+    sync_api.expect(page.get_by_role("radio", name="balanced")).to_be_checked()
+
+
+def test_a_rollout_plays_while_it_is_made(tour):
+    page, shots, *_ = tour
+    opened(page, "Rollout")
+    field(page, "RolloutOptions-model").fill("wan-tiny")
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Picture and sampling").last.click()
+    for name, value in {"height": "32", "width": "32", "steps": "1000/500", "max_sequence_length": "16"}.items():
+        field(page, f"RolloutOptions-{name}").fill(value)
+    page.get_by_role("button", name="How to run").last.click()
+    for name, value in {"block": "1", "window": "4"}.items():
+        field(page, f"RolloutOptions-{name}").fill(value)
+    field(page, "RolloutOptions-seconds").fill("4")
+    page.locator("#roll").click()
+    page.locator('.c4d-stream[data-ended="0"][data-shown]').wait_for()
+    page.screenshot(path=shots / "rollout.png")
+    page.locator("#rolled a").first.wait_for()
+    page.locator('.c4d-stream[data-ended="1"]').wait_for()
+
+
+def test_a_front_grows(tour):
+    page, shots, *_ = tour
+    opened(page, "Tune")
+    field(page, "tune-prompts").fill(
+        "a red circle moving left on a gray background\na blue square moving up on a black background"
+    )
+    field(page, "TuneOptions-minutes").fill("0")
+    field(page, "TuneOptions-computed").fill("8/6")
+    page.get_by_role("button", name="Picture and sampling").last.click()
+    field(page, "TuneOptions-steps").fill("14")
+    field(page, "TuneOptions-frames").fill("5")
+    page.locator("#tune").click()
+    page.locator("#front circle").first.wait_for()
+    page.locator("#rows .taken").wait_for()
+    page.screenshot(path=shots / "tune.png", full_page=True)
+    assert page.locator("#front circle").count() == page.locator("#rows tr").count() - 1 > 6
+    opened(page, "Generate")
+
+
+def test_nothing_was_asked_of_others_and_nothing_went_wrong(tour):
+    *_, asked, wrong, address = tour
+    assert wrong == []
+    assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []

@@ -1,0 +1,103 @@
+"""What the pages say before and after: offers with what is known of them, steps, results, the front."""
+
+from __future__ import annotations
+
+import json
+import re
+from xml.etree import ElementTree
+
+import pytest
+import torch
+
+from c4d.core.caching.profile import Profile
+from c4d.core.caching.profiles import named
+from c4d.pipelines import Step, skeleton
+from c4d.pipelines.tuning import OTHER, PLAIN, PROFILE, Row
+from c4d.studio import front, show
+from c4d.studio.offers import NONE, TEXT, offers
+
+
+@pytest.fixture(autouse=True)
+def nobody_tuned(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def labels(*given):
+    return {each.value: each.label for each in offers(*given)}
+
+
+def test_offers_say_what_the_profile_of_this_model_knows():
+    pipe = skeleton("wan-tiny")
+    found, fit = labels("wan-tiny", pipe, None), Profile.load(named()["wan-tiny"]).measured[14]["fit"]
+    assert list(found) == ["high", "balanced", "fast", NONE, TEXT]
+    assert found["balanced"].startswith("balanced: 14 of 50 steps are computed, 3.6 times fewer; ")
+    assert f"latents {fit['db_mean']:.0f} dB close, worst {fit['db_worst']:.0f}" in found["balanced"]
+    assert "7 of 20 steps" in labels("wan-tiny", pipe, 20)["fast"]
+    assert labels("wan-tiny", pipe, 14)["high"] == "high: all 14 steps are computed"
+    assert "no cache: of 8 steps none can be spared" in labels("wan-tiny", pipe, 8)["fast"]
+
+
+def test_offers_say_what_was_measured_on_held_out_prompts_and_here(tmp_path):
+    path = named()["wan-tiny"]
+    told = json.loads(path.read_text())
+    told["plans"]["14"]["measured"]["held_out"] = {"samples": 8, "psnr_mean": 51.26, "psnr_worst": 40.04}
+    mine = tmp_path / "cache/c4d/profiles/wan-tiny.json"
+    mine.parent.mkdir(parents=True)
+    mine.write_text(json.dumps(told))
+    runs = [
+        {
+            "asked": {"model": "wan-tiny", "cache": "profile:wan-tiny,quality=balanced"},
+            "fidelity": {"cached": {"psnr_db": db}},
+            "timing": {"speedup": 2.0},
+        }
+        for db in (50.0, 60.0)
+    ]
+    said = labels("wan-tiny", skeleton("wan-tiny"), None, runs)["balanced"]
+    assert "51.3 dB to the uncached clip, worst 40.0, on 8 prompts that the profile did not learn from" in said
+    assert said.endswith("here 55.0 dB and 2.0 times as fast in 2 compared runs")
+
+
+def test_steps_are_drawn_as_they_are_done():
+    drawn = show.progress([Step(3, 8, True, "cached", {"cond": "CrC", "uncond": "Crr"})])
+    assert "step 3 of 8, 3 of 6 forwards computed" in drawn
+    rows = re.findall(r'<div class="cells">(.*?)</div>', drawn)
+    assert [row.count("<i") for row in rows] == [8, 8]
+    assert [re.findall(r'class="(\w)"', row) for row in rows] == [list("CrC"), list("Crr")]
+
+
+def test_blocks_are_without_loss():
+    frames = torch.randint(0, 256, (4, 3, 5, 6)) / 255
+    made = show.block(2, frames)
+    drawn = show.stream(7, 8.0, [made], "4 < 5 frames", ended=False)
+    assert 'data-block="2" data-frames="4"' in drawn and 'data-run="7"' in drawn and "4 &lt; 5" in drawn
+    import base64
+    import io
+
+    import numpy as np
+    from PIL import Image
+
+    picture = Image.open(io.BytesIO(base64.b64decode(made.uri.partition(",")[2])))
+    seen = torch.from_numpy(np.array(picture)).view(5, 4, 6, 3).permute(1, 3, 0, 2) / 255
+    assert torch.equal(seen, frames)
+
+
+ROWS = [
+    Row(PROFILE, "profile:x,computed=10", 50, (45.0, 41.0), 0.2, 100, 1.0),
+    Row(PLAIN, "10 plain steps", 10, (33.0, 21.0), 0.2, 0, 0.9),
+    Row(OTHER, "<b>", 50, (40.0, 39.0), 0.36, 100, 1.5),
+    Row(PROFILE, "profile:x,computed=20", 50, (float("inf"), 50.0), 0.4, 100, 2.0),
+]
+
+
+def test_the_front_grows():
+    assert "<svg" not in front.draw([])
+    for count in range(1, len(ROWS) + 1):
+        drawn = front.draw(ROWS[:count], "profile:x,computed=10")
+        tree = ElementTree.fromstring(drawn)
+        assert len(tree.findall(".//circle")) == count
+    assert "<title>&lt;b&gt;" in drawn and drawn.count("taken") == 1
+    line = tree.find(".//polyline").get("points")  # type: ignore[union-attr]
+    assert len(line.split()) == 2 and "inf" not in line  # two of the four are on the front
+    listed = front.table(ROWS, "profile:x,computed=10")
+    assert listed.index("10 plain") < listed.index("computed=10") or "take this" in listed
+    assert "&lt;b&gt;" in listed and listed.count("<tr") == 5
