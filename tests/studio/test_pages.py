@@ -65,7 +65,7 @@ def test_what_widgets_hold_is_read_as_the_command_line_reads_it(tmp_path):
     )
     options = made.read(held(made, **given, image=str(tmp_path / "a.png")))
     assert options.steps == 12 and options.guidance_scale == 3.14159265 and options.seed == 2**40 and options.compile
-    assert options.cache is None and options.memory is None and options.image == tmp_path / "a.png"
+    assert options.cache is None and options.memory is None and options.image == (tmp_path / "a.png",)
     assert form(TuneOptions).read(held(form(TuneOptions), computed="20/14")).computed == (20, 14)
     with pytest.raises(InputError, match="--computed: '1x' is not a whole number"):
         form(TuneOptions).read(held(form(TuneOptions), computed="20/1x"))

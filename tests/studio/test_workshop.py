@@ -35,7 +35,7 @@ def test_a_clip_tells_its_steps_and_is_made_again_by_its_record(workshop, monkey
     loads = []
     monkeypatch.setattr("c4d.cli.command.load_pipeline", counted("c4d.cli.command.load_pipeline", loads))
     folder, told = made(workshop, Options(**QUICK, seed=3, compare=True))
-    assert [(each.label, each.done, each.total) for each in told[:6]] == [
+    assert [(each.label, each.number, each.of) for each in told[:6]] == [
         *(("cached", i, 5) for i in range(1, 6)),
         ("uncached", 1, 5),
     ]
