@@ -55,7 +55,8 @@ async def serve(
     try:
         service.begin()
         serving = asyncio.ensure_future(server.serve([where]))
-        await asyncio.wait([serving, service.broken], return_when=asyncio.FIRST_COMPLETED)
+        both: list[asyncio.Future[Any]] = [serving, service.broken]
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         if service.broken.done():
             server.should_exit = True
         await serving
