@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ import c4d as package
 from c4d import backends
 from c4d.backends.reference import Reference
 from c4d.bundled import BUNDLED
-from c4d.cli.options import Options
+from c4d.cli.options import Options, flag
 from c4d.cli.table import published_for, refusal
 from c4d.core.methods import METHODS
 from c4d.core.text.grammar import FORECASTERS, describe, parse
@@ -64,8 +65,8 @@ def test_help(c4d):
     for words in ("generate", "explain", "methods", "models", "doctor", "exit codes", "--debug"):
         assert words in text
     text = c4d("generate", "--help").out
-    for name in Options.__dataclass_fields__:
-        assert f"--{name.replace('_', '-')}" in text
+    for each in fields(Options):
+        assert flag(each.name) in text
 
 
 @pytest.mark.parametrize("name", METHODS)
