@@ -8,7 +8,9 @@ Seconds are of this machine; the ratios, the forwards and the bytes are what to 
 from __future__ import annotations
 
 import argparse
+import shlex
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -141,9 +143,9 @@ def main() -> None:
     page = [
         "# Delay and speed of a rollout",
         "",
-        (__doc__ or "").split("\n\n")[1].replace("\n", " "),
+        (__doc__ or "").split("\n\n")[1].strip().replace("\n", " "),
         "",
-        *stamp("python -m bench.rollouts", 1),
+        *stamp(shlex.join(["python", "-m", "bench.rollouts", *sys.argv[1:]]), 1),
         f"- Rounds: {given.rounds}, interleaved, after one that warms up; seconds are medians",
     ]
     for frames in given.frames:
