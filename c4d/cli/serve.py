@@ -16,7 +16,7 @@ import torch
 from c4d.backends import Backend, select
 from c4d.bundled.models import BUNDLED
 from c4d.cli.batch import Batch
-from c4d.cli.command import Plan, chosen, load, prepare
+from c4d.cli.command import Plan, chosen, load, prepare, skeleton_of
 from c4d.cli.config import read_text
 from c4d.cli.options import WHAT, Generating, ServeOptions
 from c4d.cli.signals import Stops
@@ -33,7 +33,6 @@ from c4d.pipelines import (
     kept,
     memory_explained,
     produce,
-    skeleton,
     write_manifest,
 )
 from c4d.pipelines.arguments import parameters_of
@@ -141,7 +140,7 @@ class Served:
 
     def __init__(self, options: ServeOptions, stops: Stops) -> None:
         plan = prepare(options, stops, Nothing(options))
-        self._options, self._pipe = options, skeleton(options.model, allow_pickle=options.allow_pickle)
+        self._options, self._pipe = options, skeleton_of(options)
         parameters = parameters_of(self._pipe) if callable(self._pipe) else {}
         self.name, self.fps, self.seed = options.model, plan.settings.fps, options.seed
         self.films = "num_frames" in parameters

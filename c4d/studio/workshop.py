@@ -34,7 +34,7 @@ EVERY = 0.5  # seconds after which a job that has nothing new says so
 OF_A_REQUEST = {each.name for each in fields(Request)} | {
     "prompt_file", "frames", "fps", "cache", "quality", "history_dtype", "history_on", "compare", "repeats", "out",
     "cache_memory", "device_memory",  # what became of these are a memory mode and a place
-    "overwrite", "quiet", "seconds", "video", "block", "window", "sink", "shift", "kv_on", "kv_dtype",
+    "overwrite", "quiet", "seconds", "block", "window", "sink", "kv_on", "kv_dtype",
 }  # fmt: skip
 
 

@@ -81,3 +81,13 @@ def test_workers_divide_the_cores_of_a_host(monkeypatch):
     assert serve.start_of(ServeOptions(model="some/model"), 4).args[0].threads == 4
     assert serve.start_of(ServeOptions(model="some/model", threads=2), 4).args[0].threads == 2
     assert serve.start_of(ServeOptions(), 4).args[0].threads is None  # the bundled model says how many
+
+
+def test_requests_are_checked_against_the_pipeline_that_is_served(tmp_path):
+    """With the scheduler that was asked for, as the workers load it."""
+    from c4d.cli.serve import Served
+    from c4d.cli.signals import Stops
+
+    served = Served(ServeOptions(out=tmp_path, scheduler="FlowMatchEulerDiscreteScheduler", shift=5.0), Stops())
+    assert type(served._pipe.scheduler).__name__ == "FlowMatchEulerDiscreteScheduler"
+    assert served._pipe.scheduler.config.shift == 5.0

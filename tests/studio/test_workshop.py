@@ -54,6 +54,8 @@ def test_a_clip_tells_its_steps_and_is_made_again_by_its_record(workshop, monkey
     assert one["cached.webp"] != one["uncached.webp"] and len(loads) == 1  # the pipeline stayed
     made(workshop, Options(**{**told, "attention": "own", "compare": False}))
     assert len(loads) == 2  # what it depends on has changed
+    made(workshop, Options(**{**told, "attention": "own", "compare": False, "shift": 5.0}))
+    assert len(loads) == 3  # so has its scheduler
 
 
 def counted(name, calls):
