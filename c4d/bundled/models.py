@@ -139,16 +139,17 @@ ROLLING: Mapping[str, Bundled] = MappingProxyType(
     }
 )
 
+EVERY: Mapping[str, Bundled] = MappingProxyType({**BUNDLED, **ROLLING})
+
 
 def bundled_model(name: str = "wan-tiny") -> str:
     """The directory of a model that comes with c4d, for ``from_pretrained`` of its pipeline.
 
     Raises ValueError for an unknown name, FileNotFoundError where the installation lacks it.
     """
-    known = {**BUNDLED, **ROLLING}
-    if name not in known:
-        raise ValueError(f"unknown bundled model {name!r}: known are {', '.join(known)}")
-    folder = Path(str(files("c4d.bundled") / known[name].folder))
+    if name not in EVERY:
+        raise ValueError(f"unknown bundled model {name!r}: known are {', '.join(EVERY)}")
+    folder = Path(str(files("c4d.bundled") / EVERY[name].folder))
     if not (folder / INDEX).is_file():
         raise FileNotFoundError(f"bundled model {name!r} is missing from this installation of c4d; install it again")
     return str(folder)

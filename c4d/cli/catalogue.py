@@ -12,7 +12,7 @@ from typing import Any
 
 from c4d.backends import Backend, BackendUnavailableError, known, load, missing, select, taken
 from c4d.backends.kernels import MASKS, NONE, names
-from c4d.bundled.models import BUNDLED, ROLLING
+from c4d.bundled.models import EVERY, ROLLING
 from c4d.calibrate.published import CALIBRATIONS
 from c4d.cli.start import AUTOLOAD, TORCH_FAILED
 from c4d.cli.table import published_for, reads_file, refusal, short, table_text
@@ -134,7 +134,7 @@ def models_text(name: str | None = None) -> str:
         lines += _model_lines(spec)
     lines += _ignored(SPECS)
     lines.append("BUNDLED MODELS  (--model NAME; nothing is downloaded)")
-    for name, model in {**BUNDLED, **ROLLING}.items():
+    for name, model in EVERY.items():
         d = model.defaults
         lines += [
             f"  {name}{'  (c4d rollout)' if name in ROLLING else ''}",

@@ -16,7 +16,7 @@ import torch
 import c4d
 from c4d.backends import Backend, select
 from c4d.backends.kernels import OWN, names
-from c4d.bundled.models import BUNDLED, ROLLING
+from c4d.bundled.models import BUNDLED, EVERY, ROLLING
 from c4d.cli.batch import Batch
 from c4d.cli.budget import budgeted
 from c4d.cli.options import Calling, Generating, Options, Shared
@@ -275,11 +275,7 @@ def joined(backend: Backend, how: SequenceParallel, stops: Stops) -> Job:
 def _checked(
     options: Generating, batch: Batch, backend: Backend, how: SequenceParallel, job: Job
 ) -> tuple[Settings, list[Request], Degrees, tuple[str, ...]]:
-    cores = os.cpu_count() or 1  # with far more threads than that torch falls over
-    if options.threads is not None and not 1 <= options.threads <= cores:
-        raise InputError(
-            f"threads is {options.threads!r}; allowed are whole numbers from 1 to {cores}, this machine's cores"
-        )
+    check_threads(options)
     if options.model in ROLLING:
         raise InputError(f"{options.model} makes a clip block by block: c4d rollout --model {options.model} …")
     model = BUNDLED.get(options.model)
@@ -298,7 +294,7 @@ def _checked(
         history_dtype=names([history]) if history else None,
         history_on=options.history_on or "device",
         memory=options.memory or "full",
-        lora=tuple(Lora.read(text) for text in options.lora) or None,
+        lora=loras_of(options) or None,
         fps=options.fps if options.fps is not None else float(model.defaults.fps if model else 16),
     )
     if method is not None:
@@ -326,6 +322,27 @@ def _checked(
     settings, why = budgeted(options, settings, requests, degrees, backend=backend)
     check_writable(options.out if options.out is not None else ROOT)
     return settings, requests, degrees, tuple(filter(None, [note, *why]))
+
+
+def check_threads(options: Shared) -> None:
+    """Raises :class:`InputError` for a number that this machine cannot run."""
+    cores = os.cpu_count() or 1  # with far more threads than that torch falls over
+    if options.threads is not None and not 1 <= options.threads <= cores:
+        raise InputError(
+            f"threads is {options.threads!r}; allowed are whole numbers from 1 to {cores}, this machine's cores"
+        )
+
+
+def use_threads(options: Shared) -> None:
+    """As many as were asked for, or as the bundled model runs best on; else torch's choice."""
+    model = EVERY.get(options.model)
+    if threads := options.threads or (model.defaults.threads if model else None):
+        torch.set_num_threads(threads)
+
+
+def loras_of(options: Shared) -> tuple[Lora, ...]:
+    """Raises :class:`InputError` for text that is none."""
+    return tuple(Lora.read(text) for text in options.lora)
 
 
 def skeleton_of(options: Calling) -> Any:
@@ -375,9 +392,8 @@ def load(
     options: Shared, plan: Plan, requests: Sequence[Request], notes: list[str], until_done: ExitStack
 ) -> tuple[Any, Any, Any]:
     """The pipeline, what computes its attention, and the ranks that share it (None: not shared)."""
-    model, settings, quiet = BUNDLED.get(options.model), plan.settings, options.quiet or plan.job.rank > 0
-    if threads := options.threads or (model.defaults.threads if model else None):
-        torch.set_num_threads(threads)
+    settings, quiet = plan.settings, options.quiet or plan.job.rank > 0
+    use_threads(options)
     pipe = load_pipeline(
         options.model,
         backend=plan.backend,

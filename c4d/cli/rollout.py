@@ -15,11 +15,11 @@ from torch import Tensor
 import c4d
 from c4d.backends import Backend, select
 from c4d.backends.kernels import OWN, names
-from c4d.bundled.models import BUNDLED, ROLLING
+from c4d.bundled.models import EVERY
 from c4d.causal.checkpoint import load_checkpoint
 from c4d.causal.rollout import FILE, Rollout, RolloutConfig, settings_in
 from c4d.causal.stream import Stream
-from c4d.cli.command import ROOT, joined, name_of
+from c4d.cli.command import ROOT, check_threads, joined, loras_of, name_of, use_threads
 from c4d.cli.options import RolloutOptions
 from c4d.cli.signals import Stops
 from c4d.core.caching.rules import CacheMethod
@@ -28,7 +28,6 @@ from c4d.parallel import SequenceParallel
 from c4d.pipelines import (
     Files,
     InputError,
-    Lora,
     Request,
     check_loras,
     check_memory,
@@ -45,7 +44,6 @@ from c4d.pipelines.film import GrowingClip, read_film
 from c4d.pipelines.output import write_json
 from c4d.pipelines.versions import versions
 
-MODELS = {**ROLLING, **BUNDLED}
 CLIP, MIB = "clip.mp4", 2**20
 SECONDS = 5.0  # of a clip that nobody says the length of
 OnBlock = Callable[[Tensor, float], str | None]
@@ -65,7 +63,7 @@ def run(
     :func:`loaded`.
     """
     if options.prompt is None or options.prompt_file is not None:
-        known = f", such as {MODELS[options.model].example!r}" if options.model in MODELS else ""
+        known = f", such as {EVERY[options.model].example!r}" if options.model in EVERY else ""
         raise InputError(f"rollout makes one clip: give --prompt{known}")
     request = options.parts_of(Request, num_frames=None, steps=None, video=None)
     try:
@@ -98,7 +96,7 @@ def run(
         if job.rank == 0:
             record = made(stream, out / CLIP, rollout.config, shown, stops, on_block)
             about = {"model": options.model, "prompt": request.prompt, "seed": request.seed, "dtype": names([dtype])}
-            about |= options.parts_of(Files).told() | {"lora": [each.to_dict() for each in loras(options)]}
+            about |= options.parts_of(Files).told() | {"lora": [each.to_dict() for each in loras_of(options)]}
             write_json(out / FILE, about | {"settings": vars(rollout.config), **record, "versions": versions()})
             print(f"files in {out}: {CLIP}, {FILE}")
         else:
@@ -109,6 +107,7 @@ def run(
 
 def checked(options: RolloutOptions, backend: Backend, method: CacheMethod | None) -> None:
     """Raises :class:`InputError` for what can be known without weights."""
+    check_threads(options)
     if (options.video is not None) + len(options.image) > 1:
         raise InputError("a rollout goes on from one film or picture: give one --video or one --image")
     if options.encode_first:
@@ -118,7 +117,7 @@ def checked(options: RolloutOptions, backend: Backend, method: CacheMethod | Non
     if options.checkpoint is not None and options.lora:
         raise InputError("--lora and --checkpoint are both given: the weights of one hide those of the other; keep one")
     pipe = skeleton(options.model, allow_pickle=options.allow_pickle, files=options.parts_of(Files))
-    check_loras(pipe, loras(options))
+    check_loras(pipe, loras_of(options))
     rollout_of(options, pipe, backend, Path(locate(options.model)[0]))
     check_memory(pipe, options.memory or "full", backend=backend)
     if method is not None:
@@ -128,17 +127,11 @@ def checked(options: RolloutOptions, backend: Backend, method: CacheMethod | Non
 
 def loaded(options: RolloutOptions, backend: Backend, dtype: torch.dtype, shown: bool) -> tuple[Any, list[str]]:
     """The pipeline with the weights that were asked for, and what is to be said of them."""
-    threads = options.threads or (MODELS[options.model].defaults.threads if options.model in MODELS else None)
-    if threads:
-        torch.set_num_threads(threads)
+    use_threads(options)
     how: dict[str, Any] = {"allow_pickle": options.allow_pickle, "memory": options.memory or "full"}
-    how |= {"files": options.parts_of(Files), "loras": loras(options)}
+    how |= {"files": options.parts_of(Files), "loras": loras_of(options)}
     pipe = load_pipeline(options.model, backend=backend, dtype=dtype, progress=shown, **how)
     return pipe, checkpoint(options, pipe)
-
-
-def loras(options: RolloutOptions) -> list[Lora]:
-    return [Lora.read(text) for text in options.lora]
 
 
 def rollout_of(options: RolloutOptions, pipe: Any, backend: Backend, folder: Path | None = None) -> Rollout:

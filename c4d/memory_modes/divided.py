@@ -13,7 +13,7 @@ from torch import nn
 
 from c4d.backends import Backend
 from c4d.core.integration.transformers import transformers_of
-from c4d.memory_modes.mode import Kind, Part, device_of, mode, modules_of, moved_already, uses_parts_of_blocks
+from c4d.memory_modes.mode import Kind, Part, denoisers_and_others, device_of, mode, moved_already, uses_parts_of_blocks
 from c4d.parallel import start
 
 
@@ -75,12 +75,11 @@ def _apply(pipe: Any, backend: Backend, ranks: int | None, timeout: float) -> No
     size, limit, device = ranks or job.world, timedelta(seconds=timeout), device_of(backend)
     groups = [backend.group(range(first, first + size), limit) for first in range(0, job.world, size)]
     mesh = DeviceMesh.from_group(groups[job.rank // size], backend.device_type)
-    denoisers = [id(part) for part in transformers_of(pipe).values()]
-    for part in modules_of(pipe).values():
-        if id(part) in denoisers:
-            divide(part, mesh)
-        else:
-            part.to(device)
+    denoisers, others = denoisers_and_others(pipe)
+    for part in denoisers:
+        divide(part, mesh)
+    for part in others:
+        part.to(device)
 
 
 @mode("divided", Kind.PLACE, "bit for bit")

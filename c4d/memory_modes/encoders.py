@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 from c4d.backends import Backend, UnsupportedError
 from c4d.core.integration.offload import offloaded
 from c4d.core.integration.transformers import transformers_of
-from c4d.memory_modes.mode import HOST, device_of, modules_of
+from c4d.memory_modes.mode import HOST, denoisers_and_others, device_of, modules_of
 from c4d.memory_modes.text import MemoryMode
 
 ENCODER = "text_encoder"  # how the names of all of them begin
@@ -62,10 +62,9 @@ def encode_all(
 
 def _move_all_but_transformers(pipe: Any, backend: Backend) -> None:
     """To the device, which may have no room for the transformers beside the text encoders."""
-    denoisers = [id(each) for each in transformers_of(pipe).values()]
-    for part in modules_of(pipe).values():
-        if id(part) not in denoisers:
-            part.to(device_of(backend))
+    _, others = denoisers_and_others(pipe)
+    for part in others:
+        part.to(device_of(backend))
 
 
 class Encoded:

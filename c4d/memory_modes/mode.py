@@ -12,6 +12,7 @@ import torch
 
 from c4d.backends import Backend
 from c4d.core.integration.offload import divided_over, offloaded
+from c4d.core.integration.transformers import transformers_of
 
 P = ParamSpec("P")
 HOST = torch.device("cpu")
@@ -106,6 +107,12 @@ def device_of(backend: Backend) -> torch.device:
     if on_host(backend):
         return HOST
     return torch.device(backend.device_type, torch.get_device_module(backend.device_type).current_device())
+
+
+def denoisers_and_others(pipe: Any) -> tuple[list[torch.nn.Module], list[torch.nn.Module]]:
+    """Of :func:`modules_of`, the transformers, and the components beside them."""
+    denoisers, parts = [id(part) for part in transformers_of(pipe).values()], modules_of(pipe).values()
+    return [each for each in parts if id(each) in denoisers], [each for each in parts if id(each) not in denoisers]
 
 
 def modules_of(pipe: Any) -> dict[str, torch.nn.Module]:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from c4d.bundled.models import BUNDLED, INDEX, ROLLING, bundled_model
+from c4d.bundled.models import BUNDLED, EVERY, INDEX, bundled_model
 from c4d.core.integration.transformers import NAMES as TRANSFORMERS
 from c4d.pipelines.errors import InputError
 
@@ -68,7 +68,7 @@ def locate(model: str) -> tuple[str, bool]:
     and is none is an :class:`InputError`, never a download.
     """
     ways = f"give a bundled model ({', '.join(BUNDLED)}), a diffusers directory, or a hub id owner/name"
-    if model in BUNDLED or model in ROLLING:
+    if model in EVERY:
         try:
             return bundled_model(model), True
         except FileNotFoundError as error:

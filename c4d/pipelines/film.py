@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 from contextlib import nullcontext, suppress
-from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from c4d.pipelines.errors import InputError, OutputError
-from c4d.pipelines.output import atomic, enlargement, to_bytes, writing
+from c4d.pipelines.output import atomic, encoder, enlarged, writing
 
 
 class GrowingClip:
@@ -35,8 +34,7 @@ class GrowingClip:
 
     def add(self, frames: Tensor) -> None:
         """Frames [T, 3, H, W] in [0, 1], of the same size each time. Raises :class:`OutputError`."""
-        factor = enlargement(frames)
-        pixels: Any = to_bytes(frames.cpu()).repeat_interleave(factor, 1).repeat_interleave(factor, 2).numpy()
+        pixels = enlarged(frames.cpu())
         if self._encoder is None:
             self._encoder = self._begun(pixels.shape[2], pixels.shape[1], len(pixels))
         assert self._encoder.stdin is not None
@@ -59,14 +57,11 @@ class GrowingClip:
 
     def _begun(self, width: int, height: int, group: int) -> subprocess.Popen[bytes]:
         """A fragment for each key frame, of which every block has one."""
-        rate = str(Fraction(self._fps).limit_denominator())
-        source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", rate, "-i", "-"]
-        how = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "14", "-tune", "zerolatency", "-g", str(max(1, group))]
-        grows = ["-movflags", "frag_keyframe+empty_moov+default_base_moof", "-flush_packets", "1", "-f", "mp4"]
+        grows = ["-movflags", "frag_keyframe+empty_moov+default_base_moof", "-flush_packets", "1"]
+        grows += ["-tune", "zerolatency", "-g", str(max(1, group))]
         with writing(self.path), self.path.open("wb") as file:
-            where = f"file:/proc/self/fd/{file.fileno()}"
             return subprocess.Popen(
-                [get_ffmpeg_exe(), "-y", "-v", "error", *source, *how, *grows, where],
+                encoder(height, width, self._fps, file.fileno(), *grows),
                 stdin=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 pass_fds=[file.fileno()],

@@ -155,8 +155,7 @@ def write_clip(folder: Path, name: str, frames: Tensor, fps: float) -> Path:
 
     Raises :class:`OutputError`, also for a film that does not come back whole.
     """
-    factor = enlargement(frames)
-    pixels = to_bytes(frames).repeat_interleave(factor, 1).repeat_interleave(factor, 2).numpy()
+    pixels = enlarged(frames)
     path = folder / f"{name}.{'png' if len(frames) == 1 else 'mp4'}"
     with atomic(path) as temporary:
         if len(frames) == 1:
@@ -226,6 +225,21 @@ def to_bytes(frames: Tensor) -> Tensor:
     return (frames * 255).round().to(torch.uint8).movedim(-3, -1).contiguous()
 
 
+def encoder(height: int, width: int, fps: float, file: int, *how: str) -> list[str]:
+    """The command that makes H.264 of raw RGB on its standard input, into the open ``file``; ``how`` goes to the codec
+    and the container."""
+    rate = str(Fraction(fps).limit_denominator())
+    source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", rate, "-i", "-"]
+    codec = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "14", *how, "-f", "mp4"]
+    return [get_ffmpeg_exe(), "-y", "-v", "error", *source, *codec, f"file:/proc/self/fd/{file}"]
+
+
+def enlarged(frames: Tensor) -> Any:
+    """[T, 3, H, W] in [0, 1] -> uint8 [T, H', W', 3] of numpy, as large as people can see it."""
+    factor = enlargement(frames)
+    return to_bytes(frames).repeat_interleave(factor, 1).repeat_interleave(factor, 2).numpy()
+
+
 def _encode(path: Path, pixels: Any, fps: float) -> None:
     """uint8 [T, H, W, 3] -> H.264 at ``path``. Called directly: imageio does not look at how ffmpeg ended.
 
@@ -233,12 +247,9 @@ def _encode(path: Path, pixels: Any, fps: float) -> None:
     again that was removed.
     """
     length, height, width, _ = pixels.shape
-    rate = Fraction(fps).limit_denominator()
-    source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(rate), "-i", "-"]
-    how = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "14", "-movflags", "+faststart", "-f", "mp4"]
     with path.open("wb") as file:
         done = subprocess.run(
-            [get_ffmpeg_exe(), "-y", "-v", "error", *source, *how, f"file:/proc/self/fd/{file.fileno()}"],
+            encoder(height, width, fps, file.fileno(), "-movflags", "+faststart"),
             input=memoryview(pixels).cast("B"),
             capture_output=True,
             check=False,

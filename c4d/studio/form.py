@@ -35,7 +35,7 @@ def words(kind: type[Any]) -> Mapping[str, Callable[[], list[str]]]:
     """Option -> the words that it takes, where these are few or are known here; others may be written."""
     methods = [method.example.format(signal=SIGNALS[0]) for method in METHODS.values()]
     return {
-        "model": lambda: [*({**ROLLING, **BUNDLED} if hasattr(kind, "seconds") else BUNDLED)],
+        "model": lambda: [*(ROLLING if hasattr(kind, "seconds") else ()), *BUNDLED],
         "quality": lambda: [*QUALITIES],
         "cache": lambda: ["none", *methods],
         "attention": lambda: ["auto", OWN, *select().attention_kernels],

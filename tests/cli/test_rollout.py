@@ -79,6 +79,7 @@ def test_a_film_that_cannot_be_written_says_so(tmp_path):
         (("--prompt-file", "p.txt"), "rollout makes one clip: give --prompt"),
         (("--steps", "500/1000"), "steps is [500, 1000]; allowed are timesteps from 1000 down to above 0, falling"),
         (("--window", "1", "--sink", "1"), "window is 1; it has to hold 1 frames of the sink and a block of 1"),
+        (("--threads", "0"), "threads is 0; allowed are whole numbers from 1 to"),
         (("--kv-on", "moon"), "unknown place 'moon' for keys and values: known are device, host"),
         (("--kv-dtype", "int8"), "unknown dtype 'int8'"),
         (("--frames", "5", "--seconds", "1"), "seconds and frames are both given"),
