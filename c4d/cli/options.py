@@ -337,6 +337,9 @@ class ServeOptions(Generating):
         "X",
         "seconds that a worker may be silent over a job before it is started again; default 600",
     )
+    keep_hours: float | None = option(
+        None, WHO, number, "X", "hours after its end for which a job stays in --out; default: until it is deleted"
+    )
     max_side: int = option(2048, LIMITS, whole, "N", "pixels of height and width, and of an image; default 2048")
     max_frames: int = option(257, LIMITS, whole, "N", "frames; default 257")
     max_steps: int = option(100, LIMITS, whole, "N", "denoising steps; default 100")

@@ -278,6 +278,9 @@ def test_videos_as_openai_s_clients_ask_for_them(site):
             done = (await s.client.get(f"/v1/videos/{made['id']}")).json()
             assert done["status"] == "completed" and done["progress"] == 100 and done["completed_at"]
             assert (await s.client.get(f"/v1/videos/{made['id']}/content")).content == f"{PROMPT} 0".encode()
+            await s.client.post("/v1/images/generations", json={"prompt": PROMPT})
+            listed = (await s.client.get("/v1/videos")).json()
+            assert listed["object"] == "list" and listed["data"] == [done] and listed["has_more"] is False
             gone = (await s.client.delete(f"/v1/videos/{made['id']}")).json()
             assert gone == {"id": made["id"], "object": "video.deleted", "deleted": True}
             assert (await s.client.get(f"/v1/videos/{made['id']}")).status_code == 404
