@@ -35,7 +35,7 @@ def test_a_body_has_the_fields_of_a_request(served):
     from c4d.serve.bodies import NAMES, body
 
     asked = body("Job", served.texts)
-    others = {"last_image", "video", "mask", "control"}  # files of this machine are not a client's to name
+    others = {"last_image", "video", "mask", "control", "argument"}  # files of this machine are not a client's to name
     names = {NAMES.get(each.name, each.name) for each in fields(Request)} - others
     assert set(asked.model_fields) == names | {"quality"}
     for name in others:
