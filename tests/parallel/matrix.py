@@ -1,7 +1,8 @@
 """Every case on several ranks: ``python -m tests.parallel.matrix FOLDER 4 [CASE...]``, or FOLDER 2 CASE... + 4 CASE...
 
 The ranks are forks of this process (one program under torchrun itself: tests/cli/test_ranks.py). Each writes a line a
-case to a folder in FOLDER, 0 for the first world. Ranks meet between cases at the store, which survives what breaks a group.
+case to a folder in FOLDER, 0 for the first world. Ranks meet between cases at the store, which survives what breaks a
+group.
 """
 
 from __future__ import annotations

@@ -25,8 +25,8 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="session")
 def launched(request, tmp_path_factory):
-    """World size -> what a launch of all its selected cases found; at 0, the launcher's own. One process forks them all,
-    once for all workers of xdist, which may not keep a group together."""
+    """World size -> what a launch of all its selected cases found; at 0, the launcher's own. One process forks them
+    all, once for all workers of xdist, which may not keep a group together."""
     asked = {world: [] for world in (*NTH, 0)}
     for item in request.session.items:
         name = getattr(item, "originalname", "")
