@@ -81,7 +81,12 @@ class Sampling:
                 "this model is compiled as a whole, with what is around its forward, and one decision would be frozen "
                 "into the graph: compile its blocks instead, or take this model without c4d"
             )
-        options = next(x for x in (*args, *kwargs.values()) if isinstance(x, dict) and "cond_or_uncond" in x)
+        given = (x for x in (*args, *kwargs.values()) if isinstance(x, dict) and "cond_or_uncond" in x)
+        if (options := next(given, None)) is None or self._steps.sigma is None:
+            raise RuntimeError(
+                "a forward of this model belongs to no evaluation of the guided model: its guider or sampler calls the "
+                "model in a way of its own, so take this model without c4d"
+            )
         named: Any = self._denoiser.cache_context  # of the session
         with named(self._branch(options)):
             return self._denoiser(args[0], self._steps.sigma, partial(executor, *args, **kwargs))
@@ -147,7 +152,7 @@ class Cache:
         prediction = prediction_of(guider.model_patcher.get_model_object("model_sampling"))
         method, why = self._of_run(prediction, sampler)
         _check_profile(method, prediction)
-        steps = SamplerSteps([float(sigma) for sigma in sigmas], prediction)
+        steps = SamplerSteps(sigmas.tolist(), prediction)
         sampling = Sampling(method, steps, type(guider.model_patcher.model.diffusion_model).__name__)
         sampling.session.chosen = why
         before = guider.model_options

@@ -60,17 +60,17 @@ class SamplerSteps:
         self._opened = False
         self._index = -1
         self.visit = 0
-        self.sigma = math.nan  # of the evaluation under way
+        self.sigma: float | None = None  # of the evaluation under way
 
     def evaluate(self, sigma: float) -> None:
         """The sampler asks for the guided model at ``sigma``. Raises RunError where that is no place of the run."""
         self.sigma = sigma
         coming = self._index + 1
-        if coming < self._total and self._at(coming):
+        if coming < self._total and self._at(sigma, coming):
             self._index, self.visit = coming, 0
             return
         after = self._sigmas[coming] if coming < self._total else -math.inf
-        between = self._index >= 0 and (self._at(self._index) or after < sigma < self._sigmas[self._index])
+        between = self._index >= 0 and (self._at(sigma, self._index) or after < sigma < self._sigmas[self._index])
         self.visit += 1
         if not between or self.visit >= MOST:
             stands = f"after {self._sigmas[self._index]:g}" if self._index >= 0 else "at the beginning"
@@ -81,10 +81,10 @@ class SamplerSteps:
                 "(dpm_adaptive, dpm_fast, heunpp2, churn, restarts) take the model without it"
             )
 
-    def _at(self, index: int) -> bool:
-        """Whether the evaluation is at the sigma of this step."""
+    def _at(self, sigma: float, index: int) -> bool:
+        """Whether it is the sigma of this step."""
         there, after = self._sigmas[index : index + 2]
-        return abs(self.sigma - there) <= NEAR * (there - after)
+        return abs(sigma - there) <= NEAR * (there - after)
 
     # -- what a session asks
 
@@ -96,10 +96,12 @@ class SamplerSteps:
         return new, Step(self._index, self._total, str(name), expert)
 
     def timestep(self) -> float:
+        if self.sigma is None:
+            raise RunError("no forward was placed yet")
         return self.sigma
 
     def noise(self) -> NoiseLevel:
-        return level_of(self.sigma, self._known())
+        return level_of(self.timestep(), self._known())
 
     def levels(self, total: int) -> tuple[float, ...]:
         return tuple(level_of(sigma, self._known()).noise for sigma in self._sigmas[:total])
