@@ -10,9 +10,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from c4d.comfyui.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS, CacheNode, ProfileNode
-from c4d.comfyui.sampling import Cache
+from c4d.comfyui.sampling import Cache, Sampling, at_output
 from c4d.comfyui.steps import SamplerSteps, level_of, prediction_of
 from c4d.core.importing import CannotImportError
 from c4d.core.runtime.steps import RunError
@@ -93,6 +94,78 @@ def test_what_a_model_predicts():
     scaled = eps()
     scaled.sigma_data = 0.5
     assert prediction_of(scaled) is None
+
+
+def run(method, calls):
+    """What a run on ``SIGMAS`` returned and computed, by step; ``calls(step)`` are (options, what a forward gives)."""
+    steps, returned, computed = SamplerSteps(SIGMAS, "flow"), [], []
+    sampling = Sampling(at_output(method), steps, "Theirs")
+    with sampling.session:
+        for k, sigma in enumerate(SIGMAS[:-1]):
+            returned.append([])
+            computed.append([])
+
+            def evaluation(x, timestep, k=k):
+                for options, value in calls(k):
+
+                    def forward(x, t, options, k=k, value=value):
+                        computed[k].append(value)
+                        return torch.full_like(x, value)
+
+                    returned[k].append(float(sampling.forward(forward, x, timestep, options).flatten()[0]))
+
+            sampling.evaluate(evaluation, torch.zeros(1, 4, 4, 4), torch.tensor([sigma]))
+    return returned, computed, dict(sampling.session.report().timelines)
+
+
+REUSE = "taylorseer-lite:interval=2,order=0"
+
+
+def test_windows_of_frames_are_branches_whatever_their_order():
+    def calls(k):
+        windows = [([0, 1], 10.0), ([2, 3], 20.0)]
+        shuffled = windows if k % 2 == 0 else windows[::-1]
+        given = [(SimpleNamespace(index_list=frames), value + k) for frames, value in shuffled]
+        return [({"cond_or_uncond": [0], "uuids": ["a"], "context_window": window}, value) for window, value in given]
+
+    returned, computed, _ = run(REUSE, calls)
+    assert returned == [[10.0, 20.0], [20.0, 10.0], [12.0, 22.0], [22.0, 12.0]]
+    assert computed == [[10.0, 20.0], [], [12.0, 22.0], []]
+
+
+def test_calls_that_are_alike_are_told_apart_by_their_order():
+    returned, _, timelines = run(
+        REUSE, lambda k: [({"cond_or_uncond": [0], "uuids": ["a"]}, v + k) for v in (1.0, 50.0)]
+    )
+    assert returned == [[1.0, 50.0], [1.0, 50.0], [3.0, 52.0], [3.0, 52.0]]
+    assert timelines == {"cond": "CrCr", "cond/2": "CrCr"}
+
+
+def test_conditions_have_memories_of_their_own():
+    """One that comes later begins with a computed forward, and so does a batch in another order."""
+
+    def calls(k):
+        together = {"cond_or_uncond": [1, 0], "uuids": ["b", "a"]}, 5.0 + k
+        turned = {"cond_or_uncond": [0, 1], "uuids": ["a", "b"]}, 70.0 + k
+        other = {"cond_or_uncond": [0], "uuids": ["c"]}, 90.0 + k
+        return [[together], [together, other], [turned], [turned, other]][k]
+
+    returned, _, timelines = run(REUSE, calls)
+    assert returned == [[5.0], [5.0, 91.0], [72.0], [72.0, 93.0]]
+    assert timelines == {"uncond+cond": "Cr", "cond": "CC", "cond+uncond": "Cr"}
+
+
+def test_a_forward_that_nobody_evaluates_is_refused():
+    steps = SamplerSteps(SIGMAS, "flow")
+    sampling = Sampling(at_output(REUSE), steps, "Theirs")
+    options = {"cond_or_uncond": [0], "uuids": ["a"]}
+    with pytest.warns(RuntimeWarning), sampling.session:
+        with pytest.raises(RuntimeError, match="belongs to no evaluation"):
+            sampling.forward(lambda *_: None, torch.zeros(1, 4, 4, 4), torch.ones(1), options)
+        with pytest.raises(RuntimeError, match="saw no forward of this model"):
+            sampling.evaluate(lambda *_: None, torch.zeros(1, 4, 4, 4), torch.ones(1))
+        with pytest.raises(RuntimeError, match="belongs to no evaluation"):
+            sampling.forward(lambda *_: None, torch.zeros(1, 4, 4, 4), torch.ones(1), {})
 
 
 @pytest.mark.parametrize(

@@ -169,6 +169,22 @@ def test_clones_are_independent_and_models_untouched(flux):
     assert (dict(vars(inner)), dict(vars(flux.model)), {id(m): dict(vars(m)) for m in inner.modules()}) == before
 
 
+def test_the_options_of_a_sampling_are_given_back(flux):
+    seen = []
+
+    def look(executor, *args, **kwargs):
+        given = executor.class_obj.model_options
+        before = str(given)
+        out = executor(*args, **kwargs)
+        seen.append(executor.class_obj.model_options is given and str(given) == before)
+        return out
+
+    model = flux.clone()
+    model.add_wrapper_with_key("outer_sample", "look", look)  # around the cache
+    sample(Cache(THIRD).hung_on(model))
+    assert seen == [True]
+
+
 def test_one_sampling_knows_nothing_of_another(flux):
     model = Cache("easycache:threshold=0.5,warmup=2").hung_on(flux)
     runs = [dict(seed=1), dict(seed=2, side=12), dict(seed=3, batch=2), dict(seed=1)]
