@@ -96,7 +96,7 @@ def test_what_a_model_predicts():
     assert prediction_of(scaled) is None
 
 
-def run(method, calls):
+def run(method, calls, latents=lambda k: torch.zeros(1, 4, 4, 4)):
     """What a run on ``SIGMAS`` returned and computed, by step; ``calls(step)`` are (options, what a forward gives)."""
     steps, returned, computed = SamplerSteps(SIGMAS, "flow"), [], []
     sampling = Sampling(at_output(method), steps, "Theirs")
@@ -114,7 +114,7 @@ def run(method, calls):
 
                     returned[k].append(float(sampling.forward(forward, x, timestep, options).flatten()[0]))
 
-            sampling.evaluate(evaluation, torch.zeros(1, 4, 4, 4), torch.tensor([sigma]))
+            sampling.evaluate(evaluation, latents(k), torch.tensor([sigma]))
     return returned, computed, dict(sampling.session.report().timelines)
 
 
@@ -153,6 +153,24 @@ def test_conditions_have_memories_of_their_own():
     returned, _, timelines = run(REUSE, calls)
     assert returned == [[5.0], [5.0, 91.0], [72.0], [72.0, 93.0]]
     assert timelines == {"uncond+cond": "Cr", "cond": "CC", "cond+uncond": "Cr"}
+
+
+def test_a_batch_is_computed_as_a_whole():
+    """A sample that changes has another one computed with it, which alone would be skipped."""
+
+    def still(k):
+        return torch.full((1, 4, 4, 4), 1.0 + 0.001 * k)
+
+    def both(k):
+        return torch.cat([torch.full((1, 4, 4, 4), 3.0 * 100.0**k), still(k)])
+
+    method, calls = (
+        "easycache:threshold=0.05,warmup=2",
+        lambda k: [({"cond_or_uncond": [0], "uuids": ["a"]}, 1 + 0.001 * k)],
+    )
+    assert set(run(method, calls, still)[2].values()) == {"CCrC"}
+    _, computed, timelines = run(method, calls, both)
+    assert [] not in computed and list(timelines.values()) == ["CCCC", "CCCC"]
 
 
 def test_a_forward_that_nobody_evaluates_is_refused():
