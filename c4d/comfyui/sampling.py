@@ -41,7 +41,7 @@ ROLES = ("cond", "uncond")  # of a condition, by its number in ``cond_or_uncond`
 
 
 class Denoiser(nn.Module):
-    """Stands for ComfyUI's diffusion model in a session: ``call`` is its forward of the latents ``x``."""
+    """Stands for ComfyUI's diffusion model in a session: ``call`` is its forward, ``x`` are the latents, or several."""
 
     def forward(self, x: Any, timestep: float, call: Callable[[], Any]) -> Any:
         return call()
@@ -58,11 +58,12 @@ class Sampling:
         self._often: Counter[str] = Counter()  # labels that begin with the same roles
         self._calls: Counter[Any] = Counter()  # of the evaluation under way
 
-    def evaluate(self, executor: Any, x: Any, timestep: Any, *args: Any, **kwargs: Any) -> Any:
+    def evaluate(self, executor: Any, x: Any, timestep: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
         """Around an evaluation of the guided model at the noise ``timestep`` [B]: waits for the device to read it."""
+        _refuse_others(options)
         self._steps.evaluate(float(timestep.max()))
         self._calls.clear()
-        out = executor(x, timestep, *args, **kwargs)
+        out = executor(x, timestep, options, *args, **kwargs)
         if not self._calls:
             raise RuntimeError(
                 "c4d saw no forward of this model: its class, or the guider, does not call the wrappers of ComfyUI "
@@ -87,9 +88,10 @@ class Sampling:
                 "a forward of this model belongs to no evaluation of the guided model: its guider or sampler calls the "
                 "model in a way of its own, so take this model without c4d"
             )
+        latents = tuple(args[0]) if isinstance(args[0], list) else args[0]  # streams (a list means samples in c4d)
         named: Any = self._denoiser.cache_context  # of the session
         with named(self._branch(options)):
-            return self._denoiser(args[0], self._steps.sigma, partial(executor, *args, **kwargs))
+            return self._denoiser(latents, self._steps.sigma, partial(executor, *args, **kwargs))
 
     def _branch(self, options: Mapping[str, Any]) -> str:
         """Whose call it is: its conditions, in the order of their rows, the window of frames, and the visit.
@@ -148,7 +150,6 @@ class Cache:
         if len(sigmas) < 2:  # no step
             return go_on()
         guider = executor.class_obj
-        _refuse_others(guider.model_options)
         prediction = prediction_of(guider.model_patcher.get_model_object("model_sampling"))
         method, why = self._of_run(prediction, sampler)
         _check_profile(method, prediction)
@@ -231,7 +232,7 @@ def _check_profile(method: CacheMethod, prediction: str | None) -> None:
 
 
 def _refuse_others(options: Mapping[str, Any]) -> None:
-    """Raises RuntimeError for what a run's ``options`` say is at work on the same model."""
+    """Raises RuntimeError for what the ``options`` of a run under way say is at work on the same model."""
     if OTHERS in options.get("transformer_options", {}):
         raise RuntimeError(
             "this model has ComfyUI's EasyCache or LazyCache too, and of two caches one would forecast what the other "

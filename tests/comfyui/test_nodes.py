@@ -105,16 +105,17 @@ def run(method, calls, latents=lambda k: torch.zeros(1, 4, 4, 4)):
             returned.append([])
             computed.append([])
 
-            def evaluation(x, timestep, k=k):
+            def evaluation(x, timestep, model_options, k=k):
                 for options, value in calls(k):
 
                     def forward(x, t, options, k=k, value=value):
                         computed[k].append(value)
-                        return torch.full_like(x, value)
+                        return [torch.full_like(each, value) for each in x] if isinstance(x, list) else x * 0 + value
 
-                    returned[k].append(float(sampling.forward(forward, x, timestep, options).flatten()[0]))
+                    out = sampling.forward(forward, x, timestep, options)
+                    returned[k].append(float((out[1] if isinstance(x, list) else out).mean()))
 
-            sampling.evaluate(evaluation, latents(k), torch.tensor([sigma]))
+            sampling.evaluate(evaluation, latents(k), torch.tensor([sigma]), {})
     return returned, computed, dict(sampling.session.report().timelines)
 
 
@@ -173,6 +174,20 @@ def test_a_batch_is_computed_as_a_whole():
     assert [] not in computed and list(timelines.values()) == ["CCCC", "CCCC"]
 
 
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("method", [REUSE, "easycache:threshold=9,warmup=2"])
+def test_several_streams_are_latents_of_one_forward(method, batch):
+    """As a model of video and sound has them: a list, which has nothing to do with the samples of a batch."""
+
+    def latents(k):
+        return [torch.full((batch, 4, 3, 4, 4), 1.0 + k), torch.full((batch, 8, 6), 2.0 + k)]
+
+    call = {"cond_or_uncond": [0], "uuids": ["a"]}
+    returned, computed, timelines = run(method, lambda k: [(call, 1.0 + k)], latents)
+    assert [] in computed and list(timelines) == ["cond"]
+    assert returned[0] == [1.0] and all(len(outputs) == 1 for outputs in returned)
+
+
 def test_a_forward_that_nobody_evaluates_is_refused():
     steps = SamplerSteps(SIGMAS, "flow")
     sampling = Sampling(at_output(REUSE), steps, "Theirs")
@@ -181,7 +196,7 @@ def test_a_forward_that_nobody_evaluates_is_refused():
         with pytest.raises(RuntimeError, match="belongs to no evaluation"):
             sampling.forward(lambda *_: None, torch.zeros(1, 4, 4, 4), torch.ones(1), options)
         with pytest.raises(RuntimeError, match="saw no forward of this model"):
-            sampling.evaluate(lambda *_: None, torch.zeros(1, 4, 4, 4), torch.ones(1))
+            sampling.evaluate(lambda *_: None, torch.zeros(1, 4, 4, 4), torch.ones(1), {})
         with pytest.raises(RuntimeError, match="belongs to no evaluation"):
             sampling.forward(lambda *_: None, torch.zeros(1, 4, 4, 4), torch.ones(1), {})
 
