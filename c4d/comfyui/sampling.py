@@ -48,7 +48,7 @@ class Denoiser(nn.Module):
 
 
 class Sampling:
-    """One run of a sampler with ``method`` on a diffusion model whose class is called ``model``."""
+    """One run of a sampler with ``method`` on what ComfyUI calls ``model``."""
 
     def __init__(self, method: CacheMethod, steps: SamplerSteps, model: str) -> None:
         self._steps, self._denoiser = steps, Denoiser()
@@ -154,7 +154,7 @@ class Cache:
         method, why = self._of_run(prediction, sampler)
         _check_profile(method, prediction)
         steps = SamplerSteps(sigmas.tolist(), prediction)
-        sampling = Sampling(method, steps, type(guider.model_patcher.model.diffusion_model).__name__)
+        sampling = Sampling(method, steps, type(guider.model_patcher.model).__name__)
         sampling.session.chosen = why
         before = guider.model_options
         guider.model_options = _wrapped(before, sampling)

@@ -16,6 +16,8 @@ import types
 import uuid
 
 import comfy.ldm.flux.model
+import comfy.ldm.lightricks.model
+import comfy.ldm.modules.diffusionmodules.mmdit
 import comfy.ldm.modules.diffusionmodules.openaimodel
 import comfy.model_base
 import comfy.model_patcher
@@ -176,6 +178,8 @@ def build():
 
     guider.sample, guider.__call__ = sample, call
     bridged(comfy.ldm.flux.model.Flux)
+    bridged(comfy.ldm.lightricks.model.LTXVModel)
+    bridged(comfy.ldm.modules.diffusionmodules.mmdit.OpenAISignatureMMDITWrapper)
     bridged(comfy.ldm.modules.diffusionmodules.openaimodel.UNetModel)
 
 

@@ -24,6 +24,15 @@ UNET = {
     "transformer_depth": [1], "transformer_depth_middle": 1, "transformer_depth_output": [1, 1], "context_dim": 8,
     "num_heads": 2, "use_spatial_transformer": True, "use_linear_in_transformer": False, "dtype": torch.float32,
 }  # fmt: skip
+SD3 = {
+    "input_size": None, "patch_size": 2, "in_channels": 4, "depth": 1, "num_patches": 256, "pos_embed_max_size": 16,
+    "context_embedder_config": {"target": "torch.nn.Linear", "params": {"in_features": 8, "out_features": 64}},
+    "adm_in_channels": 8, "context_size": 8, "dtype": torch.float32,
+}  # fmt: skip
+LTXV = {
+    "in_channels": 4, "cross_attention_dim": 16, "attention_head_dim": 8, "num_attention_heads": 2,
+    "caption_channels": 8, "num_layers": 1, "dtype": torch.float32,
+}  # fmt: skip
 
 
 class Config(comfy.supported_models_base.BASE):
@@ -48,17 +57,26 @@ def unet(model_type="EPS"):
     return patcher(comfy.model_base.BaseModel, model_type, UNET)
 
 
+def sd3():
+    return patcher(comfy.model_base.SD3, "FLOW", SD3)
+
+
+def ltxv():
+    return patcher(comfy.model_base.LTXV, "FLUX", LTXV)
+
+
 def rand(seed, *shape):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def cond(seed, rows=5, **more):
-    return [[rand(seed, 1, rows, 8), {"pooled_output": rand(seed + 50, 1, 8), "guidance": 3.5, **more}]]
+    given = {"pooled_output": rand(seed + 50, 1, 8), "guidance": 3.5, "attention_mask": torch.ones(1, rows), **more}
+    return [[rand(seed, 1, rows, 8), given]]
 
 
-def sample(model, steps=8, cfg=2.0, sampler="euler", scheduler="simple", batch=1, side=8, seed=3, **how):
+def sample(model, steps=8, cfg=2.0, sampler="euler", scheduler="simple", batch=1, side=8, seed=3, frames=None, **how):
     """What ComfyUI's own KSampler makes with ``model``, of one positive and one negative condition."""
-    shape = (batch, 4, side, side)
+    shape = (batch, 4, *([] if frames is None else [frames]), side, side)
     latent = how.pop("latent", torch.zeros(shape))
     noise = comfy.sample.prepare_noise(torch.zeros(shape), seed)
     given = {"positive": cond(1), "negative": cond(2), "disable_pbar": True, "seed": seed} | how

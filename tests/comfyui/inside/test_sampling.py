@@ -67,6 +67,21 @@ def test_it_changes_nothing_on_a_unet(kind):
     assert torch.equal(sample(cache.hung_on(unet), sampler="dpmpp_2m"), sample(unet, sampler="dpmpp_2m"))
 
 
+@pytest.mark.parametrize(("make", "frames"), [(models.sd3, None), (models.ltxv, 3)], ids=["SD3", "LTXV"])
+def test_other_models(make, frames):
+    """Pictures, and a video of 3 frames."""
+    model = make()
+    never, profile, spectrum = (
+        Cache(NEVER),
+        Cache("profile:universal,computed=6"),
+        Cache("seacache:threshold=9,max_skips=2@output"),
+    )
+    how = dict(frames=frames, steps=14)
+    assert torch.equal(sample(never.hung_on(model), **how), sample(model, **how))
+    for cache in (profile, spectrum):
+        assert sample(cache.hung_on(model), **how).isfinite().all() and cache.report.computed <= 7
+
+
 @pytest.mark.parametrize(
     ("sampler", "timelines"),
     [
