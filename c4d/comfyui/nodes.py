@@ -29,9 +29,10 @@ class CacheNode:
         return {"required": {"model": ("MODEL", {}), "method": method}}
 
     @classmethod
-    def VALIDATE_INPUTS(cls, method: str) -> bool | str:
+    def VALIDATE_INPUTS(cls, method: str | None) -> bool | str:
         try:
-            Cache(method)
+            if method is not None:  # else another node gives it, which has not run yet
+                Cache(method)
         except ValueError as error:
             return str(error)
         return True

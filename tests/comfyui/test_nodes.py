@@ -221,7 +221,8 @@ def test_methods_that_cannot_be(method, said):
 
 
 @pytest.mark.parametrize(
-    "method", ["auto", "dmd:interval=2", "easycache:threshold=0.1,warmup=2,batch=mean", "seacache:threshold=1@output"]
+    "method",
+    [None, "auto", "dmd:interval=2", "easycache:threshold=0.1,warmup=2,batch=mean", "seacache:threshold=1@output"],
 )
 def test_methods_that_can_be(method):
     assert CacheNode.VALIDATE_INPUTS(method) is True
