@@ -8,6 +8,8 @@
 #   others: rm -rf .venv-old; make test-old OLD=torch==2.14.1 DEPENDENCIES=
 # make test-ascend: only what runs the real torch_npu over a simulated NPU (part of make test, which skips it loudly where
 #   it cannot run; here it has to)
+# make test-comfyui: nodes in ComfyUI's own engine (part of make nightly, which skips it loudly where that cannot be had;
+#   here it has to)
 # make mutants: small mistakes in a copy of the code, one at a time; each has to make a test fail (tools/mutants.py)
 # make bench: install the other systems too, and measure: isolation, ranks, step cost, equal schedules, fidelity (see docs/measurements/README.md)
 # make test-int8: int8 weights with torchao (part of make nightly). In a folder of its own: where it is installed,
@@ -21,7 +23,7 @@ DEPENDENCIES = --no-deps
 TORCH = 'torch<2.14'
 OLD = diffusers==0.41.0 transformers==5.23.0
 
-.PHONY: demo studio test nightly parity test-old test-ascend test-int8 lint mutants bench clean
+.PHONY: demo studio test nightly parity test-old test-ascend test-comfyui test-int8 lint mutants bench clean
 
 .venv/installed: pyproject.toml
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
@@ -46,6 +48,7 @@ test: .venv/installed lint
 nightly: .venv/installed lint
 	$(RUN) -m tests.ascend.install
 	$(RUN) -m tests.xfuser.install
+	$(RUN) -m tests.comfyui.install
 	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m ""
 	$(MAKE) test-int8
 
@@ -71,9 +74,14 @@ test-ascend: .venv/installed
 	$(RUN) -m tests.ascend.install
 	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "" -rs tests/ascend tests/backends/test_ascend_arguments.py tests/backends/test_ascend_installed.py
 
+test-comfyui: export C4D_REQUIRE_COMFYUI = 1
+test-comfyui: .venv/installed
+	$(RUN) -m tests.comfyui.install
+	$(RUN) -m pytest -m "" tests/comfyui
+
 lint: .venv/installed
-	.venv/bin/ruff check c4d launch tools bench tests
-	.venv/bin/ruff format --check c4d launch tools bench tests
+	.venv/bin/ruff check c4d launch tools bench integrations tests
+	.venv/bin/ruff format --check c4d launch tools bench integrations tests
 	$(RUN) -m mypy
 
 mutants: export OMP_NUM_THREADS = 1

@@ -23,6 +23,7 @@ ANYWHERE = {
     "metrics": {"torch", "numpy", "PIL"},
     "bundled": {"torch", "safetensors", "PIL", "c4d.metrics"},
     "inspection": {"torch", "c4d.api", "c4d.core", "c4d.backends", "c4d.models"},
+    "comfyui": {"torch", "c4d.core", "c4d.backends", "c4d.models"},  # in ComfyUI's environment, without diffusers
 }
 # The same for imports inside functions, which only run when asked for.
 INSIDE = {
@@ -34,6 +35,7 @@ INSIDE = {
     "metrics": {"flip_evaluator", "lpips", "torchmetrics", "transformers"},
     "bundled": {"matplotlib"},
     "inspection": {"matplotlib", "numpy"},
+    "comfyui": {"comfy"},
 }
 # What the files of a backend's own folder import, all but its ``__init__``, which imports them when they are asked for.
 VENDOR = {"cuda": {"triton"}}
