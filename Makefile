@@ -72,8 +72,8 @@ test-ascend: .venv/installed
 	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "" -rs tests/ascend tests/backends/test_ascend_arguments.py tests/backends/test_ascend_installed.py
 
 lint: .venv/installed
-	.venv/bin/ruff check c4d launch tools bench tests
-	.venv/bin/ruff format --check c4d launch tools bench tests
+	.venv/bin/ruff check c4d launch tools bench tests examples
+	.venv/bin/ruff format --check c4d launch tools bench tests examples
 	$(RUN) -m mypy
 
 mutants: export OMP_NUM_THREADS = 1
