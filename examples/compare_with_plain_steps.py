@@ -1,6 +1,6 @@
 """Is a method closer than as few plain steps as cost the same? ``python compare_with_plain_steps.py``.
 
-Change ``METHODS``; ``c4d methods`` lists what there is. ``c4d compare`` does it for many methods and prompts, on a page.
+Change ``METHODS``; ``c4d methods`` lists what there is. ``c4d compare`` has many methods and prompts on a page.
 """
 
 import numpy as np

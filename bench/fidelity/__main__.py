@@ -5,8 +5,9 @@
 Each model with its own sampler, 50 steps, on prompts and noise that nothing was learned from: its shipped profile, the
 settings of c4d's methods and of other libraries' that bench.profiles found best on the calibration prompts, BudCache,
 MeanCache, and the settings that docs/methods.md lists, beside plain steps and plain steps at searched noise levels.
-What is measured is kept in out/fidelity, so that an interrupted run goes on; docs/measurements/fidelity gets the tables (CSV), and what
---render writes of them alone: plots and page. The page for a browser stays in out/fidelity/MODEL/index.html.
+What is measured is kept in out/fidelity, so that an interrupted run goes on; docs/measurements/fidelity gets the tables
+(CSV), and what --render writes of them alone: plots and page. The page for a browser stays in
+out/fidelity/MODEL/index.html.
 """
 
 from __future__ import annotations
