@@ -73,7 +73,9 @@ def check_wheel(wheel: Path, project: Path) -> None:
 def check_tag(tag: str, changes: str) -> None:
     """Raises DistError unless ``tag`` is that of the version, which CHANGELOG.md has a heading for."""
     if tag != f"v{c4d.__version__}":
-        raise DistError(f"the tag is {tag!r}, and the version is {c4d.__version__}: v{c4d.__version__} would be its tag")
+        raise DistError(
+            f"the tag is {tag!r}, and the version is {c4d.__version__}: v{c4d.__version__} would be its tag"
+        )
     if f"\n## {c4d.__version__}\n" not in changes:
         raise DistError(f"CHANGELOG.md has no heading '## {c4d.__version__}': say there what the release holds")
 

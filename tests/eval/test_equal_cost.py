@@ -114,6 +114,6 @@ def test_the_pure_parts_need_no_peer_and_no_plot():
 import sys
 for name in ("cache_dit", "matplotlib", "diffusers"):
     sys.modules[name] = None
-import bench.fidelity.page, bench.fidelity.plot, bench.fidelity.readme
+import bench.fidelity.page, bench.fidelity.plot, bench.fidelity.advice
 """
     subprocess.run([sys.executable, "-c", code], check=True)
