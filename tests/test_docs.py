@@ -36,6 +36,7 @@ pytestmark = pytest.mark.slow
 PARTS = {"Stack": Stack, "Site": Site, "ModelSpec": ModelSpec}
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+OTHERS = [ROOT / name for name in ("CONTRIBUTING.md", "SECURITY.md", "examples/README.md", "docs/pictures/README.md")]
 
 
 def code(page, language="python"):
@@ -84,12 +85,12 @@ def test_adding_a_backend_makes_a_backend_that_works():
     assert isinstance(mine, Backend) and GROUP in (ROOT / "docs/adding_a_backend.md").read_text()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+@pytest.mark.parametrize("page", [*PAGES, *OTHERS], ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_and_names(page):
     text = page.read_text()
     for target in re.findall(r"\]\((?!http)([^)#]+)", text):
         assert (page.parent / target).exists(), target
-    for path in re.findall(r"`((?:c4d|tests|tools|bench|docs|launch)/[\w./-]+)`", text):
+    for path in re.findall(r"`((?:c4d|tests|tools|bench|docs|launch|examples)/[\w./-]+)`", text):
         if path != "c4d/parallel":
             assert (ROOT / path).exists(), path
 
@@ -177,8 +178,8 @@ def imports(text):
 
 
 def test_pages_and_examples_import_the_public_names_alone():
-    """README, docs, what stands for an outside package; launch/infer.py starts the command, before torch."""
-    files = [*PAGES, ROOT / "tests/outside/their_model.py"]
+    """README, docs, programs, what stands for an outside package; launch/infer.py starts the command, before torch."""
+    files = [*PAGES, *sorted((ROOT / "examples").iterdir()), ROOT / "tests/outside/their_model.py"]
     assert {str(file): imports(file.read_text()) for file in files if imports(file.read_text())} == {}
     assert imports((ROOT / "launch/infer.py").read_text()) == {"c4d.cli.start"}
     for file in files:
@@ -222,7 +223,7 @@ print(json.dumps(calls))
         assert (file, name) in calls, f"step {number}, {name} in {file}, is not called after the step before it"
 
 
-OTHERS = {"git", "pip", "python", "vbench"}  # how samples are scored, which is no command of ours
+THEIRS = {"git", "pip", "python", "vbench"}  # how samples are scored, which is no command of ours
 
 
 def commands(page):
@@ -252,7 +253,7 @@ def test_every_command_of_the_page_of_published_tables_is_one(tmp_path):
     (tmp_path / "dpcache.json").write_text(json.dumps(costs))
     for line in commands(page):
         program, *words = shlex.split(line)
-        if program in OTHERS:
+        if program in THEIRS:
             continue
         options = accepted(*words, files=tmp_path)
         assert program == "c4d" and options.prompt_file and options.out and options.model in MODELS, line
