@@ -38,16 +38,14 @@ def test_a_film_has_a_row_for_each_clip_and_shows_what_differs():
     shown = [pictures.Shown("one", "a dot", (dark, dark, light), (99.0, 24.1))] * 2
     frames = pictures.film(shown, pictures.THEMES[0])
     side = 4 * pictures.PIXEL
-    assert len(frames) == 2 and frames[0].size == (
-        5 * side + 4 * pictures.GAP,
-        pictures.HEAD + 2 * (side + pictures.LINE),
-    )
+    size = 5 * side + 4 * pictures.GAP, pictures.HEAD + 2 * (side + pictures.LINE)
+    assert [frame.size for frame in frames] == [size] * 2
     colours = [frames[0].getpixel((column * (side + pictures.GAP) + 5, pictures.HEAD + 5)) for column in range(5)]
     assert colours == [(0, 0, 0), (0, 0, 0), (16, 16, 16), (0, 0, 0), (128, 128, 128)]  # 8 times 1/16
 
 
 def test_the_figure_is_the_same_each_time(tmp_path):
     pytest.importorskip("matplotlib")
-    for name in "ab":
+    for name in ("a.svg", "b.svg"):
         pictures.draw(ROWS, pictures.THEMES[1], tmp_path / name)
-    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
