@@ -36,6 +36,7 @@ from tests.parallel import (
     methods,
     neighbours,
     planned,
+    programs,
     rollouts,
     tiles,
     traffic,
@@ -59,6 +60,7 @@ PARTS = (
     leaving,
     tiles,
     divided,
+    programs,
 )
 
 
