@@ -99,7 +99,7 @@ bench: .venv/bench
 	touch $@
 
 dist: .venv/release
-	$(RUN) -m tools.dist --tag '$(TAG)'
+	$(RUN) -m tools.dist --tag '$(TAG)' --torch $(TORCH)
 
 clean:
 	rm -rf out build dist .mypy_cache .ruff_cache .pytest_cache

@@ -1,4 +1,4 @@
-"""What is released, built and tried: ``make dist``, or ``python -m tools.dist [--tag v0.1.0]``.
+"""What is released, built and tried: ``make dist``, or ``python -m tools.dist [--tag v0.1.0] [--torch 'torch<2.14']``.
 
 The sdist is built from the checkout and has to hold every file of it that git knows; the wheel is built from the
 unpacked sdist. Both are checked, then the wheel is installed into an empty environment outside of the checkout, where
@@ -22,7 +22,6 @@ import c4d
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "dist"
-TORCH = "torch<2.14"  # as in the Makefile: newer builds bring gigabytes of CUDA libraries onto CPU machines
 MOST = 95_000_000  # bytes; PyPI takes files of 100 MB
 NEEDED = ("c4d/py.typed", "c4d/bundled/wan_tiny/model_index.json", "c4d/pipelines/templates/report.html")
 
@@ -80,11 +79,11 @@ def check_tag(tag: str, changes: str) -> None:
         raise DistError(f"CHANGELOG.md has no heading '## {c4d.__version__}': say there what the release holds")
 
 
-def try_wheel(wheel: Path, folder: Path) -> None:
-    """Installs it into an empty environment in ``folder``, and makes the clip of launch/demo.yaml there."""
+def try_wheel(wheel: Path, torch: str, folder: Path) -> None:
+    """Installs both into an empty environment in ``folder``, and makes the clip of launch/demo.yaml there."""
     _run([sys.executable, "-m", "venv", str(folder / "empty")], folder)
     python = folder / "empty/bin/python"
-    _run([str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", str(wheel), TORCH], folder)
+    _run([str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", str(wheel), torch], folder)
     (folder / "demo.yaml").write_text((ROOT / "launch/demo.yaml").read_text())
     _run([str(python), "-c", "import c4d, sys; sys.exit(not c4d.__file__.startswith(sys.prefix))"], folder)
     _run([str(folder / "empty/bin/c4d"), "generate", "--config", "demo.yaml"], folder)
@@ -108,6 +107,7 @@ def known_to_git() -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m tools.dist", description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--tag", default="", help="of the release, such as v0.1.0")
+    parser.add_argument("--torch", default="torch", help="which one the wheel is tried with, as pip reads it")
     options = parser.parse_args(arguments)
     try:
         if options.tag:
@@ -124,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             check_wheel(wheel, project)
             _run([sys.executable, "-m", "twine", "check", "--strict", str(sdist), str(wheel)], ROOT)
             (Path(folder) / "away").mkdir()
-            try_wheel(wheel, Path(folder) / "away")
+            try_wheel(wheel, options.torch, Path(folder) / "away")
     except DistError as error:
         print(f"make dist: error: {error}", file=sys.stderr)
         return 1
