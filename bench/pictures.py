@@ -1,4 +1,4 @@
-"""The pictures and the table at the top of README, made of what was measured: ``python -m bench.pictures``.
+"""The pictures of README and its table, made of what was measured: ``python -m bench.pictures``.
 
 ``docs/pictures/clips-*.webp`` shows two of the held-out clips of ``bench.profiles``: the one in the middle of the
 profile's PSNR, and the profile's worst one. Both are generated anew, and have to be as close to the uncached clip as
@@ -27,12 +27,12 @@ from bench.profiles.page import close
 from bench.profiles.results import Results
 from bench.stamp import ROOT, stamp
 from bench.yardsticks import FOLDER, HELD, Yardstick
+from c4d.core.caching.profiles import QUALITIES
 from c4d.metrics import psnr
 
 MODEL, SAMPLER, STEPS = "wan-tiny", "unipc", 50
 FEW = 10  # computed steps of the clips: quality "fast", where an eye sees something
-TABLE = (20, 14, 10)  # those of the three qualities
-OUT, README = ROOT / "docs/pictures", ROOT / "README.md"
+OUT, PAGES = ROOT / "docs/pictures", (ROOT / "README.md", ROOT / "docs/choosing.md")  # which have the table
 BEGIN, END = "<!-- measured profile: python -m bench.pictures -->\n", "<!-- end of measured profile -->\n"
 TOLERANCE = 0.5  # dB: noise of one clip in a batch of its own
 TIMES = 8  # by which differences are multiplied
@@ -214,17 +214,19 @@ def draw(rows: Rows, theme: Theme, path: Path) -> None:
 
 
 def table(rows: Rows) -> str:
-    said = ["| steps computed | profile | as many plain steps |", "|---|---|---|"]
-    for count in TABLE:
+    """A row for each quality."""
+    said = ["| `--quality` | steps computed | profile | as many plain steps |", "|---|---|---|---|"]
+    for quality, (share, _) in QUALITIES.items():
+        count = round(share * STEPS)
         cells = (close(psnr_of(rows, kind, count)) for kind in ("profile", "plain"))
-        said.append(f"| {count} of {STEPS} | {' | '.join(f'{cell} dB' for cell in cells)} |")
+        said.append(f"| `{quality}` | {count} of {STEPS} | {' | '.join(f'{cell} dB' for cell in cells)} |")
     return "\n".join(said) + "\n"
 
 
-def filled(readme: str, rows: Rows) -> str:
-    """``readme`` with the table between its two marks."""
+def filled(page: str, rows: Rows) -> str:
+    """``page`` with the table between its two marks."""
     pattern = re.escape(BEGIN) + r".*?" + re.escape(END)
-    return re.sub(pattern, lambda _: BEGIN + table(rows) + END, readme, flags=re.DOTALL)
+    return re.sub(pattern, lambda _: BEGIN + table(rows) + END, page, flags=re.DOTALL)
 
 
 def page(shown: Sequence[Shown], command: str) -> str:
@@ -237,12 +239,13 @@ def page(shown: Sequence[Shown], command: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m bench.pictures", description=(__doc__ or "").partition("\n\n")[0])
-    parser.add_argument("--no-clips", action="store_true", help="draw the figure and fill the table alone")
+    parser.add_argument("--no-clips", action="store_true", help="draw the figure and fill the tables alone")
     options = parser.parse_args(arguments)
     rows = measured()
     for theme in THEMES:
         draw(rows, theme, OUT / f"closeness-{theme.name}.svg")
-    README.write_text(filled(README.read_text(), rows))
+    for each in PAGES:
+        each.write_text(filled(each.read_text(), rows))
     if options.no_clips:
         return 0
     torch.set_grad_enabled(False)

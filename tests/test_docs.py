@@ -132,8 +132,12 @@ def test_settings_in_the_pages_are_good():
 
 
 def test_the_figures_in_the_readme_are_those_that_were_measured():
-    rows, text = pictures.measured(), pictures.README.read_text()
-    assert pictures.filled(text, rows) == text and pictures.table(rows) in text, "python -m bench.pictures --no-clips"
+    rows = pictures.measured()
+    for page in pictures.PAGES:
+        text = page.read_text()
+        assert pictures.filled(text, rows) == text and pictures.table(rows) in text, (
+            "python -m bench.pictures --no-clips"
+        )
     told = (pictures.OUT / "README.md").read_text()
     for which, place in pictures.chosen(rows).items():
         figures = [
@@ -141,7 +145,9 @@ def test_the_figures_in_the_readme_are_those_that_were_measured():
         ]
         was = [pictures.psnr_of(rows, kind, pictures.FEW)[place] for kind in ("profile", "plain")]
         assert figures == pytest.approx(was, abs=pictures.TOLERANCE)
-    for shown in re.findall(r'(?:src|srcset)="([^"]+)"', text):
+    pictured = re.findall(r'(?:src|srcset)="([^"]+)"', (ROOT / "README.md").read_text())
+    assert len(pictured) == 4
+    for shown in pictured:
         assert (ROOT / shown).stat().st_size < 300_000
 
 
