@@ -232,6 +232,7 @@ def filled(page: str, rows: Rows) -> str:
 def page(shown: Sequence[Shown], command: str) -> str:
     """What the pictures show, for docs/pictures/README.md."""
     said = ["# The pictures of README", "", *(__doc__ or "").replace("``", "`").split("\n\n", 1)[1].splitlines(), ""]
+    said += ["![The two clips](clips-light.webp)", ""]
     said += ["| clip | prompt | profile | plain steps |", "|---|---|---|---|"]
     said += [f"| {s.which} | {s.prompt} | {s.psnr[0]:.1f} dB | {s.psnr[1]:.1f} dB |" for s in shown]
     return "\n".join([*said, "", *stamp(command, torch.get_num_threads())]) + "\n"
