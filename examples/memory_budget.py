@@ -9,12 +9,13 @@ import c4d
 
 pipe = WanPipeline.from_pretrained(c4d.bundled_model("wan-tiny"))
 method = "taylorseer:interval=3,order=1"  # inside the blocks: two features of every module
-call = dict(prompt="a red circle moving left on a black background", height=32, width=32, num_frames=13)
+prompt = "a red circle moving left on a black background"
+call = dict(prompt=prompt, height=32, width=32, num_frames=13, num_inference_steps=20, guidance_scale=4.0)
 
 choice = c4d.budget(pipe, method, device_memory="1GiB", cache_memory="1MiB", **call)
 print(choice)  # what was chosen, and the numbers
 
 c4d.memory(pipe, choice.memory)
 with c4d.cached(pipe, method, **choice.history) as session:
-    video = pipe(**call, num_inference_steps=20, guidance_scale=4.0).frames[0]
+    video = pipe(**call).frames[0]
 print(session.report())
