@@ -9,8 +9,6 @@ profile's PSNR, and the profile's worst one. Both are generated anew, and have t
 from __future__ import annotations
 
 import argparse
-import re
-import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 import c4d
+from bench.marked import Marked
 from bench.profiles.page import close
 from bench.profiles.results import Results
 from bench.stamp import ROOT, stamp
@@ -33,7 +32,7 @@ from c4d.metrics import psnr
 MODEL, SAMPLER, STEPS = "wan-tiny", "unipc", 50
 FEW = 10  # computed steps of the clips: quality "fast", where an eye sees something
 OUT, PAGES = ROOT / "docs/pictures", (ROOT / "README.md", ROOT / "docs/choosing.md")  # which have the table
-BEGIN, END = "<!-- measured profile: python -m bench.pictures -->\n", "<!-- end of measured profile -->\n"
+MARKED = Marked("measured profile", "python -m bench.pictures")
 TOLERANCE = 0.5  # dB: noise of one clip in a batch of its own
 TIMES = 8  # by which differences are multiplied
 PIXEL, GAP, LINE, HEAD, FRAME_MS = 9, 16, 68, 44, 150  # the side of a clip's pixel; distances in pixels; milliseconds
@@ -224,9 +223,8 @@ def table(rows: Rows) -> str:
 
 
 def filled(page: str, rows: Rows) -> str:
-    """``page`` with the table between its two marks."""
-    pattern = re.escape(BEGIN) + r".*?" + re.escape(END)
-    return re.sub(pattern, lambda _: BEGIN + table(rows) + END, page, flags=re.DOTALL)
+    """``page`` with the table."""
+    return MARKED.filled(page, table(rows))
 
 
 def page(shown: Sequence[Shown], command: str) -> str:
@@ -254,9 +252,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     shown = generated(rows)
     for theme in THEMES:
         first, *more = film(shown, theme)
-        more_options: dict[str, Any] = {"append_images": more, "duration": FRAME_MS, "loop": 0}
-        first.save(OUT / f"clips-{theme.name}.webp", save_all=True, lossless=True, method=6, **more_options)
-    (OUT / "README.md").write_text(page(shown, shlex.join(["python", "-m", "bench.pictures"])))
+        film_of: dict[str, Any] = {"save_all": True, "append_images": more, "duration": FRAME_MS, "loop": 0}
+        first.save(OUT / f"clips-{theme.name}.webp", lossless=True, method=6, **film_of)
+    (OUT / "README.md").write_text(page(shown, MARKED.command))
     return 0
 
 

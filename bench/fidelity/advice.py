@@ -10,11 +10,12 @@ import re
 from collections.abc import Iterator, Sequence
 
 from bench.fidelity.table import FOLDER, Beside, Entry, against, of, read
+from bench.marked import Marked
 from bench.stamp import ROOT
 
 PAGE, MODEL = ROOT / "docs/choosing.md", "wan-tiny"
 SHOWN = ("README.md", "docs/python.md", "docs/command_line.md", "docs/methods.md")  # pages whose settings are judged
-BEGIN, END = "<!-- measured settings: python -m bench.fidelity.advice -->\n", "<!-- end of measured settings -->\n"
+MARKED = Marked("measured settings", "python -m bench.fidelity.advice")
 WORST, ROWS = 4.0, 2  # rows for each band of cost
 BANDS = (15, 20, 30)  # plain steps of the same cost, at most
 
@@ -63,9 +64,8 @@ def table(entries: Sequence[Entry]) -> str:
 
 
 def filled(page: str, entries: Sequence[Entry]) -> str:
-    """``page`` with the table between its two marks."""
-    pattern = re.escape(BEGIN) + r".*?" + re.escape(END)
-    return re.sub(pattern, lambda _: BEGIN + table(entries) + END, page, flags=re.DOTALL)
+    """``page`` with the table."""
+    return MARKED.filled(page, table(entries))
 
 
 if __name__ == "__main__":

@@ -105,7 +105,7 @@ def test_a_long_path_is_left_out_of_a_name():
 
 def test_the_page_of_advice_lists_what_is_better_and_not_much_worse_in_its_worst_clip(entries):
     assert [each.name for each, _ in advice.good(entries)] == ["good:interval=4"]
-    text = advice.filled(f"a\n{advice.BEGIN}old\n{advice.END}b", entries)
+    text = advice.filled(f"a\n{advice.MARKED.begin}old\n{advice.MARKED.end}b", entries)
     assert "old" not in text and "| `good:interval=4` | 27% | 45.8 / 45.0 dB | 14 steps: +4.8 dB" in text
 
 
