@@ -12,6 +12,8 @@
 #   here it has to)
 # make mutants: small mistakes in a copy of the code, one at a time; each has to make a test fail (tools/mutants.py)
 # make bench: install the other systems too, and measure: isolation, ranks, step cost, equal schedules, fidelity (see docs/measurements/README.md)
+# make dist: sdist and wheel in dist/, checked, the wheel tried in an empty environment outside of the checkout; of a
+#   release: make dist TAG=v0.1.0
 # make test-int8: int8 weights with torchao (part of make nightly). In a folder of its own: where it is installed,
 #   diffusers imports it with every pipeline, slowly and with remarks on stderr
 PYTHON ?= python3
@@ -21,9 +23,10 @@ RUN = .venv/bin/python
 # Newer builds of torch bring gigabytes of CUDA libraries onto CPU machines.
 DEPENDENCIES = --no-deps
 TORCH = 'torch<2.14'
+TAG =
 OLD = diffusers==0.41.0 transformers==5.23.0
 
-.PHONY: demo studio test nightly parity test-old test-ascend test-comfyui test-int8 lint mutants bench clean
+.PHONY: demo studio test nightly parity test-old test-ascend test-comfyui test-int8 lint mutants bench dist clean
 
 .venv/installed: pyproject.toml
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
@@ -80,8 +83,8 @@ test-comfyui: .venv/installed
 	$(RUN) -m pytest -m "" tests/comfyui
 
 lint: .venv/installed
-	.venv/bin/ruff check c4d launch tools bench integrations tests
-	.venv/bin/ruff format --check c4d launch tools bench integrations tests
+	.venv/bin/ruff check c4d launch tools bench integrations tests examples
+	.venv/bin/ruff format --check c4d launch tools bench integrations tests examples
 	$(RUN) -m mypy
 
 mutants: export OMP_NUM_THREADS = 1
@@ -98,6 +101,13 @@ bench: .venv/bench
 	$(RUN) -m bench.step_cost
 	$(RUN) -m bench.peers.equal
 	$(RUN) -m bench.fidelity
+
+.venv/release: .venv/installed
+	$(RUN) -m pip install -q --disable-pip-version-check -e '.[release]'
+	touch $@
+
+dist: .venv/release
+	$(RUN) -m tools.dist --tag '$(TAG)' --torch $(TORCH)
 
 clean:
 	rm -rf out build dist .mypy_cache .ruff_cache .pytest_cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 from pathlib import Path
@@ -50,6 +51,7 @@ def accepted(*words: str, files: Path = PROFILES) -> Shared:
     assert words[0] != "benchmark" or words[1] in BENCHMARKS, words
     assert words[0] != "calibrate" or calibration_of(words[1]), words
     for each in methods(seen[0]):
+        each = re.sub(r"^profile:[\w./-]+\.json", f"profile:{PROFILES}/flow.json", each)
         name, path, rest = each.partition(":path=")
         assert parse(f"{name}:path={files / name}.json{''.join(rest.partition(',')[1:])}" if path else each), each
     return seen[0]

@@ -17,7 +17,8 @@ import torch
 from diffusers import WanPipeline
 
 import c4d
-from bench.fidelity import readme
+from bench import pictures
+from bench.fidelity import advice
 from bench.fidelity.table import FOLDER, read
 from c4d.backends import GROUP, Backend, UnsupportedError
 from c4d.backends.reference import Reference
@@ -35,6 +36,7 @@ pytestmark = pytest.mark.slow
 PARTS = {"Stack": Stack, "Site": Site, "ModelSpec": ModelSpec}
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+OTHERS = [ROOT / name for name in ("CONTRIBUTING.md", "SECURITY.md", "examples/README.md", "docs/pictures/README.md")]
 
 
 def code(page, language="python"):
@@ -83,18 +85,18 @@ def test_adding_a_backend_makes_a_backend_that_works():
     assert isinstance(mine, Backend) and GROUP in (ROOT / "docs/adding_a_backend.md").read_text()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+@pytest.mark.parametrize("page", [*PAGES, *OTHERS], ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_and_names(page):
     text = page.read_text()
     for target in re.findall(r"\]\((?!http)([^)#]+)", text):
         assert (page.parent / target).exists(), target
-    for path in re.findall(r"`((?:c4d|tests|tools|bench|docs|launch)/[\w./-]+)`", text):
+    for path in re.findall(r"`((?:c4d|tests|tools|bench|docs|launch|examples)/[\w./-]+)`", text):
         if path != "c4d/parallel":
             assert (ROOT / path).exists(), path
 
 
-def test_every_method_text_in_the_readme_parses():
-    text = (ROOT / "README.md").read_text()
+def test_every_method_text_of_the_page_of_methods_parses():
+    text = (ROOT / "docs/methods.md").read_text().partition("\n## Where")[0]
     found = re.findall(r"\b(?:" + "|".join(sorted(METHODS, key=len, reverse=True)) + r"):[^\s`\"]+", text)
     profiles = ROOT / "tests/core/profiles"
     found = [re.sub(r"(dpcache|hyca|l2p):path=\S+?\.json", rf"\1:path={profiles}/\1.json", each) for each in found]
@@ -108,32 +110,51 @@ def test_every_method_text_of_the_page_for_migrants_parses():
     assert len([parse(text) for text in texts]) > 20
 
 
-def test_the_readme_names_every_public_name_it_uses():
-    for name in set(re.findall(r"\bc4d\.(\w+)", (ROOT / "README.md").read_text())):
+@pytest.mark.parametrize("page", ["README.md", "docs/python.md", "docs/command_line.md", "docs/faq.md"])
+def test_public_names_that_a_page_uses_are_there(page):
+    for name in set(re.findall(r"\bc4d\.(\w+)", (ROOT / page).read_text())):
         assert hasattr(c4d, name) or find_spec(f"c4d.{name}"), name
 
 
-def test_settings_in_the_readme_are_good():
+def test_settings_in_the_pages_are_good():
     """The table is what was measured, and no example is worse than fewer plain steps of the same cost."""
-    text, entries = (ROOT / "README.md").read_text(), read(FOLDER / "wan-tiny.csv")
-    assert readme.filled(text, entries) == text and readme.table(entries).count("\n") > 5, (
-        "python -m bench.fidelity.readme"
+    text, entries = advice.PAGE.read_text(), read(FOLDER / "wan-tiny.csv")
+    assert advice.filled(text, entries) == text and advice.table(entries).count("\n") > 5, (
+        "python -m bench.fidelity.advice"
     )
-    verdicts = {str(parse(each.name).rules): beside.verdict for each, beside in readme.compared(entries)}
-    shown = {given for block in code(ROOT / "README.md") for given in re.findall(r'"([\w-]+:[\w-]+=[^"]+)"', block)}
-    shown |= set(re.findall(r"--cache ([\w-]+:[^\s`]+) --prompt", text))
-    listed = re.findall(r"^\| `([\w-]+:[^`]+)`( \*)? \|", text.partition("<!-- end of measured")[2], re.MULTILINE)
-    shown |= {given for given, star in listed if not star and "path=" not in given and "NAME-OR-FILE" not in given}
-    assert {given: verdicts[str(parse(given).rules)] for given in shown} == dict.fromkeys(shown, "better")
-    assert len(shown) >= 10 and "better" not in {
-        verdicts.get(str(parse(given).rules)) for given, star in listed if star and "path=" not in given
-    }
+    verdicts = {str(parse(each.name).rules): beside.verdict for each, beside in advice.compared(entries)}
+    listed, taken = advice.shown()
+    good = [*taken, *(given for given, star in listed.items() if not star and "NAME-OR-FILE" not in given)]
+    good = [given for given in dict.fromkeys(good) if "path=" not in given]
+    assert {given: verdicts[str(parse(given).rules)] for given in good} == dict.fromkeys(good, "better")
+    starred = [given for given, star in listed.items() if star and "path=" not in given]
+    assert len(good) >= 10 and "better" not in {verdicts.get(str(parse(given).rules)) for given in starred}
+
+
+def test_the_figures_in_the_readme_are_those_that_were_measured():
+    rows = pictures.measured()
+    for page in pictures.PAGES:
+        text = page.read_text()
+        assert pictures.filled(text, rows) == text and pictures.table(rows) in text, (
+            "python -m bench.pictures --no-clips"
+        )
+    told = (pictures.OUT / "README.md").read_text()
+    for which, place in pictures.chosen(rows).items():
+        figures = [
+            float(value) for value in re.findall(rf"\| {re.escape(which)} \|.*?\| (\S+) dB \| (\S+) dB", told)[0]
+        ]
+        was = [pictures.psnr_of(rows, kind, pictures.FEW)[place] for kind in ("profile", "plain")]
+        assert figures == pytest.approx(was, abs=pictures.TOLERANCE)
+    pictured = re.findall(r'(?:src|srcset)="([^"]+)"', (ROOT / "README.md").read_text())
+    assert len(pictured) == 4
+    for shown in pictured:
+        assert (ROOT / shown).stat().st_size < 300_000
 
 
 def test_the_example_of_the_bundled_model_runs():
-    (example,) = [block for block in code(ROOT / "README.md") if "bundled_model" in block]
+    (example,) = [block for block in code(ROOT / "docs/python.md") if "bundled_model" in block]
     scope = {"c4d": c4d, "WanPipeline": WanPipeline}
-    exec(compile(example.replace("guidance_scale=4.0", "num_inference_steps=6"), "README.md", "exec"), scope)
+    exec(compile(example.replace("guidance_scale=4.0", "num_inference_steps=6"), "python.md", "exec"), scope)
     assert scope["video"].shape == (13, 32, 32, 3)
 
 
@@ -163,8 +184,8 @@ def imports(text):
 
 
 def test_pages_and_examples_import_the_public_names_alone():
-    """README, docs, what stands for an outside package; launch/infer.py starts the command, before torch."""
-    files = [*PAGES, ROOT / "tests/outside/their_model.py"]
+    """README, docs, programs, what stands for an outside package; launch/infer.py starts the command, before torch."""
+    files = [*PAGES, *sorted((ROOT / "examples").iterdir()), ROOT / "tests/outside/their_model.py"]
     assert {str(file): imports(file.read_text()) for file in files if imports(file.read_text())} == {}
     assert imports((ROOT / "launch/infer.py").read_text()) == {"c4d.cli.start"}
     for file in files:
@@ -172,8 +193,8 @@ def test_pages_and_examples_import_the_public_names_alone():
             assert name in c4d.__all__, (file, name)
 
 
-def test_every_family_is_in_the_readme():
-    text = re.sub(r"\W", "", (ROOT / "README.md").read_text().partition("## What it supports")[2]).lower()
+def test_every_family_is_on_the_page_of_what_was_run():
+    text = re.sub(r"\W", "", (ROOT / "docs/support.md").read_text().partition("## Models")[2]).lower()
     for spec in SPECS.values():
         name = re.split(r"[-,:(/]| and | 1 | 2 | 3 ", spec.about.removeprefix("the "))[0].split()[0]
         assert re.sub(r"\W", "", name).lower() in text, spec.about
@@ -208,7 +229,7 @@ print(json.dumps(calls))
         assert (file, name) in calls, f"step {number}, {name} in {file}, is not called after the step before it"
 
 
-OTHERS = {"git", "pip", "python", "vbench"}  # how samples are scored, which is no command of ours
+THEIRS = {"git", "pip", "python", "vbench"}  # how samples are scored, which is no command of ours
 
 
 def commands(page):
@@ -238,7 +259,7 @@ def test_every_command_of_the_page_of_published_tables_is_one(tmp_path):
     (tmp_path / "dpcache.json").write_text(json.dumps(costs))
     for line in commands(page):
         program, *words = shlex.split(line)
-        if program in OTHERS:
+        if program in THEIRS:
             continue
         options = accepted(*words, files=tmp_path)
         assert program == "c4d" and options.prompt_file and options.out and options.model in MODELS, line
@@ -281,10 +302,11 @@ def test_every_command_of_the_page_of_clusters_is_one(monkeypatch, tmp_path):
     assert kinds >= {"sbatch", "torchrun", "docker", "kubectl", "c4d"}
 
 
-def test_the_commands_of_the_readme_are_ones():
+@pytest.mark.parametrize("page", ["README.md", "docs/command_line.md", "docs/faq.md"])
+def test_the_commands_of_a_page_are_ones(page):
     """Those without an ellipsis; what else may stand between backticks is for people."""
     seen = 0
-    for line in commands(ROOT / "README.md"):
+    for line in commands(ROOT / page):
         program, *words = shlex.split(line, comments=True) or [""]
         if program == "c4d" and words[0] not in ("explain", "doctor"):
             seen += bool(accepted(*words))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from bench.marked import Marked
 from c4d.parallel import Degrees, SequenceParallel
 
 PAGE = Path(__file__).resolve().parent.parent / "docs/clusters.md"
-BEGIN, END = "<!-- degrees: python -m tools.degrees -->\n", "<!-- end of degrees -->\n"
+MARKED = Marked("degrees", "python -m tools.degrees")
 NODE = 8  # devices in a machine
 WORLDS = (1, 2, 4, 8, 16, 32, 64)
 MODELS = {  # heads, and calls of the transformer in a step
@@ -46,8 +47,7 @@ def table() -> str:
 
 def filled(text: str) -> str:
     """The page with the table of today."""
-    before, _, rest = text.partition(BEGIN)
-    return f"{before}{BEGIN}{table()}{END}{rest.partition(END)[2]}"
+    return MARKED.filled(text, table())
 
 
 if __name__ == "__main__":

@@ -4,15 +4,15 @@
 
 Each model with its own sampler, 50 steps, on prompts and noise that nothing was learned from: its shipped profile, the
 settings of c4d's methods and of other libraries' that bench.profiles found best on the calibration prompts, BudCache,
-MeanCache, and the settings in README, beside plain steps and plain steps at searched noise levels. What is measured is
-kept in out/fidelity, so that an interrupted run goes on; docs/measurements/fidelity gets the tables (CSV), and what
---render writes of them alone: plots and page. The page for a browser stays in out/fidelity/MODEL/index.html.
+MeanCache, and the settings that docs/methods.md lists, beside plain steps and plain steps at searched noise levels.
+What is measured is kept in out/fidelity, so that an interrupted run goes on; docs/measurements/fidelity gets the tables
+(CSV), and what --render writes of them alone: plots and page. The page for a browser stays in
+out/fidelity/MODEL/index.html.
 """
 
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from functools import partial
 
@@ -21,6 +21,7 @@ import torch
 from bench import others
 from bench.compared import arguments, compared, stamps
 from bench.fidelity import page, plot
+from bench.fidelity.advice import shown
 from bench.fidelity.table import FOLDER, read
 from bench.profiles import baselines
 from bench.profiles.results import Results
@@ -49,15 +50,15 @@ def texts(yardstick: Yardstick, tuned: Results) -> list[str]:
     assert own is not None  # each bundled model has one
     found = [f"profile:{own[0]},computed={count}" for count in COSTS if count <= 20]
     found += [named[name] for name in best({name: known.get(name) for name in named}, by_method, COSTS)]
-    return list(dict.fromkeys([*found, *(in_readme() if yardstick.name == "wan-tiny" else [])]))
+    return list(dict.fromkeys([*found, *(in_pages() if yardstick.name == "wan-tiny" else [])]))
 
 
-def in_readme() -> list[str]:
-    """The settings that README lists or shows, which need no file."""
-    text = (ROOT / "README.md").read_text()
-    found = re.findall(r"^\| `([\w-]+:[^`]+)`(?: \*)? \|", text, re.MULTILINE)
-    found += re.findall(r"--cache ([\w-]+:[^\s`]+) --prompt", text) + re.findall(r'"([\w-]+:[\w-]+=[^"]+)"', text)
-    return [each for each in dict.fromkeys(found) if "path=" not in each and not each.startswith("profile:")]
+def in_pages() -> list[str]:
+    """The settings that pages list or show, which need no file."""
+    listed, taken = shown()
+    return [
+        each for each in dict.fromkeys([*listed, *taken]) if "path=" not in each and not each.startswith("profile:")
+    ]
 
 
 def peers(yardstick: Yardstick, tuned: Results) -> list[Peer]:

@@ -17,9 +17,9 @@ has been measured.
 
 **Who is compared.** The shipped profile of the model. c4d's methods and those of cache-dit and diffusers, each with the
 settings that were best on eight calibration prompts for 26, 20, 14, 10 and 8 of 50 computed steps
-([how they were chosen](../profiles/README.md)), and on wan-tiny the settings that README lists. BudCache and MeanCache,
-with schedules searched on calibration prompts (`bench/profiles/baselines.py`); MeanCache on wan-tiny is of the mean
-velocity of the latents, where `meancache` now takes that of the outputs (the same with Euler). Plain steps,
+([how they were chosen](../profiles/README.md)), and on wan-tiny those that docs/methods.md lists. BudCache and
+MeanCache, with schedules searched on calibration prompts (`bench/profiles/baselines.py`); MeanCache on wan-tiny is of
+the mean velocity of the latents, where `meancache` now takes that of the outputs (the same with Euler). Plain steps,
 and plain steps whose noise levels were searched on the prompts of the page under other noise, which flatters them.
 
 **Cost.** The share of the FLOPs of an uncached run; where *FLOPs* says another figure, a contender was measured when

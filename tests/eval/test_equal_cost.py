@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from bench.fidelity import readme
+from bench.fidelity import advice
 from bench.fidelity.page import short, write
 from bench.fidelity.table import LEVELS, against, closest, of, read
 from c4d.metrics.paired import paired
@@ -103,9 +103,9 @@ def test_a_long_path_is_left_out_of_a_name():
     assert short("l2p:path=a/b/c.json") == "l2p:path=…/c.json" and short("dmd:interval=3") == "dmd:interval=3"
 
 
-def test_the_readme_lists_what_is_better_and_not_much_worse_in_its_worst_clip(entries):
-    assert [each.name for each, _ in readme.good(entries)] == ["good:interval=4"]
-    text = readme.filled(f"a\n{readme.BEGIN}old\n{readme.END}b", entries)
+def test_the_page_of_advice_lists_what_is_better_and_not_much_worse_in_its_worst_clip(entries):
+    assert [each.name for each, _ in advice.good(entries)] == ["good:interval=4"]
+    text = advice.filled(f"a\n{advice.MARKED.begin}old\n{advice.MARKED.end}b", entries)
     assert "old" not in text and "| `good:interval=4` | 27% | 45.8 / 45.0 dB | 14 steps: +4.8 dB" in text
 
 
@@ -114,6 +114,6 @@ def test_the_pure_parts_need_no_peer_and_no_plot():
 import sys
 for name in ("cache_dit", "matplotlib", "diffusers"):
     sys.modules[name] = None
-import bench.fidelity.page, bench.fidelity.plot, bench.fidelity.readme
+import bench.fidelity.page, bench.fidelity.plot, bench.fidelity.advice
 """
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -38,6 +38,7 @@ from tests.parallel import (
     methods,
     neighbours,
     planned,
+    programs,
     rollouts,
     tiles,
     traffic,
@@ -61,6 +62,7 @@ PARTS = (
     leaving,
     tiles,
     divided,
+    programs,
 )
 
 

@@ -1,4 +1,4 @@
-"""The table of good settings in README, written from what was measured: ``python -m bench.fidelity.readme``.
+"""The table of good settings in docs/choosing.md, written from what was measured: ``python -m bench.fidelity.advice``.
 
 A setting stands there if it is closer to the uncached clip than plain steps of the same cost, on average over the clips
 (the whole 95 % interval above 0), and its worst clip at most ``WORST`` dB further away than theirs.
@@ -10,12 +10,22 @@ import re
 from collections.abc import Iterator, Sequence
 
 from bench.fidelity.table import FOLDER, Beside, Entry, against, of, read
+from bench.marked import Marked
 from bench.stamp import ROOT
 
-README, MODEL = ROOT / "README.md", "wan-tiny"
-BEGIN, END = "<!-- measured settings: python -m bench.fidelity.readme -->\n", "<!-- end of measured settings -->\n"
+PAGE, MODEL = ROOT / "docs/choosing.md", "wan-tiny"
+SHOWN = ("README.md", "docs/python.md", "docs/command_line.md", "docs/methods.md")  # pages whose settings are judged
+MARKED = Marked("measured settings", "python -m bench.fidelity.advice")
 WORST, ROWS = 4.0, 2  # rows for each band of cost
 BANDS = (15, 20, 30)  # plain steps of the same cost, at most
+
+
+def shown() -> tuple[dict[str, bool], list[str]]:
+    """The settings that pages list, each with whether it has a star, and those that their examples take."""
+    text = "\n".join((ROOT / page).read_text() for page in SHOWN)
+    listed = {given: bool(star) for given, star in re.findall(r"^\| `([\w-]+:[^`]+)`( \*)? \|", text, re.MULTILINE)}
+    taken = re.findall(r"--cache ([\w-]+:[^\s`]+) --prompt", text) + re.findall(r'"([\w-]+:[\w-]+=[^"]+)"', text)
+    return listed, [each for each in dict.fromkeys(taken) if not each.startswith("profile:")]
 
 
 def compared(entries: Sequence[Entry]) -> Iterator[tuple[Entry, Beside]]:
@@ -53,11 +63,10 @@ def table(entries: Sequence[Entry]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def filled(readme: str, entries: Sequence[Entry]) -> str:
-    """``readme`` with the table between its two marks."""
-    pattern = re.escape(BEGIN) + r".*?" + re.escape(END)
-    return re.sub(pattern, lambda _: BEGIN + table(entries) + END, readme, flags=re.DOTALL)
+def filled(page: str, entries: Sequence[Entry]) -> str:
+    """``page`` with the table."""
+    return MARKED.filled(page, table(entries))
 
 
 if __name__ == "__main__":
-    README.write_text(filled(README.read_text(), read(FOLDER / f"{MODEL}.csv")))
+    PAGE.write_text(filled(PAGE.read_text(), read(FOLDER / f"{MODEL}.csv")))
