@@ -27,6 +27,10 @@ def asked(record: Mapping[str, Any]) -> dict[str, Any]:
     """The options that make the result of ``record`` again, by their names."""
     told = record["asked"]
     given = {each.name: told.get(NAMES.get(each.name, each.name)) for each in fields(Options)}
+    if given["lora"]:
+        given["lora"] = tuple(f"{each['path']}:{each['scale']:g}" for each in given["lora"])
+    if given["image"]:
+        given["image"] = tuple(map(Path, [given["image"]] if isinstance(given["image"], str) else given["image"]))
     return {**{name: value for name, value in given.items() if value is not None}, "cache": told["cache"] or "none"}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
@@ -63,9 +64,12 @@ def test_what_widgets_hold_is_read_as_the_command_line_reads_it(tmp_path):
     given = dict(
         prompt="a dot", steps="12", guidance_scale="3.14159265", seed=2**40, cache="none", compile=True, memory=""
     )
-    options = made.read(held(made, **given, image=str(tmp_path / "a.png")))
+    pictures = [(str(tmp_path / name), None) for name in ("a.png", "b\nc.png")]
+    options = made.read(held(made, **given, image=pictures, lora="one.safetensors:0.5\n\ntwo.safetensors"))
     assert options.steps == 12 and options.guidance_scale == 3.14159265 and options.seed == 2**40 and options.compile
-    assert options.cache is None and options.memory is None and options.image == (tmp_path / "a.png",)
+    assert options.cache is None and options.memory is None
+    assert options.image == (tmp_path / "a.png", tmp_path / "b\nc.png")
+    assert options.lora == ("one.safetensors:0.5", "two.safetensors")
     assert form(TuneOptions).read(held(form(TuneOptions), computed="20/14")).computed == (20, 14)
     with pytest.raises(InputError, match="--computed: '1x' is not a whole number"):
         form(TuneOptions).read(held(form(TuneOptions), computed="20/1x"))
@@ -75,7 +79,7 @@ def test_only_what_the_pipeline_takes_is_shown():
     made = form()
     shown = {}
     for model in BUNDLED:
-        updates = dict(zip(made.widgets, made.fitted(skeleton(model), BUNDLED[model].defaults), strict=True))
+        updates = made.fitted(skeleton(model), BUNDLED[model].defaults)
         shown[model] = {name for name, update in updates.items() if update.get("visible", True)}
     assert {"frames", "negative_prompt", "height"} <= shown["wan-tiny"] and "image" not in shown["wan-tiny"]
     assert "frames" not in shown["flux-tiny"] and "height" in shown["flux-tiny"]
@@ -89,12 +93,14 @@ def test_a_click_yields_steps_and_then_the_result(page, workshop):
     given = held(page.form, steps="4", frames="5", cache="fora:interval=2")
     yielded = list(page.generate(BROWSER, TEXT, *given))
     assert any("step 2 of 4" in each[0] and "c4d-player" not in each[1] for each in yielded)
-    steps, result, files, said, _ = yielded[-1]
+    steps, result, said = yielded[-1]
     assert "fewer" in steps and 'data-view="difference"' in result and result.count("data:image/webp") == 3
-    assert [Path(each).name for each in files["value"]][:2] == ["video.mp4", "uncached.mp4"]
-    assert "times as fast" in said and "data:image/svg+xml" in said and "seed 0" in said
+    assert "times as fast" in result and "data:image/svg+xml" in said and "seed 0" in said
 
     (folder,) = runs(workshop.root)
+    links = re.findall(r'href="gradio_api/file=([^"]*)" download="([^"]*)"', result)
+    assert [Path(where).name for where, _ in links] == ["video.mp4", "report.html", "uncached.mp4"]
+    assert all(Path(where).is_file() and name == f"{folder.name}-{Path(where).name}" for where, name in links)
     with gr.Blocks(), gr.Tab("h") as tab:
         history = HistoryPage(workshop, tab)
     shown, folders = history.listed()

@@ -103,6 +103,12 @@
     requestAnimationFrame((later) => play(state, later));
   }
 
+  // On a narrow screen what is made stands below the form: whoever asked for it is taken there.
+  document.addEventListener("click", (event) => {
+    const go = event.target.closest?.(".c4d-go"), made = go?.closest(".tabitem")?.querySelector(".c4d-made");
+    if (made && made.getBoundingClientRect().top >= innerHeight / 2) made.scrollIntoView({ behavior: "smooth" });
+  });
+
   const begun = new WeakSet();
   const look = () => {
     for (const [name, begin] of [[".c4d-player", player], [".c4d-stream", stream]])

@@ -10,6 +10,7 @@ import gradio as gr
 from c4d.pipelines.results import load
 from c4d.studio import show
 from c4d.studio.history import asked, runs, thumbnail
+from c4d.studio.pages.follow import IN_TURN, QUIET
 from c4d.studio.pages.generate import GeneratePage, finished
 from c4d.studio.workshop import Workshop
 
@@ -30,18 +31,16 @@ class HistoryPage:
                 self.again = gr.Button("Take these settings", variant="primary", interactive=False, elem_id="again")
             with gr.Column(scale=6, min_width=320):
                 self.result = gr.HTML(elem_id="past")
-                self.files = gr.File(label="files", file_count="multiple", interactive=False, visible=False)
                 self.said = gr.HTML()
 
     def connect(self, page: GeneratePage, tabs: gr.Tabs, generate: gr.Tab) -> None:
         """What happens when something is clicked or chosen."""
-        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        self.tab.select(self.listed, None, [self.gallery, self.folders], **quiet)
-        shown = [self.chosen, self.result, self.files, self.said, self.again]
-        self.gallery.select(self.opened, self.folders, shown, **quiet)
+        self.tab.select(self.listed, None, [self.gallery, self.folders], **QUIET)
+        shown = [self.chosen, self.result, self.said, self.again]
+        self.gallery.select(self.opened, self.folders, shown, **QUIET)
         form = [*page.form.inputs, page.speed]
-        self.again.click(lambda folder: page.again(asked(load(Path(folder)))), self.chosen, form, **quiet).then(
-            lambda: gr.update(selected=generate.id), None, tabs, **quiet
+        self.again.click(lambda folder: page.again(asked(load(Path(folder)))), self.chosen, form, **IN_TURN).then(
+            lambda: gr.update(selected=generate.id), None, tabs, **QUIET
         )
 
     def listed(self) -> tuple[Any, list[str]]:
@@ -55,4 +54,4 @@ class HistoryPage:
         try:
             return folder, *finished(Path(folder)), gr.update(interactive=True)
         except ValueError as error:  # it is gone, or was made again, since it was listed
-            return None, show.problem(error), gr.update(visible=False), "", gr.update(interactive=False)
+            return None, show.problem(error), "", gr.update(interactive=False)

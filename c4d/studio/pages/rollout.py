@@ -17,7 +17,7 @@ from c4d.cli.rollout import CLIP
 from c4d.pipelines import InputError
 from c4d.studio import show
 from c4d.studio.form import MORE, Form, sections
-from c4d.studio.pages.follow import Following, words_of
+from c4d.studio.pages.follow import AT_ONCE, LONG, Following, words_of
 from c4d.studio.workshop import Job, Workshop
 
 SENT = 8  # blocks that an update carries, so that none is missed where a browser is slow
@@ -37,22 +37,21 @@ class RolloutPage:
             with gr.Column(scale=5, min_width=320):
                 self.form.add("model", "prompt", "seconds", "seed")
                 with gr.Row():
-                    self.go = gr.Button("Roll out", variant="primary", elem_id="roll")
+                    self.go = gr.Button("Roll out", variant="primary", elem_id="roll", elem_classes="c4d-go")
                     self.halt = gr.Button("Stop", elem_id="roll-stop")
                 with gr.Row(equal_height=True):
                     self.next = gr.Textbox(label="from now on", placeholder="another prompt, while it rolls", scale=4)
                     self.turn = gr.Button("Change", scale=1, elem_id="turn")
                 sections(self.form, MORE)
-            with gr.Column(scale=6, min_width=320):
+            with gr.Column(scale=6, min_width=320, elem_classes="c4d-made"):
                 self.stream = gr.HTML(elem_id="stream")
                 self.file = gr.File(label="the clip", interactive=False, visible=False, elem_id="rolled")
 
     def connect(self) -> None:
         """What happens when something is clicked."""
-        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        self.go.click(self.roll, self.form.inputs, [self.stream, self.file], concurrency_limit=None, **quiet)
-        self.halt.click(self.stop, None, None, queue=False, **quiet)
-        self.turn.click(self.change, self.next, None, queue=False, **quiet)
+        self.go.click(self.roll, self.form.inputs, [self.stream, self.file], **LONG)
+        self.halt.click(self.stop, None, None, **AT_ONCE)
+        self.turn.click(self.change, self.next, None, **AT_ONCE)
 
     def roll(self, request: gr.Request, *held: Any) -> Iterator[Any]:
         """Makes a clip; yields its blocks as they come, and at last its file."""

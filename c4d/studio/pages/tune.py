@@ -19,7 +19,7 @@ from c4d.pipelines import InputError
 from c4d.pipelines.output import Lines
 from c4d.studio import front, show
 from c4d.studio.form import MORE, Form, sections
-from c4d.studio.pages.follow import Following, words_of
+from c4d.studio.pages.follow import AT_ONCE, IN_TURN, LONG, Following, words_of
 from c4d.studio.workshop import Workshop
 
 SHOWN = 12  # lines of progress
@@ -43,21 +43,20 @@ class TunePage:
                 self.form.add("minutes", "computed")
                 self.replace = gr.Checkbox(False, label="make it again where there is a profile", elem_id="tune-again")
                 with gr.Row():
-                    self.go = gr.Button("Tune", variant="primary", elem_id="tune")
+                    self.go = gr.Button("Tune", variant="primary", elem_id="tune", elem_classes="c4d-go")
                     self.halt = gr.Button("Stop", elem_id="tune-stop")
                 sections(self.form, ((GOAL, "What to aim for"), *MORE))
-            with gr.Column(scale=6, min_width=320):
+            with gr.Column(scale=6, min_width=320, elem_classes="c4d-made"):
                 self.front = gr.HTML(front.draw([]), elem_id="front")
                 self.lines = gr.HTML(elem_id="lines")
                 self.table = gr.HTML(elem_id="rows")
 
     def connect(self) -> None:
         """What happens when something is clicked."""
-        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         inputs = [self.prompts, self.replace, *self.form.inputs]
-        self.go.click(self.tune, inputs, [self.front, self.lines, self.table], concurrency_limit=None, **quiet)
-        self.halt.click(self.stop, None, None, queue=False, **quiet)
-        self.form.widgets["model"].change(_prompts, self.form.widgets["model"], self.prompts, **quiet)
+        self.go.click(self.tune, inputs, [self.front, self.lines, self.table], **LONG)
+        self.halt.click(self.stop, None, None, **AT_ONCE)
+        self.form.widgets["model"].input(_prompts, self.form.widgets["model"], self.prompts, **IN_TURN)
 
     def tune(self, request: gr.Request, prompts: str, again: bool, *held: Any) -> Iterator[Any]:
         """Makes a profile; yields the front, the lines and the table as they grow."""
