@@ -78,12 +78,12 @@ def problem(error: BaseException) -> str:
 
 
 def result(folder: Path, record: Mapping[str, Any]) -> str:
-    """What came of it in a line, the clip, and its files to take home; with a comparison all clips beside each other
+    """What came of it in a line, its files to take home, and the clip; with a comparison all clips beside each other
     and the difference, in one clock."""
     kinds = [kind for kind in ORDER if kind in record["timing"]["median"]]
     compared = len(kinds) > 1 and all((folder / f"{kind}.webp").is_file() for kind in kinds)
     clips = _player(folder, record, kinds) if compared else _alone(folder, record)
-    return f'<div class="c4d-result">{_headline(record)}{clips}{_files(folder, record)}</div>'
+    return f'<div class="c4d-result">{_headline(record)}{_files(folder, record)}{clips}</div>'
 
 
 def _headline(record: Mapping[str, Any]) -> str:
@@ -91,7 +91,7 @@ def _headline(record: Mapping[str, Any]) -> str:
     if close is None:
         (kind,) = timing["median"]
         return f"<p><b>{timing['median'][kind]:.3g} s</b></p>"
-    said = "the same to the bit" if close["identical"] else f"{close['psnr_db']:.1f} dB from the uncached clip"
+    said = "the same to the bit" if close["identical"] else f"{close['psnr_db']:.1f} dB close to the uncached clip"
     return f"<p><b>{timing['speedup']:.1f} times as fast</b>, {said}</p>"
 
 
@@ -136,7 +136,10 @@ def _files(folder: Path, record: Mapping[str, Any]) -> str:
     what = "picture" if picture else "clip"
     found = {clip_of(record): f"Download the {what}"}
     if "cached" in record["fidelity"]:
-        found |= {"report.html": "Download the comparison", ("uncached.png" if picture else "uncached.mp4"): "uncached"}
+        found |= {
+            "report.html": "Download the comparison",
+            f"uncached.{'png' if picture else 'mp4'}": f"Download the uncached {what}",
+        }
     links = [download(folder / name, f"{folder.name}-{name}", said) for name, said in found.items()]
     return f'<p class="c4d-files">{"".join(links)}</p>'
 
