@@ -131,22 +131,35 @@ def _alone(folder: Path, record: Mapping[str, Any]) -> str:
 
 
 def _files(folder: Path, record: Mapping[str, Any]) -> str:
-    """Links that save each file under a name that says what it is."""
+    """Links that save them."""
     picture = clip_of(record).startswith("image.")
     what = "picture" if picture else "clip"
-    found = {clip_of(record): f"Download the {what}"}
+    named = {clip_of(record): f"Download the {what}"}
     if "cached" in record["fidelity"]:
-        found |= {
-            "report.html": "Download the comparison",
-            f"uncached.{'png' if picture else 'mp4'}": f"Download the uncached {what}",
-        }
-    links = [download(folder / name, f"{folder.name}-{name}", said) for name, said in found.items()]
-    return f'<p class="c4d-files">{"".join(links)}</p>'
+        uncached = f"uncached.{'png' if picture else 'mp4'}"
+        named |= {"report.html": "Download the comparison", uncached: f"Download the uncached {what}"}
+    return links({folder / name: words for name, words in named.items()})
 
 
-def download(path: Path, name: str, said: str) -> str:
-    """A link that saves the file under that ``name``."""
-    return f'<a href="{_where(path)}" download="{escape(name, quote=True)}">{escape(said)}</a>'
+def links(files: Mapping[Path, str]) -> str:
+    """Links that save the files, each under a name that has its folder's."""
+    found = [
+        f'<a href="{_where(path)}" download="{escape(f"{path.parent.name}-{path.name}", quote=True)}">{words}</a>'
+        for path, words in files.items()
+    ]
+    return f'<p class="c4d-files">{"".join(found)}</p>'
+
+
+def rolled(clip: Path) -> str:
+    """The film of a rollout."""
+    kept = links({clip: "Download the clip"})
+    return f'<div class="c4d-result">{kept}<div class="c4d-alone">{film(clip)}</div></div>'
+
+
+def asked(told: Mapping[str, Any]) -> str:
+    """What a rollout was asked for, in a line."""
+    said = " · ".join(f"{name.replace('_', ' ')} {value}" for name, value in told.items())
+    return f'<div class="c4d-said"><p class="c4d-soft">{escape(said)}</p></div>'
 
 
 def film(path: Path) -> str:

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from c4d.pipelines.output import write_clip
-from c4d.studio.history import runs
+from c4d.studio.history import rollouts, runs
 from tests.pipes import vace
 from tests.studio.trial import WAIT, browser, chromium, trial
 
@@ -48,7 +48,7 @@ def tour(tmp_path_factory):
     with Workshop(root / "out") as workshop, browser() as chrome:
         whole = pages(workshop)
         patch.setattr(GeneratePage, "offered", late(GeneratePage.offered))
-        address = serve(whole, workshop, "127.0.0.1", None)
+        address = serve(whole, workshop, "127.0.0.1", None, max_upload=2**20)
         context = chrome.new_context(viewport={"width": 1280, "height": 900})
         context.set_default_timeout(WAIT)
         asked, wrong = list[str](), list[str]()
@@ -139,7 +139,7 @@ def test_settings_are_taken_from_the_history(tour):
 
 
 def test_a_rollout_plays_while_it_is_made(tour):
-    page, shots, *_ = tour
+    page, shots, workshop, *_ = tour
     opened(page, "Rollout")
     field(page, "RolloutOptions-model").fill("wan-tiny")
     page.keyboard.press("Enter")
@@ -149,12 +149,25 @@ def test_a_rollout_plays_while_it_is_made(tour):
     page.get_by_role("button", name="How to run").last.click()
     for name, value in {"block": "1", "window": "4"}.items():
         field(page, f"RolloutOptions-{name}").fill(value)
-    field(page, "RolloutOptions-seconds").fill("4")
+    field(page, "RolloutOptions-seconds").fill("600")
     page.locator("#roll").click()
     page.locator('.c4d-stream[data-ended="0"][data-shown]').wait_for()
     page.screenshot(path=shots / "rollout.png")
-    page.locator("#rolled a").first.wait_for()
-    page.locator('.c4d-stream[data-ended="1"]').wait_for()
+    page.locator("#roll-stop").click()
+    page.locator('.c4d-stream[data-ended="1"][data-shown]').wait_for()
+    with page.expect_download() as got:
+        page.locator("#rolled").get_by_text("Download the clip").click()
+    (folder,) = rollouts(workshop.root)
+    assert Path(got.value.path()).read_bytes() == (folder / "clip.mp4").read_bytes()
+
+    field(page, "RolloutOptions-seconds").fill("5")
+    opened(page, "History")
+    page.locator("#gallery").get_by_text("rollout").first.click()
+    page.locator("#past video").wait_for()
+    page.locator("#again").click()
+    page.locator("#roll").wait_for()
+    sync_api.expect(field(page, "RolloutOptions-seconds")).to_have_value("600")
+    sync_api.expect(field(page, "RolloutOptions-steps")).to_have_value("1000/500")
 
 
 def test_a_front_grows(tour):
@@ -200,6 +213,13 @@ def test_pictures_and_films_are_given(tour, tmp_path):
     asked = next(iter(runs(workshop.root).values()))["asked"]
     assert len(asked["image"]) == 2 and asked["video_sha256"] == asked["mask_sha256"]
     assert {Path(each).parent for each in (*asked["image"], asked["video"])} == {workshop.root / "uploads"}
+
+
+def test_what_is_too_large_is_refused_while_it_comes(tour):
+    page, *_, address = tour
+    for size, code in ((2**19, 200), (2**20 + 1, 413)):
+        files = {"files": {"name": "a.mp4", "mimeType": "video/mp4", "buffer": bytes(size)}}
+        assert page.request.post(f"{address}gradio_api/upload", multipart=files).status == code
 
 
 def test_somebody_with_only_a_browser(tour):

@@ -89,6 +89,39 @@ def test_only_what_the_pipeline_takes_is_shown():
     assert not empty  # gradio shows those as 0, and sends it
 
 
+def test_a_film_may_be_cut_where_the_pipeline_has_no_word_for_its_length():
+    class Change:
+        def __call__(self, video=None, prompt=None, strength: float = 0.8, num_inference_steps=10): ...
+
+    made = form()
+    updates = made.fitted(Change(), None)
+    assert updates["frames"]["visible"] and updates["video"]["visible"] and not updates["image"]["visible"]
+    assert updates["strength"]["placeholder"] == "0.8"
+
+
+def test_only_pictures_and_films_are_taken(tmp_path):
+    file = tmp_path / "film.zip"
+    file.touch()
+    widgets = form().widgets
+    for name, taken in {"video": ".mp4", "mask": ".png", "last_image": ".jpg"}.items():
+        data = widgets[name].data_model
+        with pytest.raises(gr.Error, match="Invalid file type"):
+            widgets[name].preprocess(data.from_json({"path": str(file), "meta": {"_type": "gradio.FileData"}}))
+        other = {"path": str(file.with_suffix(taken)), "meta": {"_type": "gradio.FileData"}}
+        assert widgets[name].preprocess(data.from_json(other)) == str(file.with_suffix(taken))
+
+
+def test_what_a_record_says_is_taken_back(page, tmp_path):
+    """Several pictures, a LoRA with its scale, and a scheduler."""
+    options = dict(
+        model="wan-tiny", prompt="x", steps=4, cache="fora:interval=2", seed=3, scheduler="DDIMScheduler",
+        image=["a.png", "b.png"], lora=[{"path": "one.safetensors", "scale": 0.5, "sha256": ""}],
+    )  # fmt: skip
+    found = dict(zip(page.form.widgets, page.again(asked({"asked": options})), strict=False))
+    assert found["lora"]["value"] == "one.safetensors:0.5" and found["image"]["value"] == ["a.png", "b.png"]
+    assert found["scheduler"]["value"] == "DDIMScheduler" and "UniPCMultistepScheduler" in found["scheduler"]["choices"]
+
+
 def test_a_click_yields_steps_and_then_the_result(page, workshop):
     given = held(page.form, steps="4", frames="5", cache="fora:interval=2")
     yielded = list(page.generate(BROWSER, TEXT, *given))

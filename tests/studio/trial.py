@@ -24,7 +24,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 PROMPT = "a blue square moving up on a white background"
-WAIT = 20_000  # ms: on a busy machine
+WAIT = 60_000  # ms: on a busy machine
 SCREENS: dict[str, dict[str, Any]] = {
     "desktop": {"viewport": {"width": 1280, "height": 800}},
     "dark": {"viewport": {"width": 1280, "height": 800}, "color_scheme": "dark"},

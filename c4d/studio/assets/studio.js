@@ -76,7 +76,7 @@
   }
   const frames = (state) => {
     const found = [];
-    for (let n = 0; state.blocks.has(n); n++) {
+    for (const n of [...state.blocks.keys()].sort((a, b) => a - b)) {  // a busy page may have missed some
       const image = state.blocks.get(n), count = +image.dataset.frames;
       if (!image.complete || !image.naturalWidth) break;
       for (let i = 0; i < count; i++) found.push([image, i, image.naturalWidth / count]);

@@ -14,7 +14,7 @@ with importing("gradio", "pip install 'c4d[studio]'"):
     import gradio as gr
 
 from c4d.studio.pages.generate import GeneratePage
-from c4d.studio.pages.history import HistoryPage
+from c4d.studio.pages.history import GENERATE, ROLLOUT, HistoryPage
 from c4d.studio.pages.rollout import RolloutPage
 from c4d.studio.pages.tune import TunePage
 from c4d.studio.workshop import Workshop
@@ -43,16 +43,16 @@ def pages(workshop: Workshop, model: str = "wan-tiny", allow_pickle: bool = Fals
     with gr.Blocks(title="c4d studio", analytics_enabled=False) as whole:
         gr.Markdown("## c4d studio")
         with gr.Tabs() as tabs:
-            with gr.Tab("Generate", id="generate") as first:
+            with gr.Tab("Generate", id=GENERATE):
                 generate = GeneratePage(workshop, model, allow_pickle)
             with gr.Tab("History", id="history") as second:
                 history = HistoryPage(workshop, second)
-            with gr.Tab("Rollout", id="rollout"):
+            with gr.Tab("Rollout", id=ROLLOUT):
                 rollout = RolloutPage(workshop, allow_pickle)
             with gr.Tab("Tune", id="tune"):
                 tune = TunePage(workshop, model, allow_pickle)
         generate.connect(whole)
-        history.connect(generate, tabs, first)
+        history.connect(generate, rollout, tabs)
         rollout.connect()
         tune.connect()
     return whole

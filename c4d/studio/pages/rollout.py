@@ -20,6 +20,7 @@ from c4d.studio.form import MORE, Form, sections
 from c4d.studio.pages.follow import AT_ONCE, LONG, Following, words_of
 from c4d.studio.workshop import Job, Workshop
 
+HERE = "Here the clip plays while it is made, from the first frames on."
 SENT = 8  # blocks that an update carries, so that none is missed where a browser is slow
 
 
@@ -44,12 +45,12 @@ class RolloutPage:
                     self.turn = gr.Button("Change", scale=1, elem_id="turn")
                 sections(self.form, MORE)
             with gr.Column(scale=6, min_width=320, elem_classes="c4d-made"):
-                self.stream = gr.HTML(elem_id="stream")
-                self.file = gr.File(label="the clip", interactive=False, visible=False, elem_id="rolled")
+                self.stream = gr.HTML(show.hint(HERE), elem_id="stream")
+                self.film = gr.HTML(elem_id="rolled")
 
     def connect(self) -> None:
         """What happens when something is clicked."""
-        self.go.click(self.roll, self.form.inputs, [self.stream, self.file], **LONG)
+        self.go.click(self.roll, self.form.inputs, [self.stream, self.film], **LONG)
         self.halt.click(self.stop, None, None, **AT_ONCE)
         self.turn.click(self.change, self.next, None, **AT_ONCE)
 
@@ -58,7 +59,7 @@ class RolloutPage:
         try:
             options = self.form.read(held, allow_pickle=self.allow_pickle)
         except InputError as error:
-            yield show.problem(error), gr.update(visible=False)
+            yield show.problem(error), ""
             return
         session = str(request.session_hash)
         asked = self.prompts[session] = queue.SimpleQueue()
@@ -80,18 +81,22 @@ class RolloutPage:
                 frames, fps = frames + len(each), rate
             if not blocks:
                 began = time.monotonic()
-                yield show.waiting(ahead), gr.update(visible=False)
+                yield show.waiting(ahead), ""
             elif news:
                 said = f"{frames} frames, {frames / fps:.1f} s of film, in {time.monotonic() - began:.1f} s"
                 yield show.stream(run, fps, blocks[-max(SENT, len(news)) :], said, ended=False), gr.update()
         self.prompts.pop(session, None)
         if (failed := job.done.exception()) is not None:
-            yield show.problem(words_of(failed)), gr.update(visible=False)
+            yield show.problem(words_of(failed)), ""
             return
         said = f"{frames} frames, {frames / fps:.1f} s of film: plays from the start again"
         clip = job.done.result() / CLIP
-        kept = gr.update(value=str(clip), visible=True) if clip.is_file() else gr.update(visible=False)
+        kept = show.links({clip: "Download the clip"}) if clip.is_file() else ""
         yield show.stream(run, fps, blocks[-SENT:], said, ended=True), kept
+
+    def again(self, told: dict[str, Any]) -> list[Any]:
+        """Updates of the widgets that make what ``told`` says again."""
+        return [gr.update(**each) for each in self.form.filled(told).values()]
 
     def stop(self, request: gr.Request) -> None:
         """Ends the clip of this browser's page; what was made is kept."""
