@@ -147,6 +147,16 @@ def test_a_click_yields_steps_and_then_the_result(page, workshop):
     assert (options.steps, options.frames, options.cache, options.compare) == (4, 5, "fora:interval=2", True)
 
 
+def test_a_lora_is_uploaded(page, workshop, tmp_path):
+    file = tmp_path / "one.safetensors"
+    file.write_bytes(b"weights")
+    lines = page.uploaded(str(file), page.uploaded(str(file), None) + ":0.5")
+    options = page.read(NONE, held(page.form, lora=lines))
+    kept = Path(options.lora[1])
+    assert options.lora == (f"{kept}:0.5", str(kept)) and kept.read_bytes() == b"weights"
+    assert kept.parent == workshop.root / "uploads"
+
+
 def test_speed_becomes_options(page):
     given = held(page.form)
     assert page.read("fast", given).quality == "fast" and page.read("fast", given).cache == "auto"

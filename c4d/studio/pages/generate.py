@@ -55,6 +55,9 @@ class GeneratePage:
                 with gr.Row():
                     self.go = gr.Button("Generate", variant="primary", elem_id="generate", elem_classes="c4d-go")
                     self.halt = gr.Button("Stop", elem_id="stop")
+                with gr.Accordion("LoRA", open=False):
+                    self.form.add("lora")
+                    self.upload = gr.UploadButton("Upload a LoRA", file_types=[".safetensors"], size="sm")
                 sections(self.form, MORE)
             with gr.Column(scale=6, min_width=320, elem_classes="c4d-made"):
                 self.result = gr.HTML(show.hint(HERE), elem_id="result")
@@ -70,6 +73,7 @@ class GeneratePage:
         self.halt.click(self.stop, None, None, **AT_ONCE)
         self.speed.input(_written, self.speed, widgets["cache"], **IN_TURN)
         widgets["model"].input(self.fitted, [*counted, widgets["prompt"]], [*self.form.inputs, self.speed], **IN_TURN)
+        self.upload.upload(self.uploaded, [self.upload, widgets["lora"]], widgets["lora"], **IN_TURN)
         for event in (widgets["steps"].change, made.then, page.load):  # the last two: what was measured meanwhile
             event(self.chosen, counted, self.speed, **IN_TURN)
 
@@ -107,6 +111,10 @@ class GeneratePage:
         found = self.form.fitted(self.skeleton(model), _defaults(model))
         found["model"], found["prompt"] = _about(model)
         return found
+
+    def uploaded(self, file: str, lines: str | None) -> str:
+        """The ``lines`` of LoRAs, with an uploaded one behind them."""
+        return "\n".join(filter(None, [lines, str(self.workshop.kept_file(Path(file)))]))
 
     # -- a clip
 
