@@ -32,7 +32,7 @@ GROUPS = (RANKS, CLUSTER, WHERE)
 NOT_HERE = {"prompt_file", "negative_prompt_file", "allow_pickle", "encode_first"}
 SEVERAL = "append"  # the action of options that may be given several times: here one a line, or several pictures
 
-HEIGHT = 130  # pixels, of a place for files
+HEIGHT = 150  # pixels, of a place for files
 _PICTURES: dict[str, Any] = {
     "type": "filepath", "file_types": ["image"], "interactive": True, "columns": 3, "object_fit": "contain",
     "buttons": [],

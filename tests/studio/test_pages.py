@@ -20,6 +20,7 @@ from c4d.studio.offers import NONE, TEXT  # noqa: E402
 from c4d.studio.pages.app import pages  # noqa: E402
 from c4d.studio.pages.generate import GeneratePage  # noqa: E402
 from c4d.studio.pages.history import HistoryPage  # noqa: E402
+from c4d.studio.pages.tune import TunePage  # noqa: E402
 from c4d.studio.workshop import Workshop  # noqa: E402
 
 BROWSER = SimpleNamespace(session_hash="one")
@@ -145,6 +146,17 @@ def test_a_click_yields_steps_and_then_the_result(page, workshop):
     assert picker["value"] == TEXT
     options = page.read(TEXT, filled)
     assert (options.steps, options.frames, options.cache, options.compare) == (4, 5, "fora:interval=2", True)
+
+
+def test_a_profile_is_tuned_by_what_its_pipeline_takes(workshop):
+    with gr.Blocks():
+        tune = TunePage(workshop, "glyph-dit", False)
+    assert not tune.form.widgets["video"].visible and not tune.form.widgets["height"].visible
+    prompts, *updates = tune.fitted("wan-tiny")
+    shown = dict(zip(tune.form.widgets, updates, strict=True))
+    assert "moving" in prompts and shown["height"] == {**gr.update(visible=True, placeholder="32")}
+    with pytest.warns(UserWarning, match="does not exist"):
+        assert set(map(str, tune.fitted("/no/such"))) == {str(gr.update())}
 
 
 def test_a_lora_is_uploaded(page, workshop, tmp_path):

@@ -35,7 +35,7 @@ class GeneratePage:
         self.following = Following(workshop)
         example = BUNDLED[model].example if model in BUNDLED else None
         start = {"model": model, "prompt": example, "compare": True}
-        fit: dict[str, Any] = {"pipe": self.skeleton(model), "defaults": _defaults(model)}
+        fit: dict[str, Any] = {"pipe": self.skeleton(model), "defaults": defaults_of(model)}
         self.form = Form(Options, without=("quality",), values=start, **fit)
         first = self.offered(model, None)
         about, prompts = _about(model)
@@ -108,7 +108,7 @@ class GeneratePage:
         return [*(gr.update(**each) for each in found.values()), self.chosen(model, steps)]
 
     def _fitted(self, model: str) -> dict[str, dict[str, Any]]:
-        found = self.form.fitted(self.skeleton(model), _defaults(model))
+        found = self.form.fitted(self.skeleton(model), defaults_of(model))
         found["model"], found["prompt"] = _about(model)
         return found
 
@@ -166,7 +166,8 @@ def finished(folder: Path) -> tuple[str, str]:
     return show.result(folder, record), show.said(record)
 
 
-def _defaults(model: str) -> Defaults | None:
+def defaults_of(model: str) -> Defaults | None:
+    """Those of a bundled model."""
     return BUNDLED[model].defaults if model in BUNDLED else None
 
 
