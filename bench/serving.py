@@ -73,7 +73,8 @@ OWN: dict[str, tuple[dict[str, Any], ...]] = {
     ),
 }  # fmt: skip
 LOST = (
-    ("GET", "/"), ("GET", "/jobs"), ("GET", "/jobs/none"), ("GET", "/jobs/%2e%2e"), ("GET", "/jobs/..%2f..%2fetc"),
+    ("GET", "/"), ("GET", "/jobs?limit=0"),
+    ("GET", "/jobs/none"), ("GET", "/jobs/%2e%2e"), ("GET", "/jobs/..%2f..%2fetc"),
     ("GET", "/jobs/none/files/%2e%2e%2fjob.json"), ("GET", "/jobs/none/events"), ("POST", "/jobs/none/cancel"),
     ("DELETE", "/jobs/none"), ("PUT", "/jobs"), ("PATCH", "/v1/videos"), ("GET", "/v1/videos/none"),
     ("GET", "/v1/videos/none/content"), ("DELETE", "/v1/videos/%00"), ("GET", "/v1/images/generations"),

@@ -342,7 +342,7 @@ def use_threads(options: Shared) -> None:
 
 def loras_of(options: Shared) -> tuple[Lora, ...]:
     """Raises :class:`InputError` for text that is none."""
-    return tuple(Lora.read(text) for text in options.lora)
+    return tuple(Lora.read(text, local_files_only=options.local_files_only) for text in options.lora)
 
 
 def skeleton_of(options: Calling) -> Any:

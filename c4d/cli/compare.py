@@ -220,7 +220,7 @@ def command(options: CompareOptions, contender: dict[str, Any]) -> str | None:
         "cfg": options.cfg,
     }
     words += ["--jointly"] if options.jointly else []
-    for name, several in (("image", options.image), ("lora", options.lora)):
+    for name, several in (("image", options.image), ("lora", options.lora), ("argument", options.argument)):
         words += [word for each in several for word in (f"--{name}", str(each))]
     for name, value in given.items():
         words += [f"--{name}", str(value)] if value is not None else []

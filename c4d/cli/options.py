@@ -182,7 +182,11 @@ class Shared:
     )
     local_files_only: bool = switch(HOW, "of a hub id, only what was fetched before; nothing is downloaded")
     lora: tuple[str, ...] = several(
-        HOW, str, "PATH[:SCALE]", "LoRA in safetensors, added at that scale (default 1); give it once for each"
+        HOW,
+        str,
+        "PATH[:SCALE]",
+        "LoRA in safetensors, a file, a folder or of the hub (owner/name, owner/name/FILE), added at that scale "
+        "(default 1), with @transformer_2 behind it to the second expert; give it once for each",
     )
     allow_pickle: bool = switch(HOW, "also read pickled weights (.bin), of people you trust; default: safetensors only")
     ranks: int | None = option(
@@ -227,6 +231,12 @@ class Calling(Shared):
     control: Path | None = option(None, WHAT, path_to, "FILE", "picture or film that a control model follows")
     strength: float | None = option(
         None, WHAT, number, "X", f"how far to depart from --image or --video, above 0 up to 1; {OWN_SIZE}"
+    )
+    argument: tuple[str, ...] = several(
+        WHAT,
+        str,
+        "NAME=VALUE",
+        "of the pipeline's call, where no option gives it, such as true_cfg_scale=4; a picture or film as NAME=@FILE",
     )
     scheduler: str | None = option(
         None,
@@ -336,6 +346,9 @@ class ServeOptions(Generating):
         number,
         "X",
         "seconds that a worker may be silent over a job before it is started again; default 600",
+    )
+    keep_hours: float | None = option(
+        None, WHO, number, "X", "hours after its end for which a job stays in --out; default: until it is deleted"
     )
     max_side: int = option(2048, LIMITS, whole, "N", "pixels of height and width, and of an image; default 2048")
     max_frames: int = option(257, LIMITS, whole, "N", "frames; default 257")

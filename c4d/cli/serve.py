@@ -57,6 +57,8 @@ def run(options: ServeOptions, stops: Stops) -> None:
         raise InputError(f"--queue is {options.queue!r}; allowed are whole numbers from 1")
     if not options.timeout > 0:
         raise InputError(f"--timeout is {options.timeout!r}; allowed are numbers above 0")
+    if options.keep_hours is not None and not options.keep_hours > 0:
+        raise InputError(f"--keep-hours is {options.keep_hours!r}; allowed are numbers above 0")
     served = Served(options, stops)
     stops.check()
     with exclusive_lock(options.out) as notes, listening(options.host, options.port) as where:
@@ -64,7 +66,8 @@ def run(options: ServeOptions, stops: Stops) -> None:
             print(f"note: {note}")
         host = f"[{options.host}]" if ":" in options.host else options.host
         print(f"serving {served.name} at http://{host}:{where.getsockname()[1]}, jobs in {options.out}", flush=True)
-        how: dict[str, Any] = {"devices": places, "queue": options.queue, "patience": options.timeout}
+        kept = None if options.keep_hours is None else 3600 * options.keep_hours
+        how: dict[str, Any] = {"devices": places, "queue": options.queue, "patience": options.timeout, "kept": kept}
         begun = partial(Service, Store(options.out), start_of(options, len(places)), **how)
         make = partial(make_app, model=served, limits=limits, keys=keys)
         asyncio.run(serve(begun, make, where, log="warning" if options.quiet else "info"))

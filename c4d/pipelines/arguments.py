@@ -40,6 +40,7 @@ OPTIONS: Mapping[str, tuple[str, str]] = {
     "max_sequence_length": ("max_sequence_length", "--max-sequence-length"),
 }
 CLASSES = "class_labels"
+SCALE = "true_cfg_scale"  # of guidance, where guidance_scale is something that a model has learned
 
 
 def call_arguments(pipe: Any, request: Request) -> dict[str, Any]:
@@ -51,6 +52,7 @@ def call_arguments(pipe: Any, request: Request) -> dict[str, Any]:
     for argument, option in options_of(parameters).items():
         if argument in given and is_file(option[0]):
             given[argument] = opened(name, argument, option, parameters, request)
+    given.update({each.name: each.opened() for each in request.named()})
     if (frames := fit_films(given, parameters, request)) is not None:
         _check_frames(pipe, name, frames)
     if CLASSES in given:
@@ -73,18 +75,22 @@ def check_request(pipe: Any, request: Request) -> dict[str, Any]:
     if refused := [options[argument][1] for argument in given if argument not in parameters]:
         taken = ", ".join(option for argument, (_, option) in options.items() if argument in parameters)
         raise InputError(f"{name} takes no {' and no '.join(refused)}; of the options for a clip it takes {taken}")
+    for each in request.named():
+        each.check(name, parameters, {argument: option for argument, (_, option) in options.items()})
+        given[each.name] = each.value
     free = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
     needed = [
         p.name for p in parameters.values() if p.default is p.empty and p.name not in given and p.kind not in free
     ]
     if other := [argument for argument in needed if argument not in options]:
         raise InputError(
-            f"{name} also needs {', '.join(other)}, which no option gives; call it from Python inside c4d.cached(...)"
+            f"{name} also needs {', '.join(other)}: --argument {other[0]}=VALUE or =@FILE gives what is no tensor; "
+            "else call it from Python inside c4d.cached(...)"
         )
     if needed:
         raise InputError(f"{name} needs {', '.join(options[argument][1] for argument in needed)}")
     values = effective(pipe, request)
-    _check_negative_prompt(name, parameters, values)
+    _check_negative_prompt(name, values, true_scale(parameters, request))
     _check_guidance(pipe, name, parameters, request)
     _check_start(name, parameters, request, values)
     _check_images(name, parameters, request)
@@ -142,14 +148,23 @@ def parameters_of(pipe: Any) -> dict[str, inspect.Parameter]:
     return dict(inspect.signature(pipe.__call__).parameters)
 
 
-def _check_negative_prompt(name: str, parameters: Mapping[str, inspect.Parameter], values: Mapping[str, Any]) -> None:
+def true_scale(parameters: Mapping[str, inspect.Parameter], request: Request) -> float | None:
+    """How strongly two calls guide, where ``guidance_scale`` is what the model learned; None where it is not."""
+    if SCALE not in parameters:
+        return None
+    given = [each.value for each in request.named() if each.name == SCALE and isinstance(each.value, (int, float))]
+    return given[0] if given else parameters[SCALE].default
+
+
+def _check_negative_prompt(name: str, values: Mapping[str, Any], true: float | None) -> None:
     if values.get("negative_prompt") is None:
         return
-    if "true_cfg_scale" in parameters and parameters["true_cfg_scale"].default <= 1:
-        raise InputError(
-            f"{name} ignores --negative-prompt unless true_cfg_scale is above 1, which no option gives; call it from "
-            "Python inside c4d.cached(...)"
-        )
+    if true is not None:
+        if true <= 1:
+            raise InputError(
+                f"{name} ignores --negative-prompt unless {SCALE} is above 1: give --argument {SCALE}=4 or so"
+            )
+        return
     scale = values.get("guidance_scale")
     if scale is not None and scale <= 1:
         raise InputError(
@@ -161,15 +176,10 @@ def _check_negative_prompt(name: str, parameters: Mapping[str, inspect.Parameter
 def _check_guidance(pipe: Any, name: str, parameters: Mapping[str, inspect.Parameter], request: Request) -> None:
     """Where a pipeline knows both scales, ``guidance_scale`` is what a model has learned, if it has."""
     config = getattr(getattr(pipe, "transformer", None), "config", {})
-    if (
-        request.guidance_scale is not None
-        and "true_cfg_scale" in parameters
-        and not config.get("guidance_embeds", True)
-    ):
+    if request.guidance_scale is not None and SCALE in parameters and not config.get("guidance_embeds", True):
         raise InputError(
-            f"{name} ignores --guidance-scale, which this model has not learned; it guides by true_cfg_scale, "
-            f"{parameters['true_cfg_scale'].default:g} with a negative prompt, which no option gives; drop it, or call "
-            "it from Python inside c4d.cached(...)"
+            f"{name} ignores --guidance-scale, which this model has not learned; it guides by {SCALE} (--argument "
+            f"{SCALE}=X, default {parameters[SCALE].default:g}) where there is a negative prompt; drop it"
         )
 
 

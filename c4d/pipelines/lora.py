@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,9 @@ from c4d.pipelines.errors import InputError
 from c4d.pipelines.request import digest
 
 FILE = f"pytorch_lora_weights{SAFE}"  # as diffusers saves one
+SECOND = "transformer_2"
+EXPERT = f"@{SECOND}"  # behind what is for the second expert
+OF_HUB = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(/(?P<file>.+\.safetensors))?")
 PARTS = re.compile(r"\.(lora_[AB]|lora\.(up|down)|lora_magnitude_vector|alpha)(\..*)?$")  # of a module's name
 ON_DISK = {"use_safetensors": True, "local_files_only": True}
 GROWS = "_maybe_expand_transformer_param_shape_or_error_"  # of pipelines whose layers take wider LoRAs
@@ -26,36 +29,66 @@ GROWS = "_maybe_expand_transformer_param_shape_or_error_"  # of pipelines whose 
 
 @dataclass(frozen=True)
 class Lora:
-    """Weights in a safetensors file, added to a pipeline's times ``scale``; ``sha256`` is of the file."""
+    """Weights in a safetensors file, added to a pipeline's times ``scale``; ``sha256`` is of the file.
+
+    ``expert``: to the pipeline's second transformer, not to its first.
+    """
 
     path: Path
     scale: float
     sha256: str
+    expert: bool = False
 
     @classmethod
-    def read(cls, text: str) -> Lora:
-        """What ``PATH`` or ``PATH:SCALE`` names: a safetensors file, or a folder with one as diffusers saves it.
+    def read(cls, text: str, *, local_files_only: bool = False) -> Lora:
+        """What ``PATH[:SCALE][@transformer_2]`` names: a safetensors file, a folder with one as diffusers saves it, or
+        one of the hub, ``owner/name`` or ``owner/name/FILE``, which is fetched if it is not here and may be.
 
         Raises :class:`InputError` for what is not there or damaged.
         """
-        where, colon, last = text.rpartition(":")
-        scale = _number(last) if colon and not Path(text).exists() else None
-        path = Path(text if scale is None else where).expanduser()
+        named = text.removesuffix(EXPERT) if not Path(text).exists() else text
+        where, colon, last = named.rpartition(":")
+        scale = _number(last) if colon and not Path(named).exists() else None
+        path = Path(named if scale is None else where).expanduser()
         scale = 1.0 if scale is None else scale
         if not math.isfinite(scale):
             raise InputError(f"--lora {text!r}: the scale is {scale!r}; allowed are finite numbers, such as PATH:0.8")
         file = path / FILE if path.is_dir() else path
+        if not file.exists() and (match := OF_HUB.fullmatch(str(path))):
+            file = _fetched(text, match["repository"], match["file"] or FILE, local_files_only)
         if not file.is_file() or file.suffix != SAFE:
             raise InputError(
-                f"--lora {text!r} is no LoRA on this disk: give a {SAFE} file, or a folder with {FILE}, and :SCALE "
-                "behind it if it is not to be 1 (one of the hub is fetched by hf download)"
+                f"--lora {text!r} is no LoRA on this disk, nor one of the hub: give a {SAFE} file, a folder with "
+                f"{FILE}, owner/name or owner/name/FILE, and :SCALE behind it if it is not to be 1"
             )
         tensors(file)
-        return cls(file, scale, digest(file))
+        return cls(file, scale, digest(file), named != text)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, ready for JSON."""
-        return {"path": str(self.path), "scale": self.scale, "sha256": self.sha256}
+        said = {"path": str(self.path), "scale": self.scale, "sha256": self.sha256}
+        return {**said, "expert": True} if self.expert else said
+
+    def into(self) -> dict[str, Any]:
+        """What diffusers' ``load_lora_weights`` is told besides the file."""
+        return {f"load_into_{SECOND}": True} if self.expert else {}
+
+
+def _fetched(text: str, repository: str, file: str, local_files_only: bool) -> Path:
+    """A file of the hub on this disk."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(repository, file, local_files_only=local_files_only))
+    except LocalEntryNotFoundError as error:
+        raise InputError(
+            f"--lora {text!r} is not on this disk, and {file} of {repository} was not fetched before and cannot be "
+            "now: look for a mistake in its name, or fetch it by hf download where there is a network"
+        ) from error
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        said = " ".join(str(error).split())
+        raise InputError(f"--lora {text!r}: {file} of {repository} cannot be fetched ({said[:300]})") from error
 
 
 def check_loras(pipe: Any, loras: Sequence[Lora]) -> None:
@@ -71,13 +104,15 @@ def check_loras(pipe: Any, loras: Sequence[Lora]) -> None:
     with importing("peft", "pip install peft"):
         import peft  # noqa: F401
     for lora in loras:
+        if lora.expert and (SECOND not in loadable or getattr(pipe, SECOND, None) is None):
+            raise InputError(f"--lora {str(lora.path)!r}{EXPERT}: {kind.__name__} has no {SECOND} that takes one")
         what = f"--lora {str(lora.path)!r} does not fit {kind.__name__}"
         with _reported(what):
             held = kind.lora_state_dict(str(lora.path.parent), weight_name=lora.path.name, **ON_DISK)
         held = held[0] if isinstance(held, tuple) else held
         if not held:
             raise InputError(f"{what}: no tensor of it is of a LoRA; give one made for it")
-        strange, other = _without_place(pipe, loadable, held)
+        strange, other = _without_place(pipe, loadable, _moved(held) if lora.expert else held)
         for said, names in (("unknown to it", strange), ("of another shape", other)):
             if names:
                 some = f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
@@ -91,9 +126,16 @@ def add_loras(pipe: Any, loras: Sequence[Lora]) -> None:
     names = [f"lora_{i}" for i in range(len(loras))]
     for name, lora in zip(names, loras, strict=True):
         with _reported(f"--lora {str(lora.path)!r} does not fit {type(pipe).__name__}"):
-            pipe.load_lora_weights(str(lora.path.parent), weight_name=lora.path.name, adapter_name=name, **ON_DISK)
+            how = {"weight_name": lora.path.name, "adapter_name": name, **lora.into(), **ON_DISK}
+            pipe.load_lora_weights(str(lora.path.parent), **how)
     if names:
         pipe.set_adapters(names, [lora.scale for lora in loras])
+
+
+def _moved(held: Mapping[str, Any]) -> dict[str, Any]:
+    """Names as they are in the second expert; a file is the same for both."""
+    first = SECOND.partition("_")[0] + "."
+    return {f"{SECOND}.{name.removeprefix(first)}": tensor for name, tensor in held.items()}
 
 
 def _without_place(pipe: Any, loadable: Sequence[str], held: Any) -> tuple[list[str], list[str]]:

@@ -12,7 +12,7 @@ from c4d.backends.kernels import OWN
 from c4d.core.caching.rules import CacheMethod
 from c4d.parallel import Degrees, Job, SequenceParallel
 from c4d.parallel.session import partial_kernels
-from c4d.pipelines.arguments import effective, parameters_of
+from c4d.pipelines.arguments import effective, parameters_of, true_scale
 from c4d.pipelines.errors import InputError
 from c4d.pipelines.modes import memory_mode
 from c4d.pipelines.request import Request
@@ -71,8 +71,8 @@ def branches(pipe: Any, request: Request) -> int:
     """
     if (guider := getattr(pipe, "guider", None)) is not None:
         return int(guider.num_conditions)
-    if (true := parameters_of(pipe).get("true_cfg_scale")) is not None:
-        return 2 if true.default > 1 and request.negative_prompt is not None else 1
+    if (true := true_scale(parameters_of(pipe), request)) is not None:
+        return 2 if true > 1 and request.negative_prompt is not None else 1
     scale = effective(pipe, request).get("guidance_scale")
     transformer = next(x for name in TRANSFORMERS if (x := getattr(pipe, name, None)) is not None)
     learned = getattr(transformer.config, "guidance_embeds", False)

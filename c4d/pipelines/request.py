@@ -12,6 +12,7 @@ from typing import Any
 from c4d.bundled.models import Defaults
 from c4d.pipelines.errors import InputError
 from c4d.pipelines.film import picture
+from c4d.pipelines.named import Named, read_all
 
 PICTURES = ("image", "last_image")  # fields that name picture files; those in FILMS may be films, too
 FILMS = ("video", "mask", "control")
@@ -23,7 +24,8 @@ class Request:
 
     Files: ``image`` is a picture, or several; ``last_image`` is where a clip ends; ``video``, ``mask`` (white is made
     anew) and ``control`` are films or pictures, as the pipeline takes them. ``strength`` in (0, 1] is how far to depart
-    from ``image`` or ``video``. ``seed`` seeds a generator on the CPU, so that the noise is the same on every device.
+    from ``image`` or ``video``. ``argument``: others of the pipeline by their names, each ``NAME=VALUE`` or
+    ``NAME=@FILE``. ``seed`` seeds a generator on the CPU, so that the noise is the same on every device.
     Raises :class:`InputError` for an empty prompt, a number out of range and a file that cannot be read.
     """
 
@@ -42,6 +44,7 @@ class Request:
     mask: Path | None = None
     control: Path | None = None
     strength: float | None = None
+    argument: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if not self.prompt.strip():
@@ -60,7 +63,14 @@ class Request:
             raise InputError(f"seed is {self.seed!r}; allowed are whole numbers from 0 to 2^63 - 1")
         if isinstance(self.image, tuple) and len(self.image) < 2:  # one picture has one way to be said
             object.__setattr__(self, "image", self.image[0] if self.image else None)
+        if not self.argument:
+            object.__setattr__(self, "argument", None)
+        self.named()
         self._check_files()
+
+    def named(self) -> list[Named]:
+        """What ``argument`` says. Raises :class:`InputError`."""
+        return read_all(self.argument or ())
 
     def _check_files(self) -> None:
         for field, paths in self.files().items():
@@ -91,6 +101,10 @@ class Request:
             names, digests = [str(path) for path in paths], [digest(path) for path in paths]
             several = len(paths) > 1
             values[field], values[f"{field}_sha256"] = (names, digests) if several else (names[0], digests[0])
+        values["argument"] = None if self.argument is None else sorted(self.argument)
+        for each in self.named():
+            if isinstance(each.value, Path):
+                values[f"argument_{each.name}_sha256"] = digest(each.value)
         return values
 
 

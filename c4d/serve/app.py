@@ -23,6 +23,7 @@ from c4d.serve.errors import body as error_body
 from c4d.serve.gate import Gate
 from c4d.serve.jobs import DONE, QUEUED, Job
 from c4d.serve.limits import Limits
+from c4d.serve.listing import LISTED, listed
 from c4d.serve.model import Model
 from c4d.serve.service import Service, Wanted
 
@@ -148,6 +149,10 @@ def add_jobs(app: FastAPI, face: Face) -> None:
         id = values.pop("id", None)
         (job,) = service.submit([await face.wanted(values, picture, id)])
         return face.told(job)
+
+    @app.get("/jobs", summary="The jobs, some at a time", openapi_extra=LISTED)
+    async def jobs(call: Call) -> dict[str, Any]:
+        return await listed(call, service, face.told)
 
     @app.get("/jobs/{id}", summary="Where a job stands")
     async def show(id: str) -> dict[str, Any]:

@@ -33,8 +33,8 @@ def body(title: str, texts: Mapping[str, str], without: Sequence[str] = (), **ow
     """
     hints, made = get_type_hints(Request), dict[str, Any]()
     for each in fields(Request):
-        if each.name in (*PICTURES, *FILMS) and each.name != "image":
-            continue  # they name files of this machine, which a client has no business with
+        if each.name in (*PICTURES, *FILMS, "argument") and each.name != "image":
+            continue  # they can name files of this machine, which a client has no business with
         name = NAMES.get(each.name, each.name)
         kind = hints[each.name]
         if each.name == "image":

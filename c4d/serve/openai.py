@@ -8,6 +8,7 @@ import hashlib
 import re
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 from fastapi import FastAPI
@@ -20,6 +21,7 @@ from c4d.serve.app import Face
 from c4d.serve.bodies import body, documented, read
 from c4d.serve.errors import RefusedError, in_fields
 from c4d.serve.jobs import CANCELLED, DONE, FAILED, QUEUED, Job
+from c4d.serve.listing import LISTED, listed
 from c4d.serve.worker import INPUT
 
 GLANCE = 1.0  # seconds after which a call that waits looks whether its client is still there
@@ -67,6 +69,10 @@ def add_images(app: FastAPI, face: Face, **shared: Any) -> None:
 
 def add_videos(app: FastAPI, face: Face, **shared: Any) -> None:
     model, service = face.model, face.service
+
+    def filmed(job: Job) -> bool:
+        return model.films and job.request.num_frames != 1
+
     long = (int | float | str | None, Field(None, description="how long the clip is; in place of frames"))
     asked = body("Video", model.texts, **shared, seconds=long)
 
@@ -82,6 +88,10 @@ def add_videos(app: FastAPI, face: Face, **shared: Any) -> None:
             values["frames"] = frames_of(face, seconds)
         (job,) = service.submit([await face.wanted(values, picture, keyed(call, "video"))])
         return shown(face, job)
+
+    @app.get("/v1/videos", summary="The videos, some at a time", openapi_extra=LISTED)
+    async def videos(call: Call) -> dict[str, Any]:
+        return await listed(call, service, partial(shown, face), filmed)
 
     @app.get("/v1/videos/{id}", summary="Where a video stands")
     async def show(id: str) -> dict[str, Any]:
@@ -166,7 +176,7 @@ def pictured(call: Call, job: Job, form: str) -> dict[str, str]:
 
 def shown(face: Face, job: Job) -> dict[str, Any]:
     """A job as a video of OpenAI's: of its states it has no ``cancelled``."""
-    request, ended = job.request, job.ended and int(job.ended)
+    request, ended, kept = job.request, job.ended and int(job.ended), face.service.kept
     error = {"code": job.code, "message": in_fields(job.error)} if job.error else None
     if job.status == CANCELLED:
         error = {"code": CANCELLED, "message": "it was given up"}
@@ -178,7 +188,7 @@ def shown(face: Face, job: Job) -> dict[str, Any]:
         "progress": job.progress(),
         "created_at": int(job.created),
         "completed_at": ended if job.status == DONE else None,
-        "expires_at": None,
+        "expires_at": ended + int(kept) if ended and kept is not None else None,
         "prompt": request.prompt,
         "size": f"{request.width}x{request.height}" if request.width and request.height else None,
         "seconds": f"{request.num_frames / face.model.fps:g}" if request.num_frames else None,

@@ -28,6 +28,7 @@ GRACE = 10.0  # seconds that a cancelled job has to come to the end of its step,
 SLOWEST = 60.0  # seconds between attempts to load that fail
 GUESS = 10.0  # seconds that a job takes, until one was made
 LONGEST_WAIT = 3600
+CLEANING = 60.0  # seconds between looks for jobs that are to be removed
 LOST = "worker_lost"  # why a job failed, in a word
 
 logger = logging.getLogger("c4d.serve")
@@ -51,12 +52,20 @@ class Service:
         devices: the index of each worker's device.
         queue: how many jobs may wait.
         patience: seconds that a worker may be silent over a job before it counts as dead.
+        kept: seconds after its end for which a job stays on disk; None: until somebody removes it.
     """
 
     def __init__(
-        self, store: Store, start: Start, *, devices: Sequence[int] = (0,), queue: int = 100, patience: float = 600.0
+        self,
+        store: Store,
+        start: Start,
+        *,
+        devices: Sequence[int] = (0,),
+        queue: int = 100,
+        patience: float = 600.0,
+        kept: float | None = None,
     ) -> None:
-        self.store, self.room, self.patience = store, queue, patience
+        self.store, self.room, self.patience, self.kept = store, queue, patience, kept
         self.workers = [Worker(start, device) for device in devices]
         self.metrics = Metrics()
         self.stopping = asyncio.Event()
@@ -85,6 +94,8 @@ class Service:
             self._waiting.append(job)
         self._arrived.set()
         self._keepers = [asyncio.create_task(self._keep(worker)) for worker in self.workers]
+        if self.kept is not None:
+            self._keepers.append(asyncio.create_task(self._clean(self.kept)))
         for keeper in self._keepers:
             keeper.add_done_callback(self._left)
 
@@ -126,6 +137,10 @@ class Service:
         if job is None:
             raise RefusedError(404, f"there is no job {id[:80]!r}; its id is in the answer to the call that made it")
         return job
+
+    def live(self, job: Job) -> Job:
+        """The job as it stands now, of one as its file has it."""
+        return self._jobs.get(job.id, job)
 
     def submit(self, wanted: Sequence[Wanted]) -> list[Job]:
         """Puts all of them into the queue, or none; those that are there already are given back as they are.
@@ -226,6 +241,17 @@ class Service:
         except BaseException:
             self.store.remove(folder)
             raise
+
+    async def _clean(self, kept: float) -> None:
+        """Removes jobs whose time is over, now and then."""
+        while not self.stopping.is_set():
+            for job in await asyncio.to_thread(self.store.all):
+                if job.over and (job.ended or job.created) + kept < time.time():
+                    try:
+                        await asyncio.to_thread(self.store.remove, job.folder)
+                    except OutputError as error:
+                        logger.error("%s: %s", job.id, error)
+            await self._sleep(min(kept, CLEANING))
 
     # -- workers
 

@@ -47,17 +47,19 @@ class Store:
         """The job of that id; None if there is none, or its file cannot be read."""
         return self._read(self.folder(id)) if ID.fullmatch(id) else None
 
+    def all(self) -> list[Job]:
+        """Every job as its file has it, the oldest first."""
+        found = (self.find(path.parent.name) for path in self.out.glob(f"*/{FILE}"))
+        return sorted((job for job in found if job), key=lambda job: (job.created, job.id))
+
     def unfinished(self) -> list[Job]:
         """Those that a server which is gone has not ended, the oldest first."""
         for path in self.out.glob(f"{GONE}*"):
             shutil.rmtree(path, ignore_errors=True)
-        found = []
-        for path in self.out.glob(f"*/{FILE}"):
-            job = self._read(path.parent) if ID.fullmatch(path.parent.name) else None
-            if job is not None and not job.over:
-                clear(job.folder)  # what a killed worker left half written
-                found.append(job)
-        return sorted(found, key=lambda job: (job.created, job.id))
+        found = [job for job in self.all() if not job.over]
+        for job in found:
+            clear(job.folder)  # what a killed worker left half written
+        return found
 
     def remove(self, folder: Path) -> None:
         """The folder of a job: at once, whatever happens while its files go."""

@@ -227,7 +227,11 @@ OPTION_ROWS = [
     Row("no strength", ["--strength", "0"], ["strength is 0.0", "above 0 up to 1"]),
     Row("a scheduler", ["--scheduler", "Eular"], ["--scheduler 'Eular'", "known are", "UniPCMultistepScheduler"]),
     Row("no shift", ["--shift", "0"], ["shift is 0.0", "above 0"]),
-    Row("a LoRA that is not there", ["--lora", "no.safetensors:0.5"], ["'no.safetensors:0.5'", "no LoRA on this disk"]),
+    Row(
+        "a LoRA that is not there",
+        ["--lora", "no.safetensors:0.5"],
+        ["'no.safetensors:0.5'", "no LoRA on this disk, nor one of the hub"],
+    ),
     Row("a revision of what is here", ["--revision", "v1"], ["--revision 'v1'", "hub id", "'wan-tiny'"]),
     Row("a variant that there is not", ["--variant", "fp16"], ["--variant 'fp16'", "drop it"]),
     Row("an empty folder's name", ["--out", ""], ["--out", "empty", ". is this folder"]),

@@ -260,7 +260,7 @@ class TrueGuidance(Fake):
 @pytest.mark.parametrize(
     ("pipe", "request_", "said"),
     [
-        (NeedsPose(), Request(PROMPT), "needs pose_video, which no option gives"),
+        (NeedsPose(), Request(PROMPT), "needs pose_video: --argument pose_video=VALUE or =@FILE"),
         (NeedsImage(), Request(PROMPT), "NeedsImage needs --image"),
         (NeedsImage(), Request(PROMPT, num_frames=5), "no --frames"),
         (TrueGuidance(), Request(PROMPT, negative_prompt="x"), "true_cfg_scale"),

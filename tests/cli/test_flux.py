@@ -39,10 +39,19 @@ def test_what_does_not_fit_is_told(fails, generate):
     fails([*generate, "--height", "40"], 2, "height 40", "FluxPipeline", "32 and 48")
     fails([*generate, "--frames", "5"], 2, "takes no --frames")
     fails([*generate, "--prompt", "a" * 600], 2, "--prompt has 6", "reads 512")
-    fails([*generate, "--negative-prompt", "blue"], 2, "true_cfg_scale")
+    fails([*generate, "--negative-prompt", "blue"], 2, "--argument true_cfg_scale=4")
     fails([*generate, "--attention", "flash"], 2, "--attention 'flash'", "known are auto, sdpa, math", "doctor")
     fails([*generate, "--cache", "teacache:threshold=0.1,fit=wan2.1-t2v-1.3b"], 2, "time_embedding", "c4d models")
 
 
 def test_the_published_fit(c4d, generate):
     assert c4d(*generate, "--cache", "teacache:threshold=0.25,fit=flux.1-dev").code == 0
+
+
+def test_guidance_by_two_calls_is_an_argument_of_its_own(c4d, fails, generate, tmp_path):
+    words = [*generate, "--cache", "taylorseer-lite:interval=2@blocks", "--negative-prompt", "blue"]
+    assert c4d(*words, "--argument", "true_cfg_scale=3").code == 0
+    record = json.loads((tmp_path / "out/report.json").read_text())
+    assert record["session"]["timelines"].keys() == {"cond", "uncond"}
+    fails([*words, "--argument", "true_cfg_scale=4"], 2, "another job", "argument")
+    fails([*words, "--argument", "true_cfg_scale=many"], 2, "true_cfg_scale is 'many'", "a number, such as 1")

@@ -29,7 +29,7 @@ from c4d.pipelines.film import pictures
 from c4d.pipelines.generate import as_one
 from c4d.pipelines.output import write_clip
 from tests.cli.conftest import PROMPT, QUICK
-from tests.pipes import stable_diffusion, text_to_video, wan_parts
+from tests.pipes import stable_diffusion, text_to_video, two_experts, wan_parts
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +68,13 @@ class GoOn(Bare):
 
 class Paint(Bare):
     def __call__(self, prompt=None, image=None, mask_image=None, control_image=None, strength: float = 0.6): ...
+
+
+class Pose(Bare):
+    def __call__(
+        self, image=None, pose_video=None, prompt=None, mode: str = "animate", task="", true: bool = False, eta=0.0,
+        latents=None, prompt_embeds=None, **more,
+    ): ...  # fmt: skip
 
 
 class Layout(Bare):
@@ -129,6 +136,29 @@ class TestArguments:
     def test_a_layout_that_only_the_model_knows(self, given):
         with pytest.raises(InputError, match=r"Layout takes video as a tensor .*--video cannot give"):
             arguments(Layout, video=given / "film5.mp4")
+
+    def test_what_no_option_gives_by_its_own_name(self, given):
+        a, five = given / "a.png", given / "film5.mp4"
+        found = arguments(Pose, image=a, argument=(f"pose_video=@{five}", "eta=0.5", "mode=replace", "true=true"))
+        assert len(found["pose_video"]) == 5 and found["eta"] == 0.5 and found["mode"] == "replace" and found["true"]
+        told = Request("a cat", argument=("eta=0.5", f"pose_video=@{five}")).to_dict()
+        assert len(told["argument_pose_video_sha256"]) == 64 and json.loads(json.dumps(told)) == told
+        assert Request("a cat", argument=()) == Request("a cat")
+        for wrong, said in (
+            ("size=3", "Pose takes no --argument size; it takes pose_video, mode, task, true, eta, more"),
+            ("image=@a", "--argument image: '/?a' is no file|a' is no file"),
+            (f"image=@{a}", "--argument image: --image gives it"),
+            ("latents=1", "takes no --argument latents"),
+            ("generator=1", "takes no --argument generator"),
+            ("eta=much", "eta is 'much'; Pose takes a number, such as 0"),
+            ("true=1", "true is 1; Pose takes true or false"),
+            ("eta=NaN", "NaN is no value"),
+            ("eta", "NAME=VALUE"),
+        ):
+            with pytest.raises(InputError, match=said):
+                arguments(Pose, image=a, argument=(wrong,))
+        with pytest.raises(InputError, match="one of them twice"):
+            arguments(Pose, image=a, argument=("eta=1", "eta=2"))
 
     def test_strength_departs_from_something(self, given):
         with pytest.raises(InputError, match="Change departs from what it is given, by --strength: give --video"):
@@ -270,12 +300,45 @@ def test_a_lora_of_another_model(lora, tmp_path, name, said):
 
 
 def test_what_is_no_lora(fails, generate, tmp_path, lora):
-    fails([*generate, "--lora", "owner/name:0.5"], 2, "'owner/name:0.5' is no LoRA on this disk", "hf download")
+    fails([*generate, "--lora", "owner/name:0.5"], 2, "'owner/name:0.5' is not on this disk", "hf download")
+    fails([*generate, "--lora", f"{lora}@transformer_2"], 2, "WanPipeline has no transformer_2 that takes one")
     fails([*generate, "--lora", f"{lora}:inf"], 2, "the scale is inf")
     (tmp_path / "cut.safetensors").write_bytes(lora.read_bytes()[:-9])
     fails([*generate, "--lora", tmp_path / "cut.safetensors"], 2, "cut short")
     words = ["generate", "--model", "glyph-dit", "--prompt", "A", "--lora", lora, "--out", tmp_path / "out"]
     fails(words, 2, "DiTPipeline takes no LoRA")
+
+
+def test_a_lora_of_the_hub_that_was_fetched_before(lora, tmp_path, monkeypatch):
+    """As huggingface_hub keeps what it fetched."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    kept = tmp_path / "models--owner--name"
+    for path, content in {"refs/main": b"abc", "snapshots/abc/fast/v1.safetensors": lora.read_bytes()}.items():
+        (kept / path).parent.mkdir(parents=True, exist_ok=True)
+        (kept / path).write_bytes(content)
+    found = Lora.read("owner/name/fast/v1.safetensors:0.5", local_files_only=True)
+    assert (found.scale, found.sha256) == (0.5, Lora.read(str(lora)).sha256)
+    with pytest.raises(InputError, match=r"pytorch_lora_weights.safetensors of owner/name was not fetched before"):
+        Lora.read("owner/name", local_files_only=True)
+
+
+def test_loras_of_two_experts(tmp_path):
+    from peft import LoraConfig
+    from peft.utils import get_peft_model_state_dict
+
+    pipe = two_experts()[0]
+    pipe.save_pretrained(tmp_path / "model")
+    pipe.transformer.add_adapter(LoraConfig(r=2, target_modules=["to_q"], init_lora_weights=False))
+    pipe.save_lora_weights(tmp_path, get_peft_model_state_dict(pipe.transformer))
+    loras = [Lora.read(f"{tmp_path}:0.5"), Lora.read(f"{tmp_path}:2@transformer_2")]
+    check_loras(skeleton(str(tmp_path / "model")), loras)
+    loaded = load_pipeline(str(tmp_path / "model"), backend=load("cpu"), loras=loras)
+    for part, name, scale in ((loaded.transformer, "lora_0", 0.5), (loaded.transformer_2, "lora_1", 2.0)):
+        layer = part.blocks[0].attn1.to_q
+        x = torch.rand(1, 3, layer.in_features)
+        added = layer.lora_B[name](layer.lora_A[name](x))
+        assert list(layer.lora_A) == [name]
+        assert torch.allclose(layer(x) - layer.base_layer(x), scale * added, atol=1e-5)
 
 
 # -- which files of a model

@@ -82,7 +82,7 @@ def test_the_rank_that_has_the_store(lose, tmp_path):
     assert lines[0].startswith("c4d: error (rank 1): rank 0 died in step 2; what is finished is kept")
 
 
-@pytest.mark.parametrize("kills", first_of([3, 20]))
+@pytest.mark.parametrize("kills", first_of([2, 20]))
 def test_killed_at_random(lose, tmp_path, kills):
     moments = random.Random(kills)
     for number, way in zip(range(kills), itertools.cycle(WAYS)):

@@ -53,16 +53,29 @@ def test_what_does_not_fit_is_told(fails, generate, caplog):
     fails(generate("qwen", "--height", "40"), 2, "height 40", "QwenImagePipeline", "32 and 48")
     fails(generate("hunyuan-image", "--width", "40"), 2, "width 40", "HunyuanImagePipeline", "32 and 48")
     assert not caplog.records  # diffusers would remark on guiders
-    fails(generate("qwen", "--guidance-scale", "3"), 2, "ignores --guidance-scale", "true_cfg_scale, 4 with a negative")
+    fails(
+        generate("qwen", "--guidance-scale", "3"),
+        2,
+        "ignores --guidance-scale",
+        "--argument true_cfg_scale=X, default 4",
+    )
     fails(generate("hunyuan-image", "--guidance-scale", "3"), 2, "takes no --guidance-scale")
     fails(generate("qwen", "--frames", "5"), 2, "takes no --frames")
     fails(generate("dit"), 2, "DiTPipeline takes no --negative-prompt", "it takes --prompt, --steps, --guidance-scale")
     fails(generate("qwen", "--cache", "fora:interval=2@total"), 2, "caches at total", "QwenImageTransformer2DModel")
 
 
-@pytest.mark.parametrize("name, negative, calls", [("qwen", None, 1), ("qwen", "blue", 2), ("hunyuan-image", None, 2)])
-def test_branches_of_guidance_share_two_ranks_if_there_are_two(saved, name, negative, calls):
-    request = Request(prompt="a red circle", negative_prompt=negative)
+@pytest.mark.parametrize(
+    "name, negative, more, calls",
+    [
+        ("qwen", None, (), 1),
+        ("qwen", "blue", (), 2),
+        ("qwen", "blue", ("true_cfg_scale=1.0",), 1),
+        ("hunyuan-image", None, (), 2),
+    ],
+)
+def test_branches_of_guidance_share_two_ranks_if_there_are_two(saved, name, negative, more, calls):
+    request = Request(prompt="a red circle", negative_prompt=negative, argument=more)
     pipe, job = skeleton(str(saved[name])), Job(0, 2, 2)
     found = check_ranks(pipe, SequenceParallel(), job, request, "auto", torch.float32, backend=load("cpu"))
     assert found.cfg == calls and found.ulysses == 2 // calls

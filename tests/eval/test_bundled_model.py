@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,31 +13,10 @@ from tests.sampled import first_of
 
 pytest.importorskip("diffusers")
 
-LOAD = """
-import socket, sys
-
-def refuse(*args, **kwargs):
-    raise SystemExit("the network was used")
-
-socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
-from diffusers import WanPipeline
-
-pipe = WanPipeline.from_pretrained(sys.argv[1])
-print(type(pipe.transformer).__name__, sum(p.numel() for p in pipe.transformer.parameters()))
-"""
-
 
 def test_it_is_small(bundled_model: Path) -> None:
     size = sum(path.stat().st_size for path in bundled_model.rglob("*") if path.is_file())
     assert 10e6 < size <= 15e6
-
-
-def test_it_loads_offline(bundled_model: Path, tmp_path: Path) -> None:
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
-    command = [sys.executable, "-c", LOAD, str(bundled_model)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["WanTransformer3DModel", "2280096"]
 
 
 @pytest.mark.slow

@@ -1,13 +1,15 @@
-"""Every case on several ranks: ``python -m tests.parallel.matrix FOLDER 4 [CASE...]``.
+"""Every case on several ranks: ``python -m tests.parallel.matrix FOLDER 4 [CASE...]``, or FOLDER 2 CASE... + 4 CASE...
 
 The ranks are forks of this process (one program under torchrun itself: tests/cli/test_ranks.py). Each writes a line a
-case to FOLDER. Ranks meet between cases at the store, which survives what breaks a group.
+case to a folder in FOLDER, 0 for the first world. Ranks meet between cases at the store, which survives what breaks a
+group.
 """
 
 from __future__ import annotations
 
 import faulthandler
 import functools
+import itertools
 import json
 import os
 import sys
@@ -114,12 +116,19 @@ def meet(place: str, world: int) -> bool:
     return store.get(f"{place}, all") == b"failed"
 
 
-def main(folder: str, world: str, *names: str) -> int:
+def main(folder: str, *words: str) -> int:
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
     for name in (*SPECS, "WanPipeline"):  # imported when asked for: here, not in each rank
         getattr(diffusers, name)
-    return ranks(int(world), functools.partial(run, folder, names))
+    failed = 0
+    for number, (is_plus, part) in enumerate(itertools.groupby(words, "+".__eq__)):
+        if not is_plus:
+            world, *names = part
+            place = Path(folder) / str(number // 2)
+            place.mkdir()
+            failed |= ranks(int(world), functools.partial(run, str(place), tuple(names)))
+    return failed
 
 
 if __name__ == "__main__":

@@ -68,6 +68,53 @@ def test_the_queue_has_an_end(site, tmp_path):
     run(act)
 
 
+def test_jobs_are_listed_page_by_page_from_the_disk_and_as_they_stand(site):
+    async def act():
+        async with site() as s:
+            for k in range(3):
+                await s.over((await s.job(id=f"job-{k}")).json()["id"])
+        async with site() as s:
+            held = await s.holding()
+            await s.job(id="last")
+            first = (await s.client.get("/jobs", params={"limit": 2})).json()
+            assert [(job["id"], job["status"]) for job in first["data"]] == [("last", "queued"), (held, "in_progress")]
+            assert first["data"][1]["steps"] and first["has_more"] is True
+            rest = (await s.client.get("/jobs", params={"after": first["last_id"]})).json()
+            assert [job["id"] for job in rest["data"]] == ["job-2", "job-1", "job-0"] and rest["has_more"] is False
+            old = (await s.client.get("/jobs", params={"order": "asc", "limit": 1})).json()
+            assert (old["first_id"], old["last_id"]) == ("job-0", "job-0")
+            for wrong, said in (
+                ({"limit": "0"}, "from 1 to 100"),
+                ({"limit": "101"}, "from 1 to 100"),
+                ({"limit": "x"}, "'x'"),
+                ({"order": "up"}, "desc"),
+                ({"status": "queued"}, "'status'"),
+            ):
+                answer = await s.client.get("/jobs", params=wrong)
+                assert answer.status_code == 400 and said in answer.json()["error"]["message"]
+            assert (await s.client.get("/jobs", params={"after": "job-9"})).status_code == 404
+
+    run(act)
+
+
+def test_a_job_is_removed_when_its_time_is_over(site, tmp_path):
+    async def act():
+        async with site() as s:
+            assert (await s.over((await s.job(id="old")).json()["id"]))["status"] == "completed"
+        async with site(kept=3600) as s:
+            assert (await s.client.get("/jobs/old")).status_code == 200
+            video = (await s.client.get("/v1/videos/old")).json()
+            assert video["expires_at"] == video["completed_at"] + 3600
+        async with site(kept=0.01) as s:
+            held = await s.holding()
+            while (tmp_path / "out/old").exists():
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)
+            assert (await s.client.get(f"/jobs/{held}")).json()["status"] == "in_progress"  # its time begins at its end
+
+    run(act)
+
+
 def test_retry_after_follows_the_pace(site):
     async def act():
         async with site(devices=[0, 0]) as s:

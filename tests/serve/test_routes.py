@@ -35,7 +35,7 @@ def test_a_body_has_the_fields_of_a_request(served):
     from c4d.serve.bodies import NAMES, body
 
     asked = body("Job", served.texts)
-    others = {"last_image", "video", "mask", "control"}  # files of this machine are not a client's to name
+    others = {"last_image", "video", "mask", "control", "argument"}  # files of this machine are not a client's to name
     names = {NAMES.get(each.name, each.name) for each in fields(Request)} - others
     assert set(asked.model_fields) == names | {"quality"}
     for name in others:
@@ -278,6 +278,9 @@ def test_videos_as_openai_s_clients_ask_for_them(site):
             done = (await s.client.get(f"/v1/videos/{made['id']}")).json()
             assert done["status"] == "completed" and done["progress"] == 100 and done["completed_at"]
             assert (await s.client.get(f"/v1/videos/{made['id']}/content")).content == f"{PROMPT} 0".encode()
+            await s.client.post("/v1/images/generations", json={"prompt": PROMPT})
+            listed = (await s.client.get("/v1/videos")).json()
+            assert listed["object"] == "list" and listed["data"] == [done] and listed["has_more"] is False
             gone = (await s.client.delete(f"/v1/videos/{made['id']}")).json()
             assert gone == {"id": made["id"], "object": "video.deleted", "deleted": True}
             assert (await s.client.get(f"/v1/videos/{made['id']}")).status_code == 404
