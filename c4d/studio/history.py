@@ -12,6 +12,7 @@ from typing import Any
 from c4d.causal.rollout import FILE
 from c4d.cli.options import Options
 from c4d.cli.rollout import CLIP
+from c4d.pipelines.lora import EXPERT
 from c4d.pipelines.report import clip_of
 from c4d.pipelines.results import MARK, NUMBERED, SCHEMA, read
 
@@ -55,7 +56,7 @@ def asked(record: Mapping[str, Any]) -> dict[str, Any]:
     told = record["asked"]
     given = {each.name: told.get(NAMES.get(each.name, each.name)) for each in fields(Options)}
     if given["lora"]:
-        given["lora"] = [f"{each['path']}:{each['scale']:g}" for each in given["lora"]]
+        given["lora"] = [_lora(each) for each in given["lora"]]
     if isinstance(given["image"], str):
         given["image"] = [given["image"]]
     return {**_given(given), "cache": told["cache"] or "none"}
@@ -71,6 +72,11 @@ def _given(told: Mapping[str, Any]) -> dict[str, Any]:
     found = {name: value for name, value in told.items() if value is not None}
     several = {name: tuple(value) for name, value in found.items() if isinstance(value, list)}
     return found | several | {name: tuple(map(Path, value)) for name, value in several.items() if name == "image"}
+
+
+def _lora(told: Mapping[str, Any]) -> str:
+    """As ``--lora`` names it."""
+    return f"{told['path']}:{told['scale']:g}{EXPERT if told.get('expert') else ''}"
 
 
 def _line(told: Mapping[str, Any]) -> str:
