@@ -1,8 +1,8 @@
 # make demo: install, generate one clip uncached and cached with the bundled model, leave video and report in out/demo
 # make studio: install, and serve pages in a browser at http://127.0.0.1:7860 (docs/studio.md); clips in out. gradio wants
 #   an older pillow than the tests have, and brings pandas: they are in an environment of their own, behind which .venv stands
-# make test-studio: what make test leaves out of the studio's tests, with gradio and in a real Chromium (part of make
-#   nightly). 330 MB, and it needs Debian's chromium (apt-get install chromium; C4D_CHROMIUM names another)
+# make test-studio: all tests of the studio, with gradio and in a real Chromium (part of make nightly; make test has those
+#   that need neither). 390 MB, and it needs Debian's chromium (apt-get install chromium; C4D_CHROMIUM names another)
 # make test: install, then the linters and the CPU suite; of products of methods and models a sample, of tests of many
 #   methods or models some (tests/sampled.py)
 # make nightly: the same with the whole products, long soaks, and make parity's tests

@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 
 from c4d.cli.rollout import CLIP
+from c4d.pipelines import InputError
 from c4d.pipelines.results import load
 from c4d.studio import show
 from c4d.studio.history import asked, asked_of_rollout, both, rolled
@@ -48,7 +49,11 @@ class HistoryPage:
             kept = [[gr.update() for _ in each] for each in forms]
             if (record := rolled(Path(folder))) is not None:
                 return [*kept[0], *rollout.again(asked_of_rollout(record)), gr.update(selected=ROLLOUT)]
-            return [*page.again(asked(load(Path(folder)))), *kept[1], gr.update(selected=GENERATE)]
+            try:
+                return [*page.again(asked(load(Path(folder)))), *kept[1], gr.update(selected=GENERATE)]
+            except InputError as error:  # its model is not there any more
+                gr.Warning(str(error))
+                return [*kept[0], *kept[1], gr.update()]
 
         self.again.click(again, self.chosen, [*forms[0], *forms[1], tabs], **IN_TURN)
 
