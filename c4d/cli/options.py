@@ -577,6 +577,7 @@ class StudioOptions:
     )
     port: int = option(7860, HOW, whole, "N", "where it listens; default 7860")
     allow_pickle: bool = switch(HOW, "also read pickled weights (.bin), of people you trust; default: safetensors only")
+    max_upload: int = option(200 * 2**20, HOW, size, "SIZE", "of a file that a page is given; default 200MiB")
     out: Path = option(
         Path("out"), WHERE, path_to, "DIR", "folder with a folder for each clip, as of generate; default out"
     )

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from c4d.causal.checkpoint import load_checkpoint
 from c4d.causal.rollout import FILE, Rollout, RolloutConfig, settings_in
 from c4d.causal.stream import Stream
 from c4d.cli.command import ROOT, check_threads, joined, loras_of, name_of, use_threads
-from c4d.cli.options import RolloutOptions
+from c4d.cli.options import HOW, WHAT, RolloutOptions
 from c4d.cli.signals import Stops
 from c4d.core.caching.rules import CacheMethod
 from c4d.core.text.grammar import parse
@@ -94,15 +95,30 @@ def run(
         rollout = rollout_of(options, pipe, backend)
         stream = until_done.enter_context(begun(rollout, options, request))
         if job.rank == 0:
-            record = made(stream, out / CLIP, rollout.config, shown, stops, on_block)
             about = {"model": options.model, "prompt": request.prompt, "seed": request.seed, "dtype": names([dtype])}
             about |= options.parts_of(Files).told() | {"lora": [each.to_dict() for each in loras_of(options)]}
-            write_json(out / FILE, about | {"settings": vars(rollout.config), **record, "versions": versions()})
+            about |= {"asked": asked(options), "settings": vars(rollout.config), "versions": versions()}
+            write_json(out / FILE, about)  # one that is stopped is known, too
+            record = made(stream, out / CLIP, rollout.config, shown, stops, on_block)
+            write_json(out / FILE, about | record)
             print(f"files in {out}: {CLIP}, {FILE}")
         else:
             for _ in stream:
                 stops.check()
     job.end()
+
+
+def asked(options: RolloutOptions) -> dict[str, Any]:
+    """The options that make the clip again, by their names, in plain types; those that have their defaults are left
+    out."""
+    given = {each: getattr(options, each.name) for each in fields(options) if each.metadata["group"] in (WHAT, HOW)}
+    return {each.name: _plain(value) for each, value in given.items() if value != each.default}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(each) for each in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def checked(options: RolloutOptions, backend: Backend, method: CacheMethod | None) -> None:

@@ -20,15 +20,23 @@ from c4d.core.methods.teacache import SIGNALS
 from c4d.memory_modes import MODES
 from c4d.pipelines import InputError
 from c4d.pipelines.arguments import options_of, parameters_of
+from c4d.pipelines.inputs import FRAMES, frame_by_frame
 from c4d.pipelines.load import DTYPES
+from c4d.pipelines.request import FILMS, PICTURES
+from c4d.pipelines.scheduling import fitting
+from c4d.studio.history import NAMES
 
 O = TypeVar("O")  # noqa: E741  # a class of options
 # Of several devices, a cluster and files; and what is about a whole job, or for who started the studio to decide.
 GROUPS = (RANKS, CLUSTER, WHERE)
-NOT_HERE = {"prompt_file", "allow_pickle", "encode_first"}
-PICTURES = {"image", "last_image"}
-SEVERAL = "append"  # the action of options that may be given several times: here one a line, or one file
-INFO = 160  # letters of a help text that are shown
+NOT_HERE = {"prompt_file", "negative_prompt_file", "allow_pickle", "encode_first"}
+SEVERAL = "append"  # the action of options that may be given several times: here one a line, or several pictures
+
+HEIGHT = 150  # pixels, of a place for files
+_PICTURES: dict[str, Any] = {
+    "type": "filepath", "file_types": ["image"], "interactive": True, "columns": 3, "object_fit": "contain",
+    "buttons": [],
+}  # fmt: skip
 
 
 def words(kind: type[Any]) -> Mapping[str, Callable[[], list[str]]]:
@@ -45,18 +53,26 @@ def words(kind: type[Any]) -> Mapping[str, Callable[[], list[str]]]:
         "history_on": lambda: ["device", "host"],
         "kv_on": lambda: ["device", "host"],
         "memory": lambda: [*MODES],
+        "scheduler": list,
     }
 
 
 class Form(Generic[O]):
     """The widgets of ``kind``, but for ``without`` and what no page is about.
 
-    ``values`` stand in them at first. Widgets are made by :meth:`add`, inside a block of gradio; an option that was
-    not given a place is in the last.
+    ``values`` stand in them at first, and they are as ``pipe`` takes them (see :meth:`fitted`; None: all are there).
+    Widgets are made by :meth:`add`, inside a block of gradio; an option that was not given a place is in the last.
     """
 
-    def __init__(self, kind: type[O], without: Collection[str] = (), values: Mapping[str, Any] | None = None) -> None:
-        self.kind, self._values = kind, values or {}
+    def __init__(
+        self,
+        kind: type[O],
+        without: Collection[str] = (),
+        values: Mapping[str, Any] | None = None,
+        pipe: Any = None,
+        defaults: Defaults | None = None,
+    ) -> None:
+        self.kind, self._values, self._fit = kind, values or {}, _Fit(pipe, defaults)
         self.fields: dict[str, Field[Any]] = {
             each.name: each
             for each in fields(kind)  # type: ignore[arg-type]
@@ -92,62 +108,93 @@ class Form(Generic[O]):
         }
         return self.kind(**{**given, **more})
 
-    def filled(self, told: Mapping[str, Any]) -> list[Any]:
-        """An update for each of ``inputs``: what ``told`` says of an option, else its default."""
-        defaults = {name: each.default for name, each in self.fields.items()}
-        return [gr.update(value=_shown(told.get(name, defaults[name]))) for name in self.widgets]
+    def fitted(self, pipe: Any, defaults: Defaults | None) -> dict[str, dict[str, Any]]:
+        """What changes of the widget of each option, in the order of ``inputs``: only those that ``pipe`` takes are
+        shown, with what it does without them. What stands in them is left alone: somebody may be writing."""
+        fit = _Fit(pipe, defaults)
+        return {name: fit.of(name, type(widget)) for name, widget in self.widgets.items()}
 
-    def fitted(self, pipe: Any, defaults: Defaults | None) -> list[Any]:
-        """An update for each of ``inputs``: only what ``pipe`` takes is shown, with what it does without it."""
-        taken = parameters_of(pipe) if callable(pipe) else None
-        of = {} if taken is None else {option[0]: name for name, option in options_of(taken).items()}
-        found = []
-        for name, widget in self.widgets.items():
-            argument = of.get({"frames": "num_frames"}.get(name, name))
-            if argument is None or taken is None:
-                found.append(gr.update())
-                continue
-            own = getattr(defaults, {"frames": "num_frames"}.get(name, name), None)
-            if own is None and argument in taken:
-                own = taken[argument].default
-            hint = {"placeholder": f"{own}"} if isinstance(widget, gr.Textbox) and isinstance(own, (int, float)) else {}
-            found.append(gr.update(visible=argument in taken, **hint))
-        return found
+    def filled(self, told: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """The same, of what stands in them: what ``told`` says of an option, else its default."""
+        return {name: {"value": _shown(told.get(name, self.fields[name].default))} for name in self.widgets}
 
     def _value(self, each: Field[Any], value: Any) -> Any:
         if isinstance(value, bool):
             return value
         convert = each.metadata["type"]
         try:
-            if each.metadata.get("action") == SEVERAL:
-                return tuple(convert(line) for line in str(value).splitlines() if line.strip())
-            return convert(str(value))
+            if each.metadata.get("action") != SEVERAL:
+                return convert(str(value))
+            # Of a gallery, pictures with their captions.
+            several = value.splitlines() if isinstance(value, str) else [picture for picture, _ in value]
+            return tuple(convert(one) for one in several if one.strip())
         except argparse.ArgumentTypeError as error:
             raise InputError(f"{flag(each.name)}: {error}") from error
 
     def _widget(self, each: Field[Any], **how: Any) -> Any:
         about = dict(each.metadata)
         label, default = each.name.replace("_", " "), _shown(self._values.get(each.name, each.default))
-        common: dict[str, Any] = {"label": label, "elem_id": f"{self.kind.__name__}-{each.name}", **how}
+        said = about["help"].partition(";")[0]  # what follows is of the command line, or the default, which stands here
+        common: dict[str, Any] = {"label": label, "elem_id": f"{self.kind.__name__}-{each.name}"}
+        several = about.get("action") == SEVERAL
+        if about.get("type") is path_to and about["group"] == WHAT:
+            make, told = (gr.Gallery, _PICTURES) if several else (gr.File, {"file_types": _suffixes(each.name)})
+            told = {**told, "label": f"{label}: {said}", "value": default, "height": HEIGHT}
+        else:
+            common["info"] = said
+            make, told = self._of_text(each, default)
+        return make(**{**common, **told, **self._fit.of(each.name, make), **how})
+
+    def _of_text(self, each: Field[Any], default: Any) -> tuple[Any, dict[str, Any]]:
+        """The class of a widget whose value is no file, and what is its own."""
+        about = each.metadata
         if about.get("action") is argparse.BooleanOptionalAction:
-            return gr.Checkbox(value=default, info=about["help"], **common)
-        if about["type"] is path_to and about["group"] == WHAT:
-            picture = each.name in PICTURES
-            make = gr.Image if picture else gr.File
-            return make(value=default, type="filepath", height=180, **common)
-        common["info"] = about["help"] if len(about["help"]) <= INFO else f"{about['help'][:INFO]}…"
+            return gr.Checkbox, {"value": default}
         if each.name in self._words:
-            found = self._words[each.name]()
-            return gr.Dropdown(found, value=default, allow_custom_value=True, **common)
+            return gr.Dropdown, {"choices": self._words[each.name](), "value": default, "allow_custom_value": True}
         if about["type"] in (whole, number) and default is not None:  # gradio shows a number that is not there as 0
-            return gr.Number(value=default, precision=0 if about["type"] is whole else None, **common)
-        return gr.Textbox(value=default, **common)
+            return gr.Number, {"value": default, "precision": 0 if about["type"] is whole else None}
+        if about.get("action") == SEVERAL:
+            return gr.Textbox, {"value": default, "lines": 2, "placeholder": f"{about['metavar']}, one a line"}
+        return gr.Textbox, {"value": default}
+
+
+class _Fit:
+    """What a widget has to be like for ``pipe``, which may be a skeleton, or None: nothing is known of it."""
+
+    def __init__(self, pipe: Any, defaults: Defaults | None) -> None:
+        self._pipe, self._defaults = pipe, defaults
+        self._taken = parameters_of(pipe) if callable(pipe) else {}
+        self._arguments = {option[0]: name for name, option in options_of(self._taken).items()} if self._taken else {}
+
+    def of(self, name: str, widget: type[Any]) -> dict[str, Any]:
+        """Arguments of the widget of the option called ``name``."""
+        if name == "scheduler" and getattr(self._pipe, "scheduler", None) is not None:
+            return {"choices": [each.__name__ for each in fitting(self._pipe)]}
+        field = NAMES.get(name, name)
+        argument = self._arguments.get(field)
+        if argument is None:
+            return {}
+        own = getattr(self._defaults, field, None)
+        if own is None and argument in self._taken:
+            own = self._taken[argument].default
+        # A film that is changed frame by frame may be cut, also where the pipeline has no word for its length.
+        shown = argument in self._taken or (argument in FRAMES and frame_by_frame(self._taken))
+        numeric = widget is gr.Textbox and isinstance(own, (int, float))
+        return {"visible": shown, **({"placeholder": f"{own}"} if numeric else {})}
+
+
+def _suffixes(name: str) -> list[str]:
+    """What may be uploaded: pictures, films, or files without a kind of their own."""
+    return ["image"] if name in PICTURES else ["video", "image"] if name in FILMS else []
 
 
 def _shown(value: Any) -> Any:
     """A value of an option as a widget holds it."""
     if isinstance(value, Path):
         return str(value)
+    if isinstance(value, tuple) and any(isinstance(each, Path) for each in value):
+        return [str(each) for each in value]
     if isinstance(value, tuple):
         return ("/" if all(isinstance(each, int) for each in value) else "\n").join(map(str, value)) or None
     return value

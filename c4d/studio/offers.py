@@ -38,12 +38,12 @@ def offers(model: str, pipe: Any, steps: int | None, records: Iterable[Mapping[s
     for quality in QUALITIES:
         choice = choose_method(transformers, scheduler, quality, steps)
         name = choice.method.name if choice.method is not None else None
-        said = [f"{quality}: {_costs(choice, steps)}", *_close(choice, steps), *seen.get(name or "", [])]
+        said = [f"{quality}: {_speed(choice, steps)}", *_close(choice, steps), *seen.get(name or "", [])]
         found.append(Offer(quality, name, "; ".join(said)))
     return [
         *found,
         Offer(NONE, None, f"no cache: all {steps} steps are computed" if steps else "no cache"),
-        Offer(TEXT, None, "a method of your choice, below"),
+        Offer(TEXT, None, "a method that you name"),
     ]
 
 
@@ -65,13 +65,12 @@ def measured(model: str, records: Iterable[Mapping[str, Any]]) -> dict[str, list
         speed = mean(record["timing"]["speedup"] for record in several)
         close = [db for record in several if (db := record["fidelity"]["cached"]["psnr_db"]) is not None]
         said = f"{mean(close):.1f} dB and " if close else "the uncached clip itself and "
-        found[method] = [
-            f"here {said}{speed:.1f} times as fast in {len(several)} compared run{'s' * (len(several) > 1)}"
-        ]
+        runs_of = "your run" if len(several) == 1 else f"your {len(several)} runs"
+        found[method] = [f"in {runs_of} {said}{speed:.1f} times as fast"]
     return found
 
 
-def _costs(choice: Choice, steps: int | None) -> str:
+def _speed(choice: Choice, steps: int | None) -> str:
     if choice.method is None:
         return choice.why
     plans = _plans(choice)
@@ -79,7 +78,7 @@ def _costs(choice: Choice, steps: int | None) -> str:
     if plan is None:
         return f"all {steps} steps are computed" if plans is not None and steps else choice.method.name
     count = len(plan.computed)
-    return f"{count} of {steps} steps are computed, {steps / count:.1f} times fewer"  # type: ignore[operator]
+    return f"up to {steps / count:.1f} times as fast ({count} of {steps} steps)"  # type: ignore[operator]
 
 
 def _close(choice: Choice, steps: int | None) -> list[str]:
@@ -88,15 +87,14 @@ def _close(choice: Choice, steps: int | None) -> list[str]:
     plan = plans(steps) if plans is not None and steps is not None else None
     if plans is None or plan is None:
         return []
+    if steps != plans.profile.about.get("steps", steps):
+        return [f"closeness not measured in {steps} steps"]
     told = plans.profile.measured.get(len(plan.computed), {})
     if held := told.get("held_out"):
-        return [
-            f"{held['psnr_mean']:.1f} dB to the uncached clip, worst {held['psnr_worst']:.1f}, on {held['samples']} "
-            "prompts that the profile did not learn from"
-        ]
+        return [f"{held['psnr_mean']:.1f} dB, worst {held['psnr_worst']:.1f}"]
     if fit := told.get("fit"):
-        return [f"latents {fit['db_mean']:.0f} dB close, worst {fit['db_worst']:.0f}, on what the profile learned from"]
-    return ["not measured on this model: Tune does"]
+        return [f"latents {fit['db_mean']:.0f} dB, worst {fit['db_worst']:.0f}, where it learned"]
+    return ["not measured: Tune does"]
 
 
 def _plans(choice: Choice) -> PlanFor | None:

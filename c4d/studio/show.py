@@ -9,6 +9,7 @@ from html import escape
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 from PIL import Image
 from torch import Tensor
@@ -60,9 +61,14 @@ def _legend() -> str:
     )
 
 
+def hint(words: str) -> str:
+    """What will be there (HTML)."""
+    return f'<p class="c4d-hint">{words}</p>'
+
+
 def waiting(ahead: int) -> str:
     """Of a job whose turn has not come, or that has told nothing yet."""
-    said = f"{ahead} before this one" if ahead else "the model is loaded"
+    said = f"waiting: {ahead} job{'s' * (ahead > 1)} before this one" if ahead else "loading the model"
     return f'<p class="c4d-soft c4d-wait">{said} …</p>'
 
 
@@ -72,14 +78,28 @@ def problem(error: BaseException) -> str:
 
 
 def result(folder: Path, record: Mapping[str, Any]) -> str:
-    """The clip; with a comparison all of them beside each other and the difference, in one clock."""
+    """What came of it in a line, its files to take home, and the clip; with a comparison all clips beside each other
+    and the difference, in one clock."""
+    kinds = [kind for kind in ORDER if kind in record["timing"]["median"]]
+    compared = len(kinds) > 1 and all((folder / f"{kind}.webp").is_file() for kind in kinds)
+    clips = _player(folder, record, kinds) if compared else _alone(folder, record)
+    return f'<div class="c4d-result">{_headline(record)}{_files(folder, record)}{clips}</div>'
+
+
+def _headline(record: Mapping[str, Any]) -> str:
+    timing, close = record["timing"], record["fidelity"].get("cached")
+    if close is None:
+        (kind,) = timing["median"]
+        return f"<p><b>{timing['median'][kind]:.3g} s</b></p>"
+    said = "the same to the bit" if close["identical"] else f"{close['psnr_db']:.1f} dB close to the uncached clip"
+    return f"<p><b>{timing['speedup']:.1f} times as fast</b>, {said}</p>"
+
+
+def _player(folder: Path, record: Mapping[str, Any], kinds: Sequence[str]) -> str:
     clip, seconds = record["clip"], record["timing"]["median"]
-    kinds = [kind for kind in ORDER if kind in seconds]
     names = {"fewer_steps": f"{record['fewer_steps']} plain steps"}
     captions = {kind: f"{names.get(kind, kind)} · {seconds[kind]:.2f} s" for kind in kinds}
     strips = {kind: (folder / f"{kind}.webp", kept_frames(clip["frames"])) for kind in kinds}
-    if len(kinds) == 1 or not all(path.is_file() for path, _ in strips.values()):
-        return _alone(folder, record)
     pictures, rung = embedded(strips, BUDGET)
     count = kept_frames(clip["frames"]) if rung is None else min(kept_frames(clip["frames"]), rung.frames)
     fps = clip["fps"] * count / clip["frames"]
@@ -91,7 +111,8 @@ def result(folder: Path, record: Mapping[str, Any]) -> str:
     views.insert(2, f'<figure data-view="difference"><canvas></canvas><figcaption>{difference}</figcaption></figure>')
     small = " small" if max(clip["height"], clip["width"]) < 256 else ""
     moves = "" if count > 1 else " hidden"
-    note = "" if rung is None or rung.quality is None else " (made smaller for this page, the difference too)"
+    note = [] if count == clip["frames"] else [f"{count} of {clip['frames']} frames"]
+    note += [] if rung is None or rung.quality is None else ["made smaller for this page, the difference too"]
     images = "".join(f'<img hidden data-name="{kind}" src="{uri}">' for kind, uri in pictures.items())
     return (
         f'<div class="c4d-player" data-fps="{fps}" data-frames="{count}">'
@@ -99,7 +120,7 @@ def result(folder: Path, record: Mapping[str, Any]) -> str:
         f'<div class="controls"><button type="button" class="play"{moves}>pause</button>'
         f'<input type="range" class="frame" min="0" max="{count - 1}" value="0" aria-label="frame"{moves}>'
         f'<label>difference × <input type="range" class="gain" min="1" max="32" value="{GAIN}"></label></div>'
-        f'<p class="c4d-soft">{count} of {clip["frames"]} frames{note}</p>{images}</div>'
+        f'<p class="c4d-soft">{", ".join(note)}</p>{images}</div>'
     )
 
 
@@ -109,25 +130,61 @@ def _alone(folder: Path, record: Mapping[str, Any]) -> str:
     return f'<div class="c4d-alone{small}">{film(clip)}</div>'
 
 
+def _files(folder: Path, record: Mapping[str, Any]) -> str:
+    """Links that save them."""
+    picture = clip_of(record).startswith("image.")
+    what = "picture" if picture else "clip"
+    named = {clip_of(record): f"Download the {what}"}
+    if "cached" in record["fidelity"]:
+        uncached = f"uncached.{'png' if picture else 'mp4'}"
+        named |= {"report.html": "Download the comparison", uncached: f"Download the uncached {what}"}
+    return links({folder / name: words for name, words in named.items()})
+
+
+def links(files: Mapping[Path, str]) -> str:
+    """Links that save the files, each under a name that has its folder's."""
+    found = [
+        f'<a href="{_where(path)}" download="{escape(f"{path.parent.name}-{path.name}", quote=True)}">{words}</a>'
+        for path, words in files.items()
+    ]
+    return f'<p class="c4d-files">{"".join(found)}</p>'
+
+
+def rolled(clip: Path) -> str:
+    """The film of a rollout."""
+    kept = links({clip: "Download the clip"})
+    return f'<div class="c4d-result">{kept}<div class="c4d-alone">{film(clip)}</div></div>'
+
+
+def asked(told: Mapping[str, Any]) -> str:
+    """What a rollout was asked for, in a line."""
+    said = " · ".join(f"{name.replace('_', ' ')} {value}" for name, value in told.items())
+    return f'<div class="c4d-said"><p class="c4d-soft">{escape(said)}</p></div>'
+
+
 def film(path: Path) -> str:
     """A film that plays, or a picture, from where it lies."""
-    where = f"gradio_api/file={escape(str(path.resolve()), quote=True)}"
     if path.suffix == ".png":
-        return f'<img src="{where}" alt="the picture">'
-    return f'<video src="{where}" controls autoplay loop muted playsinline></video>'
+        return f'<img src="{_where(path)}" alt="the picture">'
+    return f'<video src="{_where(path)}" controls autoplay loop muted playsinline></video>'
+
+
+def _where(path: Path) -> str:
+    return f"gradio_api/file={escape(quote(str(path.resolve())), quote=True)}"
 
 
 def said(record: Mapping[str, Any]) -> str:
     """The result in words, and the drawing of its steps."""
     told = record["asked"]
     what = f"“{told['prompt']}” · {told['model']} · seed {told['seed']} · {told['cache'] or 'no cache'}"
-    lines = [f'<p class="c4d-soft">{escape(what)}</p>', f"<p><b>{escape(summary(record))}</b></p>"]
+    lines = [f"<p>{escape(summary(record))}</p>"]
     lines += [f"<li>{escape(each)}</li>" for each in (*record["worth"], *record["why"], *record["notes"])]
     explained = explain(record)
     if explained.rows:
         picture = base64.b64encode(draw(replace(explained, remarks=())).encode()).decode()
         lines.append(f'<img class="steps" alt="which steps were computed" src="data:image/svg+xml;base64,{picture}">')
-    return f'<div class="c4d-said">{"".join(lines)}</div>'
+    details = f"<details><summary>What it cost, and why</summary>{''.join(lines)}</details>"
+    return f'<div class="c4d-said"><p class="c4d-soft">{escape(what)}</p>{details}</div>'
 
 
 def stream(run: int, fps: float, blocks: Sequence[Block], status: str, ended: bool) -> str:

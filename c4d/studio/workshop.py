@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import queue
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -27,7 +26,7 @@ from c4d.pipelines import (
     produce,
     write_manifest,
 )
-from c4d.pipelines.request import FILMS, PICTURES
+from c4d.pipelines.request import FILMS, PICTURES, digest
 
 EVERY = 0.5  # seconds after which a job that has nothing new says so
 # Options that a pipeline which is loaded does not depend on; whatever else differs has it loaded anew.
@@ -188,16 +187,16 @@ class Workshop:
         for name in (*PICTURES, *FILMS):
             given = getattr(options, name, None)
             if isinstance(given, tuple):
-                moved[name] = tuple(self._at_home(source) for source in given)
+                moved[name] = tuple(self.kept_file(source) for source in given)
             elif given is not None:
-                moved[name] = self._at_home(given)
+                moved[name] = self.kept_file(given)
         return replace(options, **moved)
 
-    def _at_home(self, source: Path) -> Path:
+    def kept_file(self, source: Path) -> Path:
+        """A file that was uploaded, in ``uploads``, called by its bytes; one that is in the folder stays there."""
         if self.root in source.parents:
             return source
-        digest = hashlib.sha256(source.read_bytes()).hexdigest()[:16]
-        kept = self.root / "uploads" / f"{digest}{source.suffix}"
+        kept = self.root / "uploads" / f"{digest(source)[:16]}{source.suffix}"
         kept.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, kept)
         return kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from c4d.studio.offers import NONE, TEXT  # noqa: E402
 from c4d.studio.pages.app import pages  # noqa: E402
 from c4d.studio.pages.generate import GeneratePage  # noqa: E402
 from c4d.studio.pages.history import HistoryPage  # noqa: E402
+from c4d.studio.pages.tune import TunePage  # noqa: E402
 from c4d.studio.workshop import Workshop  # noqa: E402
 
 BROWSER = SimpleNamespace(session_hash="one")
@@ -63,9 +65,12 @@ def test_what_widgets_hold_is_read_as_the_command_line_reads_it(tmp_path):
     given = dict(
         prompt="a dot", steps="12", guidance_scale="3.14159265", seed=2**40, cache="none", compile=True, memory=""
     )
-    options = made.read(held(made, **given, image=str(tmp_path / "a.png")))
+    pictures = [(str(tmp_path / name), None) for name in ("a.png", "b\nc.png")]
+    options = made.read(held(made, **given, image=pictures, lora="one.safetensors:0.5\n\ntwo.safetensors"))
     assert options.steps == 12 and options.guidance_scale == 3.14159265 and options.seed == 2**40 and options.compile
-    assert options.cache is None and options.memory is None and options.image == (tmp_path / "a.png",)
+    assert options.cache is None and options.memory is None
+    assert options.image == (tmp_path / "a.png", tmp_path / "b\nc.png")
+    assert options.lora == ("one.safetensors:0.5", "two.safetensors")
     assert form(TuneOptions).read(held(form(TuneOptions), computed="20/14")).computed == (20, 14)
     with pytest.raises(InputError, match="--computed: '1x' is not a whole number"):
         form(TuneOptions).read(held(form(TuneOptions), computed="20/1x"))
@@ -75,7 +80,7 @@ def test_only_what_the_pipeline_takes_is_shown():
     made = form()
     shown = {}
     for model in BUNDLED:
-        updates = dict(zip(made.widgets, made.fitted(skeleton(model), BUNDLED[model].defaults), strict=True))
+        updates = made.fitted(skeleton(model), BUNDLED[model].defaults)
         shown[model] = {name for name, update in updates.items() if update.get("visible", True)}
     assert {"frames", "negative_prompt", "height"} <= shown["wan-tiny"] and "image" not in shown["wan-tiny"]
     assert "frames" not in shown["flux-tiny"] and "height" in shown["flux-tiny"]
@@ -85,16 +90,53 @@ def test_only_what_the_pipeline_takes_is_shown():
     assert not empty  # gradio shows those as 0, and sends it
 
 
+def test_a_film_may_be_cut_where_the_pipeline_has_no_word_for_its_length():
+    class Change:
+        def __call__(self, video=None, prompt=None, strength: float = 0.8, num_inference_steps=10): ...
+
+    made = form()
+    updates = made.fitted(Change(), None)
+    assert updates["frames"]["visible"] and updates["video"]["visible"] and not updates["image"]["visible"]
+    assert updates["strength"]["placeholder"] == "0.8"
+
+
+def test_only_pictures_and_films_are_taken(tmp_path):
+    file = tmp_path / "film.zip"
+    file.touch()
+    widgets = form().widgets
+    for name, taken in {"video": ".mp4", "mask": ".png", "last_image": ".jpg"}.items():
+        data = widgets[name].data_model
+        with pytest.raises(gr.Error, match="Invalid file type"):
+            widgets[name].preprocess(data.from_json({"path": str(file), "meta": {"_type": "gradio.FileData"}}))
+        other = {"path": str(file.with_suffix(taken)), "meta": {"_type": "gradio.FileData"}}
+        assert widgets[name].preprocess(data.from_json(other)) == str(file.with_suffix(taken))
+
+
+def test_what_a_record_says_is_taken_back(page, tmp_path):
+    """Several pictures, a LoRA with its scale, and a scheduler."""
+    options = dict(
+        model="wan-tiny", prompt="x", steps=4, cache="fora:interval=2", seed=3, scheduler="DDIMScheduler",
+        image=["a.png", "b.png"], argument=["true_cfg_scale=4"],
+        lora=[{"path": "a.safetensors", "scale": 0.5}, {"path": "b.safetensors", "scale": 1.0, "expert": True}],
+    )  # fmt: skip
+    found = dict(zip(page.form.widgets, page.again(asked({"asked": options})), strict=False))
+    assert found["lora"]["value"] == "a.safetensors:0.5\nb.safetensors:1@transformer_2"
+    assert found["argument"]["value"] == "true_cfg_scale=4" and found["image"]["value"] == ["a.png", "b.png"]
+    assert found["scheduler"]["value"] == "DDIMScheduler" and "UniPCMultistepScheduler" in found["scheduler"]["choices"]
+
+
 def test_a_click_yields_steps_and_then_the_result(page, workshop):
     given = held(page.form, steps="4", frames="5", cache="fora:interval=2")
     yielded = list(page.generate(BROWSER, TEXT, *given))
     assert any("step 2 of 4" in each[0] and "c4d-player" not in each[1] for each in yielded)
-    steps, result, files, said, _ = yielded[-1]
+    steps, result, said = yielded[-1]
     assert "fewer" in steps and 'data-view="difference"' in result and result.count("data:image/webp") == 3
-    assert [Path(each).name for each in files["value"]][:2] == ["video.mp4", "uncached.mp4"]
-    assert "times as fast" in said and "data:image/svg+xml" in said and "seed 0" in said
+    assert "times as fast" in result and "data:image/svg+xml" in said and "seed 0" in said
 
     (folder,) = runs(workshop.root)
+    links = re.findall(r'href="gradio_api/file=([^"]*)" download="([^"]*)"', result)
+    assert [Path(where).name for where, _ in links] == ["video.mp4", "report.html", "uncached.mp4"]
+    assert all(Path(where).is_file() and name == f"{folder.name}-{Path(where).name}" for where, name in links)
     with gr.Blocks(), gr.Tab("h") as tab:
         history = HistoryPage(workshop, tab)
     shown, folders = history.listed()
@@ -106,6 +148,27 @@ def test_a_click_yields_steps_and_then_the_result(page, workshop):
     assert picker["value"] == TEXT
     options = page.read(TEXT, filled)
     assert (options.steps, options.frames, options.cache, options.compare) == (4, 5, "fora:interval=2", True)
+
+
+def test_a_profile_is_tuned_by_what_its_pipeline_takes(workshop):
+    with gr.Blocks():
+        tune = TunePage(workshop, "glyph-dit", False)
+    assert not tune.form.widgets["video"].visible and not tune.form.widgets["height"].visible
+    prompts, *updates = tune.fitted("wan-tiny")
+    shown = dict(zip(tune.form.widgets, updates, strict=True))
+    assert "moving" in prompts and shown["height"] == {**gr.update(visible=True, placeholder="32")}
+    with pytest.warns(UserWarning, match="does not exist"):
+        assert set(map(str, tune.fitted("/no/such"))) == {str(gr.update())}
+
+
+def test_a_lora_is_uploaded(page, workshop, tmp_path):
+    file = tmp_path / "one.safetensors"
+    file.write_bytes(b"weights")
+    lines = page.uploaded(str(file), page.uploaded(str(file), None) + ":0.5")
+    options = page.read(NONE, held(page.form, lora=lines))
+    kept = Path(options.lora[1])
+    assert options.lora == (f"{kept}:0.5", str(kept)) and kept.read_bytes() == b"weights"
+    assert kept.parent == workshop.root / "uploads"
 
 
 def test_speed_becomes_options(page):

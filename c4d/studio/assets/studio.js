@@ -76,7 +76,7 @@
   }
   const frames = (state) => {
     const found = [];
-    for (let n = 0; state.blocks.has(n); n++) {
+    for (const n of [...state.blocks.keys()].sort((a, b) => a - b)) {  // a busy page may have missed some
       const image = state.blocks.get(n), count = +image.dataset.frames;
       if (!image.complete || !image.naturalWidth) break;
       for (let i = 0; i < count; i++) found.push([image, i, image.naturalWidth / count]);
@@ -102,6 +102,12 @@
     }
     requestAnimationFrame((later) => play(state, later));
   }
+
+  // On a narrow screen what is made stands below the form: whoever asked for it is taken there.
+  document.addEventListener("click", (event) => {
+    const go = event.target.closest?.(".c4d-go"), made = go?.closest(".tabitem")?.querySelector(".c4d-made");
+    if (made && made.getBoundingClientRect().top >= innerHeight / 2) made.scrollIntoView({ behavior: "smooth" });
+  });
 
   const begun = new WeakSet();
   const look = () => {

@@ -14,7 +14,7 @@ with importing("gradio", "pip install 'c4d[studio]'"):
     import gradio as gr
 
 from c4d.studio.pages.generate import GeneratePage
-from c4d.studio.pages.history import HistoryPage
+from c4d.studio.pages.history import GENERATE, ROLLOUT, HistoryPage
 from c4d.studio.pages.rollout import RolloutPage
 from c4d.studio.pages.tune import TunePage
 from c4d.studio.workshop import Workshop
@@ -30,7 +30,7 @@ def run(options: StudioOptions, stops: Stops) -> None:
     check_writable(options.out)
     with Workshop(options.out) as workshop:
         page = pages(workshop, options.model, options.allow_pickle)
-        where = serve(page, workshop, options.host, options.port)
+        where = serve(page, workshop, options.host, options.port, options.max_upload)
         print(f"c4d studio at {where} (Ctrl-C ends it); clips in {options.out}", flush=True)
         try:
             threading.Event().wait()
@@ -43,23 +43,28 @@ def pages(workshop: Workshop, model: str = "wan-tiny", allow_pickle: bool = Fals
     with gr.Blocks(title="c4d studio", analytics_enabled=False) as whole:
         gr.Markdown("## c4d studio")
         with gr.Tabs() as tabs:
-            with gr.Tab("Generate", id="generate") as first:
+            with gr.Tab("Generate", id=GENERATE):
                 generate = GeneratePage(workshop, model, allow_pickle)
             with gr.Tab("History", id="history") as second:
                 history = HistoryPage(workshop, second)
-            with gr.Tab("Rollout", id="rollout"):
+            with gr.Tab("Rollout", id=ROLLOUT):
                 rollout = RolloutPage(workshop, allow_pickle)
             with gr.Tab("Tune", id="tune"):
                 tune = TunePage(workshop, model, allow_pickle)
         generate.connect(whole)
-        history.connect(generate, tabs, first)
+        history.connect(generate, rollout, tabs)
         rollout.connect()
         tune.connect()
     return whole
 
 
-def serve(page: gr.Blocks, workshop: Workshop, host: str, port: int | None) -> str:
-    """Begins to serve ``page`` on ``port`` (None: a free one); returns its address. Raises :class:`InputError`."""
+def serve(
+    page: gr.Blocks, workshop: Workshop, host: str, port: int | None, max_upload: int = StudioOptions.max_upload
+) -> str:
+    """Begins to serve ``page`` on ``port`` (None: a free one); returns its address.
+
+    A file of more than ``max_upload`` bytes is refused while it comes. Raises :class:`InputError`.
+    """
     try:
         _, local, _ = page.queue().launch(
             server_name=host,
@@ -67,6 +72,7 @@ def serve(page: gr.Blocks, workshop: Workshop, host: str, port: int | None) -> s
             prevent_thread_lock=True,
             quiet=True,
             show_error=False,
+            max_file_size=max_upload,
             ssr_mode=False,
             allowed_paths=[str(workshop.root.resolve())],
             theme=gr.themes.Base(primary_hue="emerald", neutral_hue="slate", font=FONTS[0], font_mono=FONTS[1]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -13,6 +13,13 @@ from c4d.core.text.grammar import MethodError
 from c4d.pipelines import GenerationError, InputError, OutputError
 from c4d.studio.workshop import Job, Stopped, Workshop
 
+# How a handler is connected; no page shows gradio's own progress, and none is of its API.
+QUIET: Mapping[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+LONG = {**QUIET, "concurrency_limit": None}  # what waits for a job: the workshop's queue is the only one
+AT_ONCE = {**QUIET, "queue": False}
+# What writes into a form: one after the other, as they were asked for. Two at once may end in another order, and then
+# the page keeps the answer to the older question.
+IN_TURN = {**QUIET, "concurrency_id": "form", "concurrency_limit": 1}
 T = TypeVar("T")
 # What somebody can do something about, in the error's own words; anything else is a fault, and is shown as one too.
 TOLD = (

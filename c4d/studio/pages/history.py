@@ -1,4 +1,4 @@
-"""The page of what was made: each clip with its settings, which a click takes back into the form."""
+"""The page of what was made: each clip with its settings, which a click takes back into the form that made it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,17 @@ from typing import Any
 
 import gradio as gr
 
+from c4d.cli.rollout import CLIP
+from c4d.pipelines import InputError
 from c4d.pipelines.results import load
 from c4d.studio import show
-from c4d.studio.history import asked, runs, thumbnail
+from c4d.studio.history import asked, asked_of_rollout, both, rolled
+from c4d.studio.pages.follow import IN_TURN, QUIET
 from c4d.studio.pages.generate import GeneratePage, finished
+from c4d.studio.pages.rollout import RolloutPage
 from c4d.studio.workshop import Workshop
+
+GENERATE, ROLLOUT = "generate", "rollout"  # tabs
 
 
 class HistoryPage:
@@ -30,29 +36,38 @@ class HistoryPage:
                 self.again = gr.Button("Take these settings", variant="primary", interactive=False, elem_id="again")
             with gr.Column(scale=6, min_width=320):
                 self.result = gr.HTML(elem_id="past")
-                self.files = gr.File(label="files", file_count="multiple", interactive=False, visible=False)
                 self.said = gr.HTML()
 
-    def connect(self, page: GeneratePage, tabs: gr.Tabs, generate: gr.Tab) -> None:
+    def connect(self, page: GeneratePage, rollout: RolloutPage, tabs: gr.Tabs) -> None:
         """What happens when something is clicked or chosen."""
-        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        self.tab.select(self.listed, None, [self.gallery, self.folders], **quiet)
-        shown = [self.chosen, self.result, self.files, self.said, self.again]
-        self.gallery.select(self.opened, self.folders, shown, **quiet)
-        form = [*page.form.inputs, page.speed]
-        self.again.click(lambda folder: page.again(asked(load(Path(folder)))), self.chosen, form, **quiet).then(
-            lambda: gr.update(selected=generate.id), None, tabs, **quiet
-        )
+        self.tab.select(self.listed, None, [self.gallery, self.folders], **QUIET)
+        shown = [self.chosen, self.result, self.said, self.again]
+        self.gallery.select(self.opened, self.folders, shown, **QUIET)
+        forms = [*page.form.inputs, page.speed], rollout.form.inputs
+
+        def again(folder: str) -> list[Any]:
+            kept = [[gr.update() for _ in each] for each in forms]
+            if (record := rolled(Path(folder))) is not None:
+                return [*kept[0], *rollout.again(asked_of_rollout(record)), gr.update(selected=ROLLOUT)]
+            try:
+                return [*page.again(asked(load(Path(folder)))), *kept[1], gr.update(selected=GENERATE)]
+            except InputError as error:  # its model is not there any more
+                gr.Warning(str(error))
+                return [*kept[0], *kept[1], gr.update()]
+
+        self.again.click(again, self.chosen, [*forms[0], *forms[1], tabs], **IN_TURN)
 
     def listed(self) -> tuple[Any, list[str]]:
         """The clips that are there now."""
-        found = runs(self.workshop.root)
-        return [thumbnail(*each) for each in found.items()], [str(folder) for folder in found]
+        found = both(self.workshop.root)
+        return [(clip, line) for _, clip, line in found], [str(folder) for folder, _, _ in found]
 
     def opened(self, folders: list[str], event: gr.SelectData) -> tuple[Any, ...]:
         """The clip that was clicked."""
-        folder = folders[event.index]
+        folder = Path(folders[event.index])
         try:
-            return folder, *finished(Path(folder)), gr.update(interactive=True)
+            if (record := rolled(folder)) is not None:
+                return str(folder), show.rolled(folder / CLIP), show.asked(record["asked"]), gr.update(interactive=True)
+            return str(folder), *finished(folder), gr.update(interactive=True)
         except ValueError as error:  # it is gone, or was made again, since it was listed
-            return None, show.problem(error), gr.update(visible=False), "", gr.update(interactive=False)
+            return None, show.problem(error), "", gr.update(interactive=False)

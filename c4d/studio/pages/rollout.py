@@ -17,9 +17,10 @@ from c4d.cli.rollout import CLIP
 from c4d.pipelines import InputError
 from c4d.studio import show
 from c4d.studio.form import MORE, Form, sections
-from c4d.studio.pages.follow import Following, words_of
+from c4d.studio.pages.follow import AT_ONCE, LONG, Following, words_of
 from c4d.studio.workshop import Job, Workshop
 
+HERE = "Here the clip plays while it is made, from the first frames on."
 SENT = 8  # blocks that an update carries, so that none is missed where a browser is slow
 
 
@@ -37,29 +38,28 @@ class RolloutPage:
             with gr.Column(scale=5, min_width=320):
                 self.form.add("model", "prompt", "seconds", "seed")
                 with gr.Row():
-                    self.go = gr.Button("Roll out", variant="primary", elem_id="roll")
+                    self.go = gr.Button("Roll out", variant="primary", elem_id="roll", elem_classes="c4d-go")
                     self.halt = gr.Button("Stop", elem_id="roll-stop")
                 with gr.Row(equal_height=True):
                     self.next = gr.Textbox(label="from now on", placeholder="another prompt, while it rolls", scale=4)
                     self.turn = gr.Button("Change", scale=1, elem_id="turn")
                 sections(self.form, MORE)
-            with gr.Column(scale=6, min_width=320):
-                self.stream = gr.HTML(elem_id="stream")
-                self.file = gr.File(label="the clip", interactive=False, visible=False, elem_id="rolled")
+            with gr.Column(scale=6, min_width=320, elem_classes="c4d-made"):
+                self.stream = gr.HTML(show.hint(HERE), elem_id="stream")
+                self.film = gr.HTML(elem_id="rolled")
 
     def connect(self) -> None:
         """What happens when something is clicked."""
-        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        self.go.click(self.roll, self.form.inputs, [self.stream, self.file], concurrency_limit=None, **quiet)
-        self.halt.click(self.stop, None, None, queue=False, **quiet)
-        self.turn.click(self.change, self.next, None, queue=False, **quiet)
+        self.go.click(self.roll, self.form.inputs, [self.stream, self.film], **LONG)
+        self.halt.click(self.stop, None, None, **AT_ONCE)
+        self.turn.click(self.change, self.next, None, **AT_ONCE)
 
     def roll(self, request: gr.Request, *held: Any) -> Iterator[Any]:
         """Makes a clip; yields its blocks as they come, and at last its file."""
         try:
             options = self.form.read(held, allow_pickle=self.allow_pickle)
         except InputError as error:
-            yield show.problem(error), gr.update(visible=False)
+            yield show.problem(error), ""
             return
         session = str(request.session_hash)
         asked = self.prompts[session] = queue.SimpleQueue()
@@ -81,18 +81,22 @@ class RolloutPage:
                 frames, fps = frames + len(each), rate
             if not blocks:
                 began = time.monotonic()
-                yield show.waiting(ahead), gr.update(visible=False)
+                yield show.waiting(ahead), ""
             elif news:
                 said = f"{frames} frames, {frames / fps:.1f} s of film, in {time.monotonic() - began:.1f} s"
                 yield show.stream(run, fps, blocks[-max(SENT, len(news)) :], said, ended=False), gr.update()
         self.prompts.pop(session, None)
         if (failed := job.done.exception()) is not None:
-            yield show.problem(words_of(failed)), gr.update(visible=False)
+            yield show.problem(words_of(failed)), ""
             return
         said = f"{frames} frames, {frames / fps:.1f} s of film: plays from the start again"
         clip = job.done.result() / CLIP
-        kept = gr.update(value=str(clip), visible=True) if clip.is_file() else gr.update(visible=False)
+        kept = show.links({clip: "Download the clip"}) if clip.is_file() else ""
         yield show.stream(run, fps, blocks[-SENT:], said, ended=True), kept
+
+    def again(self, told: dict[str, Any]) -> list[Any]:
+        """Updates of the widgets that make what ``told`` says again."""
+        return [gr.update(**each) for each in self.form.filled(told).values()]
 
     def stop(self, request: gr.Request) -> None:
         """Ends the clip of this browser's page; what was made is kept."""

@@ -15,11 +15,12 @@ import gradio as gr
 from c4d.bundled.models import BUNDLED
 from c4d.cli.options import GOAL, TuneOptions
 from c4d.cli.tune import FRONT, ROWS, WORK, place_of
-from c4d.pipelines import InputError
+from c4d.pipelines import InputError, skeleton
 from c4d.pipelines.output import Lines
 from c4d.studio import front, show
 from c4d.studio.form import MORE, Form, sections
-from c4d.studio.pages.follow import Following, words_of
+from c4d.studio.pages.follow import AT_ONCE, IN_TURN, LONG, Following, words_of
+from c4d.studio.pages.generate import defaults_of
 from c4d.studio.workshop import Workshop
 
 SHOWN = 12  # lines of progress
@@ -32,7 +33,8 @@ class TunePage:
     def __init__(self, workshop: Workshop, model: str, allow_pickle: bool) -> None:
         self.workshop, self.allow_pickle = workshop, allow_pickle
         self.following = Following(workshop)
-        self.form = Form(TuneOptions, without=("prompt",), values={"model": model, "minutes": MINUTES})
+        start, fit = {"model": model, "minutes": MINUTES}, (self._skeleton(model), defaults_of(model))
+        self.form = Form(TuneOptions, ("prompt",), start, *fit)
         with gr.Row():
             with gr.Column(scale=5, min_width=320):
                 self.form.add("model")
@@ -43,21 +45,33 @@ class TunePage:
                 self.form.add("minutes", "computed")
                 self.replace = gr.Checkbox(False, label="make it again where there is a profile", elem_id="tune-again")
                 with gr.Row():
-                    self.go = gr.Button("Tune", variant="primary", elem_id="tune")
+                    self.go = gr.Button("Tune", variant="primary", elem_id="tune", elem_classes="c4d-go")
                     self.halt = gr.Button("Stop", elem_id="tune-stop")
                 sections(self.form, ((GOAL, "What to aim for"), *MORE))
-            with gr.Column(scale=6, min_width=320):
+            with gr.Column(scale=6, min_width=320, elem_classes="c4d-made"):
                 self.front = gr.HTML(front.draw([]), elem_id="front")
                 self.lines = gr.HTML(elem_id="lines")
                 self.table = gr.HTML(elem_id="rows")
 
     def connect(self) -> None:
         """What happens when something is clicked."""
-        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         inputs = [self.prompts, self.replace, *self.form.inputs]
-        self.go.click(self.tune, inputs, [self.front, self.lines, self.table], concurrency_limit=None, **quiet)
-        self.halt.click(self.stop, None, None, queue=False, **quiet)
-        self.form.widgets["model"].change(_prompts, self.form.widgets["model"], self.prompts, **quiet)
+        self.go.click(self.tune, inputs, [self.front, self.lines, self.table], **LONG)
+        self.halt.click(self.stop, None, None, **AT_ONCE)
+        model = self.form.widgets["model"]
+        model.input(self.fitted, model, [self.prompts, *self.form.inputs], **IN_TURN)
+
+    def _skeleton(self, model: str) -> Any:
+        return skeleton(model, allow_pickle=self.allow_pickle)
+
+    def fitted(self, model: str) -> list[Any]:
+        """Prompts of a bundled ``model``, and all widgets as its pipeline takes them."""
+        try:
+            found = self.form.fitted(self._skeleton(model), defaults_of(model))
+        except InputError as error:
+            gr.Warning(str(error))
+            return [gr.update() for _ in range(len(self.form.inputs) + 1)]
+        return [_prompts(model), *(gr.update(**each) for each in found.values())]
 
     def tune(self, request: gr.Request, prompts: str, again: bool, *held: Any) -> Iterator[Any]:
         """Makes a profile; yields the front, the lines and the table as they grow."""
