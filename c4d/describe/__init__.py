@@ -1,1 +1,1 @@
-"""What there is to say of methods and models; and the description of a model that nobody described, found and proved."""
+"""What there is to say of methods and models; the description of a model that nobody described, found and proved."""

@@ -1,11 +1,11 @@
-"""What options of methods and forecasters mean, in a sentence: of one method alone by ``method.option``, else by name."""
+"""What options of methods and forecasters mean, in a sentence: by ``method.option``, or by the option's name alone."""
 
 MEANINGS = {
     "Bn": "How many of the last blocks run on every step.",
     "Fn": "How many of the first blocks run on every step; what they add to the hidden state is compared.",
     "alpha": "Weight of the newest feature in exponential smoothing, above 0 and at most 1 (1: no smoothing).",
     "anchor": "What a smoothed forecast begins at: the newest feature as it is (exact), or smoothed.",
-    "attn": "How many steps apart attention is computed, within the window of timesteps; unset: on every step.",
+    "attn": "How many steps apart attention is computed within the window of timesteps.",
     "bonus": "What the best token of each cell gets on top, as a part of its score.",
     "budget": "How many steps are computed; which ones follows from the file.",
     "cell": "Side of a cell of the token grid, in tokens; its best token gets the bonus.",
@@ -17,7 +17,7 @@ MEANINGS = {
     "coefficients": "Polynomial of the signal's relative change, highest power first; 1/0 is the change itself.",
     "computed": "The steps that are computed, counted from 0.",
     "correct": "What the computed tokens put right: the forecast itself, or the last computed feature (published).",
-    "cross_attn": "How many steps apart cross-attention is computed, within the window of timesteps; unset: on every step.",
+    "cross_attn": "How many steps apart cross-attention is computed within the window of timesteps.",
     "curve": "A published calibration, by name: how the residual's length changes from step to step.",
     "cutoff": "Largest radial frequency of the slow part, as a part of the largest there is.",
     "dbcache.max_cached_steps": "Most steps of a run that are reused; unset: no limit.",

@@ -1,4 +1,4 @@
-"""What there is to say of a described model, as data: its family, what computes its attention, methods that it takes."""
+"""What there is to say of a described model, as data: its family, what computes its attention, which methods fit."""
 
 from __future__ import annotations
 
