@@ -21,7 +21,7 @@ from c4d.core.methods import METHODS, published
 from c4d.core.registry import Registry
 from c4d.core.spec import ModelSpec
 from c4d.core.text.grammar import FORECASTERS, choices, describe, names_of
-from c4d.describe.methods import TABLES, Option, equations, example, options, reads_file, refusal, settings
+from c4d.describe.methods import TABLES, WRITTEN, Option, equations, example, options, reads_file, refusal, settings
 from c4d.describe.models import attention_kinds, fits, short
 from c4d.models import SPECS
 from c4d.pipelines import InputError, base_pipeline
@@ -39,17 +39,13 @@ def methods_text(name: str | None = None) -> str:
         return _method_text(_known(name, METHODS, "method"))
     sites = list(dict.fromkeys(kind for spec in SPECS.values() for kind in spec.kinds()))
     parts = [
-        "A method is written name:key=value,...[+part:key=value,...][@site,...]. A part is a forecaster,",
-        "or a method of guidance that is added: cfg-cache, cfg-skip, guidance-interval.",
-        "key=… must be given, key=value has that default, [key=…] may be given. Several numbers in one value: 0/1/5.",
-        "published=MODEL stands for what a method's authors use on it; options beside it take their place.",
-        "batch=each, worst or mean: how the samples of a batch decide, in a method that measures something (each).",
+        *(line for sentence in WRITTEN.values() for line in textwrap.wrap(sentence, WIDTH + 10)),
         "",
         "METHODS",
         *(_entry(name, make, names_of(name) if name in published() else "") for name, make in METHODS.items()),
-        "FORECASTERS  (+ puts one in place of the method's own: how a skipped result is predicted)",
+        "FORECASTERS",
         *(_entry(name, make) for name, make in FORECASTERS.items()),
-        "SITES  (@ moves the method: where results are kept and predicted; which a model has: c4d models)",
+        "SITES  (which a model has: c4d models)",
         f"  {', '.join(sites)}",
         "",
         *_ignored(METHODS),

@@ -24,6 +24,19 @@ from c4d.models import spec_known_as
 SIGNALS = (Signal.TIME_EMBEDDING, Signal.TIME_PROJECTION, Signal.MODULATED_INPUT)
 TABLES: dict[str, Callable[[], Any]] = {"fit": published_fits, "curve": published_curves}
 
+# How a method is written, for people.
+WRITTEN = {
+    "text": "A method is written name:key=value,...[+part:key=value,...][@site,...]. A part is a forecaster, "
+    "or a method of guidance that is added: cfg-cache, cfg-skip, guidance-interval.",
+    "values": "key=… must be given, key=value has that default, [key=…] may be given. Several numbers in one value: "
+    "0/1/5.",
+    "published": "published=MODEL stands for what a method's authors use on it; options beside it take their place.",
+    "batch": "batch=each, worst or mean: how the samples of a batch decide, in a method that measures something; "
+    "without it each.",
+    "forecaster": "A forecaster behind + takes the place of the method's own: how a skipped result is predicted.",
+    "site": "Sites behind @ move the method: where results are kept and predicted.",
+}
+
 
 @dataclass(frozen=True)
 class Option:
