@@ -9,6 +9,7 @@
 # make test-ascend: only what runs the real torch_npu over a simulated NPU (part of make test, which skips it loudly where
 #   it cannot run; here it has to)
 # make mutants: small mistakes in a copy of the code, one at a time; each has to make a test fail (tools/mutants.py)
+# make site: install, and build the documentation site in out/site, strictly (tools/site; part of make nightly)
 # make bench: install the other systems too, and measure: isolation, ranks, step cost, equal schedules, fidelity (see docs/measurements/README.md)
 # make test-int8: int8 weights with torchao (part of make nightly). In a folder of its own: where it is installed,
 #   diffusers imports it with every pipeline, slowly and with remarks on stderr
@@ -21,7 +22,7 @@ DEPENDENCIES = --no-deps
 TORCH = 'torch<2.14'
 OLD = diffusers==0.41.0 transformers==5.23.0
 
-.PHONY: demo studio test nightly parity test-old test-ascend test-int8 lint mutants bench clean
+.PHONY: demo studio test nightly parity test-old test-ascend test-int8 lint mutants site bench clean
 
 .venv/installed: pyproject.toml
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
@@ -48,6 +49,7 @@ nightly: .venv/installed lint
 	$(RUN) -m tests.xfuser.install
 	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m ""
 	$(MAKE) test-int8
+	$(MAKE) site
 
 test-int8: .venv/installed
 	$(RUN) -m pip install -q --disable-pip-version-check --no-deps --upgrade --target .venv-torchao 'torchao>=0.18'
@@ -79,6 +81,14 @@ lint: .venv/installed
 mutants: export OMP_NUM_THREADS = 1
 mutants: .venv/installed
 	$(RUN) tools/mutate.py
+
+.venv/docs: .venv/installed
+	$(RUN) -m pip install -q --disable-pip-version-check -e '.[docs]'
+	touch $@
+
+site: .venv/docs
+	rm -rf out/site
+	$(RUN) -m tools.site out/site
 
 .venv/bench: .venv/installed
 	$(RUN) -m pip install -q --disable-pip-version-check -e '.[bench]'

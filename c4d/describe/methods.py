@@ -9,6 +9,7 @@ import inspect
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from c4d.core.integration.attach import check_fit
@@ -88,7 +89,8 @@ def _text(value: Any) -> str:
     return "/".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def settings(name: str) -> list[Setting]:
+@cache
+def settings(name: str) -> tuple[Setting, ...]:
     """All that is published for a method: settings, and the fits or curves that it takes by name."""
     found = []
     for model, given in published().get(name, {}).items():
@@ -99,7 +101,7 @@ def settings(name: str) -> list[Setting]:
         for model in models:
             thresholds = tuple(known[model].get("thresholds", ()))
             found.append(Setting(option, model, _made_for(model), {}, thresholds, known[model]["source"]))
-    return found
+    return tuple(found)
 
 
 def _made_for(published_name: str) -> str | None:

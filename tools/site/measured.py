@@ -11,16 +11,7 @@ from bench.fidelity.table import FOLDER, Beside, Entry, against, of, read
 from bench.recent import FOLDER as RECENT
 from tools.site.markdown import code, link, table, unbroken
 
-HEAD = (
-    "setting",
-    "computed",
-    "PSNR, mean / worst",
-    "plain steps",
-    "their PSNR",
-    "above them",
-    "closer than them?",
-)
-SAID = {"better": "yes", "worse": "no", "undecided": "undecided"}
+HEAD = ("setting", "computed", "PSNR, mean / worst", "plain steps, and theirs", "above them")
 
 
 @dataclass(frozen=True)
@@ -56,19 +47,22 @@ def section(method: str) -> str:
         return "No table in `docs/measurements` has a setting of this method."
     return (
         "Closeness to the uncached run of 50 steps in dB, beside the fewest plain steps that cost at least as much, on "
-        "prompts that nothing was learned from. *Above them* is the mean difference, with its 95 % interval. These are "
-        "small bundled models: what a method does to a large one, these tables do not say.\n\n" + "\n\n".join(parts)
+        "prompts that nothing was learned from. *Above them* is the mean difference with its 95 % interval, in "
+        "bold where all of that is above 0. These are small bundled models: what a method does to a large one, these "
+        "tables do not say.\n\n" + "\n\n".join(parts)
     )
 
 
 def _cells(entry: Entry, beside: Beside) -> list[str]:
-    plain = beside.plain
+    plain, above = beside.plain, unbroken(interval(beside.psnr))
     return [
         code(short(entry.name)),
         f"{entry.share:.0%}",
-        unbroken(f"{entry.close:.1f} / {min(entry.psnr):.1f}"),
-        f"{plain.steps}",
-        unbroken(f"{plain.close:.1f} / {min(plain.psnr):.1f}"),
-        unbroken(interval(beside.psnr)),
-        SAID[beside.verdict],
+        unbroken(_psnr(entry)),
+        unbroken(f"{plain.steps}: {_psnr(plain)}"),
+        f"**{above}**" if beside.verdict == "better" else above,
     ]
+
+
+def _psnr(entry: Entry) -> str:
+    return f"{entry.close:.1f} / {min(entry.psnr):.1f}"

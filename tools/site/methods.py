@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any
@@ -112,8 +113,13 @@ def published_table(found: Iterable[Setting]) -> str:
             if each.transformer
             else "none that c4d caches"
         )
-        rows.append((code(f"{each.option}={each.name}"), code(values) or thresholds, model, each.source))
+        rows.append((code(f"{each.option}={each.name}"), code(values) or thresholds, model, _source(each.source)))
     return table(("text", "stands for", "model", "source"), rows)
+
+
+def _source(text: str) -> str:
+    """With a link to the commit of a repository."""
+    return re.sub(r"github\.com/([\w.-]+/[\w.-]+) @ (\w+)", r"[\1 @ \2](https://github.com/\1/tree/\2)", text)
 
 
 def _value(value: Any) -> str:

@@ -17,7 +17,6 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -30,7 +29,6 @@ from c4d.core.caching.rules import BlocksRule, Rule
 from c4d.core.types import Action, Measured, Policy, RelativeL1, Scale, Signal, Step
 
 
-@cache
 def published_curves() -> dict[str, dict[str, Any]]:
     """Name -> {steps, cond, uncond, threshold, max_skips, retention, source, …} of the authors' calibrations."""
     curves: dict[str, dict[str, Any]] = json.loads(files(__package__).joinpath("magcache.json").read_text())

@@ -13,7 +13,6 @@ Wan 2.1's ``-ret`` fits force the first 5 and not the last. ``c4d calibrate teac
 """
 
 import json
-from functools import cache
 from importlib.resources import files
 from typing import Any, NamedTuple
 
@@ -28,7 +27,6 @@ RULES = ("clamped", "published")
 SIGNALS = tuple(signal.value for signal in Signal if signal.stepwise)
 
 
-@cache
 def published_fits() -> dict[str, dict[str, object]]:
     """Name -> {coefficients (highest power first), signal, warmup, last, thresholds, source} of the authors' fits."""
     fits: dict[str, dict[str, object]] = json.loads(files(__package__).joinpath("teacache.json").read_text())
