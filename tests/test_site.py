@@ -8,6 +8,7 @@ import re
 import pytest
 
 import c4d
+from c4d.cli.main import commands
 from c4d.core.methods import METHODS
 from c4d.core.text.grammar import FORECASTERS
 from c4d.describe.methods import options, settings
@@ -77,6 +78,24 @@ def test_every_model_is_on_the_page_of_its_family(made):
 def test_every_public_name_is_in_the_reference(made):
     shown = re.findall(r"^(?:\.\. auto\w+:: c4d\.|`(?=\w+`: ))(\w+)", made["docs/api.md"], re.M)
     assert shown == c4d.__all__
+
+
+def test_every_option_of_every_command_is_on_its_page(made):
+    parsers, _, jobs = commands()
+    assert set(jobs) < set(parsers)
+    for name, parser in parsers.items():
+        told = part(made["commands.md"], f"c4d {name}")
+        assert all(f"`{option.option_strings[0]}" in told for option in parser._actions[1:] if option.option_strings)
+
+
+def test_dark_pictures_and_links_to_readme_are_made_the_sites():
+    pictures = '<source media="(prefers-color-scheme: dark)" srcset="a/dark.svg">\n  <img alt="A" src="a/light.svg">'
+    adapted = sources.adapted("docs/x/y.md", f"<picture>\n  {pictures}\n</picture>\n[front](../../README.md#use-it)")
+    dark, light, link = adapted.splitlines()
+    assert dark == '<img class="only-dark" alt="A" src="a/dark.svg">'
+    assert light == '<img class="only-light" alt="A" src="a/light.svg">'
+    assert link == "[front](../../index.md#use-it)"
+    assert "README.md" in sources.adapted("docs/measurements/x.md", "[its own](README.md)")
 
 
 def test_links_of_made_pages_lead_to_pages(made):

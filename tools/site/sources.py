@@ -11,13 +11,17 @@ from pathlib import Path
 from c4d.core.methods import METHODS
 from c4d.describe.models import families
 from tools import api
-from tools.site import methods, models
+from tools.site import commands, methods, models
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 FRONT = "index.md"
-ALONE = ("CHANGELOG.md", "CONTRIBUTING.md", "bench/accelerator/README.md")  # pages that are not in docs/
+PICTURE = re.compile(
+    r'<picture>\s*<source [^>]*dark[^>]*srcset="(?P<dark>[^"]+)">\s*'
+    r'<img (?P<rest>[^>]*src=)"(?P<light>[^"]+)">\s*</picture>'
+)
 
-# What a reader wants -> pages in their order, those that are made among them; a page of its own has others under it.
+# What a reader wants -> pages in their order: all of docs/, some that lie elsewhere, and those that are made; further
+# pages stand under some of them (see `children`).
 SECTIONS = {
     "Start": ("docs/first_hour.md", "docs/choosing.md", "docs/glossary.md"),
     "Use": (
@@ -49,7 +53,7 @@ SECTIONS = {
         "docs/structure.md",
         "CONTRIBUTING.md",
     ),
-    "Reference": ("docs/api.md", "CHANGELOG.md"),
+    "Reference": ("docs/api.md", "commands.md", "CHANGELOG.md"),
 }
 
 
@@ -62,13 +66,15 @@ def made() -> dict[str, str]:
         "models/index.md": models.index(),
         **{f"models/{family.name}.md": models.family_page(family) for family in families()},
         "docs/api.md": api.reference(),
+        "commands.md": commands.commands_page(),
     }
 
 
 def written() -> list[str]:
-    """The pages of the repository; a stamp is a part of the page beside it."""
-    found = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs").rglob("*.md"))]
-    return [*ALONE, *(path for path in found if not path.endswith(".stamp.md"))]
+    """The pages of the repository: all in docs/ (a stamp is a part of the page beside it), and what a section names."""
+    docs = (path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs").rglob("*.md")))
+    named = (path for section in SECTIONS.values() for path in section if (ROOT / path).is_file())
+    return list(dict.fromkeys([*(path for path in docs if not path.endswith(".stamp.md")), *named]))
 
 
 def children(pages: Sequence[str]) -> dict[str, list[str]]:
@@ -103,7 +109,7 @@ def stage(folder: Path) -> None:
             _copy(file, folder)
         place = folder / path
         place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(_home(text) + (toctree(path, under[path]) if path in under else ""))
+        place.write_text(adapted(path, text) + (toctree(path, under[path]) if path in under else ""))
 
 
 def front() -> str:
@@ -121,9 +127,13 @@ def toctree(path: str, pages: Sequence[str], caption: str = "") -> str:
     return "\n".join(["", "```{toctree}", *lines, "```", ""])
 
 
-def _home(text: str) -> str:
-    """With links to README, which is the front page."""
-    return re.sub(r"(\]\((?:\.\./)+)README\.md(?=[)#])", rf"\1{FRONT}", text) if "README.md" in text else text
+def adapted(path: str, text: str) -> str:
+    """A page of GitHub's: README is the front page, and dark pictures follow the theme that a reader chose here."""
+    home = os.path.relpath("README.md", os.path.dirname(path) or ".")
+    text = re.sub(rf"(\]\(){re.escape(home)}(?=[)#])", rf"\g<1>{home.removesuffix('README.md')}{FRONT}", text)
+    return PICTURE.sub(
+        r'<img class="only-dark" \g<rest>"\g<dark>">\n<img class="only-light" \g<rest>"\g<light>">', text
+    )
 
 
 def files_of(path: str, text: str) -> Iterator[Path]:
