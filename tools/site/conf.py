@@ -26,6 +26,7 @@ maximum_signature_line_length = 100
 add_module_names = False
 toc_object_entries_show_parents = "hide"
 default_role = "code"
+smartquotes = False  # of --option it would make a dash
 
 # Nothing is fetched from elsewhere, so that the pages work from a disk.
 html_theme = "furo"

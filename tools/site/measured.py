@@ -22,11 +22,11 @@ class Table:
     page: str
     entries: Sequence[Entry]
 
-    def rows(self, method: str) -> Iterator[tuple[Entry, Beside]]:
-        """The settings of a method that stand beside plain steps of the same cost, the dearest first."""
+    def rows(self, method: str) -> Iterator[tuple[Entry, Beside | None]]:
+        """The settings of a method beside plain steps of the same cost (None: none cost as much), the dearest first."""
         for entry in sorted(of(self.entries, "c4d", "profile"), key=lambda entry: -entry.share):
-            if entry.name.partition(":")[0] == method and (beside := against(entry, self.entries)) is not None:
-                yield entry, beside
+            if entry.name.partition(":")[0] == method:
+                yield entry, against(entry, self.entries)
 
 
 @cache
@@ -53,15 +53,13 @@ def section(method: str) -> str:
     )
 
 
-def _cells(entry: Entry, beside: Beside) -> list[str]:
-    plain, above = beside.plain, unbroken(interval(beside.psnr))
-    return [
-        code(short(entry.name)),
-        f"{entry.share:.0%}",
-        unbroken(_psnr(entry)),
-        unbroken(f"{plain.steps}: {_psnr(plain)}"),
-        f"**{above}**" if beside.verdict == "better" else above,
-    ]
+def _cells(entry: Entry, beside: Beside | None) -> list[str]:
+    cells = [code(short(entry.name)), f"{entry.share:.0%}", unbroken(_psnr(entry))]
+    if beside is None:
+        return [*cells, "none cost as much", ""]
+    above = unbroken(interval(beside.psnr))
+    plain = unbroken(f"{beside.plain.steps}: {_psnr(beside.plain)}")
+    return [*cells, plain, f"**{above}**" if beside.verdict == "better" else above]
 
 
 def _psnr(entry: Entry) -> str:

@@ -118,8 +118,10 @@ def published_table(found: Iterable[Setting]) -> str:
 
 
 def _source(text: str) -> str:
-    """With a link to the commit of a repository."""
-    return re.sub(r"github\.com/([\w.-]+/[\w.-]+) @ (\w+)", r"[\1 @ \2](https://github.com/\1/tree/\2)", text)
+    """With a link to the commit of a repository; the path of a file in it may be broken at its parts."""
+    where, comma, path = text.partition(", ")
+    where = re.sub(r"github\.com/([\w.-]+/[\w.-]+) @ (\w+)", r"[\1 @ \2](https://github.com/\1/tree/\2)", where)
+    return where + comma + re.sub("(?<=[/_])", "\N{ZERO WIDTH SPACE}", path)
 
 
 def _value(value: Any) -> str:
