@@ -14,6 +14,7 @@
 # make test-comfyui: nodes in ComfyUI's own engine (part of make nightly, which skips it loudly where that cannot be had;
 #   here it has to)
 # make mutants: small mistakes in a copy of the code, one at a time; each has to make a test fail (tools/mutants.py)
+# make site: install, and build the documentation site in out/site, strictly (tools/site; part of make nightly)
 # make bench: install the other systems too, and measure: isolation, ranks, step cost, equal schedules, fidelity (see docs/measurements/README.md)
 # make dist: sdist and wheel in dist/, checked, the wheel tried in an empty environment outside of the checkout; of a
 #   release: make dist TAG=v0.1.0
@@ -30,7 +31,7 @@ TORCH = 'torch<2.14'
 TAG =
 OLD = diffusers==0.41.0 transformers==5.23.0
 
-.PHONY: demo studio test nightly parity test-old test-ascend test-comfyui test-int8 test-studio lint mutants bench dist clean
+.PHONY: demo studio test nightly parity test-old test-ascend test-comfyui test-int8 test-studio lint mutants site bench dist clean
 
 .venv/installed: pyproject.toml
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
@@ -69,6 +70,7 @@ nightly: .venv/installed lint
 	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m ""
 	$(MAKE) test-int8
 	$(MAKE) test-studio
+	$(MAKE) site
 
 test-int8: .venv/installed
 	$(RUN) -m pip install -q --disable-pip-version-check --no-deps --upgrade --target .venv-torchao 'torchao>=0.18'
@@ -105,6 +107,14 @@ lint: .venv/installed
 mutants: export OMP_NUM_THREADS = 1
 mutants: .venv/installed
 	$(RUN) tools/mutate.py
+
+.venv/docs: .venv/installed
+	$(RUN) -m pip install -q --disable-pip-version-check -e '.[docs]'
+	touch $@
+
+site: .venv/docs
+	rm -rf out/site
+	$(RUN) -m tools.site out/site
 
 .venv/bench: .venv/installed
 	$(RUN) -m pip install -q --disable-pip-version-check -e '.[bench]'

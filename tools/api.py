@@ -49,10 +49,14 @@ def signature(thing: Any) -> str:
     return re.sub(r"\((self|cls)(, )?", "(", text)
 
 
+def markdown(docstring: str) -> str:
+    """Of a docstring, whose markup is that of Sphinx."""
+    return re.sub(r":\w+:`~?(?:c4d\.)?(?:[\w.]+\.)?(\w+)`", r"`\1`", docstring).replace("``", "`")
+
+
 def first(thing: Any) -> str:
     """The first paragraph of its docstring, as Markdown."""
-    text = " ".join((inspect.getdoc(thing) or "").partition("\n\n")[0].split())
-    return re.sub(r":\w+:`~?(?:c4d\.)?(?:[\w.]+\.)?(\w+)`", r"`\1`", text).replace("``", "`")
+    return markdown(" ".join((inspect.getdoc(thing) or "").partition("\n\n")[0].split()))
 
 
 def members(cls: type) -> Iterator[tuple[str, Any]]:
@@ -83,6 +87,25 @@ def page() -> str:
             if inspect.isclass(thing) and not issubclass(thing, Exception):
                 parts += [f"  - `{member}`: {first(what)}" for member, what in members(thing)]
         parts.append("")
+    return "\n".join(parts)
+
+
+def reference() -> str:
+    """The same names for the site, where Sphinx takes the whole of their docstrings."""
+    parts = [HEAD]
+    for title, names in groups().items():
+        parts.append(f"## {title}\n")
+        for name in names:
+            thing = getattr(c4d, name)
+            if inspect.ismodule(thing) or not callable(thing):
+                parts.append(f"`{name}`: {OTHERS[name]}\n")
+                continue
+            kind = (
+                "function" if not inspect.isclass(thing) else "exception" if issubclass(thing, Exception) else "class"
+            )
+            inside = [member for member, _ in members(thing)] if kind == "class" else []
+            shown = [f"   :members: {', '.join(member.partition('(')[0] for member in inside)}"] if inside else []
+            parts.append("\n".join(["```{eval-rst}", f".. auto{kind}:: c4d.{name}", *shown, "```\n"]))
     return "\n".join(parts)
 
 

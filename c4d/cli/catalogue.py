@@ -15,14 +15,15 @@ from c4d.backends.kernels import MASKS, NONE, names
 from c4d.bundled.models import EVERY, ROLLING
 from c4d.calibrate.published import CALIBRATIONS
 from c4d.cli.start import AUTOLOAD, TORCH_FAILED
-from c4d.cli.table import published_for, reads_file, refusal, short, table_text
+from c4d.cli.table import table_text
 from c4d.core.importing import CannotImportError
 from c4d.core.methods import METHODS, published
-from c4d.core.methods.teacache import SIGNALS, published_fits
 from c4d.core.registry import Registry
 from c4d.core.spec import ModelSpec
-from c4d.core.text.grammar import FORECASTERS, choices, describe, names_of, tables
-from c4d.models import SPECS, spec_known_as
+from c4d.core.text.grammar import FORECASTERS, choices, describe, names_of
+from c4d.describe.methods import TABLES, WRITTEN, Option, equations, example, options, reads_file, refusal, settings
+from c4d.describe.models import attention_kinds, fits, short
+from c4d.models import SPECS
 from c4d.pipelines import InputError, base_pipeline
 from c4d.pipelines.versions import versions
 
@@ -38,17 +39,13 @@ def methods_text(name: str | None = None) -> str:
         return _method_text(_known(name, METHODS, "method"))
     sites = list(dict.fromkeys(kind for spec in SPECS.values() for kind in spec.kinds()))
     parts = [
-        "A method is written name:key=value,...[+part:key=value,...][@site,...]. A part is a forecaster,",
-        "or a method of guidance that is added: cfg-cache, cfg-skip, guidance-interval.",
-        "key=… must be given, key=value has that default, [key=…] may be given. Several numbers in one value: 0/1/5.",
-        "published=MODEL stands for what a method's authors use on it; options beside it take their place.",
-        "batch=each, worst or mean: how the samples of a batch decide, in a method that measures something (each).",
+        *(line for sentence in WRITTEN.values() for line in textwrap.wrap(sentence, WIDTH + 10)),
         "",
         "METHODS",
         *(_entry(name, make, names_of(name) if name in published() else "") for name, make in METHODS.items()),
-        "FORECASTERS  (+ puts one in place of the method's own: how a skipped result is predicted)",
+        "FORECASTERS",
         *(_entry(name, make) for name, make in FORECASTERS.items()),
-        "SITES  (@ moves the method: where results are kept and predicted; which a model has: c4d models)",
+        "SITES  (which a model has: c4d models)",
         f"  {', '.join(sites)}",
         "",
         *_ignored(METHODS),
@@ -66,20 +63,15 @@ def _known(name: str, known: Iterable[str], what: str) -> str:
 
 
 def _method_text(name: str) -> str:
-    make = METHODS[name]
-    lines = [f"{name}{f':{options}' if (options := describe(make)) else ''}", "", inspect.getdoc(make) or ""]
-    module = inspect.getmodule(inspect.unwrap(make))
-    if module is not None and module.__doc__:
-        lines += ["", inspect.cleandoc(module.__doc__)]
-    for option, words in choices(make).items():
-        if option not in tables(make):
-            lines += ["", f"{option}: {', '.join(words)}"]
+    make, text = METHODS[name], _typed(name)
+    lines = [text, "", inspect.getdoc(make) or ""]
+    if said := equations(name):
+        lines += ["", said]
+    lines += ["", "OPTIONS", *(line for option in options(name) for line in _option(option))]
     lines += ["", "PUBLISHED VALUES  (of the models that c4d caches)"]
-    for option, models in {"published": tuple(published().get(name, ())), **tables(make)}.items():
-        for each in models:
-            spec = spec_known_as(each)
-            more = f"; thresholds {', '.join(map(str, found))}" if (found := thresholds(option, each)) else ""
-            lines.append(f"  {option}={each:<28} {spec.transformer if spec else 'no model that c4d caches'}{more}")
+    for each in settings(name):
+        more = f"; thresholds {', '.join(map(str, each.thresholds))}" if each.thresholds else ""
+        lines.append(f"  {each.option}={each.name:<28} {each.transformer or 'no model that c4d caches'}{more}")
     if lines[-1].startswith("PUBLISHED"):
         lines[-1] = "PUBLISHED VALUES  none: choose its options"
     lines += ["", "MODELS"]
@@ -88,20 +80,28 @@ def _method_text(name: str) -> str:
     if name in CALIBRATIONS:
         lines += ["", f"It can be calibrated on your model: c4d calibrate {name} (c4d calibrate --help)"]
     if reads_file(name):
-        end = f"It reads a file that was made for your model: --cache {name}:{describe(make)}"
+        end = f"It reads a file that was made for your model: --cache {text}"
     else:
-        end = f"such as  --cache {make.example.format(signal=SIGNALS[0])}"
+        end = f"such as  --cache {example(name)}"
     return "\n".join([*lines, "", end])
 
 
-def thresholds(option: str, name: str) -> list[float]:
-    """Those that were published with a fit of TeaCache."""
-    return published_fits()[name].get("thresholds", []) if option == "fit" else []  # type: ignore[return-value]
+def _typed(name: str) -> str:
+    """The method with all of its options, as one types it."""
+    return f"{name}:{taken}" if (taken := describe(METHODS[name])) else name
+
+
+def _option(option: Option) -> list[str]:
+    """Its name and default, what it means, and the words that it takes (published ones stand below by themselves)."""
+    default = option.default if option.default is not None else "…"
+    words = f" One of {', '.join(option.words)}." if option.words and option.name not in TABLES else ""
+    text = f"{f'{option.name}={default}':<22} {option.meaning or option.takes}{words}"
+    return textwrap.wrap(f"  {text}", WIDTH, subsequent_indent=" " * 25, break_on_hyphens=False)
 
 
 def _runs(spec: ModelSpec) -> str:
     """What computes its attention, and whether several ranks share its tokens."""
-    kinds = dict.fromkeys(cls.kind for stack in spec.stacks for cls in stack.attention.values())
+    kinds = attention_kinds(spec)
     kernels = f"kernels for {', '.join(kinds)}" if kinds else "with its own attention"
     return f"{kernels}; tokens {'spread' if spec.sharding else 'not spread'} over ranks"
 
@@ -119,9 +119,9 @@ def _model_lines(spec: ModelSpec) -> list[str]:
 
 def _model_text(spec: ModelSpec) -> str:
     lines = [*_model_lines(spec), "METHODS  (and the names of published values, as published=, fit= or curve=)"]
-    for method in METHODS:
-        said = refusal(method, spec) or ", ".join(published_for(method, spec)) or "any options"
-        lines += textwrap.wrap(f"  {method:<16} {said}", WIDTH, subsequent_indent=" " * 19, break_on_hyphens=False)
+    for fit in fits(spec):
+        said = fit.refused or ", ".join(fit.published) or "any options"
+        lines += textwrap.wrap(f"  {fit.method:<16} {said}", WIDTH, subsequent_indent=" " * 19, break_on_hyphens=False)
     return "\n".join(lines)
 
 

@@ -65,11 +65,17 @@ example:    c4d generate --prompt "a red circle moving left on a black backgroun
             c4d compare --prompt-file prompts.txt --cache auto --cache dmd:interval=4 --out comparison
 """
 
+Job = tuple[Parser, type[Any], Callable[..., None]]  # of a command that runs a model: its options, and who does it
 KEPT = "what is finished is kept, and the same command goes on from there"
 WHICH = {"calibrate": "METHOD", "benchmark": "BENCHMARK"}  # commands that take a word beside their options
 # Other faces than the command line: options, where ``run(options, stops)`` is, imported when asked for, and the help.
 FACES: Mapping[str, tuple[type[Any], str, str]] = {
     "studio": (StudioOptions, "c4d.studio.pages.app", "pages in a browser: generate, compare, roll out, tune"),
+}
+PAGES: Mapping[str, tuple[Callable[[str | None], str], str]] = {
+    "methods": (methods_text, "the caching methods, their options, forecasters and sites"),
+    "models": (models_text, "the models that can be cached, and the bundled ones"),
+    "doctor": (doctor_text, "versions, and which backends can run here"),
 }
 RESUME = {  # what a command that ended early says of the next call
     "generate": f"{KEPT} (with --overwrite: starts again)",
@@ -149,7 +155,8 @@ ERRORS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], int, 
 )
 
 
-def _run(arguments: list[str]) -> int:
+def commands() -> tuple[dict[str, Parser], Parser, dict[str, Job]]:
+    """The parser of each command, the one above them, and the jobs among the commands."""
     shared = Parser(add_help=False)
     shared.add_argument("--debug", action="store_true", help="show tracebacks of errors")
     parser = Parser(
@@ -159,13 +166,13 @@ def _run(arguments: list[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"c4d {c4d.__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    parsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
     def command(name: str, text: str, epilog: str | None = None) -> Parser:
         how: dict[str, Any] = {"epilog": epilog, "formatter_class": argparse.RawDescriptionHelpFormatter}
-        return commands.add_parser(name, help=text, description=text, parents=[shared], allow_abbrev=False, **how)
+        return parsers.add_parser(name, help=text, description=text, parents=[shared], allow_abbrev=False, **how)
 
-    jobs: dict[str, tuple[Parser, type[Any], Callable[..., None]]] = {
+    jobs: dict[str, Job] = {
         "generate": (command("generate", "generate a clip, cached or not, and report on it"), Options, generate),
         "rollout": (
             command("rollout", "make a clip block by block, over a cache of keys and values, and watch it grow"),
@@ -215,24 +222,24 @@ def _run(arguments: list[str]) -> int:
     telling = command("explain", "draw which steps of a generation were computed, by which values, and say why")
     telling.add_argument("folder", type=path_to, metavar="DIR", help="folder that generate made, of one prompt or more")
     telling.add_argument("--json", action="store_true", help="print the same as data, a line for each generation")
-    pages = {
-        "methods": (methods_text, "the caching methods, their options, forecasters and sites"),
-        "models": (models_text, "the models that can be cached, and the bundled ones"),
-        "doctor": (doctor_text, "versions, and which backends can run here"),
-    }
-    for name, (_, text) in pages.items():
+    for name, (_, text) in PAGES.items():
         page = command(name, text)
         if name == "doctor":
             page.add_argument("--backend", dest="name", metavar="NAME", help="only this one; the others are not asked")
         else:
             page.add_argument("name", nargs="?", metavar="NAME", help="only this one, with all that is known of it")
+    return dict(parsers.choices), parser, jobs
+
+
+def _run(arguments: list[str]) -> int:
+    parsers, parser, jobs = commands()
     given = vars(parser.parse_args(arguments))
-    if given["command"] in pages:
-        print(pages[given["command"]][0](given["name"]))
+    if given["command"] in PAGES:
+        print(PAGES[given["command"]][0](given["name"]))
     elif given["command"] == "check-model":
         return check_model(given["target"])
     elif given["command"] == "plan":
-        plan(read_options(given, planning, PlanOptions))
+        plan(read_options(given, parsers["plan"], PlanOptions))
     elif given["command"] == "explain":
         explain(given["folder"], given["json"])
     else:

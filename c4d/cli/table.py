@@ -2,52 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
 import textwrap
 from string import ascii_lowercase
 
-from c4d.core.integration.attach import check_fit
-from c4d.core.methods import METHODS, published
+from c4d.core.methods import METHODS
 from c4d.core.spec import ModelSpec
-from c4d.core.text.grammar import parse, tables
-from c4d.core.types import OUTPUT, Signal
-from c4d.models import SPECS, spec_known_as
-
-SIGNALS = (Signal.TIME_EMBEDDING, Signal.TIME_PROJECTION, Signal.MODULATED_INPUT)
-
-
-def refusal(method: str, spec: ModelSpec, at: str = "") -> str | None:
-    """Why the method cannot be used on the model (``at`` a site of somebody's choice); None if it can."""
-    signal = next((signal for signal in SIGNALS if signal in spec.signals), SIGNALS[0])
-    example = METHODS[method].example.format(signal=signal.value)
-    try:
-        made = parse(example.partition("@")[0] + at if at else example)
-    except ValueError as error:
-        return str(error)
-    try:
-        check_fit(made, spec)
-    except ValueError as error:
-        return str(error).removeprefix(f"{made.name} ")
-    return None
-
-
-def published_for(method: str, spec: ModelSpec) -> list[str]:
-    """The names under which values of the method are published for models like ``spec``'s."""
-    make = METHODS[method]
-    names = [*published().get(method, {}), *(name for known in tables(make).values() for name in known)]
-    return [name for name in dict.fromkeys(names) if spec_known_as(name) is spec]
-
-
-def reads_file(method: str) -> bool:
-    """Whether it needs a file that was made for the model (c4d tune, c4d calibrate)."""
-    path = inspect.signature(METHODS[method]).parameters.get("path")
-    return path is not None and path.default is path.empty
-
-
-def short(transformer: str) -> str:
-    for ending in ("Transformer3DModel", "Transformer2DModel"):
-        transformer = transformer.removesuffix(ending)
-    return transformer
+from c4d.core.types import OUTPUT
+from c4d.describe.methods import reads_file, refusal
+from c4d.describe.models import short
+from c4d.models import SPECS
 
 
 def table_text(width: int = 100) -> str:

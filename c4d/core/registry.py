@@ -44,9 +44,18 @@ class Registry(Mapping[str, T], Generic[T]):
     @cached_property
     def own(self) -> dict[str, T]:
         """What this package has."""
+        return self._named(self._modules())
+
+    @property
+    def homes(self) -> dict[ModuleType, list[str]]:
+        """The modules of this package that hold some -> the names of these."""
+        found = {module: list(self._named([module])) for module in self._modules()}
+        return {module: names for module, names in found.items() if names}
+
+    def _modules(self) -> list[ModuleType]:
         package = import_module(self._package)
         names = sorted(info.name for info in pkgutil.iter_modules(package.__path__))
-        return self._named(import_module(f"{self._package}.{name}") for name in names)
+        return [import_module(f"{self._package}.{name}") for name in names]
 
     @property
     def ignored(self) -> dict[str, str]:

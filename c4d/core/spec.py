@@ -220,16 +220,15 @@ class ModelSpec:
     ``other_exits`` maps the name of another stream of the blocks that is returned (audio beside video) to the module
     that it enters after them. ``at_exit(transformer, arguments by name, streams by name)`` makes of the streams that
     the blocks have what the exit gets of them, where that is not the stream's tokens in their order: they lie in a box
-    [B, *sides, D] there, or behind the text. ``long_skips``: later blocks read what earlier ones returned, beside the
-    stream (Hunyuan-DiT), so that no forward can begin in the middle of them. ``channels`` is the side of the latents
-    that counts channels, if it is not the first behind the batch. ``conditional``: where pipelines put both branches of
-    guidance into one batch, which half of the rows is the conditional one, ``"first"`` or ``"last"``; None: they do
-    not, or nobody says it. ``batch_first``: what comes to the blocks has a row
-    for each of the batch. ``whole_batch(transformer)``: blocks get something
-    that has a batch, but no row for each sample, so that they cannot run on some of the samples. ``shared``: arguments
-    of the forward without a batch, however many rows they have. ``causal`` describes a video model that
-    :func:`c4d.rollout` can drive. Without ``stacks`` (and then without ``exit``) its
-    output alone can be cached.
+    ``[B, *sides, D]`` there, or behind the text. ``long_skips``: later blocks read what earlier ones returned, beside
+    the stream (Hunyuan-DiT), so that no forward can begin in the middle of them. ``channels`` is the side of the
+    latents that counts channels, if it is not the first behind the batch. ``conditional``: where pipelines put both
+    branches of guidance into one batch, which half of the rows is the conditional one, ``"first"`` or ``"last"``; None:
+    they do not, or nobody says it. ``batch_first``: what comes to the blocks has a row for each of the batch.
+    ``whole_batch(transformer)``: blocks get something that has a batch, but no row for each sample, so that they cannot
+    run on some of the samples. ``shared``: arguments of the forward without a batch, however many rows they have.
+    ``causal`` describes a video model that :func:`c4d.rollout` can drive. Without ``stacks`` (and then without
+    ``exit``) its output alone can be cached.
     """
 
     transformer: str

@@ -13,9 +13,10 @@ from c4d import backends
 from c4d.backends.reference import Reference
 from c4d.bundled import BUNDLED
 from c4d.cli.options import Options, flag
-from c4d.cli.table import published_for, refusal
 from c4d.core.methods import METHODS
 from c4d.core.text.grammar import FORECASTERS, describe, parse
+from c4d.describe.meanings import MEANINGS
+from c4d.describe.methods import options, published_for, refusal
 from c4d.models import SPECS, spec_known_as
 
 
@@ -85,6 +86,15 @@ def test_one_method(c4d, name):
         )
         for published in published_for(name, spec):
             assert re.search(rf"={re.escape(published)} +{spec.transformer}\b", outcome.out), published
+
+
+def test_every_option_is_explained(c4d):
+    """In one sentence that no other option needs, and with the words that this method takes."""
+    told = {f"{name}.{option.name}": option for name in (*METHODS, *FORECASTERS) for option in options(name)}
+    assert [where for where, option in told.items() if not option.meaning] == []
+    assert set(MEANINGS) <= {*told, *(where.partition(".")[2] for where in told)}
+    text = " ".join(c4d("methods", "dicache").out.split())
+    assert f"error=delta_y {MEANINGS['dicache.error']} One of delta_y, delta_minus." in text
 
 
 def test_published_values_of_models_that_cannot_be_cached_are_marked(c4d):

@@ -9,10 +9,12 @@ import pytest
 import torch
 
 import c4d
-from c4d.cli.table import refusal, short, table_text
+from c4d.cli.table import table_text
 from c4d.core.methods import METHODS
 from c4d.core.runtime.steps import RunError
 from c4d.core.text.grammar import parse
+from c4d.describe.methods import refusal
+from c4d.describe.models import short
 from c4d.models import SPECS, spec_for
 from tests.denoisers import ENTRIES
 from tests.methods import REUSING, STEPS, check_decisions

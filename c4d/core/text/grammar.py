@@ -22,6 +22,7 @@ from c4d.core.caching.selectors import FRAMES, SCORES
 from c4d.core.methods import METHODS, published
 from c4d.core.methods.clusca import CORRECTED
 from c4d.core.methods.dbcache import SCM_POLICIES
+from c4d.core.methods.dicache import ERRORS as PROBED
 from c4d.core.methods.magcache import published_curves
 from c4d.core.methods.speca import ERRORS, MODES
 from c4d.core.methods.teacache import RULES, SIGNALS, published_fits
@@ -61,14 +62,15 @@ def describe(make: Callable[..., Any]) -> str:
 
 def choices(make: Callable[..., Any]) -> dict[str, tuple[str, ...]]:
     """Option -> the words that it takes, where these are few."""
-    words = {
+    words: dict[str, tuple[str, ...]] = {
         "fit": tuple(published_fits()),
         "curve": tuple(published_curves()),
         "signal": SIGNALS,
         "rule": RULES,
         "scm_policy": SCM_POLICIES,
         "mode": MODES,
-        "error": ERRORS,
+        "speca.error": ERRORS,
+        "dicache.error": tuple(PROBED),
         "score": SCORES,
         "correct": CORRECTED,
         "frames": FRAMES,
@@ -76,7 +78,14 @@ def choices(make: Callable[..., Any]) -> dict[str, tuple[str, ...]]:
         "smoothing": SMOOTHINGS,
         "anchor": ANCHORS,
     }
-    return {name: words[name] for name in inspect.signature(make).parameters if name in words}
+    method = getattr(make, "name", "")
+    found = {p: words.get(f"{method}.{p}", words.get(p, ())) for p in inspect.signature(make).parameters}
+    return {option: known for option, known in found.items() if known}
+
+
+def takes(make: Callable[..., Any], option: str) -> str:
+    """In words, the kind of value of an option: a whole number, a number, a word, numbers separated by /."""
+    return _kind(_present(typing.get_type_hints(inspect.unwrap(make)).get(option, str)))
 
 
 def tables(make: Callable[..., Any]) -> dict[str, tuple[str, ...]]:
@@ -195,15 +204,24 @@ def _published(method: str, model: str) -> dict[str, Any]:
 
 
 def _value(key: str, value: str, hint: Any) -> Any:
-    if isinstance(hint, types.UnionType):  # "int | None": absent is None, present is the other
-        hint = next(option for option in typing.get_args(hint) if option is not type(None))
-    kind = {int: "a whole number", float: "a number", str: "a word"}.get(hint, "numbers separated by /")
+    hint = _present(hint)
     try:
         if typing.get_origin(hint) is tuple:
             return tuple(_number(typing.get_args(hint)[0], item) for item in value.split("/"))
         return value if hint is str else _number(hint, value)
     except ValueError:
-        raise ValueError(f"{key} takes {kind}, got {value!r}") from None
+        raise ValueError(f"{key} takes {_kind(hint)}, got {value!r}") from None
+
+
+def _present(hint: Any) -> Any:
+    """Of ``int | None``, where an absent option is None, what a present one is."""
+    if isinstance(hint, types.UnionType):
+        return next(option for option in typing.get_args(hint) if option is not type(None))
+    return hint
+
+
+def _kind(hint: Any) -> str:
+    return {int: "a whole number", float: "a number", str: "a word"}.get(hint, "numbers separated by /")
 
 
 def _number(kind: Callable[[str], Any], text: str) -> Any:
