@@ -221,7 +221,9 @@ class ModelSpec:
     that it enters after them. ``at_exit(transformer, arguments by name, streams by name)`` makes of the streams that
     the blocks have what the exit gets of them, where that is not the stream's tokens in their order: they lie in a box
     ``[B, *sides, D]`` there, or behind the text. ``long_skips``: later blocks read what earlier ones returned, beside
-    the stream (Hunyuan-DiT), so that no forward can begin in the middle of them. ``channels`` is the side of the
+    the stream (Hunyuan-DiT), so that no forward can begin in the middle of them. ``left_out``: places in the chain of
+    blocks that some calls pass by (Wan Animate 2's of the unconditional branch), so that nothing is measured or put in
+    there. ``channels`` is the side of the
     latents that counts channels, if it is not the first behind the batch. ``conditional``: where pipelines put both
     branches of guidance into one batch, which half of the rows is the conditional one, ``"first"`` or ``"last"``; None:
     they do not, or nobody says it. ``batch_first``: what comes to the blocks has a row for each of the batch.
@@ -239,6 +241,7 @@ class ModelSpec:
     padding: tuple[Padding, ...] = ()
     sharding: ShardingPlan | None = None
     long_skips: bool = False
+    left_out: tuple[int, ...] = ()
     at_exit: Callable[[nn.Module, Mapping[str, Any], Mapping[str, Any]], Tensor] | None = None
     latents: str | tuple[str, ...] = "hidden_states"
     channels: int = 1

@@ -89,6 +89,7 @@ SPECS = (
             ),
         ),
         exit="head",
+        left_out=(9,),
         whole_batch=always,  # keys and values of the given frames are no argument
         signals={Signal.TIME_EMBEDDING: OutputOf("time_embedding", whole)},
         grid=grid,

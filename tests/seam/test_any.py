@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import diffusers
 import pytest
@@ -259,6 +259,20 @@ def test_last_blocks_are_refused_where_they_read_what_earlier_ones_returned():
     with (
         pytest.raises(ValueError, match=words),
         c4d.cached(entry.build(), "first-block:threshold=1,last_blocks=1"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "refused"), [(1, 3, True), (10, 1, True), (2, 1, False), (9, 2, False)], ids=str
+)
+def test_nothing_begins_or_ends_at_a_block_that_a_call_may_pass_by(first, last, refused):
+    """Block 9 of Wan Animate 2's unconditional branch: the model's own code goes on without calling it."""
+    entry = next(entry for entry in EXAMPLES if entry.name == "WanAnimate2Transformer3DModel")
+    words = r"some calls of WanAnimate2Transformer3DModel pass by its block 9 \(from 0\)"
+    with (
+        pytest.raises(ValueError, match=words) if refused else nullcontext(),
+        c4d.cached(entry.build(num_layers=12), f"first-block:threshold=1,first_blocks={first},last_blocks={last}"),
     ):
         pass
 

@@ -102,6 +102,13 @@ class Attachment:
                 f"{method.name}: the last blocks of {self.spec.transformer} read what earlier ones returned, and "
                 "cannot run without those: use last_blocks=0"
             )
+        at = {place for first, last in rule.ends for place in (first - 1, there - last)}
+        if passed_by := sorted(at.intersection(self.spec.left_out)):
+            raise ValueError(
+                f"{method.name}: some calls of {self.spec.transformer} pass by its block {passed_by[0]} (from 0), so "
+                f"that what is skipped can neither begin behind it nor end before it: use one block more or less than "
+                f"first_blocks={rule.first_blocks} and last_blocks={rule.last_blocks}"
+            )
         if max(map(sum, rule.ends)) >= there:
             raise ValueError(
                 f"{method.name}: first_blocks={rule.first_blocks} and last_blocks={rule.last_blocks} leave none of the "
