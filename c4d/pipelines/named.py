@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
+import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +34,7 @@ class Named:
             raise InputError(f"{text!r}: {HOW}")
         if not said.startswith("@"):
             return cls(name, _value(said, text))
-        path = Path(said[1:]).expanduser()
+        path = Path(os.path.expanduser(said[1:]))
         if not path.is_file():
             raise InputError(f"--argument {name}: {said[1:]!r} is no file; give a picture or a film")
         return cls(name, path)
@@ -84,7 +86,14 @@ def _value(said: str, text: str) -> Any:
     def refused(constant: str) -> NoReturn:
         raise InputError(f"{text!r}: {constant} is no value; give a finite number")
 
+    def finite(digits: str) -> float:
+        return float(digits) if math.isfinite(float(digits)) else refused(digits)
+
     try:
-        return json.loads(said, parse_constant=refused)
+        return json.loads(said, parse_constant=refused, parse_float=finite)
     except json.JSONDecodeError:
         return said
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{text[:40]!r}… is too long or too deep a value ({error})") from error

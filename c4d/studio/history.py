@@ -76,7 +76,7 @@ def _given(told: Mapping[str, Any]) -> dict[str, Any]:
 
 def _lora(told: Mapping[str, Any]) -> str:
     """As ``--lora`` names it."""
-    return f"{told['path']}:{told['scale']:g}{EXPERT if told.get('expert') else ''}"
+    return f"{told['path']}:{told['scale']!r}{EXPERT if told.get('expert') else ''}"
 
 
 def _line(told: Mapping[str, Any]) -> str:

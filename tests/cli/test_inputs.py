@@ -153,6 +153,10 @@ class TestArguments:
             ("eta=much", "eta is 'much'; Pose takes a number, such as 0"),
             ("true=1", "true is 1; Pose takes true or false"),
             ("eta=NaN", "NaN is no value"),
+            ("more=[1, 1e999]", "1e999 is no value"),
+            ("eta=" + 5000 * "9", "too long or too deep a value"),
+            ("more=" + 99999 * "[", "too long or too deep a value"),
+            ("pose_video=@~nobody-here/a.png", "'~nobody-here/a.png' is no file"),
             ("eta", "NAME=VALUE"),
         ):
             with pytest.raises(InputError, match=said):
@@ -299,10 +303,16 @@ def test_a_lora_of_another_model(lora, tmp_path, name, said):
         check_loras(skeleton("wan-tiny"), [Lora.read(str(wrong))])
 
 
-def test_what_is_no_lora(fails, generate, tmp_path, lora):
+def test_what_is_no_lora(fails, generate, tmp_path, lora, monkeypatch):
     fails([*generate, "--lora", "owner/name:0.5"], 2, "'owner/name:0.5' is not on this disk", "hf download")
     fails([*generate, "--lora", f"{lora}@transformer_2"], 2, "WanPipeline has no transformer_2 that takes one")
     fails([*generate, "--lora", f"{lora}:inf"], 2, "the scale is inf")
+    (tmp_path / "loras").mkdir()
+    with monkeypatch.context() as here:
+        here.chdir(tmp_path)
+        for text in ("loras/mistyped", "loras/a/b.safetensors", "./owner/name", "../owner", "~nobody-here/name"):
+            with pytest.raises(InputError, match="no LoRA on this disk, nor one of the hub"):
+                Lora.read(text, local_files_only=True)
     (tmp_path / "cut.safetensors").write_bytes(lora.read_bytes()[:-9])
     fails([*generate, "--lora", tmp_path / "cut.safetensors"], 2, "cut short")
     words = ["generate", "--model", "glyph-dit", "--prompt", "A", "--lora", lora, "--out", tmp_path / "out"]

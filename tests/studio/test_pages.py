@@ -117,10 +117,10 @@ def test_what_a_record_says_is_taken_back(page, tmp_path):
     options = dict(
         model="wan-tiny", prompt="x", steps=4, cache="fora:interval=2", seed=3, scheduler="DDIMScheduler",
         image=["a.png", "b.png"], argument=["true_cfg_scale=4"],
-        lora=[{"path": "a.safetensors", "scale": 0.5}, {"path": "b.safetensors", "scale": 1.0, "expert": True}],
+        lora=[{"path": "a.safetensors", "scale": 0.1234567}, {"path": "b.safetensors", "scale": 1.0, "expert": True}],
     )  # fmt: skip
     found = dict(zip(page.form.widgets, page.again(asked({"asked": options})), strict=False))
-    assert found["lora"]["value"] == "a.safetensors:0.5\nb.safetensors:1@transformer_2"
+    assert found["lora"]["value"] == "a.safetensors:0.1234567\nb.safetensors:1.0@transformer_2"
     assert found["argument"]["value"] == "true_cfg_scale=4" and found["image"]["value"] == ["a.png", "b.png"]
     assert found["scheduler"]["value"] == "DDIMScheduler" and "UniPCMultistepScheduler" in found["scheduler"]["choices"]
 
