@@ -16,6 +16,7 @@ from c4d.pipelines.film import picture, pictures
 
 # What c4d says itself, or reads from what a pipeline gives back.
 OURS = ("generator", "output_type", "return_dict", "num_videos_per_prompt", "num_images_per_prompt")
+SCHEDULE = ("sigmas", "timesteps")  # of which --steps is the number, as is that of the plain steps compared with
 HOW = "--argument takes NAME=VALUE, such as true_cfg_scale=4, or NAME=@FILE"
 
 
@@ -46,7 +47,12 @@ class Named:
         """
         if self.name in options:
             raise InputError(f"--argument {self.name}: {options[self.name]} gives it; say it there")
-        free = [name for name in parameters if name not in options and _can_be_said(name)]
+        if self.name in SCHEDULE:
+            raise InputError(
+                f"--argument {self.name}: steps are counted, and compared, by --steps, which this would overrule; take "
+                "--scheduler or --shift, or call the pipeline from Python inside c4d.cached(...)"
+            )
+        free = [name for name, each in parameters.items() if name not in options and _can_be_said(each)]
         if self.name not in free:
             raise InputError(
                 f"{pipe} takes no --argument {self.name}; it takes {', '.join(free) or 'none beyond its options'}"
@@ -77,9 +83,12 @@ def read_all(texts: Collection[str]) -> list[Named]:
     return list(found.values())
 
 
-def _can_be_said(name: str) -> bool:
-    """Not what c4d says, and no tensor or function."""
-    return name not in (*OURS, "latents") and not name.startswith("callback") and "_embeds" not in name
+def _can_be_said(parameter: inspect.Parameter) -> bool:
+    """Not what c4d says, no tensor or function, and not what takes whatever is left."""
+    name, others = parameter.name, (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    if name in (*OURS, *SCHEDULE, "latents") or parameter.kind in others:
+        return False
+    return not name.startswith("callback") and "_embeds" not in name
 
 
 def _value(said: str, text: str) -> Any:

@@ -73,7 +73,7 @@ class Paint(Bare):
 class Pose(Bare):
     def __call__(
         self, image=None, pose_video=None, prompt=None, mode: str = "animate", task="", true: bool = False, eta=0.0,
-        latents=None, prompt_embeds=None, **more,
+        latents=None, prompt_embeds=None, sigmas=None, **more,
     ): ...  # fmt: skip
 
 
@@ -145,7 +145,9 @@ class TestArguments:
         assert len(told["argument_pose_video_sha256"]) == 64 and json.loads(json.dumps(told)) == told
         assert Request("a cat", argument=()) == Request("a cat")
         for wrong, said in (
-            ("size=3", "Pose takes no --argument size; it takes pose_video, mode, task, true, eta, more"),
+            ("size=3", "Pose takes no --argument size; it takes pose_video, mode, task, true, eta$"),
+            ("more=3", "Pose takes no --argument more"),
+            ("sigmas=[1, 0.5]", "--argument sigmas: steps are counted, and compared, by --steps"),
             ("image=@a", "--argument image: '/?a' is no file|a' is no file"),
             (f"image=@{a}", "--argument image: --image gives it"),
             ("latents=1", "takes no --argument latents"),
@@ -153,9 +155,9 @@ class TestArguments:
             ("eta=much", "eta is 'much'; Pose takes a number, such as 0"),
             ("true=1", "true is 1; Pose takes true or false"),
             ("eta=NaN", "NaN is no value"),
-            ("more=[1, 1e999]", "1e999 is no value"),
+            ("task=[1, 1e999]", "1e999 is no value"),
             ("eta=" + 5000 * "9", "too long or too deep a value"),
-            ("more=" + 99999 * "[", "too long or too deep a value"),
+            ("task=" + 99999 * "[", "too long or too deep a value"),
             ("pose_video=@~nobody-here/a.png", "'~nobody-here/a.png' is no file"),
             ("eta", "NAME=VALUE"),
         ):
