@@ -31,6 +31,7 @@ from c4d.core.caching.profiles import named
 from c4d.core.caching.solver import HALF_SLOPE, Coefficients, Plan
 from c4d.core.integration.transformers import signature
 from c4d.metrics import psnr
+from c4d.metrics.sheet import spaced
 
 LEARNED, RIDGE = 36, 1e-3
 Variant = tuple[str, Callable[[Fit, frozenset[int]], Plan]]
@@ -66,7 +67,7 @@ def on(schedule: Callable[[Fit, int], frozenset[int]]) -> Callable[[Fit, frozens
 
 
 def uniform(fit: Fit, count: int) -> frozenset[int]:
-    return frozenset(round(k * (fit.reference.steps - 1) / (count - 1)) for k in range(count))
+    return frozenset(spaced(fit.reference.steps, count))
 
 
 def taught_by(count: int) -> Callable[[Fit, frozenset[int]], Plan]:
