@@ -153,6 +153,23 @@ def test_uploads_stay_with_the_clips(workshop, tmp_path):
     assert workshop.kept(kept) == kept
 
 
+def test_the_history_leaves_out_what_goes_while_it_is_listed(workshop, monkeypatch):
+    folder = workshop.root / "one"
+    folder.mkdir()
+    (folder / history.CLIP).touch()
+    (folder / history.FILE).write_text('{"asked": {}, "prompt": "a dot", "seed": 1}')
+    (listed,) = history.both(workshop.root)
+    assert listed == (folder, str(folder / history.CLIP), "a dot · seed 1 · rollout")
+    there = history.rollouts(workshop.root)
+
+    def gone(root):
+        (folder / history.FILE).unlink()
+        return there
+
+    monkeypatch.setattr(history, "rollouts", gone)
+    assert history.both(workshop.root) == []
+
+
 ROLLED = dict(
     model="wan-tiny", prompt=PROMPT, block=1, steps=(1000, 500), height=32, width=32, max_sequence_length=16, frames=13
 )
