@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import NamedTuple
 
 
@@ -21,6 +20,9 @@ class Marked(NamedTuple):
         return f"<!-- end of {self.what} -->\n"
 
     def filled(self, page: str, text: str) -> str:
-        """``page`` with ``text`` between the marks."""
-        pattern = re.escape(self.begin) + r".*?" + re.escape(self.end)
-        return re.sub(pattern, lambda _: self.begin + text + self.end, page, flags=re.DOTALL)
+        """``page`` with ``text`` between the marks. Raises ValueError unless it has them, once."""
+        before, begin, rest = page.partition(self.begin)
+        _, end, after = rest.partition(self.end)
+        if not end or self.begin in rest:
+            raise ValueError(f"the page has to have {self.begin.strip()!r} and then {self.end.strip()!r}, once")
+        return before + begin + text + end + after

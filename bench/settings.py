@@ -10,6 +10,7 @@ from pathlib import Path
 from bench.learned import Learned
 from bench.stamp import ROOT
 from bench.yardsticks import SEED, Yardstick
+from c4d.metrics.sheet import spaced
 
 STEPS = 50
 COMPUTED = (20, 17, 14, 12, 10, 8, 6)
@@ -25,7 +26,7 @@ def grid(yardstick: str, learned: Callable[[str, tuple[int, ...]], Path]) -> Ite
     yield from ((text, text) for text in _grid(yardstick))
     for count in COUNTS:
         yield f"dpcache:budget={count}", f"dpcache:path={learned('dpcache', ())},budget={count}"
-        spread = tuple(sorted({round(i * (STEPS - 1) / (count - 1)) for i in range(count)}))
+        spread = tuple(spaced(STEPS, count))
         yield f"l2p:{count} steps", f"l2p:path={learned('l2p', spread)}"
 
 

@@ -7,9 +7,13 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import nn
 
-from bench.profiles import page
+from bench.profiles import held_out, page
 from bench.profiles.baselines import budcache, meancache, planned
+from bench.profiles.results import Results
+from bench.yardsticks import FOLDER
 from c4d.calibrate.reference import record
+from c4d.core.caching.profile import Profile
+from c4d.core.caching.profiles import named, shipped
 from c4d.core.text.grammar import parse
 from tests.calibrate.test_fit import samplings
 
@@ -35,6 +39,21 @@ def test_meancache_reuses_what_stays_and_extrapolates_what_rises():
     assert any(k > 1 for k in rising.values())
     assert parse(meancache({0: 1, 4: 3, 2: 2})).name == "meancache:computed=0/2/4,orders=1/2/3"
     assert parse(budcache([0, 3])).rules[0].policy.computed == {0, 3}
+
+
+def test_shipped_profiles_say_what_was_measured_of_them_and_nobody_elses(monkeypatch, tmp_path):
+    mine = tmp_path / "c4d/profiles/wan-tiny.json"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("{}")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert named()["wan-tiny"] == mine != shipped()["wan-tiny"] and set(named()) == set(shipped())
+    rows, seen = Results(FOLDER / "results.json").rows, 0
+    for name, path in shipped().items():
+        profile = Profile.load(path)
+        told = held_out.told(name, profile, rows) if name != held_out.UNIVERSAL else profile.measured
+        assert told == profile.measured, "python -m bench.profiles.held_out"
+        seen += sum("held_out" in each for each in told.values())
+    assert seen > 50
 
 
 def row(kind, computed, *psnr):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,39 +74,43 @@ def members(cls: type) -> Iterator[tuple[str, Any]]:
 
 
 def page() -> str:
-    parts = [HEAD]
-    for title, names in groups().items():
-        parts.append(f"## {title}\n")
-        for name in names:
-            thing = getattr(c4d, name)
-            if inspect.ismodule(thing) or not callable(thing):
-                parts.append(f"- `{name}`: {OTHERS[name]}")
-                continue
-            shown = signature(thing) if inspect.isfunction(thing) else ""
-            parts.append(f"- `{name}{shown}`: {first(thing)}")
-            if inspect.isclass(thing) and not issubclass(thing, Exception):
-                parts += [f"  - `{member}`: {first(what)}" for member, what in members(thing)]
-        parts.append("")
-    return "\n".join(parts)
+    return _grouped(_listed)
 
 
 def reference() -> str:
     """The same names for the site, where Sphinx takes the whole of their docstrings."""
+    return _grouped(_for_sphinx)
+
+
+def _grouped(entry: Callable[[str, Any], Iterator[str]]) -> str:
+    """Every public name under the title of its group, as ``entry`` has it."""
     parts = [HEAD]
     for title, names in groups().items():
-        parts.append(f"## {title}\n")
-        for name in names:
-            thing = getattr(c4d, name)
-            if inspect.ismodule(thing) or not callable(thing):
-                parts.append(f"`{name}`: {OTHERS[name]}\n")
-                continue
-            kind = (
-                "function" if not inspect.isclass(thing) else "exception" if issubclass(thing, Exception) else "class"
-            )
-            inside = [member for member, _ in members(thing)] if kind == "class" else []
-            shown = [f"   :members: {', '.join(member.partition('(')[0] for member in inside)}"] if inside else []
-            parts.append("\n".join(["```{eval-rst}", f".. auto{kind}:: c4d.{name}", *shown, "```\n"]))
+        parts += [f"## {title}\n", *(line for name in names for line in entry(name, getattr(c4d, name))), ""]
     return "\n".join(parts)
+
+
+def _listed(name: str, thing: Any) -> Iterator[str]:
+    if name in OTHERS:
+        yield f"- `{name}`: {OTHERS[name]}"
+        return
+    yield f"- `{name}{signature(thing) if inspect.isfunction(thing) else ''}`: {first(thing)}"
+    if _has_members(thing):
+        yield from (f"  - `{member}`: {first(what)}" for member, what in members(thing))
+
+
+def _for_sphinx(name: str, thing: Any) -> Iterator[str]:
+    if name in OTHERS:
+        yield f"`{name}`: {OTHERS[name]}\n"
+        return
+    kind = "class" if _has_members(thing) else "exception" if inspect.isclass(thing) else "function"
+    inside = [member.partition("(")[0] for member, _ in members(thing)] if kind == "class" else []
+    shown = [f"   :members: {', '.join(inside)}"] if inside else []
+    yield "\n".join(["```{eval-rst}", f".. auto{kind}:: c4d.{name}", *shown, "```\n"])
+
+
+def _has_members(thing: Any) -> bool:
+    return inspect.isclass(thing) and not issubclass(thing, Exception)
 
 
 if __name__ == "__main__":

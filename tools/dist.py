@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -112,9 +113,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.tag:
             check_tag(options.tag, (ROOT / "CHANGELOG.md").read_text())
-        OUT.mkdir(exist_ok=True)
-        for old in OUT.iterdir():
-            old.unlink()
+        shutil.rmtree(OUT, ignore_errors=True)
+        OUT.mkdir()
         with tempfile.TemporaryDirectory() as folder:
             sdist = build(ROOT, OUT, "sdist")
             (Path(folder) / "source").mkdir()

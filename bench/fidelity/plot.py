@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from bench.fidelity.page import SYSTEMS, short
 from bench.fidelity.table import LEVELS, PLAIN, Entry, closest, of
+from c4d.metrics.sheet import spaced
 
 LINES = {  # group -> label, colour, style
     "profile": ("profile", "tab:blue", "o-"),
@@ -101,7 +102,7 @@ def _frames(strip: Image.Image, count: int = 3) -> Image.Image:
     """First, middle and last frame of a strip of square frames."""
     side = strip.height
     total = max(1, strip.width // side)
-    chosen = sorted({round(i * (total - 1) / (count - 1)) for i in range(count)})
+    chosen = spaced(total, count)
     out = Image.new("RGB", ((HEIGHT + 3) * len(chosen), HEIGHT), "white")
     for x, i in enumerate(chosen):
         frame = strip.crop((i * side, 0, (i + 1) * side, side)).resize((HEIGHT, HEIGHT))

@@ -27,10 +27,11 @@ from c4d.calibrate.lockstep import Arrival, Lockstep
 from c4d.calibrate.reference import record
 from c4d.calibrate.starts import BEGIN, planned
 from c4d.core.caching.profile import Profile
-from c4d.core.caching.profiles import named
+from c4d.core.caching.profiles import shipped
 from c4d.core.caching.solver import HALF_SLOPE, Coefficients, Plan
 from c4d.core.integration.transformers import signature
 from c4d.metrics import psnr
+from c4d.metrics.sheet import spaced
 
 LEARNED, RIDGE = 36, 1e-3
 Variant = tuple[str, Callable[[Fit, frozenset[int]], Plan]]
@@ -66,7 +67,7 @@ def on(schedule: Callable[[Fit, int], frozenset[int]]) -> Callable[[Fit, frozens
 
 
 def uniform(fit: Fit, count: int) -> frozenset[int]:
-    return frozenset(round(k * (fit.reference.steps - 1) / (count - 1)) for k in range(count))
+    return frozenset(spaced(fit.reference.steps, count))
 
 
 def taught_by(count: int) -> Callable[[Fit, frozenset[int]], Plan]:
@@ -112,7 +113,7 @@ samples with a ridge of {RIDGE:g}, at the steps of the shipped profile. A small 
 
 def rows(options: Options) -> Iterator[str]:
     yardstick = Yardstick(options.yardstick)
-    pipe, shipped = yardstick.pipe, Profile.load(named()[options.yardstick])
+    pipe, own = yardstick.pipe, Profile.load(shipped()[options.yardstick])
     learning = yardstick.learning(LEARNED)
     samplings = yardstick.samplings(learning, list(range(SEED, SEED + len(learning))), num_inference_steps=STEPS)
     fit = Fit(samplings, record(samplings), ridge=RIDGE)
@@ -122,8 +123,8 @@ def rows(options: Options) -> Iterator[str]:
     for said, make in variants():
         cells = []
         for count in options.computed:
-            plan = make(fit, shipped.plan(count).steps(fit.reference.levels))
-            Profile(shipped.kind, {count: plan}, signature(pipe.transformer)).save(path)
+            plan = make(fit, own.plan(count).steps(fit.reference.levels))
+            Profile(own.kind, {count: plan}, signature(pipe.transformer)).save(path)
             with c4d.cached(pipe, f"profile:{path}"):
                 found = psnr(yardstick.make(*held, num_inference_steps=STEPS), reference).tolist()
             best = itself.setdefault(count, found)

@@ -16,7 +16,7 @@ from typing import Any
 from bench.profiles.results import Results
 from bench.yardsticks import FOLDER, KINDS
 from c4d.core.caching.profile import Profile
-from c4d.core.caching.profiles import named
+from c4d.core.caching.profiles import shipped
 
 SAMPLERS = {kind: name for name, kind in KINDS.items()}  # class of diffusers -> as rows call it; any other is Euler's
 UNIVERSAL = "universal"  # it is of no model, and so is its closeness
@@ -38,7 +38,7 @@ def told(name: str, profile: Profile, rows: Mapping[str, Mapping[str, Any]]) -> 
 
 def main() -> None:
     rows = Results(FOLDER / "results.json").rows
-    for name, path in named().items():
+    for name, path in shipped().items():
         if name != UNIVERSAL:
             profile = Profile.load(path)
             measured = told(name, profile, rows)

@@ -61,6 +61,12 @@ class ProfileNode:
         given = {"model": ("MODEL", {}), "profile": profile, "quality": (list(QUALITIES), {"default": "balanced"})}
         return {"required": {**given, "computed": ("INT", computed)}}
 
+    @classmethod
+    def IS_CHANGED(cls, profile: str, **_: Any) -> int | None:
+        """Another value once c4d tune has made the profile anew: else ComfyUI keeps what the node gave before."""
+        path = named().get(profile)
+        return None if path is None else path.stat().st_mtime_ns
+
     def hung_on(self, model: Any, profile: str, quality: str, computed: int) -> tuple[Any, Cache]:
         how = f"quality={quality}" if computed == BY_QUALITY else f"computed={computed}"
         if profile == AUTO and computed != BY_QUALITY:

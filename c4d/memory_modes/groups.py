@@ -8,7 +8,16 @@ from typing import Any
 
 from c4d.backends import Backend
 from c4d.core.integration.transformers import transformers_of
-from c4d.memory_modes.mode import Kind, Part, device_of, mode, modules_of, needs_device, uses_parts_of_blocks
+from c4d.memory_modes.mode import (
+    Kind,
+    Part,
+    denoisers_and_others,
+    device_of,
+    mode,
+    modules_of,
+    needs_device,
+    uses_parts_of_blocks,
+)
 from c4d.memory_modes.weights import blocks_of, deepest, size_of
 
 
@@ -21,13 +30,13 @@ def _lacking(pipe: Any, backend: Backend) -> str | None:
 def _apply(pipe: Any, backend: Backend, blocks: int) -> None:
     from diffusers.hooks import apply_group_offloading
 
-    device, denoisers = device_of(backend), [id(part) for part in transformers_of(pipe).values()]
-    for part in modules_of(pipe).values():
-        if id(part) in denoisers:
-            # They run in every step, in one order: only there is fetching ahead worth the pinned copy on the host.
-            how: dict[str, Any] = dict(offload_type="block_level", num_blocks_per_group=blocks)
-            apply_group_offloading(part, onload_device=device, use_stream=backend.asynchronous, **how)
-        elif uses_parts_of_blocks(part):
+    device, (denoisers, others) = device_of(backend), denoisers_and_others(pipe)
+    for part in denoisers:
+        # They run in every step, in one order: only there is fetching ahead worth the pinned copy on the host.
+        how: dict[str, Any] = dict(offload_type="block_level", num_blocks_per_group=blocks)
+        apply_group_offloading(part, onload_device=device, use_stream=backend.asynchronous, **how)
+    for part in others:
+        if uses_parts_of_blocks(part):
             part.to(device)
         else:
             apply_group_offloading(part, onload_device=device, offload_type="leaf_level")
@@ -35,10 +44,9 @@ def _apply(pipe: Any, backend: Backend, blocks: int) -> None:
 
 def _holds(pipe: Any, called: Sequence[str], backend: Backend, blocks: int) -> int:
     """Of a transformer what is no block, and a group, or two where the next is fetched ahead (then of one block)."""
-    parts, denoisers = modules_of(pipe), [id(part) for part in transformers_of(pipe).values()]
-    running = parts[called[-1]]
-    fixed = [part for part in parts.values() if id(part) not in denoisers and uses_parts_of_blocks(part)]
-    if id(running) not in denoisers:
+    running, others = modules_of(pipe)[called[-1]], denoisers_and_others(pipe)[1]
+    fixed = [part for part in others if uses_parts_of_blocks(part)]
+    if running in others:
         return size_of(*fixed) + (0 if running in fixed else deepest(running))
     stacks = blocks_of(running)
     each, ahead = (1, 2) if backend.asynchronous else (blocks, 1)

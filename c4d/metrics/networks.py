@@ -5,6 +5,7 @@ They run on the CPU, in float32: the same figures whatever device made the clips
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ def clip_score(source: str) -> Callable[[Tensor, Tensor, str], float]:
     """
     from transformers import CLIPModel, CLIPProcessor
 
-    folder = Path(source).expanduser()
+    folder = Path(os.path.expanduser(source))
     if not folder.is_dir() and (folder.is_absolute() or source.startswith(".")):
         raise FileNotFoundError(f"no folder {source!r}")
     source = str(folder) if folder.is_dir() else source

@@ -33,7 +33,7 @@ def contact_sheet(
     groups = [videos] if isinstance(videos, Tensor) else list(videos)
     _check(groups, labels, titles, frames, frame_height)
     n, _, length, height, width = groups[0].shape
-    shown = sorted({round(i * (length - 1) / max(frames - 1, 1)) for i in range(frames)})
+    shown = spaced(length, frames)
     cell_height, cell_width = frame_height + PAD, max(1, round(frame_height * width / height)) + PAD
     font = ImageFont.load_default()
     left = ceil(max((font.getlength(label) for label in labels), default=-2 * PAD)) + 2 * PAD
@@ -52,6 +52,11 @@ def contact_sheet(
     for row, label in enumerate(labels):
         draw.text((PAD, top + row * cell_height + cell_height // 2 - 6), label, fill=_INK, font=font)
     return sheet
+
+
+def spaced(length: int, count: int) -> list[int]:
+    """At most ``count`` indices into ``length``, evenly spaced, the first and the last among them."""
+    return sorted({round(i * (length - 1) / max(1, count - 1)) for i in range(count)})
 
 
 def _frame(pixels: Tensor, width: int, height: int) -> Image.Image:

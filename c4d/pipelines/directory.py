@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import re
 from collections.abc import Iterator, Mapping
@@ -73,7 +74,7 @@ def locate(model: str) -> tuple[str, bool]:
             return bundled_model(model), True
         except FileNotFoundError as error:
             raise InputError(str(error)) from error
-    path = Path(model).expanduser()
+    path = Path(os.path.expanduser(model))
     try:
         if (path / INDEX).is_file():
             return str(path), True

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from imageio_ffmpeg import get_ffmpeg_exe, read_frames
+from imageio_ffmpeg import get_ffmpeg_exe
 from PIL import Image
 from torch import Tensor
 
@@ -99,29 +99,28 @@ def picture(path: Path, what: str = "picture", mode: str = "RGB") -> Image.Image
 
 def pictures(path: Path, what: str = "film", mode: str = "RGB") -> list[Image.Image]:
     """All frames of a film or picture, in its own size. Raises :class:`InputError`, which calls it ``what``."""
-    frames: Any = None
-    try:
-        frames = read_frames(f"file:{path}", pix_fmt="rgb24")
-        size = next(frames)["size"]
-        found = [Image.frombytes("RGB", size, frame).convert(mode) for frame in frames]
-    except (OSError, RuntimeError, StopIteration) as error:
-        said = " ".join(str(error).split())[-200:] or "no frames"
-        raise InputError(f"{what} {str(path)!r} cannot be read ({said}); give a film or a picture") from error
-    if not found:
-        raise InputError(f"{what} {str(path)!r} has no frames; give a film or a picture")
-    return found
+    return [Image.fromarray(frame).convert(mode) for frame in _frames(path, what)]
 
 
 def read_film(path: Path, height: int, width: int) -> Tensor:
     """Frames [T, 3, H, W] in [0, 1] of a film or picture, scaled to that size. Raises :class:`InputError`."""
+    frames = _frames(path, "film", "-vf", f"scale={width}:{height}:flags=area")
+    return torch.from_numpy(frames.copy()).permute(0, 3, 1, 2).float() / 255
+
+
+def _frames(path: Path, what: str, *how: str) -> Any:
+    """Bytes [T, H, W, 3] of a film or picture; ``how`` ffmpeg changes the frames."""
+    ways = "give a film or a picture"
     if not path.is_file():
-        raise InputError(f"{str(path)!r} is no file; give a film or a picture")
-    scale = ["-vf", f"scale={width}:{height}:flags=area", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+        raise InputError(f"{what} {str(path)!r} is no file; {ways}")
+    as_ppm = ["-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24", "-"]  # which says the size before each frame
     done = subprocess.run(
-        [get_ffmpeg_exe(), "-v", "error", "-i", f"file:{path}", *scale], capture_output=True, check=False
+        [get_ffmpeg_exe(), "-v", "error", "-i", f"file:{path}", *how, *as_ppm], capture_output=True, check=False
     )
     if done.returncode or not done.stdout:
-        said = " ".join(done.stderr.decode(errors="replace").split())[-200:]
-        raise InputError(f"{str(path)!r} cannot be read as a film ({said or 'no frames'}); give a film or a picture")
-    pixels = np.frombuffer(done.stdout, np.uint8).reshape(-1, height, width, 3)
-    return torch.from_numpy(pixels.copy()).permute(0, 3, 1, 2).float() / 255
+        said = " ".join(done.stderr.decode(errors="replace").split())[-200:] or "no frames"
+        raise InputError(f"{what} {str(path)!r} cannot be read ({said}); {ways}")
+    head = done.stdout.split(b"\n", 3)[:3]  # P6, the size, the largest value
+    (width, height), start = map(int, head[1].split()), len(b"\n".join(head)) + 1
+    pixels = np.frombuffer(done.stdout, np.uint8).reshape(-1, start + height * width * 3)
+    return pixels[:, start:].reshape(-1, height, width, 3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,14 +15,14 @@ from typing import Any
 from torch import nn
 
 from c4d.core.importing import importing
-from c4d.pipelines.directory import SAFE, tensors
+from c4d.pipelines.directory import HUB_ID, SAFE, tensors
 from c4d.pipelines.errors import InputError
 from c4d.pipelines.request import digest
 
 FILE = f"pytorch_lora_weights{SAFE}"  # as diffusers saves one
 SECOND = "transformer_2"
 EXPERT = f"@{SECOND}"  # behind what is for the second expert
-OF_HUB = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(/(?P<file>.+\.safetensors))?")
+OF_HUB = re.compile(rf"(?P<repository>{HUB_ID.pattern})(/(?P<file>.+\.safetensors))?")
 PARTS = re.compile(r"\.(lora_[AB]|lora\.(up|down)|lora_magnitude_vector|alpha)(\..*)?$")  # of a module's name
 ON_DISK = {"use_safetensors": True, "local_files_only": True}
 GROWS = "_maybe_expand_transformer_param_shape_or_error_"  # of pipelines whose layers take wider LoRAs
@@ -42,19 +43,21 @@ class Lora:
     @classmethod
     def read(cls, text: str, *, local_files_only: bool = False) -> Lora:
         """What ``PATH[:SCALE][@transformer_2]`` names: a safetensors file, a folder with one as diffusers saves it, or
-        one of the hub, ``owner/name`` or ``owner/name/FILE``, which is fetched if it is not here and may be.
+        one of the hub, ``owner/name`` or ``owner/name/FILE``, which is fetched if it is not here and may be. What
+        looks like a path and is none is never fetched.
 
         Raises :class:`InputError` for what is not there or damaged.
         """
         named = text.removesuffix(EXPERT) if not Path(text).exists() else text
         where, colon, last = named.rpartition(":")
         scale = _number(last) if colon and not Path(named).exists() else None
-        path = Path(named if scale is None else where).expanduser()
+        given = named if scale is None else where
+        path = Path(os.path.expanduser(given))
         scale = 1.0 if scale is None else scale
         if not math.isfinite(scale):
             raise InputError(f"--lora {text!r}: the scale is {scale!r}; allowed are finite numbers, such as PATH:0.8")
         file = path / FILE if path.is_dir() else path
-        if not file.exists() and (match := OF_HUB.fullmatch(str(path))):
+        if not file.exists() and (match := OF_HUB.fullmatch(given)) and not Path(path.parts[0]).is_dir():
             file = _fetched(text, match["repository"], match["file"] or FILE, local_files_only)
         if not file.is_file() or file.suffix != SAFE:
             raise InputError(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
+import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from c4d.pipelines.film import picture, pictures
 
 # What c4d says itself, or reads from what a pipeline gives back.
 OURS = ("generator", "output_type", "return_dict", "num_videos_per_prompt", "num_images_per_prompt")
+SCHEDULE = ("sigmas", "timesteps")  # of which --steps is the number, as is that of the plain steps compared with
 HOW = "--argument takes NAME=VALUE, such as true_cfg_scale=4, or NAME=@FILE"
 
 
@@ -32,7 +35,7 @@ class Named:
             raise InputError(f"{text!r}: {HOW}")
         if not said.startswith("@"):
             return cls(name, _value(said, text))
-        path = Path(said[1:]).expanduser()
+        path = Path(os.path.expanduser(said[1:]))
         if not path.is_file():
             raise InputError(f"--argument {name}: {said[1:]!r} is no file; give a picture or a film")
         return cls(name, path)
@@ -44,7 +47,12 @@ class Named:
         """
         if self.name in options:
             raise InputError(f"--argument {self.name}: {options[self.name]} gives it; say it there")
-        free = [name for name in parameters if name not in options and _can_be_said(name)]
+        if self.name in SCHEDULE:
+            raise InputError(
+                f"--argument {self.name}: steps are counted, and compared, by --steps, which this would overrule; take "
+                "--scheduler or --shift, or call the pipeline from Python inside c4d.cached(...)"
+            )
+        free = [name for name, each in parameters.items() if name not in options and _can_be_said(each)]
         if self.name not in free:
             raise InputError(
                 f"{pipe} takes no --argument {self.name}; it takes {', '.join(free) or 'none beyond its options'}"
@@ -75,16 +83,26 @@ def read_all(texts: Collection[str]) -> list[Named]:
     return list(found.values())
 
 
-def _can_be_said(name: str) -> bool:
-    """Not what c4d says, and no tensor or function."""
-    return name not in (*OURS, "latents") and not name.startswith("callback") and "_embeds" not in name
+def _can_be_said(parameter: inspect.Parameter) -> bool:
+    """Not what c4d says, no tensor or function, and not what takes whatever is left."""
+    name, others = parameter.name, (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    if name in (*OURS, *SCHEDULE, "latents") or parameter.kind in others:
+        return False
+    return not name.startswith("callback") and "_embeds" not in name
 
 
 def _value(said: str, text: str) -> Any:
     def refused(constant: str) -> NoReturn:
         raise InputError(f"{text!r}: {constant} is no value; give a finite number")
 
+    def finite(digits: str) -> float:
+        return float(digits) if math.isfinite(float(digits)) else refused(digits)
+
     try:
-        return json.loads(said, parse_constant=refused)
+        return json.loads(said, parse_constant=refused, parse_float=finite)
     except json.JSONDecodeError:
         return said
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{text[:40]!r}… is too long or too deep a value ({error})") from error

@@ -15,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from PIL import Image
 from torch import Tensor
 
+from c4d.metrics.sheet import spaced
 from c4d.pipelines.compare import work
 from c4d.pipelines.output import to_bytes
 from c4d.pipelines.versions import versions
@@ -52,7 +53,7 @@ def render(record: Mapping[str, Any], rows: Mapping[str, Tensor], videos: Sequen
         videos: the saved clips, embedded if they are .mp4 and small together.
     """
     length = record["clip"]["frames"]
-    shown = sorted({round(i * (length - 1) / (COLUMNS - 1)) for i in range(COLUMNS)})
+    shown = spaced(length, COLUMNS)
     clips = [path for path in videos if path.suffix == ".mp4"]
     if sum(path.stat().st_size for path in clips) > MOST_VIDEO_BYTES:
         clips = []

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from PIL import Image
 from torch import Tensor
 
+from c4d.metrics.sheet import spaced
 from c4d.pipelines.output import atomic, to_bytes
 
 FRAMES, SIDE = 24, 512  # of a strip that is kept: frames at most, and pixels of the longer side of each
@@ -39,7 +40,7 @@ LADDER = (
 
 def write_strip(path: Path, frames: Tensor) -> None:
     """Saves some frames of [T, 3, H, W] in [0, 1], evenly spaced, as one lossless WebP. Raises OutputError."""
-    pixels = to_bytes(frames[_spaced(len(frames), FRAMES)]).numpy()
+    pixels = to_bytes(frames[spaced(len(frames), FRAMES)]).numpy()
     with atomic(path) as temporary:
         _row([_shrunk(Image.fromarray(frame), SIDE) for frame in pixels]).save(temporary, "WEBP", lossless=True)
 
@@ -66,7 +67,7 @@ def embedded(strips: Mapping[str, tuple[Path, int]], budget: int) -> tuple[dict[
 
 def kept_frames(length: int) -> int:
     """How many frames of a clip its strip has."""
-    return len(_spaced(length, FRAMES))
+    return len(spaced(length, FRAMES))
 
 
 def _uri(path: Path, frames: int, rung: Rung) -> str:
@@ -75,16 +76,11 @@ def _uri(path: Path, frames: int, rung: Rung) -> str:
         with Image.open(path) as strip:
             whole = strip.convert("RGB")
         width = whole.width // frames
-        parts = [whole.crop((i * width, 0, (i + 1) * width, whole.height)) for i in _spaced(frames, rung.frames)]
+        parts = [whole.crop((i * width, 0, (i + 1) * width, whole.height)) for i in spaced(frames, rung.frames)]
         buffer = io.BytesIO()
         _row([_shrunk(part, rung.side) for part in parts]).save(buffer, "WEBP", quality=rung.quality)
         data = buffer.getvalue()
     return f"data:image/webp;base64,{base64.b64encode(data).decode()}"
-
-
-def _spaced(length: int, count: int) -> list[int]:
-    """At most ``count`` indices into ``length``, the first and the last among them."""
-    return sorted({round(i * (length - 1) / max(1, count - 1)) for i in range(count)})
 
 
 def _shrunk(image: Image.Image, side: int) -> Image.Image:

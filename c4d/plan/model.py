@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -44,7 +45,7 @@ def planned(model: str, dtype: torch.dtype) -> Planned:
     """``model`` with weights of ``dtype``. Raises :class:`InputError` for what is none, or that c4d cannot plan for."""
     if model in SPECS:
         return Planned(_transformer(model, {}, dtype), "the defaults of its class", {})
-    path = Path(model).expanduser()
+    path = Path(os.path.expanduser(model))
     if path.is_dir() and not (path / INDEX).is_file():
         path = path / CONFIG
     if model not in BUNDLED and path.is_file():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -47,7 +48,7 @@ def asked(call: Call) -> tuple[str | None, int, bool]:
     if unknown := [name for name in given if name not in FIELDS]:
         raise InputError(f"there is no query {unknown[0][:80]!r}; a list takes {', '.join(FIELDS)}")
     limit, order = given.get("limit", str(USUAL)), given.get("order", ORDERS[0])
-    if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:9]) <= MOST):
+    if not (re.fullmatch("[0-9]{1,9}", limit) and 1 <= int(limit) <= MOST):
         raise InputError(f"limit is {limit[:80]!r}; allowed are whole numbers from 1 to {MOST}")
     if order not in ORDERS:
         raise InputError(f"order is {order[:80]!r}; it is desc, the newest first, or asc")

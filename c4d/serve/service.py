@@ -244,13 +244,19 @@ class Service:
 
     async def _clean(self, kept: float) -> None:
         """Removes jobs whose time is over, now and then."""
+
+        def expired(job: Job) -> bool:
+            return job.over and (job.ended or job.created) + kept < time.time()
+
         while not self.stopping.is_set():
-            for job in await asyncio.to_thread(self.store.all):
-                if job.over and (job.ended or job.created) + kept < time.time():
+            for id in [job.id for job in await asyncio.to_thread(self.store.all) if expired(job)]:
+                # Somebody may have removed it since, and asked for another one of that id.
+                if id not in self._jobs and (job := self.store.find(id)) is not None and expired(job):
                     try:
-                        await asyncio.to_thread(self.store.remove, job.folder)
+                        self.store.remove(job.folder)
                     except OutputError as error:
-                        logger.error("%s: %s", job.id, error)
+                        logger.error("%s: %s", id, error)
+                await asyncio.sleep(0)
             await self._sleep(min(kept, CLEANING))
 
     # -- workers

@@ -44,11 +44,10 @@ def rolled(folder: Path) -> dict[str, Any] | None:
 
 def both(root: Path) -> list[tuple[Path, str, str]]:
     """Folder, film or picture, and a line about it, of everything in ``root``, the newest first."""
-    found = {folder: (str(folder / clip_of(record)), _line(record["asked"])) for folder, record in runs(root).items()}
-    for folder, record in rollouts(root).items():
-        found[folder] = str(folder / CLIP), f"{record['prompt']} · seed {record['seed']} · rollout"
-    dated = {next(path for path in (folder / MARK, folder / FILE) if path.exists()): folder for folder in found}
-    return [(dated[path], *found[dated[path]]) for path in _newest(dated)]
+    found = {at / MARK: (str(at / clip_of(record)), _line(record["asked"])) for at, record in runs(root).items()}
+    for at, record in rollouts(root).items():
+        found[at / FILE] = str(at / CLIP), f"{record['prompt']} · seed {record['seed']} · rollout"
+    return [(path.parent, *found[path]) for path in _newest(found)]
 
 
 def asked(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -76,7 +75,7 @@ def _given(told: Mapping[str, Any]) -> dict[str, Any]:
 
 def _lora(told: Mapping[str, Any]) -> str:
     """As ``--lora`` names it."""
-    return f"{told['path']}:{told['scale']:g}{EXPERT if told.get('expert') else ''}"
+    return f"{told['path']}:{told['scale']!r}{EXPERT if told.get('expert') else ''}"
 
 
 def _line(told: Mapping[str, Any]) -> str:
@@ -84,4 +83,9 @@ def _line(told: Mapping[str, Any]) -> str:
 
 
 def _newest(paths: Iterable[Path]) -> list[Path]:
-    return sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True)[:MOST]
+    """Of those that are still there: a clip may be made again meanwhile."""
+    dated = list[tuple[float, Path]]()
+    for path in paths:
+        with suppress(OSError):
+            dated.append((path.stat().st_mtime, path))
+    return [path for _, path in sorted(dated, reverse=True)[:MOST]]

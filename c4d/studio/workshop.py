@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import shutil
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -26,6 +27,7 @@ from c4d.pipelines import (
     produce,
     write_manifest,
 )
+from c4d.pipelines.output import atomic
 from c4d.pipelines.request import FILMS, PICTURES, digest
 
 EVERY = 0.5  # seconds after which a job that has nothing new says so
@@ -57,6 +59,7 @@ class Job:
             self.check()
             self.done.set_result(self._act(self))
         except BaseException as error:
+            _let_go(error)
             self.done.set_exception(error)
 
     def check(self) -> None:
@@ -90,6 +93,13 @@ class Job:
             while True:
                 found.append(self._told.get_nowait())
         return found
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Frees what the frames of a traceback hold, such as latents and features: who follows keeps the error for long."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 class Workshop:
@@ -197,8 +207,10 @@ class Workshop:
         if self.root in source.parents:
             return source
         kept = self.root / "uploads" / f"{digest(source)[:16]}{source.suffix}"
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, kept)
+        if not kept.is_file():  # else a job may be reading it
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            with atomic(kept) as whole:
+                shutil.copyfile(source, whole)
         return kept
 
 

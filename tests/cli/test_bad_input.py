@@ -139,6 +139,7 @@ class TestTheMachine:
         (tmp_path / "models").mkdir()
         monkeypatch.chdir(tmp_path)
         fails([*generate, "--model", "models/wan"], 2, "'models/wan'", "does not exist")
+        fails([*generate, "--model", "~nobody-here/wan"], 2, "'~nobody-here/wan'", "does not exist")
 
     def test_what_is_unexpected_is_said_to_be(self, fails, c4d, generate, monkeypatch):
         def fall(*_, **__):

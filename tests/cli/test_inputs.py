@@ -73,7 +73,7 @@ class Paint(Bare):
 class Pose(Bare):
     def __call__(
         self, image=None, pose_video=None, prompt=None, mode: str = "animate", task="", true: bool = False, eta=0.0,
-        latents=None, prompt_embeds=None, **more,
+        latents=None, prompt_embeds=None, sigmas=None, **more,
     ): ...  # fmt: skip
 
 
@@ -145,7 +145,9 @@ class TestArguments:
         assert len(told["argument_pose_video_sha256"]) == 64 and json.loads(json.dumps(told)) == told
         assert Request("a cat", argument=()) == Request("a cat")
         for wrong, said in (
-            ("size=3", "Pose takes no --argument size; it takes pose_video, mode, task, true, eta, more"),
+            ("size=3", "Pose takes no --argument size; it takes pose_video, mode, task, true, eta$"),
+            ("more=3", "Pose takes no --argument more"),
+            ("sigmas=[1, 0.5]", "--argument sigmas: steps are counted, and compared, by --steps"),
             ("image=@a", "--argument image: '/?a' is no file|a' is no file"),
             (f"image=@{a}", "--argument image: --image gives it"),
             ("latents=1", "takes no --argument latents"),
@@ -153,6 +155,10 @@ class TestArguments:
             ("eta=much", "eta is 'much'; Pose takes a number, such as 0"),
             ("true=1", "true is 1; Pose takes true or false"),
             ("eta=NaN", "NaN is no value"),
+            ("task=[1, 1e999]", "1e999 is no value"),
+            ("eta=" + 5000 * "9", "too long or too deep a value"),
+            ("task=" + 99999 * "[", "too long or too deep a value"),
+            ("pose_video=@~nobody-here/a.png", "'~nobody-here/a.png' is no file"),
             ("eta", "NAME=VALUE"),
         ):
             with pytest.raises(InputError, match=said):
@@ -299,10 +305,16 @@ def test_a_lora_of_another_model(lora, tmp_path, name, said):
         check_loras(skeleton("wan-tiny"), [Lora.read(str(wrong))])
 
 
-def test_what_is_no_lora(fails, generate, tmp_path, lora):
+def test_what_is_no_lora(fails, generate, tmp_path, lora, monkeypatch):
     fails([*generate, "--lora", "owner/name:0.5"], 2, "'owner/name:0.5' is not on this disk", "hf download")
     fails([*generate, "--lora", f"{lora}@transformer_2"], 2, "WanPipeline has no transformer_2 that takes one")
     fails([*generate, "--lora", f"{lora}:inf"], 2, "the scale is inf")
+    (tmp_path / "loras").mkdir()
+    with monkeypatch.context() as here:
+        here.chdir(tmp_path)
+        for text in ("loras/mistyped", "loras/a/b.safetensors", "./owner/name", "../owner", "~nobody-here/name"):
+            with pytest.raises(InputError, match="no LoRA on this disk, nor one of the hub"):
+                Lora.read(text, local_files_only=True)
     (tmp_path / "cut.safetensors").write_bytes(lora.read_bytes()[:-9])
     fails([*generate, "--lora", tmp_path / "cut.safetensors"], 2, "cut short")
     words = ["generate", "--model", "glyph-dit", "--prompt", "A", "--lora", lora, "--out", tmp_path / "out"]

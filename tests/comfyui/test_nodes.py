@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import os
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -231,6 +232,18 @@ def test_methods_that_can_be(method):
 def test_auto_goes_by_the_quality():
     with pytest.raises(ValueError, match="leave computed at 0"):
         ProfileNode().hung_on(None, "auto", "fast", 14)
+
+
+def test_a_profile_that_was_made_anew_is_read_anew(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    mine = tmp_path / "c4d/profiles/mine.json"
+    mine.parent.mkdir(parents=True)
+    seen = []
+    for made in (1, 1, 2):
+        mine.touch()
+        os.utime(mine, (made, made))
+        seen.append(ProfileNode.IS_CHANGED(profile="mine", quality="fast", computed=0))
+    assert seen[0] == seen[1] != seen[2] and ProfileNode.IS_CHANGED(profile="auto", quality="fast", computed=0) is None
 
 
 def test_outside_of_comfyui():

@@ -107,6 +107,9 @@ def test_the_page_of_advice_lists_what_is_better_and_not_much_worse_in_its_worst
     assert [each.name for each, _ in advice.good(entries)] == ["good:interval=4"]
     text = advice.filled(f"a\n{advice.MARKED.begin}old\n{advice.MARKED.end}b", entries)
     assert "old" not in text and "| `good:interval=4` | 27% | 45.8 / 45.0 dB | 14 steps: +4.8 dB" in text
+    for without in ("a page", text.replace(advice.MARKED.end, ""), text + text):
+        with pytest.raises(ValueError, match="has to have '<!-- measured settings"):
+            advice.filled(without, entries)
 
 
 def test_the_pure_parts_need_no_peer_and_no_plot():

@@ -174,6 +174,7 @@ def test_speeds_of_a_file(capsys, tmp_path):
 
 WRONG = {
     "a model": (["--model", "nowhere"], "model 'nowhere' is nothing to plan for; give a class"),
+    "a home": (["--model", "~nobody-here/wan"], "'~nobody-here/wan' is nothing to plan for"),
     "a class": (
         ["--model", "DiTTransformer2DModel"],
         "does not know how pipelines of DiTTransformer2DModel turn pixels",

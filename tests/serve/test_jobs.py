@@ -87,6 +87,8 @@ def test_jobs_are_listed_page_by_page_from_the_disk_and_as_they_stand(site):
                 ({"limit": "0"}, "from 1 to 100"),
                 ({"limit": "101"}, "from 1 to 100"),
                 ({"limit": "x"}, "'x'"),
+                ({"limit": "0000000011"}, "from 1 to 100"),
+                ({"limit": "000000001" + 5000 * "0"}, "from 1 to 100"),
                 ({"order": "up"}, "desc"),
                 ({"status": "queued"}, "'status'"),
             ):
@@ -111,6 +113,27 @@ def test_a_job_is_removed_when_its_time_is_over(site, tmp_path):
                 await asyncio.sleep(0.01)
             await asyncio.sleep(0.05)
             assert (await s.client.get(f"/jobs/{held}")).json()["status"] == "in_progress"  # its time begins at its end
+
+    run(act)
+
+
+def test_an_id_that_was_given_to_another_job_meanwhile_is_left_alone(site, monkeypatch):
+    async def act():
+        async with site() as s:
+            await s.over((await s.job(id="same")).json()["id"])
+            (stale,) = s.service.store.all()
+            await s.client.delete("/jobs/same")
+            held = await s.holding()
+            await s.job(id="same", seed=7)
+            looks = []
+            monkeypatch.setattr(s.service.store, "all", lambda: looks.append(1) or [stale])
+            cleaning = asyncio.create_task(s.service._clean(1e-9))
+            while len(looks) < 3:
+                await asyncio.sleep(0.01)
+            cleaning.cancel()
+            s.maker.go.set()
+            assert (await s.over(held))["status"] == "completed"
+            assert (await s.over("same"))["status"] == "completed" and stale.folder.is_dir()
 
     run(act)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import fields
 from pathlib import Path
+from threading import Event
 from types import SimpleNamespace
 
 import pytest
@@ -117,10 +118,10 @@ def test_what_a_record_says_is_taken_back(page, tmp_path):
     options = dict(
         model="wan-tiny", prompt="x", steps=4, cache="fora:interval=2", seed=3, scheduler="DDIMScheduler",
         image=["a.png", "b.png"], argument=["true_cfg_scale=4"],
-        lora=[{"path": "a.safetensors", "scale": 0.5}, {"path": "b.safetensors", "scale": 1.0, "expert": True}],
+        lora=[{"path": "a.safetensors", "scale": 0.1234567}, {"path": "b.safetensors", "scale": 1.0, "expert": True}],
     )  # fmt: skip
     found = dict(zip(page.form.widgets, page.again(asked({"asked": options})), strict=False))
-    assert found["lora"]["value"] == "a.safetensors:0.5\nb.safetensors:1@transformer_2"
+    assert found["lora"]["value"] == "a.safetensors:0.1234567\nb.safetensors:1.0@transformer_2"
     assert found["argument"]["value"] == "true_cfg_scale=4" and found["image"]["value"] == ["a.png", "b.png"]
     assert found["scheduler"]["value"] == "DDIMScheduler" and "UniPCMultistepScheduler" in found["scheduler"]["choices"]
 
@@ -154,11 +155,30 @@ def test_a_profile_is_tuned_by_what_its_pipeline_takes(workshop):
     with gr.Blocks():
         tune = TunePage(workshop, "glyph-dit", False)
     assert not tune.form.widgets["video"].visible and not tune.form.widgets["height"].visible
-    prompts, *updates = tune.fitted("wan-tiny")
+    prompts, *updates = tune.fitted("wan-tiny", tune.prompts.value)
     shown = dict(zip(tune.form.widgets, updates, strict=True))
-    assert "moving" in prompts and shown["height"] == {**gr.update(visible=True, placeholder="32")}
+    assert "moving" in prompts["value"] and tune.fitted("wan-tiny", "mine")[0] == gr.update()
+    assert shown["height"] == {**gr.update(visible=True, placeholder="32")}
     with pytest.warns(UserWarning, match="does not exist"):
-        assert set(map(str, tune.fitted("/no/such"))) == {str(gr.update())}
+        assert set(map(str, tune.fitted("/no/such", ""))) == {str(gr.update())}
+
+
+def test_a_search_that_waits_is_made_also_after_its_browser_was_closed(workshop, monkeypatch):
+    go, read = Event(), []
+
+    def run(options, stops, tell):
+        read.append(options.prompt_file.read_text())
+
+    monkeypatch.setattr("c4d.cli.tune.run", run)
+    workshop.begin(lambda job: go.wait(30))
+    with gr.Blocks():
+        tune = TunePage(workshop, "wan-tiny", False)
+    shown = tune.tune(BROWSER, "one\ntwo", False, *held(tune.form))
+    assert "1 job before this one" in next(shown)[1]
+    shown.close()
+    go.set()
+    workshop.begin(lambda job: None).done.result()
+    assert read == ["one\ntwo"]
 
 
 def test_a_lora_is_uploaded(page, workshop, tmp_path):

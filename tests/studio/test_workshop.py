@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import threading
+import weakref
 from dataclasses import fields
 
 import pytest
@@ -12,6 +15,7 @@ from c4d.cli.options import Options, RolloutOptions, TuneOptions
 from c4d.cli.tune import FRONT
 from c4d.pipelines import InputError, results
 from c4d.studio import history
+from c4d.studio.pages.follow import Following
 from c4d.studio.workshop import OF_A_REQUEST, Stopped, Workshop
 from tests.cli.conftest import PROMPT
 
@@ -102,6 +106,44 @@ def test_what_cannot_be_is_said_and_makes_no_folder(workshop):
     assert not list(workshop.root.iterdir())
 
 
+def test_a_job_that_failed_holds_nothing_and_one_that_nobody_follows_goes(workshop):
+    class Latents:
+        pass
+
+    held, following = [], Following(workshop)
+
+    def act(job):
+        latents = Latents()
+        held.append(weakref.ref(latents))
+        job.tell(latents)
+        try:
+            raise MemoryError
+        except MemoryError as error:
+            raise InputError("too large") from error
+
+    job = following.begin("a browser", act)
+    told = [each for news in job.news() for each in news]
+    assert len(told) == 1 and "too large" in str(job.done.exception())
+    told.clear()
+    gc.collect()
+    assert held[0]() is None and job.done.exception().__cause__ is not None
+    job = following.begin("a browser", act)
+    assert job.done.exception() and held[1]() is not None  # in what it told
+    job = weakref.ref(job)
+    following.begin("another", lambda job: None).done.result()
+    gc.collect()
+    assert job() is None and held[1]() is None
+
+
+def test_an_upload_that_is_there_is_not_written_again(workshop, tmp_path_factory):
+    """A job may be reading it."""
+    file = tmp_path_factory.mktemp("from") / "a.png"
+    file.write_bytes(b"picture")
+    kept = workshop.kept_file(file)
+    os.utime(kept, (1, 1))
+    assert workshop.kept_file(file) == kept and kept.stat().st_mtime == 1 and kept.read_bytes() == b"picture"
+
+
 def test_uploads_stay_with_the_clips(workshop, tmp_path):
     upload = tmp_path / "upload.png"
     upload.write_bytes(b"picture")
@@ -109,6 +151,23 @@ def test_uploads_stay_with_the_clips(workshop, tmp_path):
     upload.unlink()
     assert kept.image.parent == workshop.root / "uploads" and kept.image.read_bytes() == b"picture"
     assert workshop.kept(kept) == kept
+
+
+def test_the_history_leaves_out_what_goes_while_it_is_listed(workshop, monkeypatch):
+    folder = workshop.root / "one"
+    folder.mkdir()
+    (folder / history.CLIP).touch()
+    (folder / history.FILE).write_text('{"asked": {}, "prompt": "a dot", "seed": 1}')
+    (listed,) = history.both(workshop.root)
+    assert listed == (folder, str(folder / history.CLIP), "a dot · seed 1 · rollout")
+    there = history.rollouts(workshop.root)
+
+    def gone(root):
+        (folder / history.FILE).unlink()
+        return there
+
+    monkeypatch.setattr(history, "rollouts", gone)
+    assert history.both(workshop.root) == []
 
 
 ROLLED = dict(

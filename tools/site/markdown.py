@@ -30,6 +30,14 @@ def facts(*told: tuple[str, str]) -> str:
     return "\n".join(f"- **{word}**: {what}" for word, what in told if what)
 
 
+def sorted_out(found: Iterable[tuple[str, str | None]]) -> tuple[list[str], str]:
+    """Of what is refused for a reason (None: it is not): what is taken, and a list of the rest by reason."""
+    taken, refused = list[str](), dict[str, list[str]]()
+    for shown, why in found:
+        (taken if why is None else refused.setdefault(why, [])).append(shown)
+    return taken, "\n".join(f"- {', '.join(them)}: {why}" for why, them in refused.items())
+
+
 def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cell.replace(chr(10), ' ').replace('|', chr(92) + '|') for cell in cells)} |"
 

@@ -26,7 +26,7 @@ from c4d.describe.methods import (
 )
 from c4d.describe.models import families, short
 from tools.api import markdown
-from tools.site.markdown import code, facts, link, page, table
+from tools.site.markdown import code, facts, link, page, sorted_out, table
 from tools.site.measured import section
 from tools.site.models import fitting
 
@@ -130,18 +130,15 @@ def _value(value: Any) -> str:
 
 def models(name: str) -> str:
     """Those that it goes with, and those that it does not, by reason."""
-    taken, refused = [], dict[str, list[str]]()
-    for transformer, why in beside(name).items():
-        shown = link(code(short(transformer)), f"../models/{homes()[transformer]}.md")
-        if why is None:
-            taken.append(shown)
-        else:
-            refused.setdefault(why.replace(transformer, "it"), []).append(shown)
+    taken, refused = sorted_out(
+        (link(code(short(transformer)), f"../models/{homes()[transformer]}.md"), why and why.replace(transformer, "it"))
+        for transformer, why in beside(name).items()
+    )
     file = ", with a file that was made for the model" if reads_file(name) else ""
     return page(
         f"It goes with {len(taken)} of the described transformers{file}: {', '.join(taken)}." if taken else "",
         "Not with:" if refused else "",
-        "\n".join(f"- {', '.join(them)}: {why}" for why, them in refused.items()),
+        refused,
     )
 
 

@@ -17,7 +17,7 @@ from c4d.core.spec import ModelSpec, Stack
 from c4d.describe.methods import settings
 from c4d.describe.models import Family, Fit, attention_kinds, families, fits, short
 from tools.api import markdown
-from tools.site.markdown import code, facts, link, page, table
+from tools.site.markdown import code, facts, link, page, sorted_out, table
 
 
 @cache
@@ -120,16 +120,17 @@ def _stack(stack: Stack) -> tuple[str, ...]:
 
 def _methods(spec: ModelSpec) -> str:
     found = fitting()[spec.transformer]
-    taken = [link(code(fit.method), f"../methods/{fit.method}.md") for fit in found if fit.refused is None]
-    refused = dict[str, list[str]]()
-    for fit in found:
-        if fit.refused is not None:
-            shown = link(code(fit.method), f"../methods/{fit.method}.md")
-            refused.setdefault(fit.refused.replace(spec.transformer, "it"), []).append(shown)
+    taken, refused = sorted_out(
+        (
+            link(code(fit.method), f"../methods/{fit.method}.md"),
+            fit.refused and fit.refused.replace(spec.transformer, "it"),
+        )
+        for fit in found
+    )
     return page(
         f"{len(taken)} of {len(found)}: {', '.join(taken)}." if taken else "",
         "Not:" if refused else "",
-        "\n".join(f"- {', '.join(them)}: {why}" for why, them in refused.items()),
+        refused,
         f"`c4d models {short(spec.transformer)}` prints the same.",
     )
 

@@ -32,8 +32,16 @@ def folder() -> Path:
 
 def named() -> dict[str, Path]:
     """Name -> file; the user's come before those of the package."""
-    shipped = Path(str(files(OWN) / "profiles"))
-    return {path.stem: path for place in (shipped, folder()) for path in sorted(place.glob("*.json"))}
+    return shipped() | _in(folder())
+
+
+def shipped() -> dict[str, Path]:
+    """The same of the package alone."""
+    return _in(Path(str(files(OWN) / "profiles")))
+
+
+def _in(place: Path) -> dict[str, Path]:
+    return {path.stem: path for path in sorted(place.glob("*.json"))}
 
 
 def found(path: str) -> Profile:

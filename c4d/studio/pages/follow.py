@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 import torch
 
@@ -33,7 +34,7 @@ class Following:
 
     def __init__(self, workshop: Workshop) -> None:
         self.workshop = workshop
-        self._jobs: dict[str, Job] = {}
+        self._jobs = WeakValueDictionary[str, Job]()  # of who went away, nothing stays
 
     def begin(self, session: str, act: Callable[[Job], Any]) -> Job:
         """Puts ``act`` into the queue; what the session had there before ends."""

@@ -21,7 +21,7 @@ from c4d.studio import front, show
 from c4d.studio.form import MORE, Form, sections
 from c4d.studio.pages.follow import AT_ONCE, IN_TURN, LONG, Following, words_of
 from c4d.studio.pages.generate import defaults_of
-from c4d.studio.workshop import Workshop
+from c4d.studio.workshop import Job, Workshop
 
 SHOWN = 12  # lines of progress
 MINUTES = 1.0  # of a search, unless somebody says it: a first look
@@ -59,35 +59,43 @@ class TunePage:
         self.go.click(self.tune, inputs, [self.front, self.lines, self.table], **LONG)
         self.halt.click(self.stop, None, None, **AT_ONCE)
         model = self.form.widgets["model"]
-        model.input(self.fitted, model, [self.prompts, *self.form.inputs], **IN_TURN)
+        model.input(self.fitted, [model, self.prompts], [self.prompts, *self.form.inputs], **IN_TURN)
 
     def _skeleton(self, model: str) -> Any:
         return skeleton(model, allow_pickle=self.allow_pickle)
 
-    def fitted(self, model: str) -> list[Any]:
-        """Prompts of a bundled ``model``, and all widgets as its pipeline takes them."""
+    def fitted(self, model: str, prompts: str) -> list[Any]:
+        """Prompts of a bundled ``model`` in the place of those of another one, never of somebody's own; and all widgets
+        as its pipeline takes them."""
         try:
             found = self.form.fitted(self._skeleton(model), defaults_of(model))
         except InputError as error:
             gr.Warning(str(error))
             return [gr.update() for _ in range(len(self.form.inputs) + 1)]
-        return [_prompts(model), *(gr.update(**each) for each in found.values())]
+        replaced = prompts in {"", *map(_prompts, BUNDLED)}
+        return [
+            gr.update(value=_prompts(model)) if replaced else gr.update(),
+            *(gr.update(**x) for x in found.values()),
+        ]
 
     def tune(self, request: gr.Request, prompts: str, again: bool, *held: Any) -> Iterator[Any]:
         """Makes a profile; yields the front, the lines and the table as they grow."""
-        with NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as file:
-            file.write(prompts)
-            file.flush()
-            try:
-                options = self.form.read(held, allow_pickle=self.allow_pickle, overwrite=again, quiet=True)
-            except InputError as error:
-                yield show.problem(error), "", ""
-                return
-            yield from self._followed(replace(options, prompt_file=Path(file.name)), str(request.session_hash))
+        try:
+            options = self.form.read(held, allow_pickle=self.allow_pickle, overwrite=again, quiet=True)
+        except InputError as error:
+            yield show.problem(error), "", ""
+            return
 
-    def _followed(self, options: TuneOptions, session: str) -> Iterator[Any]:
-        out = place_of(options)
-        job, lines, rows = self.following.begin(session, lambda job: self.workshop.tuned(options, job)), list[str](), 0
+        def act(job: Job) -> Path:
+            with NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as file:  # also after the browser was closed
+                file.write(prompts)
+                file.flush()
+                return self.workshop.tuned(replace(options, prompt_file=Path(file.name)), job)
+
+        yield from self._followed(self.following.begin(str(request.session_hash), act), place_of(options))
+
+    def _followed(self, job: Job, out: Path) -> Iterator[Any]:
+        lines, rows = list[str](), 0
         for ahead, news in self.following.turns(job):
             lines += news
             found = [front.row_of(each) for each in Lines(out.with_suffix(WORK) / ROWS).read()]
