@@ -39,9 +39,11 @@ def _cell(method: str, spec: ModelSpec, reasons: dict[str, str]) -> str:
     reason = refusal(method, spec)
     if reason is None:
         return "file" if reads_file(method) else "yes"
-    if not spec.stacks and refusal(method, spec, f"@{OUTPUT}") is None:
-        return "out"
     said = f"{method} {reason.replace(spec.transformer, 'it')}"
+    if not spec.stacks and (there := refusal(method, spec, f"@{OUTPUT}")) != reason:
+        if there is None:
+            return "out"
+        said = f"needs blocks, which are not described (c4d check-model does it), and does not go at the {OUTPUT}"
     return reasons.setdefault(said, ascii_lowercase[len(reasons)])
 
 

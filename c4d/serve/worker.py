@@ -6,13 +6,16 @@ import gc
 import multiprocessing
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
+from tqdm import tqdm
 
 from c4d.pipelines import GenerationError, InputError, OutputError, Request, Step
 
@@ -99,7 +102,7 @@ def work(pipe: Connection, start: Start, device: int) -> None:
 
 def process(pipe: Connection, start: Start, device: int) -> None:
     """:func:`work` in a process of its own."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal, meant for the server, which says what is to end
+    tqdm.set_lock(threading.RLock())  # its own lock is a semaphore of the system, which a process that is killed leaves
     work(pipe, start, device)
 
 
@@ -162,7 +165,13 @@ class Worker:
     def _started(self, pipe: Connection) -> Any:
         context = multiprocessing.get_context("spawn")
         started = context.Process(target=process, args=(pipe, self._start, self.device), daemon=True)
-        started.start()
+        resource_tracker.ensure_running()  # if the process started it, it would let SIGINT through again
+        # A terminal's Ctrl-C is meant for the server, which says what is to end; the process never hears it.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            started.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         pipe.close()  # else nobody would hear that the process is gone
         return started
 

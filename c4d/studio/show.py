@@ -50,8 +50,8 @@ def _strip(told: Step) -> str:
         lines.append(f'<div class="row"><span>{escape(branch)}</span><div class="cells">{cells}</div></div>')
     computed = sum(letters.count("C") for letters in rows.values())
     every = sum(len(letters.replace("|", "")) for letters in rows.values())
-    said = f"step {told.number} of {total}, {computed} of {every} forwards computed"
-    title = f"<b>{escape(told.label.strip() or 'clip')}</b> {said}"
+    work = f"{computed} of {every} forwards computed" if told.timelines else "all computed"  # nobody counts forwards
+    title = f"<b>{escape(told.label.strip() or 'clip')}</b> step {told.number} of {total}, {work}"
     return f'<div class="c4d-steps"><p>{title}</p>{"".join(lines)}</div>'
 
 
@@ -98,7 +98,10 @@ def _headline(record: Mapping[str, Any]) -> str:
 def _player(folder: Path, record: Mapping[str, Any], kinds: Sequence[str]) -> str:
     clip, seconds = record["clip"], record["timing"]["median"]
     names = {"fewer_steps": f"{record['fewer_steps']} plain steps"}
-    captions = {kind: f"{names.get(kind, kind)} · {seconds[kind]:.2f} s" for kind in kinds}
+    captions = {
+        kind: f"{names.get(kind, kind)} · {seconds[kind]:.2f} s{_closeness(record['fidelity'].get(kind))}"
+        for kind in kinds
+    }
     strips = {kind: (folder / f"{kind}.webp", kept_frames(clip["frames"])) for kind in kinds}
     pictures, rung = embedded(strips, BUDGET)
     count = kept_frames(clip["frames"]) if rung is None else min(kept_frames(clip["frames"]), rung.frames)
@@ -122,6 +125,13 @@ def _player(folder: Path, record: Mapping[str, Any], kinds: Sequence[str]) -> st
         f'<label>difference × <input type="range" class="gain" min="1" max="32" value="{GAIN}"></label></div>'
         f'<p class="c4d-soft">{", ".join(note)}</p>{images}</div>'
     )
+
+
+def _closeness(close: Mapping[str, Any] | None) -> str:
+    """To the uncached clip, in a caption; nothing of that clip itself."""
+    if close is None:
+        return ""
+    return " · identical" if close["identical"] else f" · {close['psnr_db']:.1f} dB"
 
 
 def _alone(folder: Path, record: Mapping[str, Any]) -> str:

@@ -142,5 +142,8 @@ def test_the_table_tells_files_and_reasons_for_models_that_are_alike(c4d):
         assert rows["magcache"][column[name]] == "yes" and rows["dpcache"][column[name]] == "file"
     assert column["Flux"] == column["Wan"] != column["DiT"]
     assert rows["magcache"][column["T5FilmDecoder"]] == "out" and rows["profile"][column["T5FilmDecoder"]] == "file"
+    assert len({rows[name][column["T5FilmDecoder"]] for name in ("dbcache", "toca", "speca", "teacache")}) == 1
+    letter = rows["dbcache"][column["T5FilmDecoder"]]
+    assert re.search(rf"^  {letter}  needs blocks, which are not described", text, re.MULTILINE)
     letter = rows["easycache"][column["DiT"]]
     assert re.search(rf"^  {letter}  easycache stores outputs", text, re.MULTILINE)

@@ -145,8 +145,14 @@ def test_a_strangers_module_is_cached_at_its_output():
 
 
 def test_what_needs_its_blocks_names_the_way_out():
-    for method in ("fora:interval=2", "first-block:threshold=0.1", "seacache:threshold=1.0"):
-        with pytest.raises(ValueError, match=r"Strange offers output, for its blocks are not described: use .*@output"):
+    moved, kept = "use .*@output", "describe them .* or take a method that goes at the output"
+    for method, way in (
+        ("fora:interval=2", moved),
+        ("seacache:threshold=1.0+cfg-skip:ratio=0.2", moved),
+        ("first-block:threshold=0.1", kept),
+        ("toca:interval=2", kept),
+    ):
+        with pytest.raises(ValueError, match=f"Strange offers output, for its blocks are not described: {way}"):
             c4d.cached(Strange(), method)
     model = Strange()
     with c4d.cached(model, "seacache:threshold=1.0@output") as session:

@@ -130,8 +130,11 @@ def test_a_server_from_its_start_to_its_end(tmp_path, served):
                 body = {"prompt": PROMPT, "id": id, "steps": steps, "frames": 1}
                 assert (await client.post("/jobs", json=body)).status_code == 202
 
-            await ready(client, "ready")
+            while not services or services[0].workers[0].pid is None:
+                await asyncio.sleep(0.01)
             (worker,) = services[0].workers
+            os.kill(worker.pid, signal.SIGINT)  # Ctrl-C, which is the server's to hear, while it loads
+            await ready(client, "ready")
             first = worker.pid
             await asked("given-up", 90)
             await steps(client, "given-up", lambda: services[0].cancel(services[0].find("given-up")))

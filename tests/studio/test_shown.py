@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
+from PIL import Image
 
 from c4d.core.caching.profiles import named
 from c4d.pipelines import Step, skeleton
@@ -63,6 +64,30 @@ def test_steps_are_drawn_as_they_are_done():
     assert [re.findall(r'class="(\w)"', row) for row in rows] == [list("CrC"), list("Crr")]
 
 
+def test_of_an_uncached_clip_nobody_counted_the_forwards():
+    drawn = show.progress([Step(3, 8, True, "uncached")])
+    assert "step 3 of 8, all computed" in drawn and "forwards" not in drawn
+
+
+def test_every_clip_says_how_close_it_is(tmp_path):
+    for kind in show.ORDER:
+        Image.new("RGB", (4, 4)).save(tmp_path / f"{kind}.webp", lossless=True)
+    record = {
+        "asked": {"model": "wan-tiny"},
+        "clip": {"frames": 1, "fps": 8, "height": 4, "width": 4, "enlarged": 1},
+        "timing": {"median": {"uncached": 2.0, "cached": 1.0, "fewer_steps": 0.9}, "speedup": 2.0},
+        "fidelity": {
+            "cached": {"identical": False, "psnr_db": 41.26},
+            "fewer_steps": {"identical": True, "psnr_db": None},
+        },
+        "fewer_steps": 14,
+        "files": {"video.mp4": {}},
+    }
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", show.result(tmp_path, record))
+    assert captions[:2] == ["uncached · 2.00 s", "cached · 1.00 s · 41.3 dB"]
+    assert captions[3] == "14 plain steps · 0.90 s · identical"
+
+
 def test_blocks_are_without_loss():
     frames = torch.randint(0, 256, (4, 3, 5, 6)) / 255
     made = show.block(2, frames)
@@ -72,7 +97,6 @@ def test_blocks_are_without_loss():
     import io
 
     import numpy as np
-    from PIL import Image
 
     picture = Image.open(io.BytesIO(base64.b64decode(made.uri.partition(",")[2])))
     seen = torch.from_numpy(np.array(picture)).view(5, 4, 6, 3).permute(1, 3, 0, 2) / 255

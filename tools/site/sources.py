@@ -23,7 +23,7 @@ PICTURE = re.compile(
 # What a reader wants -> pages in their order: all of docs/, some that lie elsewhere, and those that are made; further
 # pages stand under some of them (see `children`).
 SECTIONS = {
-    "Start": ("docs/first_hour.md", "docs/choosing.md", "docs/faq.md", "docs/glossary.md"),
+    "Start": ("docs/choosing.md", "docs/faq.md", "docs/glossary.md", "docs/first_hour.md"),
     "Use": (
         "docs/python.md",
         "examples/README.md",
@@ -46,7 +46,7 @@ SECTIONS = {
     ),
     "Models": ("models/index.md", "docs/support.md"),
     "Devices and clusters": ("docs/parallel.md", "docs/clusters.md", "docs/ascend.md"),
-    "Faces": (
+    "Interfaces": (
         "docs/command_line.md",
         "docs/studio.md",
         "docs/serving.md",

@@ -3,6 +3,7 @@ wrongly; a method is one rule for the whole forward, or several for modules."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -260,6 +261,15 @@ def remade(rule: Rule, sites: tuple[str, ...] | None = None, forecast: Forecaste
         residual = rule.residual if isinstance(rule, ForwardRule) else True
         return BlocksRule(*parts, residual=residual, drop_before=drop_before)
     return ModuleRule(*parts, sites, drop_before=drop_before, leading=getattr(rule, "leading", None))
+
+
+def moves(rules: Sequence[Rule], site: str) -> bool:
+    """Whether a method of these rules, but for one of guidance, can be written with ``@site`` behind it."""
+    acting = [rule for rule in rules if not isinstance(rule, GuidanceRule)]
+    try:
+        return len([remade(rule, (site,)) for rule in acting]) == 1
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from c4d.core.caching.rules import BlocksRule, CacheMethod, GuidanceRule, ModuleRule, OutputRule, Rule, TokenRule
+from c4d.core.caching.rules import (
+    BlocksRule,
+    CacheMethod,
+    GuidanceRule,
+    ModuleRule,
+    OutputRule,
+    Rule,
+    TokenRule,
+    moves,
+)
 from c4d.core.caching.selectors import READ, SCORES
 from c4d.core.integration.blocks import BlockStack
 from c4d.core.integration.hooks import CacheContext, ForwardPatch, Hooks, Layer, Listener, named, pass_through
@@ -349,7 +358,9 @@ def check_fit(method: CacheMethod, spec: ModelSpec) -> None:
     """Raises ValueError, naming what the model offers, if the method would hook nothing or measure what it lacks."""
     for rule in method.rules:
         if not isinstance(rule, GuidanceRule) and not set(rule.sites) & set(spec.kinds()):
-            out = f", for its blocks are not described: use {OUTPUT!r} (…@{OUTPUT}), or describe them (spec=)"
+            moved = f"use {OUTPUT!r} (…@{OUTPUT}), or describe them (spec=)"
+            kept = f"describe them (spec=, c4d check-model), or take a method that goes at the {OUTPUT} (c4d methods)"
+            out = f", for its blocks are not described: {moved if moves(method.rules, OUTPUT) else kept}"
             raise ValueError(
                 f"{method.name} caches at {', '.join(rule.sites)}, but {spec.transformer} offers "
                 f"{', '.join(spec.kinds())}{'' if spec.stacks else out}"
