@@ -14,11 +14,9 @@ Closeness to the uncached run of 50 steps, on prompts and noise that nothing was
 `universal` was fitted on the other yardsticks alone. `levels` are plain steps whose noise levels were searched on the
 calibration prompts; `best method` is the closest of the package's other methods among those that cost no more, each
 with the settings that were best on the calibration prompts. BudCache and MeanCache choose their steps on calibration
-prompts (bench/profiles/baselines.py); MeanCache's rows with UniPC are of the mean velocity of the latents, where
-`meancache` now takes that of the outputs (the same with Euler). The peers are cache-dit and diffusers with
-the settings of `c4d compare --peers` and of bench/others.py, tuned and chosen in the same way, their cost as a part of
-the FLOPs. In brackets, with its 95 % interval over paired samples, how much closer the profile is. These are small
-models; no large one has been measured.
+prompts (bench/profiles/baselines.py). The peers are cache-dit and diffusers with the settings of `c4d compare --peers`
+and of bench/others.py, tuned and chosen in the same way, their cost as a part of the FLOPs. In brackets, with its 95 %
+interval over paired samples, how much closer the profile is. These are small models; no large one has been measured.
 """
 BEST = ("method", "peer")  # of which the closest is shown
 TITLES = {"method": "best method", "budcache": "BudCache", "meancache": "MeanCache", "peer": "best peer"}

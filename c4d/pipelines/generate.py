@@ -39,16 +39,21 @@ class Clip:
 
 @contextmanager
 def as_one(pipe: Any, request: Request) -> Iterator[None]:
-    """Whether a pipeline takes several images for one picture its signature does not tell; its error is said so."""
+    """Whether a pipeline takes several images for one picture, and what it makes of an argument without an option, its
+    signature does not tell; its error is said so."""
     try:
         yield
     except (RuntimeError, ValueError, TypeError) as error:
-        if (count := len(request.files().get("image", ()))) < 2 or isinstance(error, torch.OutOfMemoryError):
+        count, named = len(request.files().get("image", ())), [each.name for each in request.named()]
+        if isinstance(error, RuntimeError):  # pipelines check their arguments by the other two
+            named = []
+        if (count < 2 and not named) or isinstance(error, torch.OutOfMemoryError):
             raise
-        said = " ".join(str(error).split())
-        raise InputError(
-            f"{type(pipe).__name__} makes nothing of {count} images ({type(error).__name__}: {said}); give one --image"
-        ) from error
+        said = f"({type(error).__name__}: {' '.join(str(error).split())})"
+        what, way = (
+            (f"{count} images", "give one --image") if count > 1 else (f"--argument {', '.join(named)}", "leave it out")
+        )
+        raise InputError(f"{type(pipe).__name__} makes nothing of {what} {said}; {way}") from error
 
 
 class Step(NamedTuple):

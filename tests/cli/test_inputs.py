@@ -106,6 +106,9 @@ class TestArguments:
             raise RuntimeError("shapes")
         with pytest.raises(RuntimeError, match="shapes"), as_one(Edit(), Request("a cat")):
             raise RuntimeError("shapes")
+        said = r"Edit makes nothing of --argument eta .ValueError: not with this.*leave it out"
+        with pytest.raises(InputError, match=said), as_one(Edit(), Request("a cat", argument=("eta=1",))):
+            raise ValueError("not with this")
 
     def test_names_of_every_pipeline(self, given):
         a = given / "a.png"
