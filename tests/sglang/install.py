@@ -1,0 +1,28 @@
+"""Gets SGLang's own code, in a folder of its own.
+
+``python -m tests.sglang.install`` says where it is, or why it cannot be had here. Its wheel is 39 MB and what it requires
+is of CUDA, so that it is for ``make nightly`` alone, and nothing that it requires comes with it: tests load the few files
+that a plugin meets, and stubs stand for the others (``runtime.py``).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests import apart
+from tests.apart import ROOT
+
+FOLDER = ROOT / ".venv-sglang"
+WHAT = "SGLang's denoising loop"
+WHEELS = ["sglang==0.5.23"]
+
+
+def prepared() -> Path:
+    """The folder in which its package lies, after whatever was missing was made."""
+    site = FOLDER / WHEELS[0].replace("==", "-")
+    with apart.kept_apart(site, WHEELS):
+        return site
+
+
+if __name__ == "__main__":
+    apart.main(WHAT, prepared)
