@@ -1,9 +1,10 @@
 """A method at work in SGLang's denoising loop: a session of c4d around what its transformers return.
 
-SGLang's ``DenoisingStage`` is hooked at three methods. Around ``__init__`` it is said, at the server's start, whether a
-stage can be cached. Around ``_run_denoising_loop`` there is a session. ``_predict_noise`` is the call of a transformer
-for one branch of guidance, and its output is cached. What the session itself hooks is a module of our own that stands
-for that call, so that nothing hangs on SGLang's models, compiled, offloaded or captured in graphs as they may be.
+Around ``build_pipeline``, and ``__init__`` of SGLang's ``DenoisingStage``, it is said at the server's start whether a
+pipeline can be cached. Around ``_run_denoising_loop`` there is a session. ``_predict_noise`` is the call of a
+transformer for one branch of guidance, and its output is cached. What the session itself hooks is a module of our own
+that stands for that call, so that nothing hangs on SGLang's models, compiled, offloaded or captured in graphs as they
+may be.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ logger = logging.getLogger("c4d")
 
 ENGINE = "SGLang"
 WITHOUT = "take it without c4d (no C4D_CACHE)"
+DENOISING = ("monolithic", "denoiser")  # the roles of a server in which it has a stage that denoises
 # From a request to the call of a transformer: what a stage has to leave to SGLang's DenoisingStage.
 WAY = ("forward", "_denoise", "_run_denoising_loop", "_run_denoising_step", "_predict_noise_with_cfg", "_predict_noise")
 
@@ -84,12 +86,19 @@ class Cache:
 
     def __init__(self, text: str) -> None:
         self._method = None if text == AUTO else at_output(text, ENGINE)
+        self._made = False  # a stage that can be cached
         self._loops: dict[Any, Loop] = {}  # stage -> what is under way there
         self.report: Report | None = None
 
-    def hooks(self) -> dict[str, Callable[..., Any]]:
-        """Method of DenoisingStage -> what goes around it: it is called with that method and its arguments."""
-        return {"__init__": self.make, "_run_denoising_loop": self.run, "_predict_noise": self.predict}
+    def build(self, original: Callable[..., Any], server_args: Any) -> Any:
+        """A pipeline is built. Raises RuntimeError for one that denoises without any DenoisingStage."""
+        pipeline = original(server_args)
+        if not self._made and server_args.disagg_role in DENOISING:
+            raise RuntimeError(
+                f"{type(pipeline).__name__} denoises without SGLang's DenoisingStage, which is where c4d caches: "
+                f"{WITHOUT}"
+            )
+        return pipeline
 
     def make(self, original: Callable[..., None], stage: Any, *args: Any, **kwargs: Any) -> None:
         """A stage is made. Raises RuntimeError for one that cannot be cached."""
@@ -97,6 +106,7 @@ class Cache:
         if self._method is not None:
             _refuse_ranks(self._method)
         original(stage, *args, **kwargs)
+        self._made = True
 
     def run(
         self, original: Callable[..., Any], stage: Any, ctx: Any, batch: Any, server_args: Any, **kwargs: Any

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NoReturn
 
 from c4d.core.importing import importing
 
 VARIABLE = "C4D_CACHE"
-STAGE = "sglang.multimodal_gen.runtime.pipelines_core.stages.denoising.DenoisingStage"
+PIPELINES = "sglang.multimodal_gen.runtime.pipelines_core"
+BUILD, STAGE = f"{PIPELINES}.build_pipeline", f"{PIPELINES}.stages.denoising.DenoisingStage"
 
 
 def register() -> None:
     """Hooks a cache with the method that ``C4D_CACHE`` names on SGLang's denoising; unset or empty: does nothing.
 
-    SGLang only logs what a plugin raises, and then serves without it. So a method that cannot be is an error where a
-    denoising stage is made, which ends the server's start.
+    SGLang only logs what a plugin raises, and then serves without it. So a method that cannot be is an error where the
+    pipeline is built, which ends the server's start.
     """
     text = os.environ.get(VARIABLE, "").strip()
     if not text:
@@ -26,11 +28,17 @@ def register() -> None:
     try:
         from c4d.sglang.denoising import Cache  # brings torch, which is not for every process that looks for plugins
 
-        hooks = Cache(text).hooks()
+        cache = Cache(text)
+        hooks: dict[str, Callable[..., Any]] = {
+            BUILD: cache.build,
+            f"{STAGE}.__init__": cache.make,
+            f"{STAGE}._run_denoising_loop": cache.run,
+            f"{STAGE}._predict_noise": cache.predict,
+        }
     except Exception as error:
-        hooks = {"__init__": partial(_refuse, text, error)}
-    for name, hook in hooks.items():
-        HookRegistry.register(f"{STAGE}.{name}", hook, HookType.AROUND)
+        hooks = {BUILD: partial(_refuse, text, error)}
+    for target, hook in hooks.items():
+        HookRegistry.register(target, hook, HookType.AROUND)
 
 
 def _refuse(text: str, error: Exception, *call: Any, **kwargs: Any) -> NoReturn:

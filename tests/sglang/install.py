@@ -1,8 +1,8 @@
 """Gets SGLang's own code, in a folder of its own.
 
-``python -m tests.sglang.install`` says where it is, or why it cannot be had here. Its wheel is 39 MB and what it requires
-is of CUDA, so that it is for ``make nightly`` alone, and nothing that it requires comes with it: tests load the few files
-that a plugin meets, and stubs stand for the others (``runtime.py``).
+``python -m tests.sglang.install`` says where it is, or why it cannot be had here. Its wheel is 39 MB and what it
+requires is of CUDA, so that it is for ``make nightly`` alone, without its requirements: tests load the few files that a
+plugin meets, and stubs stand for the others (``runtime.py``).
 """
 
 from __future__ import annotations

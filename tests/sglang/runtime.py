@@ -14,16 +14,17 @@ import pkgutil
 import sys
 import types
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, ClassVar
 from unittest.mock import MagicMock
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
 ROOM = "sglang.multimodal_gen.runtime"
-PLUGINS, DENOISING = f"{ROOM}.platforms.plugins", f"{ROOM}.pipelines_core.stages.denoising"
+PIPELINES = f"{ROOM}.pipelines_core"
+PLUGINS, DENOISING = f"{ROOM}.platforms.plugins", f"{PIPELINES}.stages.denoising"
 POLICY, SCHEDULERS = f"{ROOM}.distributed.cfg_policy", f"{ROOM}.models.schedulers"
 OWN = (
     "sglang.srt.plugins.hook_registry",
@@ -54,7 +55,7 @@ class HookType(Enum):
 
 def registry():
     class HookRegistry:
-        hooks: list = []  # noqa: RUF012
+        hooks: ClassVar[list] = []
 
         @classmethod
         def register(cls, target, hook, hook_type):
@@ -66,15 +67,17 @@ def registry():
                 assert hook_type is HookType.AROUND
                 owner, _, name = target.rpartition(".")
                 owner = pkgutil.resolve_name(owner)
-                original = getattr(owner, name)
-                wrapped = functools.wraps(original)(functools.partial(_around, hook, original))
-                setattr(owner, name, lambda *args, _wrapped=wrapped, **kwargs: _wrapped(*args, **kwargs))
+                setattr(owner, name, wrapped(getattr(owner, name), hook))
 
     return HookRegistry
 
 
-def _around(hook, original, *args, **kwargs):
-    return hook(original, *args, **kwargs)
+def wrapped(original, hook):
+    @functools.wraps(original)
+    def around(*args, **kwargs):
+        return hook(original, *args, **kwargs)
+
+    return around
 
 
 @dataclass
@@ -102,62 +105,59 @@ class DenoisingContext:
     is_warmup: bool
     cfg_policy: CFGPolicy
     target_dtype: torch.dtype
-    extra: dict[str, Any] = field(default_factory=dict)
-    others: dict[str, Any] = field(default_factory=dict)
 
 
-def stage():
-    class DenoisingStage:
-        def __init__(self, transformer, scheduler, pipeline=None, transformer_2=None, vae=None):
-            self.transformer, self.transformer_2, self.scheduler = transformer, transformer_2, scheduler
-            self._cache_dit_enabled = False
+class _Stage:
+    """What DenoisingStage does of which a plugin knows."""
 
-        def forward(self, batch, server_args):
-            return self._denoise(batch, server_args)
+    def __init__(self, transformer, scheduler, pipeline=None, transformer_2=None, vae=None):
+        self.transformer, self.transformer_2, self.scheduler = transformer, transformer_2, scheduler
+        self._cache_dit_enabled = False
 
-        @torch.no_grad()
-        def _denoise(self, batch, server_args):
-            ctx = self._prepare_denoising_loop(batch, server_args)
-            self._run_denoising_loop(ctx, batch, server_args)
-            self._finalize_denoising_loop(ctx, batch, server_args)
-            return batch
+    def forward(self, batch, server_args):
+        return self._denoise(batch, server_args)
 
-        def _run_denoising_loop(self, ctx, batch, server_args, *, collect_trajectory=True):
-            ctx.scheduler._step_index = ctx.scheduler._begin_index = None
-            ctx.scheduler.set_begin_index(0)
-            for index, t in enumerate(ctx.timesteps):
-                low = ctx.boundary_timestep is not None and int(t) < ctx.boundary_timestep
-                self._run_denoising_step(ctx, (index, t, self.transformer_2 if low else self.transformer), batch, None)
-            return ctx.timesteps.cpu()
+    @torch.no_grad()
+    def _denoise(self, batch, server_args):
+        ctx = self._prepare_denoising_loop(batch, server_args)
+        self._run_denoising_loop(ctx, batch, server_args)
+        self._finalize_denoising_loop(ctx, batch, server_args)
+        return batch
 
-        def _run_denoising_step(self, ctx, step, batch, server_args):
-            _, t, model = step
-            timestep = self.expand_timestep_before_forward(batch, server_args, t, ctx.target_dtype, None, None)
-            noise = self._predict_noise_with_cfg(
-                current_model=model,
-                latent_model_input=ctx.latents.to(ctx.target_dtype),
-                timestep=timestep,
-                batch=batch,
-                target_dtype=ctx.target_dtype,
-                guidance=ctx.guidance,
-                cfg_policy=ctx.cfg_policy,
-            )
-            ctx.latents = ctx.scheduler.step(noise, t, ctx.latents, return_dict=False)[0]
+    def _run_denoising_loop(self, ctx, batch, server_args, *, collect_trajectory=True):
+        ctx.scheduler._step_index = ctx.scheduler._begin_index = None
+        ctx.scheduler.set_begin_index(0)
+        for t in ctx.timesteps:
+            low = ctx.boundary_timestep is not None and int(t) < ctx.boundary_timestep
+            self._run_denoising_step(ctx, (t, self.transformer_2 if low else self.transformer), batch, server_args)
+        return ctx.timesteps.cpu()
 
-        def expand_timestep_before_forward(self, batch, server_args, t, dtype, seq_len, mask):
-            return t.repeat(batch.raw_latent_shape[0])
+    def _run_denoising_step(self, ctx, step, batch, server_args):
+        t, model = step
+        timestep = self.expand_timestep_before_forward(batch, server_args, t, ctx.target_dtype, None, None)
+        noise = self._predict_noise_with_cfg(
+            current_model=model,
+            latent_model_input=ctx.latents.to(ctx.target_dtype),
+            timestep=timestep,
+            batch=batch,
+            target_dtype=ctx.target_dtype,
+            guidance=ctx.guidance,
+            cfg_policy=ctx.cfg_policy,
+        )
+        ctx.latents = ctx.scheduler.step(noise, t, ctx.latents, return_dict=False)[0]
 
-        def _predict_noise_with_cfg(self, batch, cfg_policy, **given):
-            outputs = []
-            for branch in cfg_policy.branches:
-                branch.configure_batch(batch)
-                outputs.append(self._predict_noise(**given, **branch.kwargs))
-            return outputs[0] if len(outputs) == 1 else outputs[1] + batch.guidance_scale * (outputs[0] - outputs[1])
+    def expand_timestep_before_forward(self, batch, server_args, t, dtype, seq_len, mask):
+        return t.repeat(batch.raw_latent_shape[0])
 
-        def _predict_noise(self, current_model, latent_model_input, timestep, target_dtype, guidance, **kwargs):
-            return current_model(hidden_states=latent_model_input, timestep=timestep, **kwargs)
+    def _predict_noise_with_cfg(self, batch, cfg_policy, **given):
+        outputs = []
+        for branch in cfg_policy.branches:
+            branch.configure_batch(batch)
+            outputs.append(self._predict_noise(**given, **branch.kwargs))
+        return outputs[0] if len(outputs) == 1 else outputs[1] + batch.guidance_scale * (outputs[0] - outputs[1])
 
-    return DenoisingStage
+    def _predict_noise(self, current_model, latent_model_input, timestep, target_dtype, guidance, **kwargs):
+        return current_model(hidden_states=latent_model_input, timestep=timestep, **kwargs)
 
 
 def stand_in():
@@ -172,11 +172,14 @@ def stand_in():
                 setattr(sys.modules[".".join(parts[: end - 1])], parts[end - 1], module)
     plugins, denoising = sys.modules[PLUGINS], sys.modules[DENOISING]
     plugins.HookRegistry, plugins.HookType = registry(), HookType
-    denoising.DenoisingStage = stage()
+    denoising.DenoisingStage, sys.modules[PIPELINES].build_pipeline = (
+        type("DenoisingStage", (), dict(vars(_Stage))),
+        builder(),
+    )
     return types.SimpleNamespace(
         own=False,
+        pipelines=sys.modules[PIPELINES],
         plugins=plugins,
-        denoising=denoising,
         Stage=denoising.DenoisingStage,
         Context=DenoisingContext,
         Policy=CFGPolicy,
@@ -191,7 +194,7 @@ def stand_in():
 class _Stub(types.ModuleType):
     """A module of which every name is something that takes any call."""
 
-    __path__: list = []  # noqa: RUF012
+    __path__: ClassVar[list] = []
 
     def __getattr__(self, name):
         if name.startswith("__"):
@@ -217,6 +220,13 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def exec_module(self, module):
         pass
+
+
+class _Names(type):
+    """A class that has every name."""
+
+    def __getattr__(cls, name):
+        return name
 
 
 class _PipelineStage:
@@ -253,28 +263,40 @@ def server_args():
     config.slice_noise_pred = lambda noise, latents: noise
     config.postprocess_cfg_noise = lambda batch, noise, conditional: noise
     off = ("enable_breakable_cuda_graph", "enable_torch_compile", "enable_cfg_parallel", "comfyui_mode")
-    return types.SimpleNamespace(pipeline_config=config, disable_autocast=True, **dict.fromkeys(off, False))
+    settings = {"pipeline_config": config, "disable_autocast": True, "disagg_role": "monolithic"}
+    return types.SimpleNamespace(**settings, **dict.fromkeys(off, False))
+
+
+def builder():
+    """For SGLang's function ``build_pipeline``: what a test puts there is the pipeline.
+
+    A new one each time, for SGLang puts the hooked function into every module that has the original.
+    """
+    return lambda server_args: server_args.make()
 
 
 def of_wheel(site):
     """Has SGLang's own files found, and stubs for all that they import of it besides."""
     sys.meta_path.insert(0, _Finder(site))
     module = importlib.import_module
-    module(f"{ROOM}.pipelines_core.stages.base").PipelineStage = _PipelineStage
+    module(f"{PIPELINES}.stages.base").PipelineStage = _PipelineStage
     platforms = module(f"{ROOM}.platforms")
     platforms.get_selected_platform_dist, platforms.PLATFORM_PLUGINS_GROUP = lambda: None, "sglang.platforms"
     module("sglang.srt.environ").envs.SGLANG_PLUGINS.get = lambda: ""
     denoising, policy, plugins = module(DENOISING), module(POLICY), module(PLUGINS)
     for name in ("precision_autocast_context", "maybe_nvtx_range", "StageProfiler", "set_forward_context"):
         setattr(denoising, name, lambda *_, **__: nullcontext())
+    denoising.AttentionBackendEnum = _Names("AttentionBackendEnum", (), {})
     denoising.envs.SGLANG_CACHE_DIT_ENABLED = False
     denoising.envs.SGLANG_DIFFUSION_CFG_GATE_STEP = 1.0
     for name in ("should_apply_wan_ti2v", "world_group_is_initialized"):
         setattr(denoising, name, lambda *_: False)
+    pipelines = module(PIPELINES)
+    pipelines.build_pipeline = builder()
     return types.SimpleNamespace(
         own=True,
+        pipelines=pipelines,
         plugins=plugins,
-        denoising=denoising,
         Stage=denoising.DenoisingStage,
         Context=denoising.DenoisingContext,
         Policy=policy.CFGPolicy,
