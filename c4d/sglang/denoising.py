@@ -28,7 +28,7 @@ from c4d.models.stand_in import Denoiser, at_output, check_profile, doubt, spec_
 
 logger = logging.getLogger("c4d")
 
-ENGINE = "SGLang"
+ENGINE, VERSION = "SGLang", "0.5.23"
 WITHOUT = "take it without c4d (no C4D_CACHE)"
 DENOISING = ("monolithic", "denoiser")  # the roles of a server in which it has a stage that denoises
 # From a request to the call of a transformer: what a stage has to leave to SGLang's DenoisingStage.
@@ -169,11 +169,16 @@ def _ranks() -> int:
 def _refuse_stage(kind: type) -> None:
     """Raises RuntimeError for a class of stages that denoises in a way of its own."""
     for name in WAY:
-        owner = next(cls for cls in kind.__mro__ if name in vars(cls))
-        if owner.__name__ != "DenoisingStage":
+        owner = next((cls.__name__ for cls in kind.__mro__ if name in vars(cls)), None)
+        if owner is None:
             raise RuntimeError(
-                f"{kind.__name__} has a {owner.__name__}.{name} of its own, so that c4d cannot tell its steps and "
-                f"branches. It caches where SGLang's DenoisingStage denoises; this model, or this kind of request: "
+                f"{kind.__name__} of this SGLang has no {name}, which c4d follows in {VERSION}: take that version, or "
+                f"{WITHOUT}"
+            )
+        if owner != "DenoisingStage":
+            raise RuntimeError(
+                f"{kind.__name__} has a {owner}.{name} of its own, so that c4d cannot tell its steps and branches. It "
+                "caches where SGLang's DenoisingStage denoises; this model, or this kind of request: "
                 f"{WITHOUT}"
             )
 

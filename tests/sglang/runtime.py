@@ -30,7 +30,8 @@ OWN = (
     "sglang.srt.plugins.hook_registry",
     *(PLUGINS, DENOISING, POLICY),
     *(f"{SCHEDULERS}.{name}" for name in ("base", "sigma_schedule", "unipc")),
-    *(f"{SCHEDULERS}.scheduling_{name}" for name in ("flow_match_euler_discrete", "flow_unipc_multistep")),
+    f"{SCHEDULERS}.scheduling_flow_match_euler_discrete",
+    *(f"{SCHEDULERS}.scheduling_{name}_multistep" for name in ("flow_unipc", "dpm_solver")),
 )
 
 
@@ -302,5 +303,6 @@ def of_wheel(site):
         Policy=policy.CFGPolicy,
         Branch=policy.CFGBranch,
         Euler=module(f"{SCHEDULERS}.scheduling_flow_match_euler_discrete").FlowMatchEulerDiscreteScheduler,
+        DPM=module(f"{SCHEDULERS}.scheduling_dpm_solver_multistep").DPMSolverMultistepScheduler,
         UniPC=module(f"{SCHEDULERS}.scheduling_flow_unipc_multistep").FlowUniPCMultistepScheduler,
     )

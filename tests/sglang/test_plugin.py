@@ -282,6 +282,13 @@ def test_a_stage_with_a_way_of_its_own_ends_the_start(runtime, monkeypatch, name
         built(runtime, lambda: kind(Model(), runtime.Euler()))
 
 
+def test_another_sglang_ends_the_start(runtime, monkeypatch):
+    hooked(runtime, monkeypatch, REUSE)
+    monkeypatch.delattr(runtime.Stage, "_denoise")
+    with pytest.raises(RuntimeError, match="Stage of this SGLang has no _denoise, which c4d follows"):
+        Request(runtime)
+
+
 def test_a_pipeline_without_a_denoising_stage_ends_the_start(runtime, monkeypatch):
     hooked(runtime, monkeypatch, REUSE)
     assert built(runtime, dict, role="encoder") == {}
@@ -360,44 +367,50 @@ def _cut(ctx):
 # -- what the stand-in has not
 
 
-@pytest.fixture
-def sglang(runtime):
-    """SGLang's own files alone."""
-    if not runtime.own:
-        pytest.skip("of SGLang's own code alone")
-    return runtime
+of_sglang = pytest.mark.parametrize("runtime", [pytest.param("wheel", marks=pytest.mark.nightly)], indirect=True)
 
 
-def test_sglang_s_gate_of_guidance(sglang, monkeypatch):
+@of_sglang
+def test_sglang_s_gate_of_guidance(runtime, monkeypatch):
     """The branch without condition is left out from half of the steps on; the other one goes on."""
-    hooked(sglang, monkeypatch, REUSE)
-    Request(sglang).run(cfg_gate_step=0.5)
-    assert timelines(sglang) == {"conditional": "CrCrCr", "unconditional": "CrC"}
+    hooked(runtime, monkeypatch, REUSE)
+    Request(runtime).run(cfg_gate_step=0.5)
+    assert timelines(runtime) == {"conditional": "CrCrCr", "unconditional": "CrC"}
 
 
-def test_sglang_s_unipc(sglang, monkeypatch):
-    hooked(sglang, monkeypatch, "profile:universal,computed=10")
-    Request(sglang, scheduler=sglang.UniPC(), steps=20).run()
-    assert cache_of(sglang).report.computed == cache_of(sglang).report.reused == 20
+@of_sglang
+def test_sglang_s_unipc(runtime, monkeypatch):
+    hooked(runtime, monkeypatch, "profile:universal,computed=10")
+    Request(runtime, scheduler=runtime.UniPC(), steps=20).run()
+    assert cache_of(runtime).report.computed == cache_of(runtime).report.reused == 20
 
 
-def test_auto_does_nothing_with_sglang_s_unipc(sglang, monkeypatch, caplog):
-    hooked(sglang, monkeypatch, "auto")
+@of_sglang
+def test_a_scheduler_that_does_not_count_its_steps(runtime, monkeypatch):
+    hooked(runtime, monkeypatch, REUSE)
+    Request(runtime, scheduler=runtime.DPM(use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=1.0)).run()
+    assert timelines(runtime) == {"conditional": "CrCrCr", "unconditional": "CrCrCr"}
+
+
+@of_sglang
+def test_auto_does_nothing_with_sglang_s_unipc(runtime, monkeypatch, caplog):
+    hooked(runtime, monkeypatch, "auto")
     with caplog.at_level(logging.INFO, "c4d"):
-        Request(sglang, scheduler=sglang.UniPC(), steps=20).run()
+        Request(runtime, scheduler=runtime.UniPC(), steps=20).run()
     assert "was not measured with FlowUniPCMultistepScheduler" in caplog.text
 
 
+@of_sglang
 @pytest.mark.parametrize(("text", "ends"), [(REUSE, False), ("nonsense", True)])
-def test_sglang_s_own_loader(sglang, monkeypatch, text, ends):
+def test_sglang_s_own_loader(runtime, monkeypatch, text, ends):
     """What a plugin raises is only logged there, so that a wrong text has to end the start elsewhere."""
     found = EntryPoint("c4d", "c4d.sglang.plugin:register", GROUP)
-    monkeypatch.setattr(sglang.plugins, "entry_points", lambda group: [found] if group == GROUP else [])
+    monkeypatch.setattr(runtime.plugins, "entry_points", lambda group: [found] if group == GROUP else [])
     monkeypatch.setattr(EntryPoint, "dist", None, raising=False)
     monkeypatch.setenv(VARIABLE, text)
-    sglang.plugins.apply_plugin_hooks()
+    runtime.plugins.apply_plugin_hooks()
     if ends:
         with pytest.raises(RuntimeError, match="C4D_CACHE=nonsense"):
-            Request(sglang)
+            Request(runtime)
     else:
-        assert Request(sglang).run() is not None and cache_of(sglang).report.reused == 6
+        assert Request(runtime).run() is not None and cache_of(runtime).report.reused == 6
