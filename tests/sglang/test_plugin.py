@@ -386,18 +386,24 @@ def test_sglang_s_unipc(runtime, monkeypatch):
 
 
 @of_sglang
-def test_a_scheduler_that_does_not_count_its_steps(runtime, monkeypatch):
-    hooked(runtime, monkeypatch, REUSE)
-    Request(runtime, scheduler=runtime.DPM(use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=1.0)).run()
-    assert timelines(runtime) == {"conditional": "CrCrCr", "unconditional": "CrCrCr"}
+@pytest.mark.parametrize("text", ["auto", REUSE])
+def test_a_scheduler_that_does_not_count_its_steps(runtime, monkeypatch, text):
+    hooked(runtime, monkeypatch, text)
+    scheduler = runtime.DPM(use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=1.0)
+    Request(runtime, scheduler=scheduler, steps=20).run()
+    report = cache_of(runtime).report
+    assert report.reused == report.computed == 20
+    noise = [entry["noise"] for entry in report.forwards if entry["branch"] == "unconditional"]
+    assert noise == pytest.approx(scheduler.sigmas[:20].tolist())
 
 
 @of_sglang
 def test_auto_does_nothing_with_sglang_s_unipc(runtime, monkeypatch, caplog):
     hooked(runtime, monkeypatch, "auto")
     with caplog.at_level(logging.INFO, "c4d"):
-        Request(runtime, scheduler=runtime.UniPC(), steps=20).run()
-    assert "was not measured with FlowUniPCMultistepScheduler" in caplog.text
+        request = Request(runtime, scheduler=runtime.UniPC(), steps=20)
+        request.run()
+    assert "was not measured with FlowUniPCMultistepScheduler" in caplog.text and request.model.calls[1.0] == 20
 
 
 @of_sglang
