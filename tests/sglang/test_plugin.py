@@ -202,14 +202,22 @@ def test_warm_ups_are_left_alone(runtime, monkeypatch):
     assert request.model.calls == Counter({1.0: STEPS, -1.0: STEPS}) and cache_of(runtime).report is None
 
 
-def test_two_transformers_remember_for_themselves(runtime, monkeypatch):
-    hooked(runtime, monkeypatch, REUSE)
+@pytest.mark.parametrize(("last", "steps"), [("", "CrCr|CrC"), (",last=1", "CrCC|CrC")])
+def test_two_transformers_remember_for_themselves(runtime, monkeypatch, last, steps):
+    hooked(runtime, monkeypatch, REUSE + last)
     request = Request(runtime, second=Model(0.3), boundary=500.0, steps=7)
-    early = sum(int(t) >= 500 for t in request.context().timesteps)
+    assert sum(int(t) >= 500 for t in request.context().timesteps) == 4
     request.run()
-    assert early == 4 and request.model.calls[1.0] == 2 and request.second.calls[1.0] == 2
-    report = cache_of(runtime).report
-    assert report.transformers == ("Model", "Model") and report.computed == 8 and report.reused == 6
+    assert timelines(runtime) == {"conditional": steps, "unconditional": steps}
+    first, second = (part.count("C") for part in steps.split("|"))
+    assert request.model.calls[1.0] == first and request.second.calls[1.0] == second
+    assert cache_of(runtime).report.transformers == ("Model", "Model")
+
+
+def test_a_profile_of_what_another_kind_of_model_predicts(runtime, monkeypatch):
+    hooked(runtime, monkeypatch, "profile:universal,computed=4")
+    with pytest.raises(ValueError, match="made for models that predict flow, and this one predicts epsilon"):
+        Request(runtime, scheduler=DDIMScheduler()).run()
 
 
 def test_a_timestep_for_each_token(runtime, monkeypatch):
