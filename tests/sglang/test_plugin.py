@@ -216,7 +216,7 @@ def test_two_transformers_remember_for_themselves(runtime, monkeypatch):
 
 
 def test_a_profile_of_what_another_kind_of_model_predicts(runtime, monkeypatch):
-    hooked(runtime, monkeypatch, "profile:universal,computed=4")
+    hooked(runtime, monkeypatch, "profile:universal,computed=10")
     with pytest.raises(ValueError, match="made for models that predict flow, and this one predicts epsilon"):
         Request(runtime, scheduler=DDIMScheduler()).run()
 
