@@ -67,6 +67,7 @@ nightly: .venv/installed lint
 	$(RUN) -m tests.ascend.install
 	$(RUN) -m tests.xfuser.install
 	$(RUN) -m tests.comfyui.install
+	$(RUN) -m tests.sglang.install
 	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m ""
 	$(MAKE) test-int8
 	$(MAKE) test-studio

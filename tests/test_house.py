@@ -24,6 +24,7 @@ ANYWHERE = {
     "bundled": {"torch", "safetensors", "PIL", "c4d.metrics"},
     "inspection": {"torch", "c4d.api", "c4d.core", "c4d.backends", "c4d.models"},
     "comfyui": {"torch", "c4d.core", "c4d.backends", "c4d.models"},  # in ComfyUI's environment, without diffusers
+    "sglang": {"torch", "c4d.core", "c4d.backends", "c4d.models"},  # in SGLang's, with an older diffusers
 }
 # The same for imports inside functions, which only run when asked for.
 INSIDE = {
@@ -36,6 +37,7 @@ INSIDE = {
     "bundled": {"matplotlib"},
     "inspection": {"matplotlib", "numpy"},
     "comfyui": {"comfy"},
+    "sglang": {"sglang"},
 }
 # What the files of a backend's own folder import, all but its ``__init__``, which imports them when they are asked for.
 VENDOR = {"cuda": {"triton"}}

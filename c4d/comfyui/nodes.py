@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from c4d.comfyui.sampling import Cache, of_outputs
+from c4d.comfyui.sampling import Cache
 from c4d.core.caching.profiles import QUALITIES, named
 from c4d.core.runtime.choice import AUTO
+from c4d.models.stand_in import of_outputs
 
 CACHE = "C4D_CACHE"  # the type of what goes from a cache to its report
 DEFAULT = "taylorseer-lite:interval=3,last=1"

@@ -10,41 +10,29 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
 
 from c4d.backends import select
 from c4d.comfyui.steps import SamplerSteps, prediction_of
-from c4d.core.caching.profile import Calibrated
 from c4d.core.caching.rules import CacheMethod
 from c4d.core.importing import importing
-from c4d.core.integration.attach import check_fit
-from c4d.core.methods import METHODS
 from c4d.core.runtime.choice import ALL, AUTO, BETTER
 from c4d.core.runtime.report import Report
 from c4d.core.runtime.session import Session
-from c4d.core.text.grammar import MethodError, parse
-from c4d.core.types import OUTPUT
-from c4d.models import spec_for
+from c4d.core.text.grammar import parse
+from c4d.models.stand_in import Denoiser, at_output, check_profile, doubt, spec_named
 
 logger = logging.getLogger("c4d")
 
 KEY = "c4d"
+ENGINE = "ComfyUI"
 OTHERS = "easycache"  # what the EasyCache and LazyCache of ComfyUI put into a run's options
 MEASURED = ("sample_euler",)  # the sampler of ComfyUI that is one under which the universal profile was measured
 ROLES = ("cond", "uncond")  # of a condition, by its number in ``cond_or_uncond``
-
-
-class Denoiser(nn.Module):
-    """Stands for ComfyUI's diffusion model in a session: ``call`` is its forward, ``x`` are the latents, or several."""
-
-    def forward(self, x: Any, timestep: float, call: Callable[[], Any]) -> Any:
-        return call()
 
 
 class Sampling:
@@ -52,8 +40,7 @@ class Sampling:
 
     def __init__(self, method: CacheMethod, steps: SamplerSteps, model: str) -> None:
         self._steps, self._denoiser = steps, Denoiser()
-        spec = replace(spec_for(self._denoiser), transformer=model)
-        self.session = Session([(self._denoiser, spec)], method, clock=steps, backend=select("auto"))
+        self.session = Session([(self._denoiser, spec_named(model))], method, clock=steps, backend=select("auto"))
         self._labels: dict[Any, str] = {}
         self._often: Counter[str] = Counter()  # labels that begin with the same roles
         self._calls: Counter[Any] = Counter()  # of the evaluation under way
@@ -122,7 +109,7 @@ class Cache:
 
     def __init__(self, text: str, quality: str = "balanced") -> None:
         self._quality = quality
-        self._method = None if text.strip() == AUTO else at_output(text)
+        self._method = None if text.strip() == AUTO else at_output(text, ENGINE)
         self.report: Report | None = None
 
     def hung_on(self, model: Any) -> Any:
@@ -152,7 +139,7 @@ class Cache:
         guider = executor.class_obj
         prediction = prediction_of(guider.model_patcher.get_model_object("model_sampling"))
         method, why = self._of_run(prediction, sampler)
-        _check_profile(method, prediction)
+        check_profile(method, prediction)
         steps = SamplerSteps(sigmas.tolist(), prediction)
         sampling = Sampling(method, steps, type(guider.model_patcher.model).__name__)
         sampling.session.chosen = why
@@ -170,65 +157,13 @@ class Cache:
     def _of_run(self, prediction: str | None, sampler: Any) -> tuple[CacheMethod, str | None]:
         """The method, and why it is that one if nobody said which."""
         if self._method is not None:
-            made_for = _made_for(self._method)
-            doubt = f"made for a {made_for} of diffusers; that this is that model, ComfyUI does not tell"
-            return self._method, doubt if made_for else None
+            return self._method, doubt(self._method, ENGINE)
         name = getattr(getattr(sampler, "sampler_function", None), "__name__", type(sampler).__name__)
         if prediction != "flow" or name not in MEASURED:
             with_what = f"{name.removeprefix('sample_')} on a model that predicts {prediction or 'something else'}"
             return parse(ALL), f"no cache: the universal profile was not measured with {with_what}; {BETTER}"
         why = f"the universal profile, made on other, small models; {BETTER}"
         return parse(f"profile:universal,quality={self._quality}"), why
-
-
-def at_output(text: str) -> CacheMethod:
-    """The method that ``text`` describes, for what a model of ComfyUI returns; samples of a batch decide alike."""
-    method = parse(text)
-    if method.sites != (OUTPUT,):
-        raise MethodError(
-            f"{method.name} caches at {', '.join(method.sites)}; in ComfyUI c4d caches what a model returns, and "
-            f"nothing inside: {', '.join(of_outputs())}, and others with @{OUTPUT} behind them"
-        )
-    check_fit(method, replace(spec_for(Denoiser()), transformer="a model of ComfyUI"))
-    made_for = _made_for(method)
-    if made_for and not isinstance(method.rules[0].forecast, Calibrated):
-        raise MethodError(f"{method.name} was calibrated on the blocks of a {made_for}, not on what a model returns")
-    if not method.signals:
-        return method
-    if method.batch == "each":
-        raise MethodError(
-            f"{method.name}: patches of ComfyUI belong to a whole batch, so that none of its samples can be computed "
-            "alone: use batch=worst (the default here), or batch=mean"
-        )
-    return method if method.batch else method.batched("worst")
-
-
-def _made_for(method: CacheMethod) -> str | None:
-    """The class of the transformer that ``method`` was measured on, if it was on one."""
-    made_for = method.rules[0].policy.calibrated_for
-    return None if made_for is None else str(made_for["transformer"])
-
-
-def of_outputs() -> list[str]:
-    """The names of the methods that cache a model's output unless they are told otherwise."""
-
-    def so(example: str) -> bool:
-        try:
-            return parse(example).sites == (OUTPUT,)
-        except MethodError:  # one that leaves open which signal it measures
-            return False
-
-    return [name for name, method in METHODS.items() if so(method.example)]
-
-
-def _check_profile(method: CacheMethod, prediction: str | None) -> None:
-    """Raises ValueError for a profile of what another kind of model predicts."""
-    for rule in method.rules:
-        if isinstance(rule.forecast, Calibrated) and rule.forecast.coordinate.name != prediction:
-            raise ValueError(
-                f"{method.name} was made for models that predict {rule.forecast.coordinate.name}, and this one "
-                f"predicts {prediction or 'what c4d does not know'}: take a profile of this model, or taylorseer-lite"
-            )
 
 
 def _refuse_others(options: Mapping[str, Any]) -> None:

@@ -14,10 +14,11 @@ import pytest
 import torch
 
 from c4d.comfyui.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS, CacheNode, ProfileNode
-from c4d.comfyui.sampling import Cache, Sampling, at_output
+from c4d.comfyui.sampling import ENGINE, Cache, Sampling
 from c4d.comfyui.steps import SamplerSteps, level_of, prediction_of
 from c4d.core.importing import CannotImportError
 from c4d.core.runtime.steps import RunError
+from c4d.models.stand_in import at_output
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "integrations" / "comfyui"
@@ -100,7 +101,7 @@ def test_what_a_model_predicts():
 def run(method, calls, latents=lambda k: torch.zeros(1, 4, 4, 4)):
     """What a run on ``SIGMAS`` returned and computed, by step; ``calls(step)`` are (options, what a forward gives)."""
     steps, returned, computed = SamplerSteps(SIGMAS, "flow"), [], []
-    sampling = Sampling(at_output(method), steps, "Theirs")
+    sampling = Sampling(at_output(method, ENGINE), steps, "Theirs")
     with sampling.session:
         for k, sigma in enumerate(SIGMAS[:-1]):
             returned.append([])
@@ -191,7 +192,7 @@ def test_several_streams_are_latents_of_one_forward(method, batch):
 
 def test_a_forward_that_nobody_evaluates_is_refused():
     steps = SamplerSteps(SIGMAS, "flow")
-    sampling = Sampling(at_output(REUSE), steps, "Theirs")
+    sampling = Sampling(at_output(REUSE, ENGINE), steps, "Theirs")
     options = {"cond_or_uncond": [0], "uuids": ["a"]}
     with pytest.warns(RuntimeWarning), sampling.session:
         with pytest.raises(RuntimeError, match="belongs to no evaluation"):

@@ -52,6 +52,7 @@ SECTIONS = {
         "docs/serving.md",
         "docs/comfyui.md",
         "integrations/comfyui/README.md",
+        "docs/sglang.md",
     ),
     "Measurements": ("docs/measurements/README.md", "bench/accelerator/README.md", "docs/pictures/README.md"),
     "Extend": (
