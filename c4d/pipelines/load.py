@@ -80,7 +80,8 @@ def load_pipeline(
     files.check(model, local=local)
     base = base_pipeline()
     safe = None if allow_pickle else True  # what diffusers calls both
-    with quiet(bars=progress and model not in BUNDLED), _as_input_errors(f"model {model!r} cannot be loaded"):
+    theirs = model not in BUNDLED
+    with quiet(bars=progress and theirs, remarks=theirs), _as_input_errors(f"model {model!r} cannot be loaded"):
         if not local:
             kind = "with its weights" if allow_pickle else "with weights in safetensors (pickles need --allow-pickle)"
             with _as_input_errors(f"model {model!r} cannot be downloaded {kind}"):

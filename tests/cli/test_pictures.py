@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 
 import pytest
 import torch
@@ -47,6 +48,16 @@ def test_a_picture(c4d, generate, tmp_path, name, attention):
     assert record["session"]["timelines"] == dict.fromkeys(BRANCHES[name], "CrCrCr")
     assert record["fidelity"]["cached"]["psnr_db"] > 20
     assert record["attention"][0].endswith("the model's own" if attention == "own" else "through sdpa")
+
+
+def test_a_letter_without_a_remark_of_the_libraries(c4d, tmp_path, monkeypatch):
+    """Of a bundled model, whose files are as they are meant to be."""
+    said, listener = [], logging.Handler()
+    listener.emit = said.append
+    monkeypatch.setattr(logging.getLogger("diffusers"), "handlers", [listener])
+    words = ["generate", "--model", "glyph-dit", "--prompt", "A", "--steps", "2", "--cache", "none", "--quiet"]
+    assert c4d(*words, "--out", tmp_path / "out").code == 0 and said == []
+    assert (tmp_path / "out/image.png").exists()
 
 
 def test_what_does_not_fit_is_told(fails, generate, caplog):
