@@ -14,14 +14,19 @@ DEFAULT = "taylorseer-lite:interval=3,last=1"
 BY_QUALITY = 0
 
 
-class CacheNode:
-    """A model that is sampled with a method, by its text."""
+class CachingNode:
+    """What gives a model with a cache, and that cache: what ComfyUI is to know of such nodes."""
 
     CATEGORY = "c4d"
-    DESCRIPTION = "On most steps of a sampling the model is skipped, and its output is made of those of earlier steps."
     FUNCTION = "hung_on"
     RETURN_TYPES = ("MODEL", CACHE)
     RETURN_NAMES = ("model", "cache")
+
+
+class CacheNode(CachingNode):
+    """A model that is sampled with a method, by its text."""
+
+    DESCRIPTION = "On most steps of a sampling the model is skipped, and its output is made of those of earlier steps."
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -43,14 +48,10 @@ class CacheNode:
         return cache.hung_on(model), cache
 
 
-class ProfileNode:
+class ProfileNode(CachingNode):
     """The same with a profile, of those that are found."""
 
-    CATEGORY = "c4d"
     DESCRIPTION = "A profile says which steps are computed, and how the outputs between are made; c4d tune makes one."
-    FUNCTION = "hung_on"
-    RETURN_TYPES = ("MODEL", CACHE)
-    RETURN_NAMES = ("model", "cache")
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:

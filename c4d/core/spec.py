@@ -223,12 +223,12 @@ class ModelSpec:
     ``[B, *sides, D]`` there, or behind the text. ``long_skips``: later blocks read what earlier ones returned, beside
     the stream (Hunyuan-DiT), so that no forward can begin in the middle of them. ``left_out``: places in the chain of
     blocks that some calls pass by (Wan Animate 2's of the unconditional branch), so that nothing is measured or put in
-    there. ``channels`` is the side of the
-    latents that counts channels, if it is not the first behind the batch. ``conditional``: where pipelines put both
-    branches of guidance into one batch, which half of the rows is the conditional one, ``"first"`` or ``"last"``; None:
-    they do not, or nobody says it. ``batch_first``: what comes to the blocks has a row for each of the batch.
-    ``whole_batch(transformer)``: blocks get something that has a batch, but no row for each sample, so that they cannot
-    run on some of the samples. ``shared``: arguments of the forward without a batch, however many rows they have.
+    there. ``channels`` is the side of the latents that counts channels, if it is not the first behind the batch.
+    ``conditional``: where pipelines put both branches of guidance into one batch, which half of the rows is the
+    conditional one, ``"first"`` or ``"last"``; None: they do not, or nobody says it. ``batch_first``: what comes to the
+    blocks has a row for each of the batch. ``whole_batch(transformer)``: blocks get something that has a batch, but no
+    row for each sample, so that they cannot run on some of the samples. ``shared``: arguments of the forward without a
+    batch, however many rows they have.
     ``causal`` describes a video model that :func:`c4d.rollout` can drive. Without ``stacks`` (and then without
     ``exit``) its output alone can be cached.
     """

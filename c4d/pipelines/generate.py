@@ -44,16 +44,17 @@ def as_one(pipe: Any, request: Request) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError, TypeError) as error:
-        count, named = len(request.files().get("image", ())), [each.name for each in request.named()]
-        if isinstance(error, RuntimeError):  # pipelines check their arguments by the other two
-            named = []
-        if (count < 2 and not named) or isinstance(error, torch.OutOfMemoryError):
+        count, named = len(request.files().get("image", ())), ", ".join(each.name for each in request.named())
+        if isinstance(error, torch.OutOfMemoryError):
             raise
-        said = f"({type(error).__name__}: {' '.join(str(error).split())})"
-        what, way = (
-            (f"{count} images", "give one --image") if count > 1 else (f"--argument {', '.join(named)}", "leave it out")
-        )
-        raise InputError(f"{type(pipe).__name__} makes nothing of {what} {said}; {way}") from error
+        if count > 1:
+            what, way = f"{count} images", "give one --image"
+        elif named and not isinstance(error, RuntimeError):  # pipelines check their arguments by the other two
+            what, way = f"--argument {named}", "leave it out"
+        else:
+            raise
+        said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise InputError(f"{type(pipe).__name__} makes nothing of {what} ({said}); {way}") from error
 
 
 class Step(NamedTuple):

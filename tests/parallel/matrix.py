@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import faulthandler
 import functools
-import itertools
 import json
 import os
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -124,13 +124,22 @@ def main(folder: str, *words: str) -> int:
     for name in (*SPECS, "WanPipeline"):  # imported when asked for: here, not in each rank
         getattr(diffusers, name)
     failed = 0
-    for number, (is_plus, part) in enumerate(itertools.groupby(words, "+".__eq__)):
-        if not is_plus:
-            world, *names = part
-            place = Path(folder) / str(number // 2)
-            place.mkdir()
-            failed |= ranks(int(world), functools.partial(run, str(place), tuple(names)))
+    for number, (world, *names) in enumerate(launches(words)):
+        place = Path(folder) / str(number)
+        place.mkdir()
+        failed |= ranks(int(world), functools.partial(run, str(place), tuple(names)))
     return failed
+
+
+def launches(words: Sequence[str]) -> list[list[str]]:
+    """The words between those that are a plus."""
+    found: list[list[str]] = [[]]
+    for word in words:
+        if word == "+":
+            found.append([])
+        else:
+            found[-1].append(word)
+    return found
 
 
 if __name__ == "__main__":
