@@ -89,7 +89,7 @@ def written() -> list[str]:
 
 def children(pages: Sequence[str]) -> dict[str, list[str]]:
     """Page -> those that stand under it in the navigation."""
-    named = sorted((family for family in families()), key=lambda family: models.title(family).lower())
+    named = sorted(families(), key=lambda family: models.title(family).lower())
     return {
         "methods/index.md": [f"methods/{name}.md" for name in METHODS],
         "models/index.md": [f"models/{family.name}.md" for family in named],

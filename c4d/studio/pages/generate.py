@@ -11,6 +11,7 @@ import gradio as gr
 from c4d.bundled.models import BUNDLED, Defaults
 from c4d.cli.options import Options
 from c4d.pipelines import InputError, Step, skeleton
+from c4d.pipelines.request import FILMS, PICTURES
 from c4d.pipelines.results import load
 from c4d.studio import show
 from c4d.studio.form import MORE, Form, sections
@@ -19,7 +20,6 @@ from c4d.studio.offers import NONE, TEXT, Offer, offers
 from c4d.studio.pages.follow import AT_ONCE, IN_TURN, LONG, Following, words_of
 from c4d.studio.workshop import Workshop
 
-GIVEN = ("image", "last_image", "video", "mask", "control")  # beside a prompt, to a pipeline that takes them
 HERE = "Here the clip appears, with <i>compare</i> beside the uncached one."
 DB = (
     "steps: those that are computed; dB: closeness to the uncached clip (PSNR), the mean and the worst of several "
@@ -44,7 +44,7 @@ class GeneratePage:
                 self.form.add("model", **about)
                 self.form.add("prompt", **prompts)
                 with gr.Row():
-                    self.form.add(*GIVEN, min_width=200)
+                    self.form.add(*PICTURES, *FILMS, min_width=200)
                 self.speed = gr.Radio(
                     _choices(first), value=first[1].value, label="speed", info=DB, elem_classes="c4d-offers"
                 )
