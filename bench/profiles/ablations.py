@@ -93,7 +93,7 @@ def variants() -> Iterator[Variant]:
     yield "target: what the model returned in the uncached run", open_loop
     yield "without the latents", without_latents
     for ridge in (1e-1, 1e-2, 1e-4):
-        yield f"ridge {ridge:g}", lambda fit, computed, ridge=ridge: fitted(fit.with_ridge(ridge), computed)
+        yield f"ridge {ridge:g}", lambda fit, computed, ridge=ridge: fitted(fit.but(ridge=ridge), computed)
     for count in (1, 2, 4, 8, 16):
         yield f"taught by {count} of the samples", taught_by(count)
 

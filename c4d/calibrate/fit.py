@@ -4,6 +4,8 @@ At a step that is not computed the target is not what the model would have retur
 sampler back onto the uncached samples: the step is affine in it, and so can be inverted. A robust ridge regression
 towards a damped slope over all prompts gives the weights, which are used at once; then comes the next step. So a fit
 costs as many forwards as a cached run of the prompts.
+
+What a computed step hands on is corrected in the same way: its output tells how wrong the forecasts before it were.
 """
 
 from __future__ import annotations
@@ -20,7 +22,17 @@ from c4d.calibrate.errors import CalibrationError
 from c4d.calibrate.lockstep import Arrival, Lockstep, Samplings
 from c4d.calibrate.reference import Reference, Track, as_given, kept
 from c4d.calibrate.sampler import affine
-from c4d.core.caching.solver import FEATURES, HALF_SLOPE, Plan, coefficients_of, weights_of
+from c4d.core.caching.solver import (
+    AHEAD,
+    FEATURES,
+    HALF_SLOPE,
+    NO_CORRECTION,
+    Plan,
+    coefficients_of,
+    corrected_weights,
+    correction_of,
+    weights_of,
+)
 
 RIDGE = 0.01  # of the mean square of the regressors
 FAR, TINY = 10.0, 1e-30
@@ -53,7 +65,10 @@ class Normal(NamedTuple):
 
 @dataclass(frozen=True)
 class Asked:
-    """A step that is not computed, and the computed ones that it is made of; ``normal`` where weights are fitted."""
+    """A step whose output is made of those of ``anchors``, computed ones, of which it may be the last itself.
+
+    ``normal`` where weights are fitted.
+    """
 
     index: int
     anchors: Sequence[Anchor]
@@ -65,16 +80,29 @@ Agreed = Callable[[Sequence[float]], "list[float]"]  # numbers that decide, as t
 
 
 class Fit:
-    """Fits and replays on the samplings of a reference."""
+    """Fits and replays on the samplings of a reference.
+
+    ``corrects_from``: the part of the run from which on computed steps are corrected, 1.0 for none.
+    """
 
     def __init__(
-        self, samplings: Samplings, reference: Reference, *, ridge: float = RIDGE, agreed: Agreed = list
+        self,
+        samplings: Samplings,
+        reference: Reference,
+        *,
+        ridge: float = RIDGE,
+        corrects_from: float = 0.0,
+        agreed: Agreed = list,
     ) -> None:
-        self.samplings, self.reference, self.ridge, self.agreed = samplings, reference, ridge, agreed
+        self.samplings, self.reference, self.agreed = samplings, reference, agreed
+        self.ridge, self.corrects_from = ridge, corrects_from
         self.count = sum(len(x) for x in reference.track.samples[0])
 
-    def with_ridge(self, ridge: float) -> Fit:
-        return Fit(self.samplings, self.reference, ridge=ridge, agreed=self.agreed)
+    def but(self, *, ridge: float | None = None, corrects_from: float | None = None) -> Fit:
+        """The same with another ridge, or other steps that are corrected."""
+        ridge = self.ridge if ridge is None else ridge
+        since = self.corrects_from if corrects_from is None else corrects_from
+        return Fit(self.samplings, self.reference, ridge=ridge, corrects_from=since, agreed=self.agreed)
 
     def follow(
         self,
@@ -112,7 +140,7 @@ class Fit:
         fitted: bool = True,
         watch: Callable[[int, Track], None] | None = None,
     ) -> Generator[Asked, list[float], Track]:
-        """:meth:`follow`, where the caller gives the weights of each step that is not computed; returns the track."""
+        """:meth:`follow`, where the caller gives the weights of each output that is made; returns the track."""
         reference = self.reference
         if missing := sorted(reference.forced - computed):
             raise CalibrationError(f"step {missing[0]} is the first of a transformer, and has to be computed")
@@ -120,46 +148,53 @@ class Fit:
         same = shared(before.computed, computed, reference.steps)
         track = Track(computed, before.outputs[:same], before.samples[:same], before.inputs[:same])
         track.weights = {i: w for i, w in before.weights.items() if i < same}
+        track.raw = {i: x for i, x in before.raw.items() if i < same}
         if same == reference.steps:
             track.samples.append(before.samples[-1])
             return track
+        others = frozenset(range(reference.steps)) - computed
+        begun = max(min(others), self.corrects_from * reference.steps if fitted else 0.0)
         anchors: list[Anchor] = []
         after: list[Tensor] = []
-        skipped = frozenset(range(reference.steps)) - computed | frozenset(range(same))
-        with Lockstep(self.samplings, skipped) as passing:
-            for i in range(reference.steps):
+        with Lockstep(self.samplings, others | frozenset(range(same))) as passing:
+            for i in range(same):
+                passing.arrive()
+                if i in computed:
+                    raw = before.raw.get(i, before.outputs[i])
+                    anchors = self._anchored(anchors, Anchor(i, raw, track.inputs[i]))
+                after = passing.answer(track.outputs[i])
+            for i in range(same, reference.steps):
                 arrivals = passing.arrive()
                 assert arrivals is not None
-                if i < same:
-                    outputs = before.outputs[i]
-                else:
-                    own = [kept(a.sample) for a in arrivals]
-                    track.samples.append(own)
-                    track.inputs.append([as_given(passing, k, a, own[k]) for k, a in enumerate(arrivals)])
-                    if i in computed:
-                        outputs = [kept(a.output) for a in arrivals if a.output is not None]
-                    else:
-                        made = self._made(anchors, track.inputs[i])
-                        targets = self._targets(i, passing, arrivals, anchors) if fitted else None
-                        normal = None if targets is None else self._normal(made, targets, rows)
-                        track.weights[i] = yield Asked(i, anchors, normal)
-                        outputs = [combined(track.weights[i], parts) for parts in made]
-                    track.outputs.append(outputs)
+                own = [kept(a.sample) for a in arrivals]
+                track.samples.append(own)
+                track.inputs.append([as_given(passing, k, a, own[k]) for k, a in enumerate(arrivals)])
+                past = anchors[-AHEAD:]
                 if i in computed:
-                    anchors = self._anchored(anchors, Anchor(i, outputs, track.inputs[i]))
+                    outputs = track.raw[i] = [kept(a.output) for a in arrivals if a.output is not None]
+                    past = anchors = self._anchored(anchors, Anchor(i, outputs, track.inputs[i]))
+                if i not in computed or (i >= begun and len(anchors) > 1):
+                    made = self._made(i, past, track.inputs[i])
+                    normal = self._normal(made, self._targets(i, passing, arrivals, past), rows) if fitted else None
+                    track.weights[i] = yield Asked(i, past, normal)
+                    outputs = [combined(track.weights[i], parts) for parts in made]
+                track.outputs.append(outputs)
                 after = passing.answer(outputs)
-                if watch is not None and i >= same:
+                if watch is not None:
                     watch(i, track)
         track.samples.append([kept(x) for x in after])
         return track
 
     def plan(self, track: Track) -> Plan:
         """The track's schedule and weights, as levels and coefficients."""
-        levels, between = self.reference.levels, []
+        levels, coordinate, between, corrected = self.reference.levels, self.reference.coordinate, [], []
         for i, w in sorted(track.weights.items()):
             past = [levels[k] for k in self._anchors(track.computed, i)]
-            between.append((levels[i], coefficients_of(w, past, levels[i], self.reference.coordinate)))
-        return Plan(tuple(levels[i] for i in sorted(track.computed)), tuple(between))
+            if i in track.computed:
+                corrected.append((levels[i], correction_of(w, past, self._after(i), coordinate)))
+            else:
+                between.append((levels[i], coefficients_of(w, past[-AHEAD:], levels[i], coordinate)))
+        return Plan(tuple(levels[i] for i in sorted(track.computed)), tuple(between), tuple(corrected))
 
     def of_plan(self, plan: Plan) -> Weights:
         """Its weights on these steps."""
@@ -167,7 +202,10 @@ class Fit:
 
         def weights(i: int, anchors: Sequence[Anchor]) -> list[float]:
             past = [levels[anchor.index] for anchor in anchors]
-            return weights_of(plan.coefficients(past[-1], levels[i]), past, levels[i], coordinate)
+            if anchors[-1].index < i:
+                return weights_of(plan.coefficients(past[-1], levels[i]), past, levels[i], coordinate)
+            correction = plan.correction(levels[i]) or NO_CORRECTION
+            return corrected_weights(correction, past, self._after(i), coordinate)
 
         return weights
 
@@ -178,7 +216,11 @@ class Fit:
 
     def _anchors(self, computed: frozenset[int], step: int) -> list[int]:
         experts = self.reference.experts
-        return [k for k in sorted(computed) if k < step and experts[k] == experts[step]][-FEATURES:]
+        return [k for k in sorted(computed) if k <= step and experts[k] == experts[step]][-FEATURES:]
+
+    def _after(self, step: int) -> float:
+        """The noise level of the next one."""
+        return [*self.reference.levels, 0.0][step + 1]
 
     def _anchored(self, anchors: Sequence[Anchor], new: Anchor) -> list[Anchor]:
         """The last computed steps, of one transformer."""
@@ -200,9 +242,10 @@ class Fit:
             targets.append(last + change * min(1.0, float(FAR * last.norm() / change.norm().clamp_min(TINY))))
         return targets
 
-    def _made(self, anchors: Sequence[Anchor], latents: Sequence[Tensor]) -> list[list[Tensor]]:
+    def _made(self, i: int, anchors: Sequence[Anchor], latents: Sequence[Tensor]) -> list[list[Tensor]]:
         """Of each sampling, what its output is made of."""
-        return [[*(anchor.outputs[k] for anchor in anchors), x, anchors[-1].latents[k]] for k, x in enumerate(latents)]
+        last = [anchor for anchor in anchors if anchor.index < i][-1]
+        return [[*(anchor.outputs[k] for anchor in anchors), x, last.latents[k]] for k, x in enumerate(latents)]
 
     def _normal(
         self, made: Sequence[Sequence[Tensor]], targets: Sequence[Tensor], rows: Sequence[int] | None
@@ -217,14 +260,16 @@ class Fit:
         return Normal(*(torch.stack(each) for each in zip(*found, strict=True)))
 
     def prior(self, asked: Asked) -> Tensor:
-        """A half slope, as weights [K] fp64."""
+        """A half slope, or of a computed step its own output, as weights [K] fp64."""
         levels = self.reference.levels
         past = [levels[anchor.index] for anchor in asked.anchors]
+        if asked.anchors[-1].index == asked.index:
+            return torch.tensor([0.0] * (len(past) - 1) + [1.0, 0.0, 0.0], dtype=torch.float64)
         made = weights_of(HALF_SLOPE, past, levels[asked.index], self.reference.coordinate)
         return torch.tensor(made, dtype=torch.float64)
 
     def _solve(self, asked: Asked) -> list[float]:
-        """Weights of least error, drawn towards a half slope."""
+        """Weights of least error, drawn towards those of :meth:`prior`."""
         assert asked.normal is not None
         prior = self.prior(asked)
         free = len(prior) if self.reference.latents else len(prior) - 2

@@ -49,7 +49,8 @@ def fit_jointly(settings: Sequence[Setting], computed: frozenset[int], trust: Co
         other = setting.fit.reference
         if other.steps != first.steps or other.coordinate is not first.coordinate:
             raise CalibrationError(f"{setting.name} and {settings[0].name} differ in their steps or what they predict")
-    return mean_plan([setting.fit.plan(setting.fit.follow(computed)) for setting in settings], trust)
+    fits = [setting.fit.but(corrects_from=1.0) for setting in settings]
+    return mean_plan([fit.plan(fit.follow(computed)) for fit in fits], trust)
 
 
 def results(settings: Sequence[Setting], plan: Plan) -> Mapping[str, Tensor]:

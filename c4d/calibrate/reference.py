@@ -29,7 +29,8 @@ class Track:
     """A pass of all samplings. Of each step and each sampling, fp32 on the host: the output that was stepped with, and
     the sample before it; ``samples`` has one more entry, the results.
 
-    ``computed``: the steps that a transformer ran in. ``weights``: of the others, what their outputs were made of.
+    ``computed``: the steps that a transformer ran in. ``raw``: what it returned there, which may be corrected before it
+    is stepped with. ``weights``: what outputs that were made or corrected are made of.
     """
 
     computed: frozenset[int]
@@ -37,6 +38,7 @@ class Track:
     samples: list[list[Tensor]] = field(default_factory=list)
     inputs: list[list[Tensor]] = field(default_factory=list)  # the samples as a transformer is given them
     weights: dict[int, list[float]] = field(default_factory=dict)
+    raw: dict[int, list[Tensor]] = field(default_factory=dict)
 
 
 @dataclass

@@ -35,7 +35,8 @@ GIVEN_UP = ((2, 0.35), (3, 0.12))  # computed steps after the change, and how mu
 TINY = 1e-12
 GAIN = 1e-3  # the least that counts as better
 HOLDS_BACK = 6  # samples of which some are held back; of fewer all are searched over
-RIDGES = (1e-3, 1e-4)  # that are tried beside a fit's own
+RIDGES = (1e-3, 1e-4, 1e-5)  # that are tried beside a fit's own
+SINCE = (0.5, 1.0)  # parts of a run from which on computed steps are corrected, likewise
 
 
 Told = Callable[[frozenset[int], float, float, float], None]  # a schedule, its score, the best so far, seconds left
@@ -51,17 +52,20 @@ def score(errors: Tensor) -> float:
     return float(logs.mean() + WORST * logs.max())
 
 
-def with_best_ridge(fit: Fit, computed: frozenset[int]) -> Fit:
-    """The fit drawn as far to a half slope as suits best: taught by every other sample, judged on those between."""
+def suited(fit: Fit, computed: frozenset[int]) -> Fit:
+    """The fit with the ridge, then with the corrected steps, that suit best.
+
+    Taught by every other sample, judged on those between.
+    """
     if fit.count < 2:
         return fit
 
-    def missed(ridge: float) -> float:
-        own = fit.with_ridge(ridge)
+    def missed(own: Fit) -> float:
         errors = own.errors(own.follow(computed, rows=range(0, fit.count, 2)))
         return score(errors[1::2])
 
-    return fit.with_ridge(min((fit.ridge, *RIDGES), key=missed))
+    drawn = min((fit, *(fit.but(ridge=ridge) for ridge in RIDGES)), key=missed)
+    return min((drawn, *(drawn.but(corrects_from=since) for since in SINCE)), key=missed)
 
 
 class Scores(NamedTuple):

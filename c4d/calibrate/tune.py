@@ -20,7 +20,7 @@ from c4d.calibrate.fit import Fit, distances
 from c4d.calibrate.lockstep import Samplings
 from c4d.calibrate.pipeline import sampling
 from c4d.calibrate.reference import Reference, record, reopen
-from c4d.calibrate.search import Allowance, Journal, Search, middles, stretched, with_best_ridge
+from c4d.calibrate.search import Allowance, Journal, Search, middles, stretched, suited
 from c4d.calibrate.store import Store
 from c4d.core.caching.profile import Profile
 from c4d.core.caching.profiles import named, universal
@@ -185,13 +185,14 @@ class _Job:
                 stretched(sorted(found[more].computed), count, fit.reference.steps) for more in sorted(found)[:1]
             ]
             others += _shaped(fit.reference, count)
-            drawn = with_best_ridge(fit, others[0]) if allowed.any() else fit
+            drawn = suited(fit, others[0]) if allowed.any() else fit
             computed = self._search(drawn, count).run(others, allowed)
-            last = with_best_ridge(fit, computed) if allowed.any() else fit
+            last = suited(fit, computed) if allowed.any() and computed != others[0] else drawn
             found[count] = self._found(last, computed, allowed.used)
         for place, count in enumerate(between):
             allowed = budget.share(count, between[place:], fewer=BETWEEN)
-            drawn = fit.with_ridge(found[count - 1].measured["fit"]["ridge"])
+            near = found[min(counts, key=lambda other: abs(other - count))].measured["fit"]
+            drawn = fit.but(ridge=near["ridge"], corrects_from=near["corrects_from"])
             computed = self._search(drawn, count).run(_beside(found, count, fit.reference), allowed)
             if not allowed.used:
                 break  # those that are left are interpolated
@@ -199,7 +200,9 @@ class _Job:
         return found
 
     def _search(self, fit: Fit, count: int) -> Search:
-        scores = None if self.work is None else self.work / f"scores-{fit.count}-{fit.ridge:g}.jsonl"
+        scores = (
+            None if self.work is None else self.work / f"scores-{fit.count}-{fit.ridge:g}-{fit.corrects_from:g}.jsonl"
+        )
 
         def told(computed: frozenset[int], score: float, best: float, left: float) -> None:
             if score <= best and len(computed) == count:  # an exchange tries others, too
@@ -215,7 +218,8 @@ class _Job:
             f"{len(computed)} computed steps: {close['db_mean']:.1f} dB in the latents on {fit.count} samples "
             f"(worst {close['db_worst']:.1f}), {tried} schedules tried"
         )
-        measured = {"fit": {"samples": fit.count, **close, "ridge": fit.ridge}, "tried": tried}
+        chosen = {"ridge": fit.ridge, "corrects_from": fit.corrects_from}
+        measured = {"fit": {"samples": fit.count, **close, **chosen}, "tried": tried}
         return _Found(computed, fit.plan(track), measured)
 
 

@@ -284,6 +284,11 @@ class LinearForecaster(Forecaster):
     def weights(self, times: Sequence[float], t: float) -> Sequence[float]:
         """One weight for each of ``times`` (oldest first) to predict time ``t``."""
 
+    def handed_on(self, times: Sequence[float]) -> Sequence[float] | None:
+        """What a computed step hands on, of one that :attr:`reads_latents`: weights of its features (itself the last of
+        ``times``), of the latents now, and of those of the computed step before. None: itself."""
+        return None
+
 
 class FeatureOps(Protocol):
     """What a forecaster that reads the features may ask of them."""

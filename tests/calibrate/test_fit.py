@@ -19,7 +19,7 @@ from c4d.calibrate.errors import CalibrationError
 from c4d.calibrate.fit import MANY, Fit, Normal, robust
 from c4d.calibrate.lockstep import Lockstep, Samplings
 from c4d.calibrate.reference import record, reopen
-from c4d.calibrate.search import RIDGES, Allowance, Journal, Search, score, stretched, with_best_ridge
+from c4d.calibrate.search import RIDGES, Allowance, Journal, Search, score, stretched, suited
 from c4d.calibrate.store import Store
 
 STEPS = 12
@@ -132,7 +132,7 @@ def test_a_planted_linear_system_is_recovered():
     for one, other in zip(track.outputs, reference.track.outputs, strict=True):
         assert torch.allclose(one[0], other[0], rtol=1e-3, atol=1e-3)
     assert torch.allclose(track.samples[-1][0], reference.track.samples[-1][0], rtol=1e-3, atol=1e-3)
-    elsewhere = Fit(job, reference, ridge=1e-12).follow(frozenset((0, 1, 2, 6, 8)))
+    elsewhere = Fit(job, reference, ridge=1e-12, corrects_from=1.0).follow(frozenset((0, 1, 2, 6, 8)))
     assert not torch.allclose(elsewhere.samples[-1][0], reference.track.samples[-1][0], rtol=1e-2, atol=1e-2)
 
 
@@ -299,17 +299,17 @@ def test_the_ridge_is_the_one_that_suits_samples_which_it_was_not_fitted_to():
     for model in (Curved(), Two()):
         job = samplings(model, UniPCMultistepScheduler(**FLOW), count=1, batch=6)
         fit = Fit(job, record(job))
-        picked = with_best_ridge(fit, frozenset((0, 1, 2, 5, 9))).ridge
+        picked = suited(fit, frozenset((0, 1, 2, 5, 9))).ridge
         missed = {}
         for ridge in (fit.ridge, *RIDGES):
-            own = fit.with_ridge(ridge)
+            own = fit.but(ridge=ridge)
             missed[ridge] = score(own.errors(own.follow(frozenset((0, 1, 2, 5, 9)), rows=(0, 2, 4)))[1::2])
         assert picked == min(missed, key=missed.get)
         chosen.append(picked)
     assert chosen[0] < chosen[1] == fit.ridge
     alone = samplings(Curved(), UniPCMultistepScheduler(**FLOW), count=1)
     fit = Fit(alone, record(alone))
-    assert with_best_ridge(fit, frozenset((0, 1, 2, 5, 9))) is fit
+    assert suited(fit, frozenset((0, 1, 2, 5, 9))) is fit
 
 
 def test_samples_that_are_held_back_choose_among_the_best_schedules():

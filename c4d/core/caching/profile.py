@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from c4d.core.caching.noise import COORDINATES, Coordinate
-from c4d.core.caching.solver import FEATURES, Plan, blended, weights_of
+from c4d.core.caching.solver import AHEAD, FEATURES, Plan, blended, corrected_weights, weights_of
 from c4d.core.types import Action, LinearForecaster, Measured, Policy, RelativeL1, Signal, Step
 
-FORMAT, VERSION = "c4d profile", 1
+FORMAT, VERSION = "c4d profile", 2
+READ = (1, VERSION)  # the first one corrects no computed step
 
 
 FEW = "a profile begins at 12 steps, and of a distilled model each one counts"
@@ -86,6 +87,7 @@ class Profile:
             str(count): {
                 "computed": list(plan.computed),
                 "between": [[level, *c] for level, c in plan.between],
+                "corrected": [[level, *c] for level, c in plan.corrected],
                 "measured": dict(self.measured.get(count, {})),
             }
             for count, plan in sorted(self.plans.items())
@@ -100,8 +102,9 @@ class Profile:
         if not isinstance(found, dict) or found.get("format") != FORMAT:
             said = found.get("kind") if isinstance(found, dict) else type(found).__name__
             raise ProfileError(f"it is no profile (its format is {said!r}); c4d tune makes one")
-        if found.get("version") != VERSION:
-            raise ProfileError(f"it has version {found.get('version')!r}, and this c4d reads {VERSION}: make it again")
+        if found.get("version") not in READ:
+            known = " and ".join(map(str, READ))
+            raise ProfileError(f"it has version {found.get('version')!r}, and this c4d reads {known}: make it again")
         try:
             plans = {int(count): _plan(plan) for count, plan in found["plans"].items()}
             measured = {int(count): plan.get("measured", {}) for count, plan in found["plans"].items()}
@@ -123,10 +126,12 @@ class Profile:
 
 
 def _plan(found: Mapping[str, Any]) -> Plan:
-    between = []
+    computed, between, corrected = tuple(float(level) for level in found["computed"]), [], []
     for level, c0, c1, c2, c3, c4 in found["between"]:
         between.append((float(level), (float(c0), float(c1), float(c2), float(c3), float(c4))))
-    return Plan(tuple(float(level) for level in found["computed"]), tuple(between))
+    for level, c0, c1, c2, c3, c4, c5 in found.get("corrected", ()):
+        corrected.append((float(level), (float(c0), float(c1), float(c2), float(c3), float(c4), float(c5))))
+    return Plan(computed, tuple(between), tuple(corrected))
 
 
 def mismatch(made_for: Mapping[str, Any] | None, signature: Mapping[str, Any]) -> str | None:
@@ -181,22 +186,33 @@ class ByNoise(Policy["frozenset[int] | None"]):
 
 @dataclass(frozen=True)
 class Calibrated(LinearForecaster):
-    """Outputs by the coefficients of the run's plan (:mod:`c4d.core.caching.solver`)."""
+    """Outputs by the coefficients of the run's plan (:mod:`c4d.core.caching.solver`), at its noise ``levels``."""
 
     plans: Plans
     coordinate: Coordinate
     plan: Plan | None = None
+    levels: tuple[float, ...] = ()
 
     over = "sigma"
-    reads_latents = True
+    reads_latents = by_noise = True
 
     @property
     def num_features(self) -> int:
         return FEATURES
 
     def of_run(self, step: Step) -> Calibrated:
-        return replace(self, plan=self.plans(step.total))
+        assert step.levels is not None  # by_noise
+        return replace(self, plan=self.plans(step.total), levels=step.levels)
 
     def weights(self, times: Sequence[float], t: float) -> list[float]:
         assert self.plan is not None  # of_run: a run without a plan reuses nothing
-        return weights_of(self.plan.coefficients(times[-1], t), times, t, self.coordinate)
+        last = times[-AHEAD:]
+        made = weights_of(self.plan.coefficients(last[-1], t), last, t, self.coordinate)
+        return [0.0] * (len(times) - len(last)) + made
+
+    def handed_on(self, times: Sequence[float]) -> list[float] | None:
+        now, after = times[-1], max((n for n in self.levels if n < times[-1]), default=0.0)
+        correction = None if self.plan is None else self.plan.correction(now)
+        if correction is None or len(times) < 2 or after == now:
+            return None
+        return corrected_weights(correction, times, after, self.coordinate)

@@ -9,6 +9,13 @@ with y = g x and times tau of the model's kind (:mod:`c4d.core.caching.noise`), 
 computed steps. c1 is a damped slope (half of it is a good one), c2 its change, c3 the mean of what was stepped with
 since A. So the five coefficients have no unit, and those of a noise level hold on other grids of steps. A term whose
 features are not there yet is left out.
+
+A computed output v4 tells how wrong the forecasts before it were. What it hands on can repair that:
+
+    v = v4 + h3/d (c0 v4 + c1 (v4 - v3) + c2 (v3 - v2) + c3 (v2 - v1) + c4 ((y - y_B)/h3 - v4) + c5 x)
+
+h3 is the time since B, the computed step before, and d that to the next step: an error that has grown over h3 is taken
+back within d.
 """
 
 from __future__ import annotations
@@ -17,12 +24,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TypeVar, cast
 
 from c4d.core.caching.noise import Coordinate
 
-FEATURES = 3  # computed outputs that a forecast is made of
+AHEAD = 3  # computed outputs that a forecast is made of
+FEATURES = AHEAD + 1  # and a correction, with that of its own step
 Coefficients = tuple[float, float, float, float, float]
+Correction = tuple[float, float, float, float, float, float]
+Numbers = TypeVar("Numbers", bound="tuple[float, ...]")
 HALF_SLOPE: Coefficients = (0.0, 0.5, 0.0, 0.0, 0.0)
+NO_CORRECTION: Correction = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 def weights_of(c: Sequence[float], levels: Sequence[float], level: float, coordinate: Coordinate) -> list[float]:
@@ -67,15 +79,49 @@ def coefficients_of(w: Sequence[float], levels: Sequence[float], level: float, c
     return features[-1] - 1.0 - (c1 + c2) * slope + c3, c1, c2, c3, c4
 
 
+def corrected_weights(c: Sequence[float], levels: Sequence[float], after: float, coordinate: Coordinate) -> list[float]:
+    """The weights of the outputs computed at ``levels`` (oldest first, at least two, the last is this step's), of the
+    latents now, and of those at the computed step before.
+
+    ``after`` is the noise level of the next step. Raises ZeroDivisionError if it is that of this one.
+    """
+    now, before = coordinate.tau(levels[-1]), coordinate.tau(levels[-2])
+    h = now - before
+    part = h / (coordinate.tau(after) - now)
+    w = [0.0] * len(levels)
+    for k in range(1, min(FEATURES, len(levels))):
+        w[-k] += part * c[k]
+        w[-k - 1] -= part * c[k]
+    w[-1] += 1.0 + part * (c[0] - c[4])
+    here, there = coordinate.scale(levels[-1]), coordinate.scale(levels[-2])
+    return [*w, part * (c[4] * here / h + c[5]), -part * c[4] * there / h]
+
+
+def correction_of(w: Sequence[float], levels: Sequence[float], after: float, coordinate: Coordinate) -> Correction:
+    """What :func:`corrected_weights` makes these weights of."""
+    now, before = coordinate.tau(levels[-1]), coordinate.tau(levels[-2])
+    h = now - before
+    part = h / (coordinate.tau(after) - now)
+    *outputs, x, last = (each / part for each in w)
+    c4 = -last * h / coordinate.scale(levels[-2])
+    c5 = x - c4 * coordinate.scale(levels[-1]) / h
+    slopes = [0.0] * (FEATURES - 1)  # the change to each output is what stands before it and all those before it
+    for k in range(len(outputs) - 1, 0, -1):
+        slopes[k - 1] = -sum(outputs[: len(outputs) - k])
+    return outputs[-1] - 1.0 / part + c4 - slopes[0], slopes[0], slopes[1], slopes[2], c4, c5
+
+
 @dataclass(frozen=True)
 class Plan:
-    """``computed``: the noise levels of the computed steps, falling; ``between``: level -> coefficients, falling too.
+    """``computed``: the noise levels of the computed steps, falling; ``between``: level -> coefficients, falling too;
+    ``corrected``: level -> correction, of some of ``computed``.
 
-    Raises ValueError unless both fall, and no level is in both.
+    Raises ValueError unless all fall, and no level is in the first two.
     """
 
     computed: tuple[float, ...]
     between: tuple[tuple[float, Coefficients], ...] = field(default=())
+    corrected: tuple[tuple[float, Correction], ...] = field(default=())
 
     def __post_init__(self) -> None:
         levels = [level for level, _ in self.between]
@@ -85,6 +131,10 @@ class Plan:
             raise ValueError("the noise levels between the computed steps have to fall, from below the first of those")
         if not all(len(c) == 5 and all(map(math.isfinite, c)) for _, c in self.between):
             raise ValueError("each step between computed ones has five finite coefficients")
+        if not {level for level, _ in self.corrected} <= {*self.computed[1:]}:
+            raise ValueError("only computed steps can be corrected, and not the first of them")
+        if not all(len(c) == 6 and all(map(math.isfinite, c)) for _, c in self.corrected):
+            raise ValueError("each corrected step has six finite coefficients")
 
     @cached_property
     def gaps(self) -> tuple[tuple[tuple[float, Coefficients], ...], ...]:
@@ -115,6 +165,10 @@ class Plan:
         end = self.computed[gap + 1] if gap + 1 < len(self.computed) else 0.0
         return _between(self.gaps[gap], (start - level) / (start - end))
 
+    def correction(self, level: float) -> Correction | None:
+        """That of the plan's computed step nearest to ``level``; None if it hands on its output as it is."""
+        return dict(self.corrected).get(min(self.computed, key=lambda n: abs(n - level)))
+
 
 def _between(points: Sequence[tuple[float, Coefficients]], place: float) -> Coefficients:
     """The coefficients at a place in a gap; before the first point and after the last theirs."""
@@ -127,9 +181,8 @@ def _between(points: Sequence[tuple[float, Coefficients]], place: float) -> Coef
     return _mixed(low, high, (place - p) / (q - p))
 
 
-def _mixed(one: Coefficients, other: Coefficients, part: float) -> Coefficients:
-    a, b, c, d, e = ((1.0 - part) * x + part * y for x, y in zip(one, other, strict=True))
-    return a, b, c, d, e
+def _mixed(one: Numbers, other: Numbers, part: float) -> Numbers:
+    return cast(Numbers, tuple((1.0 - part) * x + part * y for x, y in zip(one, other, strict=True)))
 
 
 def blended(less: Plan, more: Plan, count: int) -> Plan:
@@ -148,7 +201,13 @@ def blended(less: Plan, more: Plan, count: int) -> Plan:
             level = start - place * (start - end)
             if end < level < start:
                 between.append((level, _mixed(_between(low, place), _between(high, place), part)))
-    return Plan(tuple(computed), tuple(between))
+    corrected = []
+    for level, q in zip(computed[1:], places[1:], strict=True):
+        found = [plan.correction(plan.computed[round(q * (len(plan.computed) - 1))]) for plan in (less, more)]
+        if any(found):
+            low_c, high_c = (each or NO_CORRECTION for each in found)
+            corrected.append((level, _mixed(low_c, high_c, part)))
+    return Plan(tuple(computed), tuple(between), tuple(corrected))
 
 
 def quantile(values: Sequence[float], q: float) -> float:

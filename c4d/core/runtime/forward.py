@@ -577,8 +577,23 @@ class Forward:
         history = self.record(place.key, rule, stored)
         history.structure = structure
         if isinstance(rule.forecast, LinearForecaster) and rule.forecast.reads_latents:
-            history.keep_beside([x.clone() for x in self._like(shapes, like_output)])
+            made = self._corrected(history, rule.forecast, leaves)
+            return out if made is None else structure.filled(made)
         return out
+
+    def _corrected(
+        self, history: History, forecaster: LinearForecaster, leaves: Sequence[Tensor]
+    ) -> list[Tensor] | None:
+        """Keeps the latents beside a computed output; what is handed on in its place, None for itself."""
+        then, now = history.beside, [x.clone() for x in self._like(history.shapes, like_output)]
+        history.keep_beside(now)
+        if (weights := self.tools.of_run(forecaster, self.step).handed_on(history.times)) is None:
+            return None
+        made = []
+        for i, (x, *latents) in enumerate(zip(leaves, now, then, strict=True)):
+            parts = [*history.features(i)[:-1], x, *(each.to(x.dtype) for each in latents)]
+            made.append(self.tools.backend.lincomb(parts, weights).to(x.dtype))
+        return made
 
     def at_attention(self, place: ModuleSite, x: Tensor, forward: Callable[[], Any]) -> Any:
         """What a self-attention returns of ``x`` [B, S, D], by which the tokens of its block are weighed."""
