@@ -845,6 +845,12 @@ MUTANTS = (
             "calibrate/test_solver.py",
         ),
         (
+            "solver: an error is taken back at the same rate however long the step is",
+            "part = h / (coordinate.tau(after) - now)\n    w = [0.0]",
+            "part = 1.0\n    w = [0.0]",
+            "calibrate/test_solver.py",
+        ),
+        (
             "solver: a run that begins later keeps the levels above",
             "inside = [n for n in self.computed if n <= levels[0]] if",
             "inside = [n for n in self.computed] if",
@@ -875,6 +881,18 @@ MUTANTS = (
             "fit: every sample is learned from",
             "if rows is None or first + k in rows",
             "if rows is None or first + k >= 0",
+            "calibrate/test_fit.py",
+        ),
+        (
+            "fit: a computed step hands on what it returned",
+            "if i not in computed or (i >= begun and len(anchors) > 1):",
+            "if i not in computed:",
+            "calibrate/test_fit.py",
+        ),
+        (
+            "fit: of what another pass corrected the forecasts are made",
+            "raw = before.raw.get(i, before.outputs[i])",
+            "raw = before.outputs[i]",
             "calibrate/test_fit.py",
         ),
         (
@@ -912,8 +930,8 @@ MUTANTS = (
         ),
         (
             "search: the ridge that suits worst",
-            "return fit.with_ridge(min((fit.ridge, *RIDGES), key=missed))",
-            "return fit.with_ridge(max((fit.ridge, *RIDGES), key=missed))",
+            "drawn = min((fit,",
+            "drawn = max((fit,",
             "calibrate/test_fit.py",
         ),
     ),
@@ -961,6 +979,12 @@ MUTANTS = (
     ),
     *of(
         "c4d/core/caching/profile.py",
+        (
+            "profile: the next step is the one before",
+            "after = times[-1], max((n for n in self.levels if n < times[-1])",
+            "after = times[-1], max((n for n in self.levels if n > times[-1])",
+            "calibrate/test_solver.py",
+        ),
         (
             "profile: another configuration is no obstacle",
             "if ours[key] != theirs[key]:",

@@ -91,6 +91,8 @@ def variants() -> Iterator[Variant]:
     yield "nothing learned: a half slope", fixed(HALF_SLOPE)
     yield "nothing learned: a whole slope", fixed((0.0, 1.0, 0.0, 0.0, 0.0))
     yield "target: what the model returned in the uncached run", open_loop
+    yield "no computed step is corrected", lambda fit, computed: fitted(fit.but(corrects_from=1.0), computed)
+    yield "those of the second half alone", lambda fit, computed: fitted(fit.but(corrects_from=0.5), computed)
     yield "without the latents", without_latents
     for ridge in (1e-1, 1e-2, 1e-4):
         yield f"ridge {ridge:g}", lambda fit, computed, ridge=ridge: fitted(fit.but(ridge=ridge), computed)

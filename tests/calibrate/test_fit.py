@@ -104,6 +104,23 @@ def test_a_fit_comes_closer_than_no_fit_and_computes_what_it_says(sampler):
         assert torch.allclose(one, other, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("sampler", ["unipc", "euler"])
+def test_what_computed_steps_hand_on_is_corrected(sampler):
+    """From the first one behind a step that was not computed on, and it comes closer."""
+    job = samplings(Curved(), SAMPLERS[sampler]())
+    fit, computed = Fit(job, record(job), ridge=1e-4), frozenset((0, 1, 2, 5, 9, 11))
+    track, plain = fit.follow(computed), fit.but(corrects_from=1.0).follow(computed)
+    assert set(track.weights) - set(plain.weights) == {5, 9, 11}
+    assert set(fit.but(corrects_from=0.5).follow(computed).weights) - set(plain.weights) == {9, 11}
+    assert fit.errors(track).mean() < 0.8 * fit.errors(plain).mean()
+    assert torch.equal(track.raw[5][0], plain.raw[5][0]) and not torch.equal(track.outputs[5][0], track.raw[5][0])
+    plan = fit.plan(track)
+    assert [level for level, _ in plan.corrected] == [fit.reference.levels[i] for i in (5, 9, 11)]
+    again = fit.follow(computed, weights=fit.of_plan(plan))
+    for one, other in zip(track.samples[-1], again.samples[-1], strict=True):
+        assert torch.allclose(one, other, rtol=1e-3, atol=1e-4)
+
+
 class Planted(torch.nn.Module):
     """Outputs of a table at the computed steps; at the others a combination of the last three, and of the latents."""
 
@@ -239,6 +256,7 @@ def test_what_schedules_have_in_common_is_computed_once():
     assert model.calls == 1
     plain = fit.follow(frozenset((0, 1, 2, 5, 10)))
     assert torch.equal(plain.samples[-1][0], other.samples[-1][0]) and plain.weights == other.weights
+    assert 5 in plain.weights and torch.equal(plain.raw[5][0], other.raw[5][0])
 
 
 def search(path=None, trials=25, told=None):

@@ -9,8 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from c4d.core.caching.noise import COORDINATES
-from c4d.core.caching.profile import Profile, ProfileError, mismatch
-from c4d.core.caching.solver import HALF_SLOPE, Plan, blended, coefficients_of, weights_of
+from c4d.core.caching.profile import Calibrated, Profile, ProfileError, mismatch
+from c4d.core.caching.solver import (
+    FEATURES,
+    HALF_SLOPE,
+    Plan,
+    blended,
+    coefficients_of,
+    corrected_weights,
+    correction_of,
+    weights_of,
+)
+from c4d.core.types import Step
 
 LEVELS = [1.0, 0.9, 0.7, 0.4, 0.2]
 numbers = st.floats(-3, 3)
@@ -29,6 +39,36 @@ def test_coefficients_and_weights_are_one_thing(c, held, kind, levels):
     w = weights_of(c, past, now, COORDINATES[kind])
     assert len(w) == held + 2
     assert coefficients_of(w, past, now, COORDINATES[kind]) == pytest.approx(used, abs=1e-6)
+
+
+@given(
+    st.lists(numbers, min_size=6, max_size=6),
+    st.integers(2, FEATURES),
+    st.sampled_from(sorted(COORDINATES)),
+    st.lists(st.floats(0.05, 0.99), min_size=FEATURES + 1, max_size=FEATURES + 1, unique_by=lambda x: round(x, 2)),
+)
+def test_corrections_and_their_weights_are_one_thing(c, held, kind, levels):
+    *past, after = sorted(levels, reverse=True)
+    past = past[-held:]
+    used = [c[0], c[1], c[2] if held > 2 else 0.0, c[3] if held > 3 else 0.0, c[4], c[5]]
+    w = corrected_weights(c, past, after, COORDINATES[kind])
+    assert len(w) == held + 2
+    assert correction_of(w, past, after, COORDINATES[kind]) == pytest.approx(used, abs=1e-5)
+
+
+def test_a_correction_leaves_a_constant_output_and_takes_an_error_back_within_one_step():
+    """With c0 = c5 = 0 a run whose output is the same everywhere goes on as it is. Half as far to the next step, twice
+    the correction: it moves the sample by the same."""
+    for kind, coordinate in COORDINATES.items():
+        past, c, output, y_then = [0.9, 0.8, 0.6, 0.5], (0.0, 0.4, -0.3, 0.2, 0.8, 0.0), 1.7, 0.3
+        moved = []
+        for after in (0.4, 0.45):
+            w = corrected_weights(c, past, after, coordinate)
+            y_now = y_then + output * (coordinate.tau(0.5) - coordinate.tau(0.6))
+            made = sum(w[:4]) * output + w[4] * y_now / coordinate.scale(0.5) + w[5] * y_then / coordinate.scale(0.6)
+            assert made == pytest.approx(output), kind
+            moved.append([(coordinate.tau(after) - coordinate.tau(0.5)) * x for x in (w[3] - 1.0, *w[:3], *w[4:])])
+        assert moved[0] == pytest.approx(moved[1])
 
 
 def test_half_a_slope():
@@ -86,6 +126,31 @@ def test_a_plan_on_other_steps():
     assert made.steps([1.0, 0.5]) == {0, 1}  # a run of fewer steps than the plan computes
 
 
+def corrected(made):
+    return Plan(made.computed, made.between, tuple((n, (0.1, n, 0.0, 0.0, 0.2, 0.0)) for n in made.computed[2:]))
+
+
+def test_a_plan_finds_its_corrections():
+    made = corrected(plan(0, 1, 4, 7)[0])
+    assert made.correction(1.0) is made.correction(0.9) is None
+    assert made.correction(0.6) == made.correction(0.62) == (0.1, 0.6, 0.0, 0.0, 0.2, 0.0)
+    several = blended(made, corrected(plan(0, 1, 2, 3, 5, 6, 7, 8)[0]), 6)
+    assert [n for n, _ in several.corrected] == list(several.computed[2:])
+    assert [c[0] for _, c in several.corrected] == pytest.approx([0.05, 0.1, 0.1, 0.1])  # the first is of many alone
+
+
+def test_a_computed_step_is_handed_on_corrected():
+    made = corrected(plan(0, 1, 4, 7)[0])
+    run = Step(0, 5, "cond", levels=(1.0, 0.8, 0.6, 0.5, 0.2))
+    ahead = Calibrated(lambda total: made, COORDINATES["flow"]).of_run(run)
+    assert ahead.handed_on([1.0]) is None and ahead.handed_on([1.0, 0.9]) is None
+    wanted = corrected_weights(made.correction(0.6), [1.0, 0.9, 0.6], 0.5, COORDINATES["flow"])
+    assert ahead.handed_on([1.0, 0.9, 0.6]) == wanted
+    last = corrected_weights(made.correction(0.2), [1.0, 0.9, 0.6, 0.2], 0.0, COORDINATES["flow"])
+    assert ahead.handed_on([1.0, 0.9, 0.6, 0.2]) == last
+    assert ahead.weights([1.0, 0.9, 0.6, 0.5], 0.4) == [0.0, *ahead.weights([0.9, 0.6, 0.5], 0.4)]
+
+
 def test_a_run_that_begins_later_leaves_out_what_is_above():
     made, levels = plan(0, 1, 4, 7)
     assert made.steps(levels[3:]) == {0, 1, 4}  # its own first step, and those at 0.6 and 0.3
@@ -108,11 +173,15 @@ def test_bad_plans_are_refused():
         Plan((0.9, 0.5), ((0.95, HALF_SLOPE),))
     with pytest.raises(ValueError, match="finite"):
         Plan((0.9, 0.5), ((0.7, (float("nan"), 0.5, 0.0, 0.0, 0.0)),))
+    with pytest.raises(ValueError, match="not the first"):
+        Plan((0.9, 0.5), (), ((0.9, (0.0,) * 6),))
+    with pytest.raises(ValueError, match="six finite"):
+        Plan((0.9, 0.5), (), ((0.5, (0.0,) * 5),))
 
 
 def test_a_profile_goes_through_its_file(tmp_path):
     made, _ = plan(0, 1, 4, 7)
-    more, _ = plan(0, 1, 2, 4, 5, 7)
+    more = corrected(plan(0, 1, 2, 4, 5, 7)[0])
     measured = {4: {"fit": {"samples": 2}}}
     profile = Profile("flow", {4: made, 6: more}, {"transformer": "A", "config": {"n": 1}}, {"steps": 10}, measured, 4)
     profile.save(tmp_path / "p.json")
@@ -123,6 +192,14 @@ def test_a_profile_goes_through_its_file(tmp_path):
     with pytest.raises(ProfileError, match="computed=7 is outside of this profile, which has 4 to 6"):
         back.plan(7)
     assert [path.name for path in tmp_path.iterdir()] == ["p.json"]
+
+
+def test_a_profile_of_the_first_version_corrects_nothing(tmp_path):
+    made = corrected(plan(0, 1, 4, 7)[0])
+    found = Profile("flow", {4: made}).to_dict()
+    assert Profile.from_dict(found).plans[4] == made
+    del found["plans"]["4"]["corrected"]
+    assert Profile.from_dict({**found, "version": 1}).plans[4] == Plan(made.computed, made.between)
 
 
 @pytest.mark.parametrize(
