@@ -264,8 +264,8 @@ MUTANTS = (
         "c4d/core/runtime/session.py",
         (
             "session: another shape goes on with what was stored",
-            "branch.reset(rules)\n            branch.signature = signature",
-            "branch.states or branch.reset(rules)\n            branch.signature = signature",
+            "                branch.reset(rules)\n            branch.signature, branch.last",
+            "                branch.states or branch.reset(rules)\n            branch.signature, branch.last",
             "seam/test_runs.py::test_another_shape_within_a_run_begins_anew[text]",
             "seam/test_runs.py::test_another_shape_within_a_run_begins_anew[batch]",
         ),
@@ -286,8 +286,8 @@ MUTANTS = (
         ),
         (
             "forward: reuse without the base",
-            "rule, None if base is None else [base])[0]",
-            "rule, None)[0]",
+            "rule, None if base is None else [base], stream)[0]",
+            "rule, None, stream)[0]",
             "seam/test_exact.py::test_reuse_equals_compute_on_the_same_input[wan-t2v-stack]",
         ),
         (
@@ -570,8 +570,8 @@ MUTANTS = (
         "c4d/core/integration/offload.py",
         (
             "offload: blocks are skipped while their order is learnt",
-            'registry.get_hook("lazy_prefetch_group_offloading") is not None',
-            'registry.get_hook("lazy_prefetch_group_offloading") is registry',
+            'hook_of(transformer, "lazy_prefetch_group_offloading") is not None',
+            'hook_of(transformer, "lazy_prefetch_group_offloading") is transformer',
             "seam/test_coexist.py::test_a_forward_in_which_a_streamed_offload_learns_its_order_is_computed",
         ),
         (
@@ -702,8 +702,8 @@ MUTANTS = (
         ),
         (
             "results: another job's result counts as this one's",
-            'elif record["asked"] == wanted:',
-            'elif record["asked"].keys() == wanted.keys():',
+            'elif not (names := differing(held := record["asked"], wanted)):',
+            'elif not (names := differing(held := record["asked"], record["asked"])):',
             "cli/test_output.py::test_another_job_is_refused_before_anything_is_loaded",
         ),
     ),

@@ -5,7 +5,10 @@
 v is the transformer's output at a step that is not computed, v1, v2, v3 are the last three computed outputs, x are the
 latents and x_A those of the last computed step; times and scales: :mod:`c4d.core.caching.solver`. Which steps are
 computed, and the five coefficients of each other one, were chosen so that the sampler, stepping with what it forecasts,
-comes back onto the samples of the uncached run.
+comes back onto the samples of the uncached run. A computed output v4 tells how wrong the forecasts before it were, and
+is handed on corrected, with six coefficients of its own:
+
+    v = v4 + h3/d (c0 v4 + c1 (v4 - v3) + c2 (v3 - v2) + c3 (v2 - v1) + c4 ((y - y_B)/h3 - v4) + c5 x)
 
 This is our own. It is kin to solvers that are learned for a model: Bespoke and Bespoke Non-Stationary solvers (arXiv
 2310.19075, 2403.01329), S4S (2502.17423), DPM-Solver-v3 (2310.13268), and in its choice of steps to GITS (2405.11326),
