@@ -1,18 +1,21 @@
 """Makes the profiles that come with c4d for its bundled models, in c4d/core/methods/profiles.
 
     python -m tools.make_profiles MODEL [--trials 200] [--computed 14/10] [--samples 36] [--sampler dpm++]
-        [--work DIR]
+        [--work DIR] [--refit]
 
 It learns from prompts of the kind that the model was trained on, under noise seeds that no measurement uses. With the
 same number of trials, versions and threads the result is the same; an interrupted run goes on from DIR. Where there is
-a profile already, the search begins with its schedules, and plans of other numbers of computed steps stay.
+a profile already, the search begins with its schedules, and plans of other numbers of computed steps stay. --refit
+searches nothing: weights and corrections anew, at the steps that a profile has.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
@@ -20,8 +23,36 @@ import torch
 
 import c4d
 from bench.yardsticks import HELD, SAMPLERS, SEED, Yardstick
+from c4d.calibrate.fit import Fit
+from c4d.calibrate.lockstep import Samplings
+from c4d.calibrate.pipeline import sampling
+from c4d.calibrate.reference import record
+from c4d.calibrate.search import best_of
+from c4d.calibrate.tune import BATCH, closeness, latents_given
+from c4d.models import spec_for
 
 COMPUTED = (25, 20, 17, 14, 12, 10, 8, 6)
+RIDGE, SINCE = 1e-4, (0.0, 0.5)  # of a refit, and from which part of the run on steps may be corrected
+
+
+def refitted(yardstick: Yardstick, profile: c4d.Profile, counts: Sequence[int], samples: int) -> c4d.Profile:
+    """``profile`` with the plans of ``counts`` fitted anew to ``samples``; of ``SINCE`` what suits others best."""
+    transformer, pipe = yardstick.pipe.transformer, yardstick.pipe
+    generate, batches = sampling(pipe, yardstick.learning(samples), seed=SEED, batch=BATCH, call=yardstick.call())
+    read = [partial(latents_given, transformer, spec_for(transformer))]
+    job = Samplings([transformer], pipe.scheduler, generate, batches, read)
+    fit = Fit(job, record(job), ridge=RIDGE)
+    for count in counts:
+        plan, tried = profile.plans[count], profile.measured[count].get("tried", 0)
+        steps = plan.steps(fit.reference.levels) | fit.reference.forced
+        own = best_of([fit.but(corrects_from=since) for since in SINCE], steps)
+        track = own.follow(steps)
+        close = closeness(own.errors(track), fit.reference)
+        print(f"{count}: {close}, corrected from {own.corrects_from}", flush=True)
+        chosen = {"samples": fit.count, **close, "ridge": own.ridge, "corrects_from": own.corrects_from}
+        new = replace(profile, plans={count: own.plan(track)}, measured={count: {"fit": chosen, "tried": tried}})
+        profile = profile.with_plans(new)
+    return profile
 
 
 def main() -> int:
@@ -31,6 +62,7 @@ def main() -> int:
     parser.add_argument("--trials", type=int, default=200, help="schedules tried for each number of computed steps")
     parser.add_argument("--computed", default="/".join(map(str, COMPUTED)), help="numbers of computed steps")
     parser.add_argument("--samples", type=int, default=36, help="that are learned from, each of another prompt")
+    parser.add_argument("--refit", action="store_true", help="fit the weights anew; search nothing")
     parser.add_argument("--work", type=Path, help="folder that an interrupted run goes on from")
     parser.add_argument("--out", type=Path, default=Path(str(files("c4d.core.methods") / "profiles")))
     options = parser.parse_args()
@@ -40,6 +72,11 @@ def main() -> int:
         yardstick.use(yardstick.sampler(options.sampler))
         name += f"-{options.sampler.replace('+', 'p')}"
     path, counts = options.out / f"{name}.json", [int(count) for count in options.computed.split("/")]
+    if options.refit:
+        with torch.no_grad():
+            refitted(yardstick, c4d.Profile.load(path), counts, options.samples).save(path)
+        print(f"written: {path}")
+        return 0
     profile = c4d.tune(
         yardstick.pipe,
         prompts=yardstick.learning(options.samples),

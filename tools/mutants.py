@@ -930,8 +930,8 @@ MUTANTS = (
         ),
         (
             "search: the ridge that suits worst",
-            "drawn = min((fit,",
-            "drawn = max((fit,",
+            "return min(fits, key=missed)",
+            "return max(fits, key=missed)",
             "calibrate/test_fit.py",
         ),
     ),

@@ -53,19 +53,21 @@ def score(errors: Tensor) -> float:
 
 
 def suited(fit: Fit, computed: frozenset[int]) -> Fit:
-    """The fit with the ridge, then with the corrected steps, that suit best.
-
-    Taught by every other sample, judged on those between.
-    """
+    """The fit with the ridge, then with the corrected steps, that suit best samples which did not teach."""
     if fit.count < 2:
         return fit
+    drawn = best_of([fit, *(fit.but(ridge=ridge) for ridge in RIDGES)], computed)
+    return best_of([drawn, *(drawn.but(corrects_from=since) for since in SINCE)], computed)
 
-    def missed(own: Fit) -> float:
-        errors = own.errors(own.follow(computed, rows=range(0, fit.count, 2)))
+
+def best_of(fits: Sequence[Fit], computed: frozenset[int]) -> Fit:
+    """The one whose weights, taught by every other sample, bring those between closest."""
+
+    def missed(fit: Fit) -> float:
+        errors = fit.errors(fit.follow(computed, rows=range(0, fit.count, 2)))
         return score(errors[1::2])
 
-    drawn = min((fit, *(fit.but(ridge=ridge) for ridge in RIDGES)), key=missed)
-    return min((drawn, *(drawn.but(corrects_from=since) for since in SINCE)), key=missed)
+    return min(fits, key=missed)
 
 
 class Scores(NamedTuple):

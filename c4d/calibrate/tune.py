@@ -213,7 +213,7 @@ class _Job:
     def _found(self, fit: Fit, computed: frozenset[int], tried: int) -> _Found:
         """What all samples teach on this schedule."""
         track = fit.follow(computed)
-        close = _closeness(fit.errors(track), fit.reference)
+        close = closeness(fit.errors(track), fit.reference)
         self.progress(
             f"{len(computed)} computed steps: {close['db_mean']:.1f} dB in the latents on {fit.count} samples "
             f"(worst {close['db_worst']:.1f}), {tried} schedules tried"
@@ -277,7 +277,7 @@ def latents_given(module: nn.Module, spec: ModelSpec, args: Sequence[Any], kwarg
     return given.detach() if isinstance(given, Tensor) else None
 
 
-def _closeness(errors: Tensor, reference: Reference) -> dict[str, float]:
+def closeness(errors: Tensor, reference: Reference) -> dict[str, float]:
     """How far results are from the uncached ones, in dB below their own mean square: mean and worst."""
     power = distances(reference.track.samples[-1], [torch.zeros_like(x) for x in reference.track.samples[-1]])
     decibels = -10.0 * ((errors + 1e-20) / power).log10()
