@@ -6,7 +6,8 @@
 It learns from prompts of the kind that the model was trained on, under noise seeds that no measurement uses. With the
 same number of trials, versions and threads the result is the same; an interrupted run goes on from DIR. Where there is
 a profile already, the search begins with its schedules, and plans of other numbers of computed steps stay. --refit
-searches nothing: weights and corrections anew, at the steps that a profile has.
+searches nothing: weights and corrections anew, at the steps that the profile has (with a sampler for which there is none
+yet, the model's own profile).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import torch
 
 import c4d
 from bench.yardsticks import HELD, SAMPLERS, SEED, Yardstick
+from c4d.calibrate.about import about_sampling
 from c4d.calibrate.fit import Fit
 from c4d.calibrate.lockstep import Samplings
 from c4d.calibrate.pipeline import sampling
@@ -52,7 +54,8 @@ def refitted(yardstick: Yardstick, profile: c4d.Profile, counts: Sequence[int], 
         chosen = {"samples": fit.count, **close, "ridge": own.ridge, "corrects_from": own.corrects_from}
         new = replace(profile, plans={count: own.plan(track)}, measured={count: {"fit": chosen, "tried": tried}})
         profile = profile.with_plans(new)
-    return profile
+    told = about_sampling(pipe.scheduler, yardstick.learning(samples), yardstick.call())
+    return replace(profile, about={**profile.about, **told, "samples": fit.count})
 
 
 def main() -> int:
@@ -74,7 +77,8 @@ def main() -> int:
     path, counts = options.out / f"{name}.json", [int(count) for count in options.computed.split("/")]
     if options.refit:
         with torch.no_grad():
-            refitted(yardstick, c4d.Profile.load(path), counts, options.samples).save(path)
+            begun = c4d.Profile.load(path if path.exists() else path.with_stem(options.model))
+            refitted(yardstick, begun, counts, options.samples).save(path)
         print(f"written: {path}")
         return 0
     profile = c4d.tune(
