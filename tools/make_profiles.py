@@ -6,8 +6,8 @@
 It learns from prompts of the kind that the model was trained on, under noise seeds that no measurement uses. With the
 same number of trials, versions and threads the result is the same; an interrupted run goes on from DIR. Where there is
 a profile already, the search begins with its schedules, and plans of other numbers of computed steps stay. --refit
-searches nothing: weights and corrections anew, at the steps that the profile has (with a sampler for which there is none
-yet, the model's own profile).
+searches nothing: weights and corrections anew, at the steps that the profile has (where there is none with this sampler
+yet, the model's own one).
 """
 
 from __future__ import annotations
