@@ -103,16 +103,16 @@ class Bench:
         self.row(kind, f"{count} plain steps", count, few)
 
     @cached_property
-    def own(self) -> str:
-        """The name of the shipped profile that this model has for this sampler, or for its own."""
+    def own(self) -> tuple[str, c4d.Profile]:
+        """The shipped profile that this model has for this sampler, or for its own, and before it its name."""
         pipe = self.yardstick.pipe
         own = for_model(signature(pipe.transformer), type(pipe.scheduler).__name__)
         assert own is not None  # each bundled model has one
-        return own[0]
+        return own
 
     def profile(self) -> None:
         for count in COMPUTED:
-            self.cached("profile", f"profile:{self.own},computed={count}", count)
+            self.cached("profile", f"profile:{self.own[0]},computed={count}", count)
 
     def universal(self) -> None:
         without = FOLDER / f"without-{self.yardstick.name}.json"
@@ -121,9 +121,10 @@ class Bench:
 
     def between(self) -> None:
         """Numbers of computed steps that were not searched at length."""
-        for count in BETWEEN:
+        name, profile = self.own
+        for count in [count for count in BETWEEN if count in profile.plans]:
             self.fewer("plain between", count)
-            self.cached("between", f"profile:{self.own},computed={count}", count)
+            self.cached("between", f"profile:{name},computed={count}", count)
 
     def levels(self, counts: Sequence[int], seconds: float) -> None:
         """Plain steps at searched noise levels, of schedulers that can be given them."""
