@@ -30,7 +30,7 @@ def test_offers_say_what_the_profile_of_this_model_knows():
     pipe = skeleton("wan-tiny")
     found = labels("wan-tiny", pipe, None)
     assert list(found) == ["high", "balanced", "fast", NONE, TEXT]
-    assert found["balanced"] == "balanced: up to 3.6 times as fast (14 of 50 steps); 52.4 dB, worst 41.3"
+    assert found["balanced"] == "balanced: up to 3.6 times as fast (14 of 50 steps); 53.3 dB, worst 41.3"
     assert labels("wan-tiny", pipe, 20)["fast"].endswith("(7 of 20 steps); closeness not measured in 20 steps")
     assert labels("wan-tiny", pipe, 14)["high"] == "high: all 14 steps are computed"
     assert "no cache: of 8 steps none can be spared" in labels("wan-tiny", pipe, 8)["fast"]
