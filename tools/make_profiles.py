@@ -16,7 +16,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
@@ -26,12 +25,9 @@ import c4d
 from bench.yardsticks import HELD, SAMPLERS, SEED, Yardstick
 from c4d.calibrate.about import about_sampling
 from c4d.calibrate.fit import Fit
-from c4d.calibrate.lockstep import Samplings
-from c4d.calibrate.pipeline import sampling
 from c4d.calibrate.reference import record
 from c4d.calibrate.search import best_of
-from c4d.calibrate.tune import BATCH, closeness, latents_given
-from c4d.models import spec_for
+from c4d.calibrate.tune import closeness
 
 COMPUTED = (25, 20, 17, 14, 12, 10, 8, 6)
 RIDGE, SINCE = 1e-4, (0.0, 0.5)  # of a refit, and from which part of the run on steps may be corrected
@@ -39,10 +35,8 @@ RIDGE, SINCE = 1e-4, (0.0, 0.5)  # of a refit, and from which part of the run on
 
 def refitted(yardstick: Yardstick, profile: c4d.Profile, counts: Sequence[int], samples: int) -> c4d.Profile:
     """``profile`` with the plans of ``counts`` fitted anew to ``samples``; of ``SINCE`` what suits others best."""
-    transformer, pipe = yardstick.pipe.transformer, yardstick.pipe
-    generate, batches = sampling(pipe, yardstick.learning(samples), seed=SEED, batch=BATCH, call=yardstick.call())
-    read = [partial(latents_given, transformer, spec_for(transformer))]
-    job = Samplings([transformer], pipe.scheduler, generate, batches, read)
+    prompts = yardstick.learning(samples)
+    job = yardstick.samplings(prompts, range(SEED, SEED + samples))
     fit = Fit(job, record(job), ridge=RIDGE)
     for count in counts:
         plan, tried = profile.plans[count], profile.measured[count].get("tried", 0)
@@ -54,7 +48,7 @@ def refitted(yardstick: Yardstick, profile: c4d.Profile, counts: Sequence[int], 
         chosen = {"samples": fit.count, **close, "ridge": own.ridge, "corrects_from": own.corrects_from}
         new = replace(profile, plans={count: own.plan(track)}, measured={count: {"fit": chosen, "tried": tried}})
         profile = profile.with_plans(new)
-    told = about_sampling(pipe.scheduler, yardstick.learning(samples), yardstick.call())
+    told = about_sampling(yardstick.pipe.scheduler, prompts, yardstick.call())
     return replace(profile, about={**profile.about, **told, "samples": fit.count})
 
 
