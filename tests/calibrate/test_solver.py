@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -148,6 +149,9 @@ def test_a_computed_step_is_handed_on_corrected():
     assert ahead.handed_on([1.0, 0.9, 0.6]) == wanted
     last = corrected_weights(made.correction(0.2), [1.0, 0.9, 0.6, 0.2], 0.0, COORDINATES["flow"])
     assert ahead.handed_on([1.0, 0.9, 0.6, 0.2]) == last
+    late = replace(ahead, levels=(0.7, 0.6, 0.5, 0.3, 0.2))
+    assert late.handed_on([0.7, 0.6]) is None, "no step was skipped, and so none is to be repaired"
+    assert late.handed_on([0.7, 0.6, 0.3]) is not None
     assert ahead.weights([1.0, 0.9, 0.6, 0.5], 0.4) == [0.0, *ahead.weights([0.9, 0.6, 0.5], 0.4)]
 
 

@@ -213,6 +213,7 @@ class Calibrated(LinearForecaster):
     def handed_on(self, times: Sequence[float]) -> list[float] | None:
         now, after = times[-1], max((n for n in self.levels if n < times[-1]), default=0.0)
         correction = None if self.plan is None else self.plan.correction(now)
-        if correction is None or len(times) < 2 or after == now:
+        skipped = tuple(times) != self.levels[: len(times)]  # before the first forecast there is nothing to repair
+        if correction is None or len(times) < 2 or after == now or not skipped:
             return None
         return corrected_weights(correction, times, after, self.coordinate)

@@ -116,7 +116,7 @@ class Plan:
     """``computed``: the noise levels of the computed steps, falling; ``between``: level -> coefficients, falling too;
     ``corrected``: level -> correction, of some of ``computed``.
 
-    Raises ValueError unless all fall, and no level is in the first two.
+    Raises ValueError unless the first two fall, no level is in both, and ``corrected`` has later ones of ``computed``.
     """
 
     computed: tuple[float, ...]
