@@ -16,6 +16,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
@@ -26,8 +27,8 @@ from bench.yardsticks import HELD, SAMPLERS, SEED, Yardstick
 from c4d.calibrate.about import about_sampling
 from c4d.calibrate.fit import Fit
 from c4d.calibrate.reference import record
-from c4d.calibrate.search import best_of
-from c4d.calibrate.tune import closeness
+from c4d.calibrate.search import missed_by_half
+from c4d.calibrate.tune import learned
 
 COMPUTED = (25, 20, 17, 14, 12, 10, 8, 6)
 RIDGE, SINCE = 1e-4, (0.0, 0.5)  # of a refit, and from which part of the run on steps may be corrected
@@ -41,13 +42,10 @@ def refitted(yardstick: Yardstick, profile: c4d.Profile, counts: Sequence[int], 
     for count in counts:
         plan, tried = profile.plans[count], profile.measured[count].get("tried", 0)
         steps = plan.steps(fit.reference.levels) | fit.reference.forced
-        own = best_of([fit.but(corrects_from=since) for since in SINCE], steps)
-        track = own.follow(steps)
-        close = closeness(own.errors(track), fit.reference)
-        print(f"{count}: {close}, corrected from {own.corrects_from}", flush=True)
-        chosen = {"samples": fit.count, **close, "ridge": own.ridge, "corrects_from": own.corrects_from}
-        new = replace(profile, plans={count: own.plan(track)}, measured={count: {"fit": chosen, "tried": tried}})
-        profile = profile.with_plans(new)
+        fits = [fit.but(corrects_from=since) for since in SINCE]
+        found = learned(min(fits, key=partial(missed_by_half, computed=steps)), steps, tried)
+        print(f"{count}: {found.measured['fit']}", flush=True)
+        profile = profile.with_plans(replace(profile, plans={count: found.plan}, measured={count: found.measured}))
     told = about_sampling(yardstick.pipe.scheduler, prompts, yardstick.call())
     return replace(profile, about={**profile.about, **told, "samples": fit.count})
 

@@ -930,8 +930,8 @@ MUTANTS = (
         ),
         (
             "search: the ridge that suits worst",
-            "return min(fits, key=missed)",
-            "return max(fits, key=missed)",
+            "drawn = min((fit,",
+            "drawn = max((fit,",
             "calibrate/test_fit.py",
         ),
     ),

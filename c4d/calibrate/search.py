@@ -19,6 +19,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -56,18 +57,15 @@ def suited(fit: Fit, computed: frozenset[int]) -> Fit:
     """The fit with the ridge, then with the corrected steps, that suit best samples which did not teach."""
     if fit.count < 2:
         return fit
-    drawn = best_of([fit, *(fit.but(ridge=ridge) for ridge in RIDGES)], computed)
-    return best_of([drawn, *(drawn.but(corrects_from=since) for since in SINCE)], computed)
+    missed = cache(partial(missed_by_half, computed=computed))  # the drawn one is asked twice
+    drawn = min((fit, *(fit.but(ridge=ridge) for ridge in RIDGES)), key=missed)
+    return min((drawn, *(drawn.but(corrects_from=since) for since in SINCE)), key=missed)
 
 
-def best_of(fits: Sequence[Fit], computed: frozenset[int]) -> Fit:
-    """The one whose weights, taught by every other sample, bring those between closest."""
-
-    def missed(fit: Fit) -> float:
-        errors = fit.errors(fit.follow(computed, rows=range(0, fit.count, 2)))
-        return score(errors[1::2])
-
-    return min(fits, key=missed)
+def missed_by_half(fit: Fit, computed: frozenset[int]) -> float:
+    """The score of every other sample under weights that those between have taught."""
+    errors = fit.errors(fit.follow(computed, rows=range(0, fit.count, 2)))
+    return score(errors[1::2])
 
 
 class Scores(NamedTuple):

@@ -172,10 +172,10 @@ class _Job:
 
     def searched(
         self, fit: Fit, counts: Sequence[int], seconds: float, trials: int | None, begin: Profile | None
-    ) -> dict[int, _Found]:
+    ) -> dict[int, Learned]:
         """By the number of computed steps: those of ``counts``, the most first, each of which begins with what those
         before it found; then those between them, from the fewest, in what is kept of the time for it."""
-        first, found = starts.planned(fit.reference, counts), dict[int, _Found]()
+        first, found = starts.planned(fit.reference, counts), dict[int, Learned]()
         between = [count for count in range(counts[-1], counts[0]) if count not in counts]
         budget = _Budget(trials, seconds)
         for place, count in enumerate(counts):
@@ -188,7 +188,7 @@ class _Job:
             drawn = suited(fit, others[0]) if allowed.any() else fit
             computed = self._search(drawn, count).run(others, allowed)
             last = suited(fit, computed) if allowed.any() and computed != others[0] else drawn
-            found[count] = self._found(last, computed, allowed.used)
+            found[count] = self._learned(last, computed, allowed.used)
         for place, count in enumerate(between):
             allowed = budget.share(count, between[place:], fewer=BETWEEN)
             near = found[min(counts, key=lambda other: abs(other - count))].measured["fit"]
@@ -196,13 +196,12 @@ class _Job:
             computed = self._search(drawn, count).run(_beside(found, count, fit.reference), allowed)
             if not allowed.used:
                 break  # those that are left are interpolated
-            found[count] = self._found(drawn, computed, allowed.used)
+            found[count] = self._learned(drawn, computed, allowed.used)
         return found
 
     def _search(self, fit: Fit, count: int) -> Search:
-        scores = (
-            None if self.work is None else self.work / f"scores-{fit.count}-{fit.ridge:g}-{fit.corrects_from:g}.jsonl"
-        )
+        name = f"scores-{fit.count}-{fit.ridge:g}-{fit.corrects_from:g}.jsonl"
+        scores = None if self.work is None else self.work / name
 
         def told(computed: frozenset[int], score: float, best: float, left: float) -> None:
             if score <= best and len(computed) == count:  # an exchange tries others, too
@@ -210,23 +209,30 @@ class _Job:
 
         return Search(fit, Journal(scores), told=told)
 
-    def _found(self, fit: Fit, computed: frozenset[int], tried: int) -> _Found:
-        """What all samples teach on this schedule."""
-        track = fit.follow(computed)
-        close = closeness(fit.errors(track), fit.reference)
+    def _learned(self, fit: Fit, computed: frozenset[int], tried: int) -> Learned:
+        found = learned(fit, computed, tried)
+        close = found.measured["fit"]
         self.progress(
             f"{len(computed)} computed steps: {close['db_mean']:.1f} dB in the latents on {fit.count} samples "
             f"(worst {close['db_worst']:.1f}), {tried} schedules tried"
         )
-        chosen = {"ridge": fit.ridge, "corrects_from": fit.corrects_from}
-        measured = {"fit": {"samples": fit.count, **close, **chosen}, "tried": tried}
-        return _Found(computed, fit.plan(track), measured)
+        return found
 
 
-class _Found(NamedTuple):
+class Learned(NamedTuple):
+    """A schedule, its plan, and what a profile says was measured then."""
+
     computed: frozenset[int]
     plan: Plan
     measured: dict[str, Any]
+
+
+def learned(fit: Fit, computed: frozenset[int], tried: int) -> Learned:
+    """What all samples teach on this schedule, which is one of ``tried``."""
+    track = fit.follow(computed)
+    close = _closeness(fit.errors(track), fit.reference)
+    chosen = {"ridge": fit.ridge, "corrects_from": fit.corrects_from}
+    return Learned(computed, fit.plan(track), {"fit": {"samples": fit.count, **close, **chosen}, "tried": tried})
 
 
 class _Budget:
@@ -256,7 +262,7 @@ def _begun(begin: Profile | None, reference: Reference, count: int) -> list[froz
     return found
 
 
-def _beside(found: Mapping[int, _Found], count: int, reference: Reference) -> list[frozenset[int]]:
+def _beside(found: Mapping[int, Learned], count: int, reference: Reference) -> list[frozenset[int]]:
     """Schedules of one computed step less with one more, the widest gap first; those of one more with one less."""
     less = found[count - 1].computed
     begun = [less | {k} for k in middles(less, reference.steps)]
@@ -277,7 +283,7 @@ def latents_given(module: nn.Module, spec: ModelSpec, args: Sequence[Any], kwarg
     return given.detach() if isinstance(given, Tensor) else None
 
 
-def closeness(errors: Tensor, reference: Reference) -> dict[str, float]:
+def _closeness(errors: Tensor, reference: Reference) -> dict[str, float]:
     """How far results are from the uncached ones, in dB below their own mean square: mean and worst."""
     power = distances(reference.track.samples[-1], [torch.zeros_like(x) for x in reference.track.samples[-1]])
     decibels = -10.0 * ((errors + 1e-20) / power).log10()

@@ -6,9 +6,11 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from c4d.backends import load
 from c4d.core.caching.noise import COORDINATES
 from c4d.core.caching.profile import Calibrated, Profile, ProfileError, mismatch
 from c4d.core.caching.solver import (
@@ -21,6 +23,9 @@ from c4d.core.caching.solver import (
     correction_of,
     weights_of,
 )
+from c4d.core.runtime.history import History, HistoryConfig
+from c4d.core.runtime.signals import SignalReader
+from c4d.core.runtime.state import Runtime
 from c4d.core.types import Step
 
 LEVELS = [1.0, 0.9, 0.7, 0.4, 0.2]
@@ -233,3 +238,14 @@ def test_whose_a_profile_is():
 def test_profiles_stay_small():
     made, _ = plan(*range(0, 50, 2), steps=50)
     assert len(json.dumps(Profile("flow", {25: made}).to_dict())) < 20_000
+
+
+def test_a_corrected_output_keeps_its_precision_where_features_are_stored_in_less():
+    storage, backend = HistoryConfig(torch.bfloat16), load("cpu")
+    tools, history = Runtime(backend, SignalReader(backend, None), storage), History(FEATURES, storage, backend)
+    first, own, now, then = torch.randn(4, 1, 64, generator=torch.Generator().manual_seed(0))
+    for time, x in ((1.0, first), (0.5, own)):
+        history.push(time, [x])
+    (made,) = tools.corrected(history, [-0.25, 1.25, 0.5, -0.5], [own], [(now, then)])
+    wanted = -0.25 * first.bfloat16().float() + 1.25 * own + 0.5 * now - 0.5 * then
+    assert made.dtype == torch.float32 and torch.allclose(made, wanted, atol=1e-6)

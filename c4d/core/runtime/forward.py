@@ -589,11 +589,7 @@ class Forward:
         history.keep_beside(now)
         if (weights := self.tools.of_run(forecaster, self.step).handed_on(history.times)) is None:
             return None
-        made = []
-        for i, (x, *latents) in enumerate(zip(leaves, now, then, strict=True)):
-            parts = [*history.features(i)[:-1], x, *(each.to(x.dtype) for each in latents)]
-            made.append(self.tools.backend.lincomb(parts, weights).to(x.dtype))
-        return made
+        return self.tools.corrected(history, weights, leaves, list(zip(now, then, strict=True)))
 
     def at_attention(self, place: ModuleSite, x: Tensor, forward: Callable[[], Any]) -> Any:
         """What a self-attention returns of ``x`` [B, S, D], by which the tokens of its block are weighed."""

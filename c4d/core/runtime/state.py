@@ -191,6 +191,25 @@ class Runtime:
             return [x + y.to(x.dtype) for x, y in zip(base, made, strict=True)]
         return [x.to(dtype) for x, dtype in zip(made, history.dtypes, strict=True)]
 
+    def corrected(
+        self,
+        history: History,
+        weights: Sequence[float],
+        computed: Sequence[Tensor],
+        latents: Sequence[tuple[Tensor, Tensor]],
+    ) -> list[Tensor]:
+        """Every tensor that was ``computed``, the newest entry of ``history``, as its forecaster hands it on.
+
+        ``weights``: those of :meth:`LinearForecaster.handed_on`; ``latents`` as of :meth:`forecast`.
+        """
+        before, made = len(history.times) - 1, []
+        ordered = [weights[before], *weights[:before], *weights[before + 1 :]]
+        for i, (x, pair) in enumerate(zip(computed, latents, strict=True)):
+            past = history.features(i)[:before]
+            # It leads, in whose dtype the result is: what is stored may be of fewer bits.
+            made.append(self.backend.lincomb([x, *past, *(each.to(x.dtype) for each in pair)], ordered))
+        return made
+
     def of_run(self, forecaster: LinearForecaster, step: Step) -> LinearForecaster:
         """What forecasts in the run of ``step``, made once: its identity tells its weights apart."""
         key = id(forecaster), step.total, step.levels
