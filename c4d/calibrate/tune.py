@@ -25,6 +25,7 @@ from c4d.calibrate.store import Store
 from c4d.core.caching.profile import Profile
 from c4d.core.caching.profiles import named, universal
 from c4d.core.caching.solver import Plan
+from c4d.core.caching.step_search import evenly
 from c4d.core.integration.hooks import at_work
 from c4d.core.integration.hooks import named as arguments
 from c4d.core.integration.transformers import signature, transformers_of
@@ -185,9 +186,8 @@ class _Job:
                 stretched(sorted(found[more].computed), count, fit.reference.steps) for more in sorted(found)[:1]
             ]
             others += _shaped(fit.reference, count)
-            drawn = suited(fit, others[0]) if allowed.any() else fit
-            computed = self._search(drawn, count).run(others, allowed)
-            last = suited(fit, computed) if allowed.any() and computed != others[0] else drawn
+            computed = self._search(fit, count).run(others, allowed)
+            last = suited(fit, computed) if allowed.any() else fit
             found[count] = self._learned(last, computed, allowed.used)
         for place, count in enumerate(between):
             allowed = budget.share(count, between[place:], fewer=BETWEEN)
@@ -273,8 +273,9 @@ def _beside(found: Mapping[int, Learned], count: int, reference: Reference) -> l
 
 
 def _shaped(reference: Reference, count: int) -> list[frozenset[int]]:
-    """Schedules of smooth shapes, where no step is forced that they have not."""
+    """Schedules of smooth shapes and an even one, where no step is forced that they have not."""
     found = [shape.steps(count, reference.steps) for shape in starts.BEGIN]
+    found.append(frozenset(evenly(count, reference.steps)))
     return [steps for steps in found if reference.forced <= steps]
 
 
