@@ -1,13 +1,13 @@
 """Makes the profiles that come with c4d for its bundled models, in c4d/core/methods/profiles.
 
     python -m tools.make_profiles MODEL [--trials 200] [--computed 14/10] [--samples 36] [--sampler dpm++]
-        [--work DIR] [--refit]
+        [--work DIR] [--begin FILE] [--refit]
 
 It learns from prompts of the kind that the model was trained on, under noise seeds that no measurement uses. With the
 same number of trials, versions and threads the result is the same; an interrupted run goes on from DIR. Where there is
-a profile already, the search begins with its schedules, and plans of other numbers of computed steps stay. --refit
-searches nothing: weights and corrections anew, at the steps that the profile has (where there is none with this sampler
-yet, the model's own one).
+a profile already, the search begins with its schedules (or those of --begin), and plans of other numbers of computed
+steps stay. --refit searches nothing: weights and corrections anew, at the steps that the profile has (where there is
+none with this sampler yet, the model's own one).
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ def main() -> int:
     parser.add_argument("--computed", default="/".join(map(str, COMPUTED)), help="numbers of computed steps")
     parser.add_argument("--samples", type=int, default=36, help="that are learned from, each of another prompt")
     parser.add_argument("--refit", action="store_true", help="fit the weights anew; search nothing")
+    parser.add_argument("--begin", type=Path, help="another profile whose schedules the search begins with")
     parser.add_argument("--work", type=Path, help="folder that an interrupted run goes on from")
     parser.add_argument("--out", type=Path, default=Path(str(files("c4d.core.methods") / "profiles")))
     options = parser.parse_args()
@@ -69,10 +70,11 @@ def main() -> int:
     path, counts = options.out / f"{name}.json", [int(count) for count in options.computed.split("/")]
     if options.refit:
         with torch.no_grad():
-            begun = c4d.Profile.load(path if path.exists() else path.with_stem(options.model))
-            refitted(yardstick, begun, counts, options.samples).save(path)
+            old = c4d.Profile.load(path if path.exists() else path.with_stem(options.model))
+            refitted(yardstick, old, counts, options.samples).save(path)
         print(f"written: {path}")
         return 0
+    begun = options.begin or (path if path.exists() else None)
     profile = c4d.tune(
         yardstick.pipe,
         prompts=yardstick.learning(options.samples),
@@ -81,7 +83,7 @@ def main() -> int:
         seed=SEED,
         work=options.work,
         about={"model": options.model, "dtype": "float32"},
-        begin=c4d.Profile.load(path) if path.exists() else None,
+        begin=c4d.Profile.load(begun) if begun is not None else None,
         progress=lambda line: print(line, flush=True),
         **yardstick.call(),
     )

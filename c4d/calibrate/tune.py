@@ -20,6 +20,7 @@ from c4d.calibrate.fit import Fit, distances
 from c4d.calibrate.lockstep import Samplings
 from c4d.calibrate.pipeline import sampling
 from c4d.calibrate.reference import Reference, record, reopen
+from c4d.calibrate.sampler import coordinate_of
 from c4d.calibrate.search import Allowance, Journal, Search, middles, stretched, suited
 from c4d.calibrate.store import Store
 from c4d.core.caching.profile import Profile
@@ -99,6 +100,8 @@ def tune(
         raise CalibrationError(f"computed is {computed!r}: give numbers of steps from 2, such as (14, 10)")
     if scheduler is None:
         scheduler = getattr(model, "scheduler", None)
+    if begin is not None and begin.kind != (own := coordinate_of(scheduler).name):
+        raise CalibrationError(f"begin is a profile of a model that predicts {begin.kind}, and this one predicts {own}")
     if generate is None and not prompts:
         raise CalibrationError("nothing to sample: give prompts=[…] of a pipeline, or a function generate(i)")
     read = [partial(latents_given, module, spec or spec_for(module)) for module in transformers]
@@ -250,15 +253,18 @@ class _Budget:
 
 
 def _begun(begin: Profile | None, reference: Reference, count: int) -> list[frozenset[int]]:
-    """Schedules of another profile, and of the universal one, at these noise levels."""
+    """Schedules of another profile, and of the universal one, at these noise levels; stretched where a profile has none
+    of so many steps."""
     profiles = [] if begin is None else [begin]
     if (path := named().get(universal(reference.coordinate.name))) is not None:
         profiles.append(Profile.load(path))
     found = []
     for profile in profiles:
-        if profile.kind == reference.coordinate.name and min(profile.plans) <= count <= max(profile.plans):
-            steps = profile.plan(count).steps(reference.levels) | reference.forced
-            found += [steps] if len(steps) == count else []
+        near = min(max(count, min(profile.plans)), max(profile.plans))
+        steps = profile.plan(near).steps(reference.levels)
+        if len(steps) != count:
+            steps = stretched(sorted(steps), count, reference.steps)
+        found += [steps | reference.forced] if len(steps | reference.forced) == count else []
     return found
 
 

@@ -401,6 +401,13 @@ class TuneOptions(Calling):
     minutes: float = option(
         10.0, GOAL, number, "X", "how long to search for schedules; 0 fits one that is known; default 10"
     )
+    begin: str | None = option(
+        None,
+        GOAL,
+        str,
+        "PROFILE",
+        "file or name of a profile whose schedules the search begins with, such as one of a smaller size",
+    )
     samples: int | None = option(
         None, GOAL, whole, "N", "prompts to learn from, from the start of the file; default half of them, at most 8"
     )

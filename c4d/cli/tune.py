@@ -19,8 +19,8 @@ from c4d.calibrate.tune import COMPUTED, tune
 from c4d.cli.command import Plan, check_alike, load, prepare
 from c4d.cli.options import Options, Shared, TuneOptions
 from c4d.cli.signals import Stops
-from c4d.core.caching.profile import Profile
-from c4d.core.caching.profiles import folder
+from c4d.core.caching.profile import Profile, ProfileError
+from c4d.core.caching.profiles import folder, found
 from c4d.pipelines import (
     InputError,
     Request,
@@ -56,6 +56,8 @@ def run(options: TuneOptions, stops: Stops, told: Callable[[str], None] | None =
     """Makes the profile, measures it, and says what to take. ``told`` is given the lines of its progress in place of
     the terminal, and what it raises ends the search."""
     check(options)
+    with as_input_errors():
+        begin = None if options.begin is None else found(options.begin)
     out = place_of(options)
     work = out.with_suffix(WORK)
     plan = prepare(options.parts_of(Options, cache=None, out=work), stops)
@@ -78,6 +80,7 @@ def run(options: TuneOptions, stops: Stops, told: Callable[[str], None] | None =
                 prompts=[request.prompt for request in learning],
                 computed=counts,
                 minutes=options.minutes,
+                begin=begin,
                 seed=learning[0].seed,
                 work=work / f"rank-{plan.job.rank}" if plan.job.world > 1 else work,
                 about={"model": options.model, "dtype": plan.settings.dtype, "backend": plan.backend.name}
@@ -139,15 +142,15 @@ def split(options: TuneOptions, requests: Sequence[Request]) -> tuple[list[Reque
 def computed(options: TuneOptions, steps: int) -> tuple[int, ...]:
     """How many steps the profile's plans compute. Raises :class:`InputError` for what a run of ``steps`` cannot do."""
     if options.target_speedup is not None:
-        found: tuple[int, ...] = (most(steps, options.target_speedup),)
+        counts: tuple[int, ...] = (most(steps, options.target_speedup),)
     elif options.target_psnr is not None:
-        found = tuple(count for count in LEARNED if count < steps)
+        counts = tuple(count for count in LEARNED if count < steps)
     else:
-        found = options.computed or tuple(count for count in COMPUTED if count < steps)
-    if not found or min(found) < 2 or max(found) >= steps:
-        said = "/".join(map(str, found)) or "nothing"
+        counts = options.computed or tuple(count for count in COMPUTED if count < steps)
+    if not counts or min(counts) < 2 or max(counts) >= steps:
+        said = "/".join(map(str, counts)) or "nothing"
         raise InputError(f"of {steps} steps {said} would be computed; allowed are numbers from 2 to {steps - 1}")
-    return found
+    return counts
 
 
 def compared(
@@ -257,8 +260,8 @@ def teller(options: Shared, plan: Plan, command: str) -> Any:
 
 @contextmanager
 def as_input_errors() -> Iterator[None]:
-    """What a calibration refuses is bad input to the command."""
+    """What a calibration refuses, and a file that is no profile, is bad input to the command."""
     try:
         yield
-    except CalibrationError as error:
+    except (CalibrationError, ProfileError) as error:
         raise InputError(str(error)) from error

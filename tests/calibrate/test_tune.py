@@ -21,11 +21,12 @@ from c4d.calibrate.fit import Fit
 from c4d.calibrate.lockstep import Samplings
 from c4d.calibrate.pipeline import asked, sampling
 from c4d.calibrate.reference import record
-from c4d.calibrate.search import score
+from c4d.calibrate.search import score, stretched
 from c4d.calibrate.tune import latents_given
 from c4d.core.caching.profile import Profile, ProfileError
 from c4d.core.caching.profiles import QUALITIES, for_model
 from c4d.core.caching.solver import Plan
+from c4d.core.caching.step_search import evenly
 from c4d.core.integration.transformers import signature
 from c4d.core.runtime.choice import choose_method
 from c4d.models import spec_for
@@ -168,6 +169,35 @@ def test_one_prompt_is_enough(tmp_path):
     assert profile.measured[5]["fit"]["samples"] == 1
     searched = c4d.tune(pipe, prompts=PROMPTS[:1], computed=5, trials=3, **call)  # under other noise, too
     assert searched.measured[5]["fit"]["samples"] == 24
+
+
+def test_a_search_begins_with_the_schedules_of_another_profile():
+    """Without a search it is the one that is fitted; where it has none of so many steps, one is stretched."""
+    pipe, call = pipeline("wan")
+    _, reference = recorded(pipe, PROMPTS, call)
+    odd = frozenset((0, 1, 2, 3, 12))
+    levels = [reference.levels[i] for i in sorted(odd)]
+    half = (0.0, 0.5, 0.0, 0.0, 0.0)
+    between = tuple((n, half) for n in reference.levels if n not in levels)
+    begin = Profile("flow", {5: Plan(tuple(levels), between)})
+    profile = c4d.tune(pipe, prompts=PROMPTS, computed=(5, 4, 6), minutes=0, begin=begin, **call)
+    found = {count: plan.steps(reference.levels) for count, plan in profile.plans.items()}
+    assert (
+        found[5] == odd
+        and found[4] == stretched(sorted(odd), 4, STEPS)
+        and found[6] == stretched(sorted(odd), 6, STEPS)
+    )
+    with pytest.raises(
+        CalibrationError, match="begin is a profile of a model that predicts epsilon, and this one predicts"
+    ):
+        c4d.tune(pipe, prompts=PROMPTS, computed=5, minutes=0, begin=replace(begin, kind="epsilon"), **call)
+
+
+def test_a_search_tries_even_spacing_too(tmp_path):
+    pipe, call = pipeline("dit")
+    c4d.tune(pipe, prompts=PROMPTS, samples=2, computed=5, trials=5, work=tmp_path, **call)
+    tried = [json.loads(line)[0] for path in tmp_path.glob("scores-*") for line in path.read_text().splitlines()]
+    assert evenly(5, STEPS) in tried
 
 
 def test_numbers_between_those_that_are_asked_for_are_learned_too():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -43,6 +44,18 @@ def test_a_profile_from_the_command_line(c4d, tune, saved, tmp_path):
     assert c4d("generate", "--model", saved, *made, *small, "--quiet").code == 0
     report = json.loads((tmp_path / "out/report.json").read_text())
     assert sum(letter == "C" for letter in report["session"]["timelines"]["cond"]) == 5
+
+
+def test_what_was_tuned_small_is_fitted_at_full_size(c4d, fails, tune, tmp_path):
+    assert c4d(*tune("--computed", "5", "--frames", "1")).code == 0
+    small = package.Profile.load(tmp_path / "p.json")
+    odd = replace(small.plans[5], computed=(*small.plans[5].computed[:-1], small.plans[5].between[-1][0]), corrected=())
+    replace(small, plans={5: odd}).save(tmp_path / "small.json")
+    assert c4d(*tune("--computed", "5", "--begin", tmp_path / "small.json", "--overwrite")).code == 0
+    profile = package.Profile.load(tmp_path / "p.json")
+    assert profile.plans[5].computed == odd.computed and profile.plans[5].between != odd.between
+    assert profile.about["shape"] != small.about["shape"]
+    fails(tune("--overwrite", "--begin", "none-such"), 2, "no profile is named 'none-such': known are")
 
 
 def test_it_is_kept_unless_it_may_be_replaced(fails, c4d, tune, tmp_path):
