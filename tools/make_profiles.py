@@ -5,9 +5,9 @@
 
 It learns from prompts of the kind that the model was trained on, under noise seeds that no measurement uses. With the
 same number of trials, versions and threads the result is the same; an interrupted run goes on from DIR. Where there is
-a profile already, the search begins with its schedules (or those of --begin), and plans of other numbers of computed
-steps stay. --refit searches nothing: weights and corrections anew, at the steps that the profile has (where there is
-none with this sampler yet, the model's own one).
+a profile already, the search begins with its schedules (or those of --begin), and plans of numbers of computed steps
+that were not searched stay. --refit searches nothing: weights and corrections anew, at the steps that the profile has
+(where there is none with this sampler yet, the model's own one).
 """
 
 from __future__ import annotations
@@ -88,10 +88,7 @@ def main() -> int:
         **yardstick.call(),
     )
     if path.exists():
-        before = c4d.Profile.load(path)
-        new = [count for count in profile.plans if count in counts or count not in before.plans]
-        plans, measured = ({count: each[count] for count in new} for each in (profile.plans, profile.measured))
-        profile = before.with_plans(replace(profile, plans=plans, measured=measured))
+        profile = c4d.Profile.load(path).with_plans(profile)
     options.out.mkdir(parents=True, exist_ok=True)
     profile.save(path)
     print(f"written: {path}")

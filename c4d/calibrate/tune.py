@@ -35,6 +35,7 @@ from c4d.models import spec_for
 from c4d.parallel.session import Parallel
 
 COMPUTED = (20, 14, 10)
+SAMPLES = 24  # that a search is over
 BATCH = 8
 REST = 0.2  # of the time of a search, for the numbers of computed steps between those that were asked for
 BETWEEN = 4  # how many times fewer trials these have
@@ -45,7 +46,7 @@ def tune(
     generate: Callable[[int], Any] | None = None,
     *,
     prompts: Sequence[str] = (),
-    samples: int = 24,
+    samples: int = SAMPLES,
     computed: int | Sequence[int] = COMPUTED,
     minutes: float = 4.0,
     trials: int | None = None,
@@ -71,7 +72,8 @@ def tune(
             of a pipeline with ``prompts`` it is made here.
         prompts: of a pipeline; texts, or names of classes. The noise of the i-th has the seed ``seed`` + i.
         samples: how many samplings ``generate`` makes. Of a pipeline, prompts are taken again under other noise until
-            there are so many, if schedules are searched: a search over few samples finds what suits them alone.
+            there are so many, if schedules are searched: a search over few samples finds what suits them alone. So
+            many prompts are better than a few under several noises.
         computed: numbers of computed steps, each with a plan of its own. The numbers between them have plans that begin
             with the next lower one, found in a fifth of the time; where there is none, others are interpolated.
         minutes: how long to search, after the reference samples were made.

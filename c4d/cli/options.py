@@ -409,7 +409,11 @@ class TuneOptions(Calling):
         "file or name of a profile whose schedules the search begins with, such as one of a smaller size",
     )
     samples: int | None = option(
-        None, GOAL, whole, "N", "prompts to learn from, from the start of the file; default half of them, at most 8"
+        None,
+        GOAL,
+        whole,
+        "N",
+        "prompts to learn from, from the start of the file; default half of them, at most 24, or 8 without a search",
     )
     held_out: int | None = option(
         None, GOAL, whole, "N", "prompts to measure on, from the rest of the file; default all of it, at most 8"

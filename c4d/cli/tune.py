@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from c4d.calibrate.errors import CalibrationError
 from c4d.calibrate.pipeline import besides
-from c4d.calibrate.tune import COMPUTED, tune
+from c4d.calibrate.tune import COMPUTED, SAMPLES, tune
 from c4d.cli.command import Plan, check_alike, load, prepare
 from c4d.cli.options import Options, Shared, TuneOptions
 from c4d.cli.signals import Stops
@@ -48,7 +48,7 @@ from c4d.pipelines.tuning import (
 )
 
 WORK, ROWS, FRONT = ".work", "measured-0.jsonl", ".front.json"
-MOST = 8  # prompts of a kind, unless somebody says it
+MOST = 8  # prompts that a profile is fitted to without a search, and that are measured on, unless somebody says it
 LEARNED = (24, 20, 17, 14, 12, 10, 8)  # for a target in dB
 
 
@@ -132,7 +132,7 @@ def split(options: TuneOptions, requests: Sequence[Request]) -> tuple[list[Reque
         raise InputError(
             "a profile is learned from some prompts and measured on others: give --prompt-file with two or more"
         )
-    samples = options.samples or min(MOST, len(requests) // 2)
+    samples = options.samples or min(SAMPLES if options.minutes else MOST, len(requests) // 2)
     held = requests[samples:][: options.held_out or MOST]
     if not held:
         raise InputError(f"--samples {samples} of {len(requests)} prompts leave none to measure on: take fewer")
