@@ -406,7 +406,7 @@ class TuneOptions(Calling):
         GOAL,
         str,
         "PROFILE",
-        "file or name of a profile whose schedules the search begins with, such as one of a smaller size",
+        "file or name of a profile whose schedules the search begins with, such as an older one of the model",
     )
     samples: int | None = option(
         None,
