@@ -266,7 +266,8 @@ def _begun(begin: Profile | None, reference: Reference, count: int) -> list[froz
         steps = profile.plan(near).steps(reference.levels)
         if len(steps) != count:
             steps = stretched(sorted(steps), count, reference.steps)
-        found += [steps | reference.forced] if len(steps | reference.forced) == count else []
+        steps |= reference.forced
+        found += [steps] if len(steps) == count else []
     return found
 
 
